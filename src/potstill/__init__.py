@@ -1,0 +1,51 @@
+"""potstill: distil a transformer encoder into one half its depth."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from potstill.corpus import Corpus, prepare
+    from potstill.errors import PotstillError
+    from potstill.objective import DistillationObjective
+    from potstill.recipe import DistillationArguments, PretrainingArguments
+    from potstill.student import build_student, choose_layers
+    from potstill.training.distill import distill
+    from potstill.training.pretrain import pretrain
+    from potstill.training.trainer import DistillationTrainer
+
+_HOME = {
+    "Corpus": "potstill.corpus",
+    "DistillationArguments": "potstill.recipe",
+    "DistillationObjective": "potstill.objective",
+    "DistillationTrainer": "potstill.training.trainer",
+    "PotstillError": "potstill.errors",
+    "PretrainingArguments": "potstill.recipe",
+    "build_student": "potstill.student",
+    "choose_layers": "potstill.student",
+    "distill": "potstill.training.distill",
+    "prepare": "potstill.corpus",
+    "pretrain": "potstill.training.pretrain",
+}
+
+__all__ = [
+    "Corpus",
+    "DistillationArguments",
+    "DistillationObjective",
+    "DistillationTrainer",
+    "PotstillError",
+    "PretrainingArguments",
+    "build_student",
+    "choose_layers",
+    "distill",
+    "prepare",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `potstill --help` need not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'potstill' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
