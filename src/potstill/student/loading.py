@@ -1,0 +1,209 @@
+"""Loading a masked language model safely: no code from its folder, no pickles, no half-loaded head."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from potstill.errors import PotstillError
+from potstill.student.family import family_of, family_of_type
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHT_SHARDS = "model-*-of-*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def load_masked_lm(
+    name_or_path: str | os.PathLike[str], role: str = "teacher", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Load a masked language model of a known family, whole, for inference or as a start for training.
+
+    Reads `config.json` and safetensors weights and nothing else: never code, never pickles. What transformers has to
+    say while loading is kept off the terminal, for everything that matters here is an error.
+
+    Args:
+        name_or_path: A model folder, or a model's name on the Hugging Face hub.
+        role: What the model is to the user, for the error messages: "teacher", "student", "model".
+        dtype: Precision of the weights in memory, whatever it is on disk.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+
+    Raises:
+        PotstillError: There is no such model, or the hub cannot be reached; its config or weights are missing, broken
+            or do not fit each other; it is of no known family, needs its own code, or has no masked-LM head.
+    """
+    name_or_path = os.fspath(name_or_path)
+    model_is = f"the {role} {name_or_path!r}"
+    folder = _folder_of(name_or_path, role)
+    _check_files(folder, model_is)
+    # Tensors that the files lack are drawn at random before the report of them is here to be refused.
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        config = _config(folder, model_is)
+        try:
+            model, report = AutoModelForMaskedLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                # Named here because a config may name another, which can be code from the hub.
+                attn_implementation="sdpa",
+                # Reported below in one sentence of ours rather than raised in many of theirs.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        # Whatever a damaged or foreign file provokes in safetensors, torch or transformers has one meaning here.
+        except Exception as error:
+            raise PotstillError(
+                f"{model_is} cannot be loaded, its {CONFIG} or its weights being damaged or incomplete: "
+                f"copy or download it again ({_first_line(error)})"
+            ) from error
+    _check_report(model, report, model_is)
+    model.config.name_or_path = model.name_or_path = name_or_path
+    return model.eval()
+
+
+def _folder_of(name_or_path: str, role: str) -> Path:
+    """The folder itself, or the local copy of what the hub has under this name."""
+    if not name_or_path.strip():
+        raise PotstillError(f"the {role} is an empty name: give a model folder or a hub name")
+    path = Path(os.path.expanduser(name_or_path))
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise PotstillError(f"the {role} {name_or_path!r} is a file: give the model's folder, which holds {CONFIG}")
+    if path.is_absolute() or name_or_path[0] in ".~" or name_or_path.count("/") > 1:
+        raise PotstillError(f"the {role} folder {name_or_path!r} does not exist: give a model folder or a hub name")
+    try:
+        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, *WEIGHTS, WEIGHT_SHARDS]))
+    except RepositoryNotFoundError as error:
+        raise PotstillError(
+            f"the {role} {name_or_path!r} is neither a folder here nor a model on the Hugging Face hub that you may "
+            "read: check the name, or log in to the hub"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise PotstillError(
+            f"the {role} {name_or_path!r} is not a folder here, and the Hugging Face hub did not give it: check the "
+            f"name and the network, or download it elsewhere and give its folder ({_first_line(error)})"
+        ) from error
+
+
+def _check_files(folder: Path, model_is: str) -> None:
+    """Refuse, before anything is built, what the file names and the raw config already rule out."""
+    if (folder / "adapter_config.json").is_file():
+        raise PotstillError(f"{model_is} holds an adapter: merge it into the model it was trained on and give that")
+    file = folder / CONFIG
+    if not file.is_file():
+        raise PotstillError(f"{model_is} has no {CONFIG}: give the folder that a transformers model was saved to")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PotstillError(
+            f"the {CONFIG} of {model_is} is not valid JSON: restore it ({_first_line(error)})"
+        ) from error
+    if not isinstance(config, dict):
+        raise PotstillError(f"the {CONFIG} of {model_is} is not a JSON object: restore it")
+    # Even where the model type is a known one: such a model computes something else under a familiar name.
+    if config.get("auto_map"):
+        raise PotstillError(
+            f"{model_is} asks for code of its own (auto_map in {CONFIG}), which potstill never runs: "
+            "use a model whose architecture is part of transformers"
+        )
+    try:
+        family_of_type(config.get("model_type"))
+    except PotstillError as error:
+        raise PotstillError(f"{model_is} cannot be used: {error}") from None
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        if any(any(folder.glob(pattern)) for pattern in PICKLES):
+            raise PotstillError(
+                f"{model_is} has only pickled weights, which can run code when they are read: convert them to "
+                "safetensors (load the model in transformers where you trust it, then save_pretrained)"
+            )
+        raise PotstillError(f"{model_is} has no weights: there is no {' or '.join(WEIGHTS)}")
+
+
+def _config(folder: Path, model_is: str) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    # The config classes validate with errors of several libraries.
+    except Exception as error:
+        raise PotstillError(f"the {CONFIG} of {model_is} is not usable: correct it ({_first_line(error)})") from error
+    # This key may send transformers to another file than the weights checked above, a pickle among the choices.
+    vars(config).pop("transformers_weights", None)
+    reason = family_of(config).unsupported(config)
+    if reason is not None:
+        raise PotstillError(f"{model_is} cannot be used: it {reason}")
+    return config
+
+
+def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str) -> None:
+    """Refuse a model with tensors that were not in its files, or that its config has no place for."""
+    if report["mismatched_keys"]:
+        name, in_file, in_config = min(report["mismatched_keys"])
+        raise PotstillError(
+            f"the weights of {model_is} do not fit its {CONFIG}: {name} is {_shape(in_file)} in the file and "
+            f"{_shape(in_config)} by the config"
+        )
+    family = family_of(model)
+    surplus = sorted(name for name in report["unexpected_keys"] if family.layer_prefix in name)
+    if surplus:
+        raise PotstillError(
+            f"the weights of {model_is} do not fit its {CONFIG}: the config has no place for {surplus[0]}"
+        )
+    missing = sorted(report["missing_keys"] - family.restore(model, report["missing_keys"]))
+    if not missing:
+        return
+    head = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
+    if head == missing:
+        raise PotstillError(
+            f"{model_is} has no complete masked-LM head (its weights lack {head[0]}): use the checkpoint that was "
+            "pre-trained with masked language modelling, not one made from its encoder"
+        )
+    raise PotstillError(
+        f"the weights of {model_is} are incomplete: {len(missing)} tensors of the model are not in its files, "
+        f"{missing[0]} among them"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' load report, warnings and bar off the terminal; bars of hub downloads stay as they were."""
+    verbosity, loading_bar, hub_bars = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        not are_progress_bars_disabled(),
+    )
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if loading_bar:
+            logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+def _shape(size: Any) -> str:
+    return "×".join(map(str, size)) or "a scalar"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,28 @@
+"""Renaming the tensors of a state dict, and choosing layers among them."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def renamed(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of each module of `state` that `modules` names, under the module's new name.
+
+    Args:
+        state: Tensors by name.
+        modules: Old module name → new module name. Modules not named are left out.
+    """
+    return {
+        new + name.removeprefix(old): tensor
+        for old, new in modules.items()
+        for name, tensor in state.items()
+        if name.startswith(f"{old}.")
+    }
+
+
+def with_layers(state: Mapping[str, Tensor], layer_prefix: str, layers: Sequence[int]) -> dict[str, Tensor]:
+    """`state` with its layers replaced: layer `i` of the result is layer `layers[i]` of `state`."""
+    chosen = {name: tensor for name, tensor in state.items() if not name.startswith(layer_prefix)}
+    for new, old in enumerate(layers):
+        chosen |= renamed(state, {f"{layer_prefix}{old}": f"{layer_prefix}{new}"})
+    return chosen

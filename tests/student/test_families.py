@@ -1,0 +1,76 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, GPT2Config, PreTrainedModel
+
+from potstill.errors import PotstillError
+from potstill.student import build_student, family_of
+from potstill.student.bert import Bert
+from potstill.student.distilbert import DistilBert
+
+MakeBert = Callable[..., BertForMaskedLM]
+
+
+@pytest.fixture(params=["bert", "distilbert"])
+def model_of(request: pytest.FixtureRequest, make_bert: MakeBert) -> Callable[..., PreTrainedModel]:
+    def make(**options: object) -> PreTrainedModel:
+        bert = make_bert(dtype=torch.float64, **options)
+        return bert if request.param == "bert" else build_student(bert)
+
+    return make
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_encode_and_head_together_are_the_model(
+    model_of: Callable[..., PreTrainedModel], input_ids: torch.Tensor, tied: bool, attention: str
+) -> None:
+    model = model_of(tie_word_embeddings=tied)
+    model.set_attn_implementation(attention)
+    family = family_of(model)
+    hidden = family.encode(model, input_ids)
+    head = family.head(model)
+    logits = head.transform(hidden) @ head.weight.T + head.bias
+    torch.testing.assert_close(logits, model(input_ids).logits, rtol=0, atol=1e-12)
+    assert (head.weight is model.get_input_embeddings().weight) == tied
+
+
+def test_embed_is_what_the_first_layer_reads(model_of: Callable[..., PreTrainedModel], input_ids: torch.Tensor) -> None:
+    model = model_of()
+    states = model(input_ids, output_hidden_states=True).hidden_states
+    assert torch.equal(family_of(model).embed(model, input_ids), states[0])
+    assert torch.equal(family_of(model).encode(model, input_ids), states[-1])
+
+
+def test_encode_leaves_the_head_alone_and_lets_gradients_through(
+    model_of: Callable[..., PreTrainedModel], input_ids: torch.Tensor
+) -> None:
+    model = model_of(tie_word_embeddings=False).train()
+    called = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: called.append(True))
+    family = family_of(model)
+    hidden = family.encode(model, input_ids)
+    assert not called
+    family.head(model).transform(hidden).sum().backward()
+    written = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    unwritten = {name for name, _ in model.named_parameters()} - written
+    assert all("decoder" in name or "vocab_projector" in name or "predictions.bias" in name for name in unwritten)
+
+
+def test_layer_prefix_begins_exactly_the_tensors_of_the_layers(model_of: Callable[..., PreTrainedModel]) -> None:
+    model = model_of()
+    prefix = family_of(model).layer_prefix
+    numbers = {name.removeprefix(prefix).split(".")[0] for name in model.state_dict() if name.startswith(prefix)}
+    assert numbers == {str(i) for i in range(model.config.num_hidden_layers)}
+    assert all(name.startswith(prefix) for name in model.state_dict() if ".layer." in name)
+
+
+def test_family_of_a_config() -> None:
+    assert isinstance(family_of(BertConfig()), Bert)
+    assert isinstance(family_of(DistilBertConfig()), DistilBert)
+
+
+def test_an_unknown_family_is_refused_by_name() -> None:
+    with pytest.raises(PotstillError, match="'gpt2' are not supported: use one of type bert, distilbert"):
+        family_of(GPT2Config())
