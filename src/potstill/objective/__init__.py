@@ -1,0 +1,5 @@
+"""(student, teacher, batch) → named losses."""
+
+from potstill.objective.distillation import DistillationObjective, Predictions, SoftTargets
+
+__all__ = ["DistillationObjective", "Predictions", "SoftTargets"]
