@@ -1,4 +1,4 @@
-"""What potstill raises when the user, not the program, has something to mend."""
+"""What potstill raises when the user, not the program, has something to mend, and how it quotes other errors."""
 
 
 class PotstillError(Exception):
@@ -6,3 +6,11 @@ class PotstillError(Exception):
 
     The command line prints the message alone and exits with status 1; from Python it is an ordinary exception.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a library's error says as part of a sentence: its first line, without the stop or colon at its end.
+
+    An error that says nothing gives the name of its type.
+    """
+    return next(iter(str(error).strip().splitlines()), "").rstrip(".: ") or type(error).__name__

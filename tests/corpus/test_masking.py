@@ -114,9 +114,21 @@ def test_a_block_with_too_few_maskable_tokens_keeps_its_shape_and_ignores_the_re
 
 def test_uniform_numbers_are_uniform_and_uncorrelated_between_neighbouring_draws_and_columns():
     u = masking()._uniform(torch.arange(2000), 200, 1).double()
-    assert 0 < u.min()
+    assert u.min() > 0
     assert u.max() < 1
     assert abs(u.mean() - 0.5) < 5 * math.sqrt(1 / 12 / u.numel())
     for a, b in ((u[1:], u[:-1]), (u[:, 1:], u[:, :-1])):
         correlation = ((a - 0.5) * (b - 0.5)).mean() * 12
         assert abs(correlation) < 5 / math.sqrt(a.numel())
+
+
+@pytest.mark.parametrize("bits", [0, -1], ids=["no bit set", "all bits set"])
+def test_uniform_numbers_stay_off_both_ends(monkeypatch, bits):
+    """At 1 a random token would lie outside the vocabulary, at 0 the logarithm of its logarithm would not be finite."""
+    monkeypatch.setattr("potstill.corpus.masking._mix", lambda value: torch.full_like(value, bits))
+    rule = masking(token_counts := torch.ones(30522), rule="uniform")
+    u = rule._uniform(torch.arange(2), 3, 1)
+    assert u.dtype == torch.float32
+    assert u.min() > 0
+    assert u.max() < 1
+    assert (u * rule.random_token_limit).long().max() < len(token_counts)

@@ -115,8 +115,9 @@ class Masking:
         key = _mix(draw + _mix_int(self.seed * 4 + stream))
         counter = torch.arange(1, columns + 1, device=draw.device, dtype=torch.int64)
         bits = _mix(key[:, None] + counter * _GOLDEN)
-        # 24 bits fill float32's significand; half a step keeps the ends of the interval, and so log(0), out.
-        return (_shift_right(bits, 40).float() + 0.5) * 2.0**-24
+        # 23 bits and the half after them fill float32's significand exactly: one bit more would round up to 1 at times,
+        # and a random token would then lie outside the vocabulary.
+        return (_shift_right(bits, 41).float() + 0.5) * 2.0**-23
 
 
 # SplitMix64 (Steele, Lea and Flood 2014): its finaliser turns any counter into 64 well-mixed bits. int64 arithmetic

@@ -1,0 +1,215 @@
+"""What training reads: a prepared corpus, its blocks, and the order in which they are seen."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from potstill.corpus.fingerprint import tokenizer_fingerprint
+from potstill.corpus.manifest import Manifest
+from potstill.corpus.tokenizer import load_tokenizer
+from potstill.errors import PotstillError
+
+
+class Blocks(Dataset[dict[str, torch.Tensor]]):
+    """The blocks of one split, read through a memory map that every process on the machine shares.
+
+    An index is a *draw*, `epoch * len(blocks) + block`: one sight of one block. The draw travels with the ids because
+    the masks are keyed by it, and so depend neither on workers nor on ranks nor on how a batch is cut.
+
+    Args:
+        path: Arrow IPC stream with one column of fixed-size lists of unsigned integers.
+
+    Attributes:
+        block_size: tokens of a block, L.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            buffer = pa.memory_map(str(path)).read_buffer()
+            reader = pa.ipc.open_stream(buffer)
+            batches = list(reader)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise PotstillError(f"{path} is missing or damaged ({error}): prepare the corpus again.") from error
+        kind = reader.schema.field(0).type
+        self.block_size = int(kind.list_size)
+        dtype = np.dtype(kind.value_type.to_pandas_dtype())
+        # The whole file as one array of ids, whatever lies between the ids included: a block is then one slice of it,
+        # and a batch of blocks from anywhere in the file costs no look-up in Arrow's own structures.
+        self._ids: NDArray[Any] = np.frombuffer(buffer, dtype=dtype, count=buffer.size // dtype.itemsize)
+        lengths = np.array([len(batch) for batch in batches], dtype=np.int64)
+        self._first_block = np.concatenate([[0], np.cumsum(lengths)])
+        self._first_id = np.array(
+            [(batch.column(0).values.buffers()[1].address - buffer.address) // dtype.itemsize for batch in batches],
+            dtype=np.int64,
+        )
+
+    def __len__(self) -> int:
+        return int(self._first_block[-1])
+
+    def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
+        """Read one block.
+
+        Returns:
+            `input_ids`, int64 (L,), and `draw`, an int64 scalar.
+        """
+        items = self.__getitems__([draw])
+        return {name: values[0] for name, values in items.items()}
+
+    def __getitems__(self, draws: list[int]) -> dict[str, torch.Tensor]:
+        """Read a batch of B blocks at once (PyTorch's data loader calls this).
+
+        Returns:
+            `input_ids`, int64 (B, L), and `draw`, int64 (B,).
+
+        Raises:
+            IndexError: a draw is negative, or there are no blocks.
+        """
+        numbers = np.asarray(draws, dtype=np.int64)
+        if len(self) == 0 or (numbers < 0).any():
+            raise IndexError(f"draws {draws[:3]}… of {len(self)} blocks")
+        blocks = numbers % len(self)
+        batches = np.searchsorted(self._first_block, blocks, side="right") - 1
+        starts = self._first_id[batches] + (blocks - self._first_block[batches]) * self.block_size
+        input_ids = np.empty((len(starts), self.block_size), dtype=np.int64)
+        for row, start in zip(input_ids, starts.tolist(), strict=True):
+            row[:] = self._ids[start : start + self.block_size]
+        return {"input_ids": torch.from_numpy(input_ids), "draw": torch.from_numpy(numbers.copy())}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        # Without it Python would count draws up for ever: every draw is valid.
+        return (self[block] for block in range(len(self)))
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        # A spawned worker maps the file anew; the pages are the same ones.
+        self.__init__(path)  # type: ignore[misc]
+
+
+class ShuffledDraws(Sampler[int]):
+    """The draws of one epoch in random order: a permutation of the blocks that (seed, epoch) alone determine.
+
+    Blocks that fill no whole optimiser step are left out; each epoch leaves out others.
+
+    Args:
+        blocks: number of blocks of the corpus.
+        global_batch: blocks of one optimiser step, over all ranks and accumulation steps.
+        seed: seed of the permutations, 0 or more.
+
+    Raises:
+        PotstillError: there are fewer blocks than one step takes.
+    """
+
+    def __init__(self, blocks: int, global_batch: int, seed: int) -> None:
+        if blocks < global_batch:
+            raise PotstillError(
+                f"The corpus has {blocks} blocks, fewer than the {global_batch} of one optimiser step: lower "
+                "--per_device_train_batch_size or --gradient_accumulation_steps, or prepare more text."
+            )
+        self.blocks = blocks
+        self.global_batch = global_batch
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose draws the next iteration yields."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.blocks)[: len(self)]
+        first = self.epoch * self.blocks
+        for start in range(0, len(order), 2**16):  # in pieces: Python integers take four times the room
+            yield from (first + order[start : start + 2**16]).tolist()
+
+    def __len__(self) -> int:
+        return self.blocks // self.global_batch * self.global_batch
+
+
+class Corpus:
+    """A prepared corpus: a folder that `potstill.corpus.prepare.prepare` wrote.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it was made of and how.
+        train: blocks to learn from.
+        validation: blocks of held-out documents; may be empty.
+        token_counts: (vocab_size,) int64, occurrences of each id in the contents of the train split's blocks.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, train: Blocks, validation: Blocks) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.train = train
+        self.validation = validation
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Corpus":
+        """Map a prepared corpus into memory.
+
+        Raises:
+            PotstillError: the folder is no corpus, is incomplete, or is in the format of a newer version.
+        """
+        folder = Path(folder)
+        manifest = Manifest.load(folder)
+        splits = {name: Blocks(folder / f"{name}.arrow") for name in ("train", "validation")}
+        for name, blocks in splits.items():
+            expected = manifest.splits[name].blocks
+            if len(blocks) != expected:
+                raise PotstillError(
+                    f"{blocks.path} holds {len(blocks)} blocks where its manifest says {expected}: "
+                    "prepare the corpus again."
+                )
+        return cls(folder, manifest, splits["train"], splits["validation"])
+
+    def __str__(self) -> str:
+        parts = [f"{self.folder} · blocks of {self.manifest.block_size} tokens"]
+        for name, split in self.manifest.splits.items():
+            parts.append(
+                f"{name}: {split.blocks:,} blocks of {split.documents:,} documents, "
+                f"{split.tokens:,} tokens ({split.dropped_tokens:,} dropped)"
+            )
+        skipped = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in self.manifest.skipped.items())
+        return " · ".join([*parts, f"skipped documents: {skipped}"])
+
+    @cached_property
+    def token_counts(self) -> NDArray[np.int64]:
+        """(vocab_size,) int64, read on first use."""
+        path = self.folder / "token_counts.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise PotstillError(f"{path} is missing or damaged ({error}): prepare the corpus again.") from error
+
+    def tokenizer(self, token_types: bool = True) -> PreTrainedTokenizerFast:
+        """Load the tokenizer that made the corpus; see `load_tokenizer` for `token_types`.
+
+        Raises:
+            PotstillError: its folder is missing or damaged.
+        """
+        return load_tokenizer(str(self.folder / "tokenizer"), token_types)
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Make sure that a model's tokenizer is the one that made the corpus.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            name: how to call the model in the message.
+
+        Raises:
+            PotstillError: the two turn text into different ids.
+        """
+        if tokenizer_fingerprint(tokenizer) != self.manifest.tokenizer.fingerprint:
+            raise PotstillError(
+                f"The corpus {self.folder} was prepared with the tokenizer {self.manifest.tokenizer.name}, which is "
+                f"not that of {name}: prepare the text again with --tokenizer {name}."
+            )

@@ -1,0 +1,224 @@
+"""Documents in, fixed-length token blocks out: the verb `prepare`."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from potstill.corpus.blocks import Corpus
+from potstill.corpus.fingerprint import tokenizer_fingerprint
+from potstill.corpus.manifest import FILE_NAME, Manifest, SplitRecord, TokenizerRecord
+from potstill.corpus.packing import BlockWriter, content_size
+from potstill.corpus.progress import Progress
+from potstill.corpus.reading import OnBadText, Reader, ReadingOptions, SampleBy
+from potstill.corpus.sources import Source, find_sources
+from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
+from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
+from potstill.corpus.vocabulary import train_wordpiece
+from potstill.corpus.worker import is_held_out
+from potstill.errors import PotstillError, first_line
+from potstill.files import check_output_dir, complete_folder
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(
+    text: list[str],
+    output_dir: str,
+    tokenizer: str | None = None,
+    block_size: int = 512,
+    text_column: str = "text",
+    sample_by: Literal["line", "paragraph", "document"] = "line",
+    dataset_config_name: str | None = None,
+    dataset_split: str = "train",
+    validation_fraction: float = 0.01,
+    num_proc: int | None = None,
+    memory_limit_mb: int = 1024,
+    on_bad_text: Literal["error", "skip"] = "error",
+    train_tokenizer: bool = False,
+    vocab_size: int = 30522,
+    lowercase: bool = True,
+    seed: int = 0,
+    overwrite_output_dir: bool = False,
+) -> Corpus:
+    """Tokenise documents and cut them into blocks of one length, ready for training.
+
+    The documents of a split are joined with [SEP] into one stream, and each block is [CLS], the next `block_size - 2`
+    ids of the stream, [SEP]: no padding, and nothing lost but the last incomplete block. (A tokenizer without [CLS]
+    and [SEP], such as GPT-2's, gives blocks of the bare stream, joined with its end-of-text token.) The result is the
+    same, byte for byte, for any `num_proc` and `memory_limit_mb`. The folder appears only when it is complete.
+
+    From Python, `tokenizer` may also be a fast tokenizer itself.
+
+    Args:
+        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders, patterns, or a hub dataset.
+        output_dir: Folder to write the corpus to.
+        tokenizer: Folder or hub id of the teacher's tokenizer.
+        block_size: Tokens of a block, [CLS] and [SEP] included.
+        text_column: Column, or key of a JSON object, that holds the text.
+        sample_by: What a document is in a .txt file: a line, a paragraph (set off by blank lines) or the whole file.
+        dataset_config_name: Configuration of a hub dataset.
+        dataset_split: Split of a hub dataset or of a saved `datasets` folder.
+        validation_fraction: Share of the documents held out for validation, at least 0 and below 1.
+        num_proc: Tokenising processes; by default one for each CPU available.
+        memory_limit_mb: Approximate bound, in MiB, for text and tokens in flight over all processes.
+        on_bad_text: What to do with a document that is not UTF-8: stop with an error, or skip and count it.
+        train_tokenizer: Train a WordPiece vocabulary on the same text instead of naming a tokenizer.
+        vocab_size: Entries of the trained vocabulary.
+        lowercase: Whether the trained vocabulary is lower-cased and without accents.
+        seed: Seed of the choice of held-out documents.
+        overwrite_output_dir: Replace the corpus that is in the output folder.
+
+    Returns:
+        The corpus, opened.
+
+    Raises:
+        PotstillError: the options contradict each other, an input cannot be read, there is too little text for one
+            block, or the corpus cannot be written; the output folder is then as it was before.
+    """
+    if not 0 <= validation_fraction < 1:
+        raise PotstillError(
+            f"validation_fraction is {validation_fraction}: give a share from 0 up to, not including, 1."
+        )
+    for option, value, kind in (("sample_by", sample_by, SampleBy), ("on_bad_text", on_bad_text, OnBadText)):
+        if value not in get_args(kind):
+            raise PotstillError(f"{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
+    if num_proc is not None and num_proc < 1:
+        raise PotstillError(f"num_proc is {num_proc}: give 1 or more processes.")
+    if memory_limit_mb < 1:
+        raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
+    if (tokenizer is None) != train_tokenizer:
+        raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
+
+    folder = check_output_dir(output_dir, overwrite_output_dir).resolve()
+    _check_replaceable(folder)
+    sources = find_sources([text] if isinstance(text, str) else text, folder)
+    options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
+
+    if tokenizer is None:
+        name = f"trained on this text ({vocab_size} entries)"
+        loaded = train_wordpiece(
+            lambda: _training_documents(sources, options, seed, validation_fraction), vocab_size, lowercase, block_size
+        )
+    elif isinstance(tokenizer, str):
+        name, loaded = tokenizer, load_tokenizer(tokenizer)
+    else:
+        name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
+    spec = TokenizerSpec.of(loaded, name)
+    if content_size(spec, block_size) < 1:
+        raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
+
+    reader = Reader(sources, options)
+    num_proc = num_proc or available_cpus()
+    try:
+        with complete_folder(folder) as partial:
+            batches = batched(reader, batch_bytes_for(memory_limit_mb, num_proc))
+            with closing(tokenise(batches, spec, seed, validation_fraction, num_proc)) as results:
+                splits, counts = _write_blocks(partial, results, spec, block_size)
+            tokenised = sum(split.documents for split in splits.values())
+            _check_splits(splits, content_size(spec, block_size), validation_fraction)
+            np.save(partial / "token_counts.npy", counts)
+            _save_tokenizer(loaded, partial / "tokenizer")
+            Manifest(
+                potstill_version=version("potstill"),
+                tokenizer=TokenizerRecord(name, type(loaded).__name__, spec.vocab_size, tokenizer_fingerprint(loaded)),
+                block_size=block_size,
+                dtype=spec.dtype.name,
+                seed=seed,
+                validation_fraction=validation_fraction,
+                splits=splits,
+                # What the tokenizer leaves nothing of, control characters say, is as empty as white space.
+                skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised},
+                sources=reader.records,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            ).save(partial)
+    except OSError as error:
+        # The readers tell of their own errors, so this one is about writing.
+        raise PotstillError(
+            f"The corpus cannot be written to {folder} ({error.strerror or error}): make room or name another folder "
+            "with --output_dir; nothing of it was kept."
+        ) from error
+    return Corpus.open(folder)
+
+
+def available_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Make sure, before any work is done, that nothing is replaced but a corpus, and that it can be."""
+    if os.path.ismount(folder):
+        raise PotstillError(
+            f"--output_dir {folder} is a mount point, which cannot be replaced in one step: name a folder inside it."
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / FILE_NAME).exists():
+        raise PotstillError(
+            f"--output_dir {folder} holds something other than a corpus, which is not replaced: name another folder."
+        )
+
+
+def _write_blocks(
+    folder: Path, results: Iterable[Tokens], spec: TokenizerSpec, block_size: int
+) -> tuple[dict[str, SplitRecord], NDArray[np.int64]]:
+    """Write `train.arrow` and `validation.arrow`; return what is in each, and the train split's token counts."""
+    documents = {"train": 0, "validation": 0}
+    with (
+        BlockWriter(folder / "train.arrow", spec, block_size) as train,
+        BlockWriter(folder / "validation.arrow", spec, block_size) as validation,
+        Progress() as progress,
+    ):
+        for tokens in results:
+            train.add(tokens.train)
+            validation.add(tokens.validation)
+            documents["train"] += tokens.train_documents
+            documents["validation"] += tokens.validation_documents
+            progress.advance(tokens.read_documents, tokens.read_bytes, len(tokens.train) + len(tokens.validation))
+        train.finish()
+        validation.finish()
+    splits = {
+        name: SplitRecord(documents[name], writer.tokens, writer.blocks, writer.dropped_tokens)
+        for name, writer in (("train", train), ("validation", validation))
+    }
+    return splits, train.counts
+
+
+def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fraction: float) -> None:
+    train, validation = splits["train"], splits["validation"]
+    if train.blocks == 0:
+        raise PotstillError(
+            f"The text gives {train.tokens} tokens to train on, fewer than the {content} of one block: "
+            "give more text or a smaller --block_size."
+        )
+    if validation.blocks == 0 and validation_fraction > 0:
+        logger.warning(
+            "No validation blocks: the %d held-out documents have %d tokens, fewer than the %d of one block; "
+            "raise validation_fraction or give more text.",
+            validation.documents,
+            validation.tokens,
+            content,
+        )
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # `tokenizers` tells of a full disk by a bare Exception
+        raise error if isinstance(error, OSError) else OSError(first_line(error)) from error
+
+
+def _training_documents(
+    sources: list[Source], options: ReadingOptions, seed: int, validation_fraction: float
+) -> Iterator[bytes]:
+    """The documents that are not held out: a vocabulary must not have seen what it is measured on."""
+    for number, document in enumerate(Reader(sources, options)):
+        if not is_held_out(number, seed, validation_fraction):
+            yield document

@@ -1,0 +1,181 @@
+"""Sources → documents, one after another, with the bad and the empty ones counted."""
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from potstill.corpus.lines import decoded_lines, open_hashed
+from potstill.corpus.manifest import SourceRecord
+from potstill.corpus.sources import Source
+from potstill.corpus.tables import (
+    check_column,
+    dataset_files,
+    dataset_values,
+    hash_files,
+    hub_values,
+    open_dataset,
+    parquet_values,
+)
+from potstill.errors import PotstillError
+
+SampleBy = Literal["line", "paragraph", "document"]
+OnBadText = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How to find the documents in the sources; see `potstill.corpus.prepare.prepare` for each."""
+
+    text_column: str = "text"
+    sample_by: SampleBy = "line"
+    dataset_config_name: str | None = None
+    dataset_split: str = "train"
+    on_bad_text: OnBadText = "error"
+
+
+class Reader:
+    """One pass over the sources: iterating yields each document as UTF-8.
+
+    Memory is bounded by the longest document (for `.txt` files by the longest line, paragraph or file, as `sample_by`
+    says).
+
+    Attributes:
+        documents: documents yielded so far.
+        bad_text: documents left out so far because they are not UTF-8.
+        empty: documents left out so far because they are null or blank.
+        records: one record a source read to its end.
+    """
+
+    def __init__(self, sources: list[Source], options: ReadingOptions) -> None:
+        self.sources = sources
+        self.options = options
+        self.documents = 0
+        self.bad_text = 0
+        self.empty = 0
+        self.records: list[SourceRecord] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        for source in self.sources:
+            before = self.documents
+            match source.kind:
+                case "text" | "json":
+                    size, sha256 = yield from self._line_file(source)
+                case "parquet":
+                    yield from self._documents(source, "row", parquet_values(source.name, self.options.text_column))
+                    size, sha256 = hash_files([source.name])
+                case "dataset":
+                    dataset = open_dataset(source.name, self.options.dataset_split)
+                    values = dataset_values(source.name, dataset, self.options.text_column)
+                    yield from self._documents(source, "row", values)
+                    size, sha256 = hash_files(dataset_files(dataset))
+                case "hub":
+                    size, sha256 = yield from self._hub(source)
+            self.records.append(SourceRecord(source.name, size, sha256, self.documents - before))
+
+    def _line_file(self, source: Source) -> Generator[bytes, None, tuple[int, str]]:
+        with open_hashed(source.name) as file:
+            lines = decoded_lines(source.name, file)
+            values = (
+                _json_values(source.name, lines, self.options.text_column)
+                if source.kind == "json"
+                else _text_values(lines, self.options.sample_by)
+            )
+            yield from self._documents(source, "line", values)
+            return file.size, file.sha256()
+
+    def _hub(self, source: Source) -> Generator[bytes, None, tuple[int, str]]:
+        # What was streamed is known by its text alone, so that is what is measured and hashed.
+        digest, size = hashlib.sha256(), 0
+        options = self.options
+        rows = hub_values(source.name, options.dataset_config_name, options.dataset_split, options.text_column)
+        for document in self._documents(source, "row", rows):
+            digest.update(document)
+            size += len(document)
+            yield document
+        return size, digest.hexdigest()
+
+    def _documents(self, source: Source, unit: str, values: Iterator[tuple[int, Any]]) -> Iterator[bytes]:
+        for number, value in values:
+            if isinstance(value, str):
+                if not value or value.isspace():
+                    self.empty += 1
+                    continue
+                try:
+                    document = value.encode()
+                except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+                    self._bad_text(source, unit, number, error)
+                    continue
+                self.documents += 1
+                yield document
+            elif value is None:
+                self.empty += 1
+            elif isinstance(value, UnicodeError):
+                self._bad_text(source, unit, number, value)
+            else:
+                raise PotstillError(
+                    f"{source.name}, {unit} {number}: the column {self.options.text_column!r} holds "
+                    f"{type(value).__name__}, not text: choose another with --text_column."
+                )
+
+    def _bad_text(self, source: Source, unit: str, number: int, error: UnicodeError) -> None:
+        if self.options.on_bad_text == "error":
+            raise PotstillError(
+                f"{source.name}, {unit} {number} is not UTF-8 text: convert the file, "
+                "or leave such documents out with --on_bad_text skip."
+            ) from error
+        self.bad_text += 1
+
+
+def _json_values(
+    path: str, lines: Iterator[tuple[int, str | UnicodeDecodeError]], column: str
+) -> Iterator[tuple[int, Any]]:
+    for number, line in lines:
+        if isinstance(line, UnicodeDecodeError):
+            yield number, line
+            continue
+        if not line or line.isspace():  # a blank line is no record at all
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise PotstillError(
+                f"{path}, line {number} is not valid JSON ({reason}): write one object a line."
+            ) from error
+        if not isinstance(record, dict):
+            raise PotstillError(
+                f"{path}, line {number} holds a JSON {type(record).__name__}, not an object: write one object a line."
+            )
+        if column not in record:
+            check_column(f"{path}, line {number}", column, list(record))
+        yield number, record[column]
+
+
+def _text_values(
+    lines: Iterator[tuple[int, str | UnicodeDecodeError]], sample_by: SampleBy
+) -> Iterator[tuple[int, str | UnicodeDecodeError]]:
+    if sample_by == "line":
+        yield from lines
+        return
+    group: list[tuple[int, str | UnicodeDecodeError]] = []
+    for number, line in lines:
+        if sample_by == "paragraph" and isinstance(line, str) and (not line or line.isspace()):
+            if group:
+                yield _joined(group)
+                group = []
+        else:
+            group.append((number, line))
+    if group:
+        yield _joined(group)
+
+
+def _joined(group: list[tuple[int, str | UnicodeDecodeError]]) -> tuple[int, str | UnicodeDecodeError]:
+    """One document of consecutive lines; one bad line makes the whole of it bad."""
+    texts = []
+    for number, line in group:
+        if isinstance(line, UnicodeDecodeError):
+            return number, line
+        texts.append(line)
+    return group[0][0], "\n".join(texts)

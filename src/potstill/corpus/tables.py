@@ -1,0 +1,144 @@
+"""Parquet files, `datasets` folders and hub datasets → the values of their text column."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from potstill.corpus.lines import unreadable
+from potstill.corpus.tokenizer import quiet_hub
+from potstill.errors import PotstillError, first_line
+
+ROWS = 64
+"""Rows decoded at a time: few, because one row may hold megabytes."""
+
+Row = tuple[int, Any]
+"""Number of the row, from 1, and what its text column holds."""
+
+
+def parquet_values(path: str, column: str) -> Iterator[Row]:
+    """Yield the values of one column of a Parquet file.
+
+    Raises:
+        PotstillError: the file is damaged or has no such column.
+    """
+    try:
+        # Without pre-buffering, else a whole row group, however large, would be held at once.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+            check_column(path, column, file.schema_arrow.names)
+            yield from _values(file.iter_batches(batch_size=ROWS, columns=[column]), column)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def open_dataset(folder: str, split: str) -> Any:
+    """Open a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, as a `datasets.Dataset`.
+
+    Raises:
+        PotstillError: it is damaged or has no such split.
+    """
+    import datasets
+
+    try:
+        dataset = datasets.load_from_disk(folder)
+    except Exception as error:  # of almost any type
+        raise PotstillError(f"The dataset folder {folder} cannot be opened: {first_line(error)}.") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        if split not in dataset:
+            raise PotstillError(
+                f"The dataset folder {folder} has no split {split!r}, only {', '.join(dataset)}: "
+                "choose one with --dataset_split."
+            )
+        dataset = dataset[split]
+    return dataset
+
+
+def dataset_values(folder: str, dataset: Any, column: str) -> Iterator[Row]:
+    """Yield the values of one column of an open `datasets.Dataset`.
+
+    Raises:
+        PotstillError: it has no such column.
+    """
+    check_column(folder, column, dataset.column_names)
+    yield from _values(dataset.select_columns([column]).with_format("arrow").iter(batch_size=ROWS), column)
+
+
+def dataset_files(dataset: Any) -> list[str]:
+    """The Arrow files that hold an open `datasets.Dataset`."""
+    return [file["filename"] for file in dataset.cache_files]
+
+
+def hub_values(name: str, config: str | None, split: str, column: str) -> Iterator[Row]:
+    """Stream the values of one column of a dataset on the hub.
+
+    Raises:
+        PotstillError: there is no such dataset, configuration, split or column, or the hub cannot be reached.
+    """
+    import datasets
+
+    where = f"the dataset {name}" + (f" ({config})" if config else "")
+    try:
+        with quiet_hub():
+            rows = iter(datasets.load_dataset(name, config, split=split, streaming=True))
+    except Exception as error:  # of almost any type
+        raise PotstillError(
+            f"There is no file or folder {name}, and {where} cannot be opened on the hub: {first_line(error)}."
+        ) from error
+    number = 0
+    while True:
+        try:
+            with quiet_hub():
+                row = next(rows, None)
+        except Exception as error:
+            raise PotstillError(f"Reading {where} broke off after {number} rows: {first_line(error)}.") from error
+        if row is None:
+            return
+        number += 1
+        if column not in row:
+            check_column(where, column, list(row))
+        yield number, row[column]
+
+
+def check_column(where: str, column: str, columns: list[str]) -> None:
+    """Make sure that a column is there.
+
+    Raises:
+        PotstillError: it is not; the message names the ones that are.
+    """
+    if column not in columns:
+        raise PotstillError(
+            f"{where} has no column {column!r}, only {', '.join(map(repr, columns)) or 'none at all'}: "
+            "choose one with --text_column."
+        )
+
+
+def hash_files(paths: list[str]) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of files, taken as one after another.
+
+    Raises:
+        PotstillError: one of them cannot be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    for path in paths:
+        try:
+            with Path(path).open("rb") as file:
+                while piece := file.read(2**20):
+                    digest.update(piece)
+                    size += len(piece)
+        except OSError as error:
+            raise unreadable(path, error) from error
+    return size, digest.hexdigest()
+
+
+def _values(tables: Any, column: str) -> Iterator[Row]:
+    number = 0
+    for table in tables:
+        for value in table.column(column):
+            number += 1
+            try:
+                yield number, value.as_py()
+            except UnicodeDecodeError as error:
+                yield number, error

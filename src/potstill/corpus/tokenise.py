@@ -1,0 +1,182 @@
+"""Documents → token ids, on several processes, in the order of the documents."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.corpus import worker
+from potstill.corpus.tokenizer import TokenizerSpec
+from potstill.errors import PotstillError
+
+BATCHES_PER_WORKER = 2
+"""One being tokenised, one waiting: enough that no worker idles while the reader reads."""
+
+BYTES_PER_TEXT_BYTE = 96
+"""What one byte of text in a worker comes to: `tokenizers` keeps strings, offsets and alignments of what it encodes
+(measured: up to 86 bytes, in one long document)."""
+
+
+class Batch(NamedTuple):
+    """Consecutive documents: the number of the first, and their texts in UTF-8."""
+
+    first: int
+    documents: list[bytes]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What came of one batch: for each split its ids (1-D, the corpus's dtype) and its number of documents."""
+
+    train: NDArray[Any]
+    validation: NDArray[Any]
+    train_documents: int
+    validation_documents: int
+    read_documents: int
+    read_bytes: int
+
+
+def batched(documents: Iterable[bytes], batch_bytes: int) -> Iterator[Batch]:
+    """Group consecutive documents into batches of at least `batch_bytes` bytes, the last one excepted."""
+    first, batch, size = 0, [], 0
+    for document in documents:
+        batch.append(document)
+        size += len(document)
+        if size >= batch_bytes:
+            yield Batch(first, batch)
+            first, batch, size = first + len(batch), [], 0
+    if batch:
+        yield Batch(first, batch)
+
+
+def batch_bytes_for(memory_limit_mb: int, num_proc: int) -> int:
+    """Bytes of text a batch may hold so that all that is in flight stays within the limit, as far as documents allow.
+
+    Between 16 KiB (below, the exchange costs more than it saves) and 256 KiB (above, nothing gets faster).
+    """
+    in_flight = num_proc * (BYTES_PER_TEXT_BYTE + BATCHES_PER_WORKER)
+    return min(max(memory_limit_mb * 2**20 // in_flight, 2**14), 2**18)
+
+
+def tokenise(
+    batches: Iterable[Batch], spec: TokenizerSpec, seed: int, validation_fraction: float, num_proc: int
+) -> Generator[Tokens, None, None]:
+    """Tokenise batches on `num_proc` processes and yield the results in the order of the batches.
+
+    The workers end with the generator: close it (`contextlib.closing`) to end them early.
+
+    Raises:
+        PotstillError: the tokenizer failed on a document, or a worker died.
+    """
+    settings = {
+        "tokenizer_json": spec.json,
+        "separator": spec.separator,
+        "special_ids": spec.special_ids,
+        "unknown": spec.unknown,
+        "id_bytes": spec.dtype.itemsize,
+        "seed": seed,
+        "validation_fraction": validation_fraction,
+    }
+    workers: list[_Worker] = []
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+
+    def exchange(batch: Batch) -> Tokens:
+        process = idle.get()
+        try:
+            train, validation, train_documents, validation_documents = process.exchange(batch)
+        finally:
+            # A dead worker goes back too: the next batch then fails at once, where it would else wait for ever.
+            idle.put(process)
+        return Tokens(
+            train=np.frombuffer(train, spec.dtype),
+            validation=np.frombuffer(validation, spec.dtype),
+            train_documents=train_documents,
+            validation_documents=validation_documents,
+            read_documents=len(batch.documents),
+            read_bytes=sum(map(len, batch.documents)),
+        )
+
+    # The threads only wait on pipes. They are what lets a slow worker neither block the reader nor deadlock with it.
+    threads = ThreadPoolExecutor(num_proc, thread_name_prefix="tokenise")
+    pending: deque[Future[Tokens]] = deque()
+    try:
+        for batch in batches:
+            if len(workers) < num_proc:  # a short text needs no more workers than it has batches
+                workers.append(_Worker(settings))
+                idle.put(workers[-1])
+            pending.append(threads.submit(exchange, batch))
+            if len(pending) >= BATCHES_PER_WORKER * num_proc:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for process in workers:
+            process.end()
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+class _Worker:
+    """One process that runs `worker.py`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        # One thread each: the processes are the parallelism, and two kinds of it would share the same cores.
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+        try:
+            self.process = subprocess.Popen(
+                # -P: the folder of the script must not become a place to import from.
+                [sys.executable, "-P", str(Path(worker.__file__))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                # A Ctrl-C in the terminal is for the parent to answer; it ends its workers itself.
+                process_group=0,
+            )
+        except OSError as error:
+            raise PotstillError(
+                f"A tokenising process cannot be started ({error.strerror}): lower --num_proc."
+            ) from error
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests: IO[bytes] = self.process.stdin
+        self.answers: IO[bytes] = self.process.stdout
+        # Sent with the first batch, by the thread that waits anyway: a pipe takes them only when the worker reads.
+        self.unsent_settings: dict[str, Any] | None = settings
+
+    def exchange(self, batch: Batch) -> tuple[bytes, bytes, int, int]:
+        try:
+            if self.unsent_settings is not None:
+                pickle.dump(self.unsent_settings, self.requests)
+                self.unsent_settings = None
+            pickle.dump(tuple(batch), self.requests)
+            self.requests.flush()
+            answer = pickle.load(self.answers)
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            status = self.process.wait()
+            cause = (
+                f"was killed by signal {-status}, most likely for want of memory: lower --num_proc or --memory_limit_mb"
+                if status < 0
+                else f"ended with status {status}; what it printed above says why"
+            )
+            raise PotstillError(f"A tokenising process {cause}.") from error
+        if isinstance(answer, str):
+            last = batch.first + len(batch.documents) - 1
+            raise PotstillError(f"The tokenizer failed on documents {batch.first} to {last} of the text: {answer}")
+        return answer
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.requests, self.answers):
+            with suppress(OSError):  # what was still to be flushed has no reader any more
+                stream.close()

@@ -1,0 +1,117 @@
+"""Which tokenizer: loading it, and what packing needs to know of it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from potstill.errors import PotstillError, first_line
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """A fast tokenizer as far as packing needs it.
+
+    Attributes:
+        json: the tokenizer, serialised by `tokenizers`.
+        vocab_size: one more than the largest id.
+        prefix: id that opens a block ([CLS]), or None.
+        suffix: id that closes a block ([SEP]), or None.
+        separator: id between two documents: [SEP], or the end-of-text token of a tokenizer without one.
+        special_ids: ids that text can never stand for.
+        unknown: id of the unknown token, or None.
+    """
+
+    json: str
+    vocab_size: int
+    prefix: int | None
+    suffix: int | None
+    separator: int
+    special_ids: list[int]
+    unknown: int | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned integer type that holds every id."""
+        return np.min_scalar_type(self.vocab_size - 1)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, name: str) -> "TokenizerSpec":
+        """Describe a tokenizer.
+
+        Raises:
+            PotstillError: it is not a fast one, or it has neither [CLS] and [SEP] nor an end-of-text token.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise PotstillError(
+                f"The tokenizer {name} ({type(tokenizer).__name__}) is not a fast one: give one that has a "
+                "tokenizer.json."
+            )
+        framed = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+        separator = tokenizer.sep_token_id if framed else tokenizer.eos_token_id
+        if separator is None:
+            raise PotstillError(
+                f"The tokenizer {name} has neither [CLS] and [SEP] nor an end-of-text token to put between documents: "
+                "set its eos_token."
+            )
+        unknown = tokenizer.unk_token_id
+        if unknown == separator:  # GPT-2 calls its end-of-text token unknown too; byte-level text has no unknowns
+            unknown = None
+        return cls(
+            json=backend.to_str(),
+            vocab_size=max(tokenizer.get_vocab().values()) + 1,
+            prefix=tokenizer.cls_token_id if framed else None,
+            suffix=tokenizer.sep_token_id if framed else None,
+            separator=separator,
+            special_ids=sorted(set(tokenizer.all_special_ids) - {unknown}),
+            unknown=unknown,
+        )
+
+
+def load_tokenizer(name: str, token_types: bool = True) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer from a folder or from the hub; code that comes with a model is never run.
+
+    Args:
+        name: folder or hub id.
+        token_types: whether the tokenizer may offer `token_type_ids`, and go on doing so when it is saved: False for
+            one that is to lie beside a model that takes none.
+
+    Raises:
+        PotstillError: there is none of that name, the hub cannot be reached, or it is not a fast one.
+    """
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise PotstillError(f"There is no tokenizer folder {name}: give a folder or the name of a model on the hub.")
+    options = {} if token_types else {"model_input_names": ["input_ids", "attention_mask"]}
+    try:
+        with quiet_hub():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+    except Exception as error:  # the libraries below raise almost every type there is
+        reason = first_line(error)
+        if Path(name).exists():
+            raise PotstillError(f"The folder {name} holds no tokenizer that can be loaded ({reason}).") from error
+        raise PotstillError(
+            f"The tokenizer {name} is no folder here and cannot be loaded from the hub ({reason})."
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise PotstillError(
+            f"The tokenizer {name} ({type(tokenizer).__name__}) is not a fast one: give one that has a tokenizer.json."
+        )
+    return tokenizer
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep the hub client from printing its retries: the caller says in one sentence what came of them."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,111 @@
+"""Writing folders so that an interruption leaves the old state or the new one, never half of either.
+
+A folder that is being written is its hidden sibling `.{name}.partial`; one that is being replaced is `.{name}.replaced`
+for the moment between the two renamings that put the new one in its place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from potstill.errors import PotstillError
+
+
+def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
+    """Return the folder a verb may write to, having undone a replacement of it that a kill cut short.
+
+    Raises:
+        PotstillError: no folder named, a file of that name, or a folder with something in it and no leave to overwrite.
+    """
+    if not folder:
+        raise PotstillError("--output_dir is missing: name the folder to write to.")
+    path = Path(folder).expanduser()
+    recover_folder(path)
+    if path.exists() and not path.is_dir():
+        raise PotstillError(f"--output_dir {path} is a file: name a folder.")
+    if path.is_dir() and not overwrite and any(path.iterdir()):
+        raise PotstillError(
+            f"--output_dir {path} is not empty: name another folder, or pass --overwrite_output_dir to replace it."
+        )
+    return path
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to write to, which takes the name `folder` when the body ends without an exception.
+
+    Until then it is a hidden sibling, which goes away when the body fails, is interrupted (Ctrl-C) or terminated
+    (SIGTERM). What a killed process left there is removed first. What is in `folder` already is replaced only when the
+    new one is complete.
+    """
+    folder = folder.resolve()
+    partial = _sibling(folder, "partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    try:
+        with _terminable():
+            partial.mkdir(parents=True)
+            yield partial
+            replace_folder(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move a complete folder to its place; what stood there goes only once the new one stands there.
+
+    A kill in between is mended by `recover_folder`, which whoever reads or writes `folder` next is to call.
+    """
+    folder = folder.resolve()
+    recover_folder(folder)
+    try:
+        if folder.exists():
+            folder.rename(_sibling(folder, "replaced"))
+        new.rename(folder)
+    finally:
+        recover_folder(folder)
+
+
+def recover_folder(folder: Path) -> None:
+    """Put a folder back that was moved away while the one to replace it had not arrived, or remove it if it had."""
+    folder = folder.resolve()
+    replaced = _sibling(folder, "replaced")
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.exists():
+        with suppress(FileNotFoundError):  # another process of the same run was faster
+            replaced.rename(folder)
+
+
+def recover_folders(parent: Path, pattern: str) -> None:
+    """Do `recover_folder` for all folders in `parent` whose name, by which they may be missing, matches a pattern."""
+    for replaced in parent.glob(_sibling(Path(pattern), "replaced").name):
+        recover_folder(parent / replaced.stem.removeprefix("."))
+
+
+def _sibling(folder: Path, kind: str) -> Path:
+    return folder.parent / f".{folder.name}.{kind}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that what was begun is cleared away."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's affair
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

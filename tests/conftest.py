@@ -1,0 +1,96 @@
+"""A tiny teacher and a tiny corpus, made once for all tests that train."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from samples import BLOCK_SIZE, VOCABULARY, written_text
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+from potstill.corpus import Corpus, prepare
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Several processes of tests share few cores, and on models this small threads only wait for each other.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def signals_restored() -> Iterator[None]:
+    """Put the handler of SIGTERM back that the command line replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> BertTokenizer:
+    return BertTokenizer(vocab={token: number for number, token in enumerate(VOCABULARY)}, model_max_length=32)
+
+
+@pytest.fixture(scope="session")
+def make_teacher(tiny_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Save a small BERT, every parameter of it random, with its tokenizer; options are those of its config."""
+
+    def make(seed: int = 0, **options: object) -> Path:
+        sizes = {
+            "vocab_size": len(tiny_tokenizer),
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 32,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = BertForMaskedLM(BertConfig(**(sizes | options)))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        folder = tmp_path_factory.mktemp("teacher") / "teacher"
+        model.save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(make_teacher: Callable[..., Path]) -> Path:
+    """A BERT of 4 layers, 32 wide, with dropout, that reads up to 32 tokens."""
+    return make_teacher()
+
+
+@pytest.fixture(scope="session")
+def text_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(written_text(45, seed=1), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(teacher_folder: Path, text_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Blocks of 16 tokens: five steps of 8 blocks to the epoch, and a rest."""
+    folder = tmp_path_factory.mktemp("corpus") / "blocks"
+    corpus = prepare(
+        [str(text_path)], str(folder), str(teacher_folder), BLOCK_SIZE, validation_fraction=0.2, num_proc=1
+    )
+    assert len(corpus.train) // 8 == 5, len(corpus.train)
+    assert len(corpus.train) % 8
+    assert len(corpus.validation) >= 6, len(corpus.validation)
+    return folder
+
+
+@pytest.fixture
+def corpus(corpus_folder: Path) -> Corpus:
+    return Corpus.open(corpus_folder)
