@@ -41,6 +41,7 @@ class Bert:
 
     model_type = "bert"
     layer_prefix = "bert.encoder.layer."
+    token_types = True
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

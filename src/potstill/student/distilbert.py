@@ -14,6 +14,7 @@ class DistilBert:
 
     model_type = "distilbert"
     layer_prefix = "distilbert.transformer.layer."
+    token_types = False
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`: nothing a DistilBERT config can say is out of reach."""

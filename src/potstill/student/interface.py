@@ -34,10 +34,12 @@ class Family(Protocol):
     Attributes:
         model_type: The `model_type` of its configs.
         layer_prefix: What the name of every tensor of a layer begins with, up to the layer's number.
+        token_types: Whether its models take `token_type_ids`.
     """
 
     model_type: str
     layer_prefix: str
+    token_types: bool
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """Why a model with this config cannot be used, ready to follow "it …", or None when it can."""

@@ -15,7 +15,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_ba
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
 from potstill.student.family import family_of, family_of_type
 
 CONFIG = "config.json"
@@ -69,7 +69,7 @@ def load_masked_lm(
         except Exception as error:
             raise PotstillError(
                 f"{model_is} cannot be loaded, its {CONFIG} or its weights being damaged or incomplete: "
-                f"copy or download it again ({_first_line(error)})"
+                f"copy or download it again ({first_line(error)})"
             ) from error
     _check_report(model, report, model_is)
     model.config.name_or_path = model.name_or_path = name_or_path
@@ -97,7 +97,7 @@ def _folder_of(name_or_path: str, role: str) -> Path:
     except (OSError, ValueError) as error:
         raise PotstillError(
             f"the {role} {name_or_path!r} is not a folder here, and the Hugging Face hub did not give it: check the "
-            f"name and the network, or download it elsewhere and give its folder ({_first_line(error)})"
+            f"name and the network, or download it elsewhere and give its folder ({first_line(error)})"
         ) from error
 
 
@@ -112,7 +112,7 @@ def _check_files(folder: Path, model_is: str) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PotstillError(
-            f"the {CONFIG} of {model_is} is not valid JSON: restore it ({_first_line(error)})"
+            f"the {CONFIG} of {model_is} is not valid JSON: restore it ({first_line(error)})"
         ) from error
     if not isinstance(config, dict):
         raise PotstillError(f"the {CONFIG} of {model_is} is not a JSON object: restore it")
@@ -140,7 +140,7 @@ def _config(folder: Path, model_is: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # The config classes validate with errors of several libraries.
     except Exception as error:
-        raise PotstillError(f"the {CONFIG} of {model_is} is not usable: correct it ({_first_line(error)})") from error
+        raise PotstillError(f"the {CONFIG} of {model_is} is not usable: correct it ({first_line(error)})") from error
     # This key may send transformers to another file than the weights checked above, a pickle among the choices.
     vars(config).pop("transformers_weights", None)
     reason = family_of(config).unsupported(config)
@@ -202,8 +202,3 @@ def _quiet() -> Iterator[None]:
 
 def _shape(size: Any) -> str:
     return "×".join(map(str, size)) or "a scalar"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
