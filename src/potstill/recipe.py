@@ -1,0 +1,210 @@
+"""What a recipe may say: the options of `distill` and `pretrain`, which are `TrainingArguments` and a few more.
+
+The defaults are DistilBERT's (Sanh et al. 2019 and its published training script), so that a recipe file only says
+what differs. Every option is a field here, a flag of the command line and a key of a YAML file, by the same name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from potstill.errors import PotstillError
+
+
+def option(default: Any, help: str) -> Any:
+    """Declare a field with its default and the sentence that `--help` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Recipe(TrainingArguments):
+    """Options common to distillation and to pre-training without a teacher.
+
+    Raises:
+        PotstillError: a value that cannot be, named by its field.
+    """
+
+    corpus: str | None = option(None, "Folder written by `potstill prepare`.")
+    masking: Literal["frequency", "uniform"] = option(
+        "frequency",
+        "How masked tokens are drawn: with probability ∝ count^-mlm_smoothing (DistilBERT), or uniformly (BERT).",
+    )
+    mlm_probability: float = option(0.15, "Share of a block's tokens that is masked.")
+    mlm_smoothing: float = option(0.7, "Exponent of the frequency rule.")
+    max_eval_samples: int = option(256, "Held-out blocks to evaluate on; the whole held-out split if fewer.")
+    max_train_minutes: float | None = option(
+        None, "Stop cleanly after this many minutes of training, the learning rate decayed to its end by then."
+    )
+    overwrite_output_dir: bool = option(False, "Write into --output_dir although it has something in it.")
+
+    learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
+    adam_beta2: float = option(0.98, "Beta2 of AdamW.")
+    adam_epsilon: float = option(1e-6, "Epsilon of AdamW.")
+    max_grad_norm: float = option(5.0, "Gradient norm above which gradients are scaled down.")
+    warmup_steps: float = option(0.05, "Linear warm-up: a share of the training below 1, a number of steps from 1.")
+    per_device_train_batch_size: int = option(32, "Blocks per device and micro-batch.")
+    per_device_eval_batch_size: int = option(32, "Held-out blocks per device and batch.")
+    logging_steps: float = option(20, "Log every so many steps.")
+    logging_first_step: bool = option(True, "Log the first step too.")
+    logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN; potstill stops at the first one instead.")
+    eval_strategy: str = option("steps", "When to evaluate on the held-out split: no, steps or epoch.")
+    eval_steps: float | None = option(500, "Evaluate every so many steps.")
+    eval_on_start: bool = option(True, "Evaluate before the first step: the student as initialised.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep; the oldest go first.")
+    disable_tqdm: bool | None = option(True, "Progress is one line per logging step; false adds a bar.")
+    remove_unused_columns: bool = option(False, "Blocks have no column to remove.")
+    dataloader_drop_last: bool = option(True, "Every batch has the same shape.")
+    ddp_find_unused_parameters: bool | None = option(False, "Every parameter is used in every step.")
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:  # `TrainingArguments` would write to a folder of its own choice
+            raise PotstillError("--output_dir is missing: name the folder to write to.")
+        self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
+        self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
+        self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
+        self._check("max_eval_samples", self.max_eval_samples > 0, "must be above 0")
+        self._check("learning_rate", 0 < self.learning_rate < math.inf, "must be above 0")
+        if self.max_train_minutes is not None:
+            self._check("max_train_minutes", 0 < self.max_train_minutes < math.inf, "must be above 0")
+            rule = "must be a share below 1 with --max_train_minutes, for nobody knows the number of steps beforehand"
+            self._check("warmup_steps", 0 <= self.warmup_steps < 1, rule)
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            self._check(name, getattr(self, name) > 0, "must be above 0")
+        self._check("seed", self.seed >= 0, "must be 0 or more")
+        if self.max_steps <= 0:
+            self._check("num_train_epochs", 0 < self.num_train_epochs < math.inf, "must be above 0")
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False  # torch warns at every loader otherwise
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError) as error:
+            raise PotstillError(" ".join(str(error).split())) from error
+
+    @property
+    def blocks_per_step(self) -> int:
+        """Blocks that one step of the optimiser takes, over all processes and micro-batches."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    def steps_in_all(self, steps_per_epoch: int) -> int:
+        """Return how many steps the run has at most: `max_steps`, or those of its epochs where that is not given."""
+        return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * steps_per_epoch)
+
+    def _check(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise PotstillError(f"--{name} is {getattr(self, name)!r}: it {rule}.")
+
+
+@dataclass
+class DistillationArguments(Recipe):
+    """Options of `potstill distill`: a teacher, the student made of it, and the three losses."""
+
+    teacher: str | None = option(None, "Folder or hub name of the teacher, a model with its masked-LM head.")
+    num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
+    layers: str = option(
+        "alternate",
+        "Teacher layers that the student starts from: alternate (0,2,4,7,9,11 of 12), first, last, even, or a list "
+        "such as 0,3,6.",
+    )
+    initialise: Literal["teacher", "random"] = option("teacher", "Start from the teacher's weights or from random.")
+    fold_token_types: bool = option(
+        True, "Add the teacher's segment-0 vector to the student's positions, so that both embed text equally."
+    )
+    alpha_ce: float = option(5.0, "Weight of the soft targets (KL to the teacher); 0 leaves them out.")
+    alpha_mlm: float = option(2.0, "Weight of masked LM; 0 leaves it out.")
+    alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 leaves it out.")
+    temperature: float = option(2.0, "Temperature of the soft targets.")
+    soft_targets: Literal["all", "masked"] = option("all", "Tokens the soft targets are taken at.")
+
+
+@dataclass
+class PretrainingArguments(Recipe):
+    """Options of `potstill pretrain`: the shape of a BERT, trained by masked LM from scratch or grown."""
+
+    masking: Literal["frequency", "uniform"] = option("uniform", "How masked tokens are drawn: see `distill`.")
+    tokenizer: str | None = option(None, "Folder or hub name of the tokenizer; the corpus's own if not given.")
+    model: str | None = option(None, "Continue from this model folder instead of starting from random weights.")
+    num_hidden_layers: int = option(12, "Transformer layers.")
+    hidden_size: int = option(768, "Width of the hidden states.")
+    num_attention_heads: int | None = option(None, "Attention heads; one for every 64 of the width if not given.")
+    intermediate_size: int | None = option(None, "Width of the feed-forward layers; 4 × hidden_size if not given.")
+    max_position_embeddings: int = option(512, "Longest text the model can read, in tokens.")
+    dropout: float = option(0.1, "Dropout of hidden states and attention.")
+    grow: str | None = option(
+        None, "Depths to grow through, such as 3,6,12: training starts shallow and copies its layers on the way."
+    )
+    grow_at: str | None = option(
+        None, "Shares of the training at which to grow, such as 0.25,0.5; evenly over the first half if not given."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+        for name in (*sizes, "max_position_embeddings"):
+            value = getattr(self, name)
+            self._check(name, value is None or value > 0, "must be above 0")
+        self._check("dropout", 0 <= self.dropout < 1, "must be 0 or more and below 1")
+
+    def depths(self) -> list[int]:
+        """Return the depths that training goes through, the last one being the model's."""
+        if self.grow is None:
+            return [self.num_hidden_layers]
+        depths = _numbers("grow", self.grow, int)
+        if depths != sorted(set(depths)) or depths[0] < 1:
+            raise PotstillError(f"--grow is {self.grow!r}: depths must be above 0 and increase, as in 3,6,12.")
+        if depths[-1] != self.num_hidden_layers:
+            raise PotstillError(
+                f"--grow ends at {depths[-1]} layers but --num_hidden_layers is {self.num_hidden_layers}: "
+                "make them equal."
+            )
+        return depths
+
+    def growth_shares(self) -> list[float]:
+        """Return the shares of the training at which the next depth begins: one fewer than there are depths."""
+        steps = len(self.depths()) - 1
+        if self.grow_at is None:
+            return [0.5 * (i + 1) / steps for i in range(steps)]
+        shares = _numbers("grow_at", self.grow_at, float)
+        if len(shares) != steps or shares != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
+            raise PotstillError(
+                f"--grow_at is {self.grow_at!r}: it needs {steps} increasing shares between 0 and 1, one for each "
+                f"growth of --grow {self.grow}."
+            )
+        return shares
+
+
+def _numbers(name: str, text: str, kind: type) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise PotstillError(f"--{name} is {text!r}: it must be numbers separated by commas.") from None
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Return what reruns a recipe: every option of potstill's own, and of the rest those off their default.
+
+    Left out is what belongs to one run alone: where it wrote, and what it resumed from.
+    """
+    plumbing = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
+    plumbing |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
+    one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
+    own = {name for cls in type(recipe).__mro__ if issubclass(cls, Recipe) for name in cls.__annotations__} - plumbing
+    default = type(recipe)(output_dir=recipe.output_dir)
+    values = {}
+    for f in fields(recipe):
+        value = _plain(getattr(recipe, f.name))
+        if not f.init or f.name in one_run or not isinstance(value, str | int | float | bool | list | dict):
+            continue
+        if f.name in own or value != _plain(getattr(default, f.name)):
+            values[f.name] = value
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Return an enumeration by its name, anything else as it is."""
+    return value.value if isinstance(value, Enum) else value

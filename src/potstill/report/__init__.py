@@ -1,0 +1,1 @@
+"""Tables, plots, model cards and pages: what people look at."""

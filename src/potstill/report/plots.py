@@ -1,0 +1,43 @@
+"""Plots as SVG text, ready to stand in an HTML page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+Curve = Sequence[tuple[float, float]]
+
+
+def line_plot(
+    curves: Mapping[str, Curve], x_label: str, y_label: str, levels: Mapping[str, float] | None = None
+) -> str:
+    """Return an SVG of named curves over one pair of axes.
+
+    Args:
+        curves: name → (x, y) points.
+        x_label: what x is, with its unit.
+        y_label: what y is, with its unit.
+        levels: name → y of horizontal reference lines.
+    """
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3)
+    for i, (name, y) in enumerate((levels or {}).items()):
+        axes.axhline(y, label=name, color="0.35", linestyle=("--", ":", "-.")[i % 3], linewidth=1)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def logged(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+    """Return the (step, value) points that a trainer's log history has for a key."""
+    return [(entry["step"], entry[key]) for entry in history if key in entry]

@@ -1,0 +1,156 @@
+"""When training stops: its steps, its minutes, a signal, or the share at which a growing model grows."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import SchedulerType, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+
+from potstill.errors import PotstillError
+
+_STEPS_BETWEEN_AGREEMENTS = 10
+
+
+class TrainingInterrupted(PotstillError):  # noqa: N818 (it tells what happened; nothing is wrong)
+    """Training ended on a signal after saving a checkpoint.
+
+    Attributes:
+        checkpoint: folder to resume from.
+        signal: number of the signal.
+    """
+
+    def __init__(self, checkpoint: Path, signal: int, step: int) -> None:
+        super().__init__(
+            f"Interrupted at step {step}; nothing is lost: resume with --resume_from_checkpoint {checkpoint}"
+        )
+        self.checkpoint = checkpoint
+        self.signal = signal
+
+
+class RunControl(TrainerCallback):
+    """Keeps the clock and ends the run.
+
+    Progress is a number from 0 to 1: the larger of the share of steps and, with a budget of minutes, the share of time.
+    Seconds spent before an interruption count: they come back from the checkpoint through `elapsed_before`.
+
+    Several processes must agree on the time and on signals, or one would leave while the others wait for it. They do
+    so every few steps, and in between advance the agreed time by the pace they last agreed on.
+
+    Args:
+        max_minutes: budget of wall-clock minutes, evaluation and checkpoints included; None for no budget.
+        stop_at: progress at which to stop with a checkpoint, below 1 when a deeper model takes over from there.
+    """
+
+    def __init__(self, max_minutes: float | None = None, stop_at: float = 1.0) -> None:
+        self.max_seconds = None if max_minutes is None else 60 * max_minutes
+        self.stop_at = stop_at
+        self.elapsed_before = 0.0
+        self.received_signal: int | None = None
+        self.stopped_at_share = False
+        self._started: float | None = None
+        self._agreed = 0.0
+        self._pace = 0.0
+        self._interrupted = False
+
+    def start(self) -> None:
+        """Start the clock of this session."""
+        self._started = time.monotonic()
+        self._agreed = self.elapsed_before
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, earlier sessions included, by this process's own clock."""
+        return self.elapsed_before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    @property
+    def spent(self) -> bool:
+        """Whether earlier sessions used the budget up."""
+        return self.max_seconds is not None and self.elapsed_before >= self.max_seconds
+
+    def progress(self, state: TrainerState) -> float:
+        """Return how far training has come, from 0 to 1."""
+        by_steps = state.global_step / max(state.max_steps, 1)
+        by_time = 0.0 if self.max_seconds is None else self._agreed / self.max_seconds
+        return min(1.0, max(by_steps, by_time))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read the clock before the scheduler does, so that the learning rate follows it."""
+        if args.world_size <= 1:
+            self._agreed, self._interrupted = self.elapsed, self.received_signal is not None
+        elif (state.global_step + 1) % _STEPS_BETWEEN_AGREEMENTS == 0:
+            mine = torch.tensor([self.elapsed, float(self.received_signal or 0)], device=args.device)
+            torch.distributed.all_reduce(mine, op=torch.distributed.ReduceOp.MAX)
+            elapsed, number = mine.tolist()
+            self._pace = max(0.0, elapsed - self._agreed) / _STEPS_BETWEEN_AGREEMENTS
+            self._agreed, self._interrupted = elapsed, number > 0
+            self.received_signal = int(number) or None
+        else:
+            self._agreed += self._pace
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """End the run where one of its limits is reached, never in the middle of an accumulated step."""
+        progress = self.progress(state)
+        if self._interrupted:
+            control.should_save = control.should_training_stop = True
+        elif progress >= 1:
+            control.should_training_stop = True
+        elif progress >= self.stop_at:
+            self.stopped_at_share = control.should_save = control.should_training_stop = True
+        return control
+
+    @contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM end the run after the step in hand; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.received_signal is not None:
+                raise KeyboardInterrupt
+            self.received_signal = number
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def schedule_by_progress(
+    optimizer: torch.optim.Optimizer, args: TrainingArguments, progress: Callable[[], float]
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the learning-rate schedule that `args` names, driven by progress (0 to 1) instead of by steps.
+
+    With a budget of minutes nobody knows the number of steps beforehand. The schedule is therefore laid out over a
+    fixed number of points, and looked up at the progress made.
+    """
+    points = 100_000
+    layout = get_scheduler(
+        SchedulerType(args.lr_scheduler_type),
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0),
+        num_warmup_steps=int(args.warmup_steps * points),
+        num_training_steps=points,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs or {},
+    )
+    if not isinstance(layout, torch.optim.lr_scheduler.LambdaLR):
+        raise PotstillError(
+            f"--lr_scheduler_type {args.lr_scheduler_type} does not work with --max_train_minutes: "
+            "use linear or cosine."
+        )
+    factor = layout.lr_lambdas[0]
+    first = max(1, int(points * 1e-4))  # the first step's progress is 0, and so would its learning rate be
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: factor(max(first, round(progress() * points))))

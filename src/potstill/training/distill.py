@@ -1,0 +1,48 @@
+"""The verb `distill`: a teacher and a corpus in, a student folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from potstill.corpus import Corpus, load_tokenizer
+from potstill.errors import PotstillError
+from potstill.recipe import DistillationArguments
+from potstill.student import build_student, family_of, load_masked_lm
+from potstill.training.compatibility import objective_of
+from potstill.training.output import claim_output_dir, clear_checkpoints, write_output
+from potstill.training.trainer import DistillationTrainer
+
+
+def distill(args: DistillationArguments) -> Path:
+    """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+
+    The folder loads with `AutoModelForMaskedLM`, `AutoTokenizer` and `pipeline("fill-mask")`; a model card, the full
+    recipe as YAML and the measured results lie beside the weights.
+
+    Args:
+        args: at least `teacher`, `corpus` and `output_dir`.
+
+    Returns:
+        The student's folder.
+
+    Raises:
+        PotstillError: bad input, told before anything is written where it can be known then.
+        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+    """
+    if not args.teacher or not args.corpus:
+        missing = "--teacher" if not args.teacher else "--corpus"
+        raise PotstillError(f"{missing} is missing: distillation needs a teacher and a prepared corpus.")
+    objective_of(args)
+    folder = claim_output_dir(args)
+    corpus = Corpus.open(args.corpus)
+    corpus.check_tokenizer(load_tokenizer(args.teacher), args.teacher)  # before the teacher's weights are fetched
+    teacher = load_masked_lm(args.teacher)
+    student = build_student(
+        teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
+    )
+    tokenizer = load_tokenizer(args.teacher, family_of(student).token_types)
+    trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
+    clear_checkpoints(args, folder)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    write_output(trainer, folder)
+    return folder

@@ -1,0 +1,113 @@
+"""Student and teacher on held-out blocks, on the same masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from potstill.corpus.blocks import Blocks
+from potstill.corpus.masking import Masking
+from potstill.student import family_of
+
+
+@torch.no_grad()
+def held_out_metrics(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    blocks: Blocks,
+    masking: Masking,
+    batch_size: int,
+    max_samples: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> dict[str, float]:
+    """Return what student and teacher make of held-out text, in float32.
+
+    The masks are a function of the block alone, so figures of different runs on one corpus can be compared. No random
+    number is drawn, so evaluating does not change how training continues.
+
+    Args:
+        student: any masked-LM model of a known family; put in eval mode for the time.
+        teacher: likewise, over the same vocabulary; None leaves out what compares.
+        blocks: the held-out split.
+        masking: decides the masks, keyed by the number of the block.
+        batch_size: blocks at a time.
+        max_samples: blocks to use, spread evenly over the split.
+        process_index: rank of this process, which takes every `num_processes`-th batch.
+        num_processes: processes that share the work.
+        reduce: sums a tensor over the processes.
+
+    Returns:
+        ``loss`` (nats) and ``accuracy`` of masked LM; with a teacher also ``teacher_loss``, ``teacher_accuracy``,
+        ``kl`` (teacher ‖ student, T = 1, nats) and ``agreement`` (share of equal first choices), both over the masked
+        tokens, and ``cosine`` of the last hidden states over all tokens (if the widths are equal).
+    """
+    device = student.device
+    chosen = torch.linspace(0, len(blocks) - 1, min(max_samples, len(blocks))).round().long().tolist()
+    batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+    sums = torch.zeros(9, dtype=torch.float64, device=device)
+    was_training = student.training
+    student.eval()
+    try:
+        for batch in batches[process_index::num_processes]:
+            inputs = blocks.__getitems__(batch)
+            masked = masking(inputs["input_ids"].to(device), inputs["draw"].to(device))
+            sums += _batch_sums(student, teacher, masked.input_ids, masked.positions, masked.labels)
+    finally:
+        student.train(was_training)
+    sums = reduce(sums)
+    tokens, loss, correct, teacher_loss, teacher_correct, kl, agreed, all_tokens, cosine = sums.tolist()
+    metrics = {"loss": loss / tokens, "accuracy": correct / tokens}
+    if teacher is not None:
+        metrics |= {
+            "teacher_loss": teacher_loss / tokens,
+            "teacher_accuracy": teacher_correct / tokens,
+            "kl": kl / tokens,
+            "agreement": agreed / tokens,
+        }
+        if all_tokens:
+            metrics["cosine"] = cosine / all_tokens
+    return metrics
+
+
+def _batch_sums(
+    student: PreTrainedModel, teacher: PreTrainedModel | None, input_ids: Tensor, positions: Tensor, labels: Tensor
+) -> Tensor:
+    """Return the nine sums that the metrics are quotients of."""
+    kept = labels >= 0
+    target = labels[kept]
+    hidden, log_probs = _read(student, input_ids, positions, kept)
+    sums = [
+        kept.sum(),
+        F.nll_loss(log_probs, target, reduction="sum"),
+        (log_probs.argmax(-1) == target).sum(),
+    ]
+    if teacher is None:
+        sums += [torch.zeros(())] * 6
+    else:
+        teacher_hidden, teacher_log_probs = _read(teacher, input_ids, positions, kept)
+        sums += [
+            F.nll_loss(teacher_log_probs, target, reduction="sum"),
+            (teacher_log_probs.argmax(-1) == target).sum(),
+            F.kl_div(log_probs, teacher_log_probs, reduction="sum", log_target=True),
+            (teacher_log_probs.argmax(-1) == log_probs.argmax(-1)).sum(),
+        ]
+        if hidden.shape == teacher_hidden.shape:
+            sums += [torch.tensor(input_ids.numel()), F.cosine_similarity(hidden, teacher_hidden, dim=-1).sum()]
+        else:
+            sums += [torch.zeros(())] * 2
+    return torch.stack([value.to(device=input_ids.device, dtype=torch.float64) for value in sums])
+
+
+def _read(model: PreTrainedModel, input_ids: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, L, H) hidden states and (N, V) log-probabilities at the N masked tokens, both float32."""
+    family = family_of(model)
+    hidden, head = family.encode(model, input_ids), family.head(model)
+    masked = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[kept]
+    logits = F.linear(head.transform(masked), head.weight, head.bias)
+    return hidden.float(), logits.float().log_softmax(-1)

@@ -1,0 +1,108 @@
+"""The folder that a run leaves: a model that loads anywhere, its card, its recipe and its measured results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from potstill.files import check_output_dir
+from potstill.recipe import Recipe, recipe_values
+from potstill.report.model_card import model_card
+from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, find_checkpoint, last_checkpoint
+from potstill.training.hardware import hardware
+from potstill.training.trainer import DistillationTrainer
+
+RESULTS = "results.json"
+RECIPE = "recipe.yaml"
+
+
+def claim_output_dir(args: Recipe) -> Path:
+    """Return the output folder of a run.
+
+    Raises:
+        PotstillError: the folder has something in it, and neither resuming nor overwriting was asked for; or there is
+            no such checkpoint to resume from.
+    """
+    folder = check_output_dir(args.output_dir, bool(args.resume_from_checkpoint) or args.overwrite_output_dir)
+    if args.resume_from_checkpoint:
+        find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+    return folder
+
+
+def clear_checkpoints(args: Recipe, folder: Path) -> None:
+    """Remove an earlier run's checkpoints where the user said to overwrite it; asked once nothing speaks against it.
+
+    Otherwise the next `--resume_from_checkpoint true` would take them for its own.
+    """
+    if args.overwrite_output_dir and not args.resume_from_checkpoint and args.should_save:
+        for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint*")):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def write_output(trainer: DistillationTrainer, folder: Path) -> None:
+    """Evaluate the trained model and write its folder, file by file from a complete copy beside them.
+
+    Args:
+        trainer: after training.
+        folder: the run's output folder; checkpoints in it stay.
+
+    Raises:
+        PotstillError: the folder cannot be written; the last checkpoint is still there.
+    """
+    results = run_results(trainer)
+    if not trainer.args.should_save:
+        return
+    recipe = recipe_values(trainer.args)
+    staging = folder / ".output.partial"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        trainer.student.save_pretrained(staging)
+        trainer.processing_class.save_pretrained(staging)
+        verb = "distill" if "teacher" in recipe else "pretrain"
+        header = f"# potstill {verb} --config {RECIPE} --output_dir …\n"
+        (staging / RECIPE).write_text(header + yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        card = model_card(trainer.student.config, recipe, results, trainer.corpus.manifest)
+        (staging / "README.md").write_text(card, encoding="utf-8")
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+    except WRITE_ERRORS as error:
+        raise cannot_write(folder, error, last_checkpoint(folder)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
+    """Return what was measured: held-out figures before, during and after training, the loss curve, the cost."""
+    history = trainer.state.log_history
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    if len(trainer.corpus.validation) and (not evaluations or evaluations[-1]["step"] != trainer.state.global_step):
+        trainer.evaluate()
+        evaluations.append(history[-1])
+    return {
+        "held_out": {
+            "initial": _metrics(evaluations[0]) if evaluations and evaluations[0]["step"] == 0 else None,
+            "final": _metrics(evaluations[-1]) if evaluations else None,
+        },
+        "cost": {
+            "steps": trainer.state.global_step,
+            "tokens": trainer.state.global_step * trainer.tokens_per_step,
+            "seconds": round(trainer.run_control.elapsed, 1),
+            "processes": trainer.args.world_size,
+            "hardware": hardware(trainer.args.device),
+        },
+        "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
+        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "datasets", "tokenizers")},
+        "log_history": history,
+    }
+
+
+def _metrics(entry: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}

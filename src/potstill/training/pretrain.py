@@ -1,0 +1,100 @@
+"""The verb `pretrain`: a BERT by masked LM alone, from scratch or grown from a shallow one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, BertConfig, BertForMaskedLM, PreTrainedModel
+
+from potstill.corpus import Corpus, load_tokenizer
+from potstill.errors import PotstillError
+from potstill.recipe import PretrainingArguments
+from potstill.student import grow, load_masked_lm
+from potstill.training.checkpoints import find_checkpoint, load_run_state
+from potstill.training.growth import grow_checkpoint
+from potstill.training.output import claim_output_dir, clear_checkpoints, write_output
+from potstill.training.trainer import DistillationTrainer
+
+
+def pretrain(args: PretrainingArguments) -> Path:
+    """Train a BERT by masked LM over a prepared corpus, and write its folder.
+
+    With `grow`, training starts with the first depth and goes on with the next, made by copying layers ("stacking",
+    Gong et al. 2019), at each of the shares `grow_at` of its steps or minutes. A growth is a checkpoint of the shallow
+    model made into one of the deeper, optimiser state included, and resumed from: an interruption can therefore fall
+    before or after it, and the result is the same.
+
+    Args:
+        args: at least `corpus` and `output_dir`.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        PotstillError: bad input, told before anything is written where it can be known then.
+        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+    """
+    if not args.corpus:
+        raise PotstillError("--corpus is missing: name a folder written by `potstill prepare`.")
+    depths, shares = args.depths(), [*args.growth_shares(), 1.0]
+    folder = claim_output_dir(args)
+    corpus = Corpus.open(args.corpus)
+    tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else corpus.tokenizer()
+    corpus.check_tokenizer(tokenizer, args.tokenizer or "the tokenizer of the corpus")
+
+    checkpoint = None
+    if args.resume_from_checkpoint:
+        checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+        depth = AutoConfig.from_pretrained(checkpoint).num_hidden_layers
+        if depth not in depths:
+            raise PotstillError(f"{checkpoint} has {depth} layers, which is none of the depths {depths} of this run.")
+        done = depths.index(depth)
+        depths, shares = depths[done:], shares[done:]
+
+    evaluate_at_start = args.eval_on_start
+    model = initial_model(args, depths[0], len(tokenizer), tokenizer.pad_token_id)
+    for depth, share in zip(depths, shares, strict=True):
+        if checkpoint is not None and share < 1 and load_run_state(checkpoint)["progress"] >= share:
+            continue  # saved on the very step at which it was to grow
+        model = grow(model, depth)
+        trainer = DistillationTrainer(model, corpus, args, processing_class=tokenizer, stop_at=share)
+        if checkpoint is not None and AutoConfig.from_pretrained(checkpoint).num_hidden_layers < depth:
+            grow_checkpoint(checkpoint, trainer)
+        if checkpoint is None:
+            clear_checkpoints(args, folder)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        checkpoint = trainer.checkpoint_folder()
+        args.eval_on_start = False  # growing is not starting
+    args.eval_on_start = evaluate_at_start
+    write_output(trainer, folder)
+    return folder
+
+
+def initial_model(args: PretrainingArguments, depth: int, vocabulary: int, pad_token_id: int) -> PreTrainedModel:
+    """Return the model that training starts with: random weights of the seed, or those of `args.model`."""
+    if args.model:
+        model = load_masked_lm(args.model, role="model")
+        if model.config.num_hidden_layers > depth:
+            raise PotstillError(
+                f"--model {args.model} has {model.config.num_hidden_layers} layers, more than the {depth} asked for: "
+                "set --num_hidden_layers."
+            )
+        return model
+    heads = args.num_attention_heads or max(1, args.hidden_size // 64)
+    if args.hidden_size % heads:
+        raise PotstillError(f"--hidden_size {args.hidden_size} is no multiple of --num_attention_heads {heads}.")
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=args.hidden_size,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=args.intermediate_size or 4 * args.hidden_size,
+        max_position_embeddings=args.max_position_embeddings,
+        hidden_dropout_prob=args.dropout,
+        attention_probs_dropout_prob=args.dropout,
+        pad_token_id=pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        return BertForMaskedLM(config)

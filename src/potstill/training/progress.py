@@ -1,0 +1,91 @@
+"""One line of progress for each time the trainer logs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+
+from potstill.corpus import Blocks
+from potstill.recipe import Recipe
+from potstill.training.hardware import hardware
+from potstill.training.step import DistillationStep
+
+
+class ProgressLines(TrainerCallback):
+    """Print what is logged to standard error: step, losses by name, learning rate, tokens a second, time left.
+
+    Args:
+        headline: printed before the first step.
+    """
+
+    def __init__(self, headline: str) -> None:
+        self.headline = headline
+
+    def on_train_begin(self, args: Recipe, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Print what is going to be trained."""
+        if state.is_world_process_zero:
+            self._print(self.headline)
+
+    def on_log(
+        self,
+        args: Recipe,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print one line for training losses or for an evaluation; other logs are left to the back ends."""
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
+            terms = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_"))
+            # With a budget of minutes the number of steps is a bound that the run does not come near.
+            total = f"/{state.max_steps:,}" if args.max_train_minutes is None else ""
+            self._print(
+                f"step {state.global_step:,}{total} ({logs['progress']:.0%})",
+                f"loss {logs['loss']:.3f} ({terms})",
+                f"lr {logs['learning_rate']:.2e}",
+                f"{logs['tokens_per_second']:,.0f} tokens/s",
+                f"{duration(logs['seconds_left'])} left" if logs["progress"] > 0 else "",
+            )
+        elif "eval_loss" in logs:
+            student = f"held-out masked LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
+            teacher = ""
+            if "eval_teacher_loss" in logs:
+                teacher = (
+                    f"teacher {logs['eval_teacher_loss']:.3f}, {logs['eval_teacher_accuracy']:.1%} · "
+                    f"KL {logs['eval_kl']:.3f} · agreement {logs['eval_agreement']:.1%}"
+                )
+                teacher += f" · cosine {logs['eval_cosine']:.3f}" if "eval_cosine" in logs else ""
+            self._print(f"step {state.global_step:,}", student, teacher)
+
+    @staticmethod
+    def _print(*parts: str) -> None:
+        print(" · ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+
+def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
+    """Return one line on what is trained, from which teacher if a loss needs it, on what text and what machine."""
+    parameters = sum(parameter.numel() for parameter in step.student.parameters())
+    models = f"{_shape(step.student)}, {parameters:,} parameters"
+    if step.teacher is not None and step.objective.needs_teacher:
+        models += f" ← teacher {_shape(step.teacher)}"
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else str(step.student.dtype).removeprefix("torch.")
+    devices = f"{args.world_size} × " if args.world_size > 1 else ""
+    return (
+        f"{models} · {len(blocks):,} blocks of {blocks.block_size} tokens, {args.blocks_per_step:,} a step · "
+        f"{precision} on {devices}{hardware(args.device)}"
+    )
+
+
+def _shape(model: PreTrainedModel) -> str:
+    return f"{model.config.model_type}, {model.config.num_hidden_layers} layers"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``1:02:03``, or ``2:03`` under an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

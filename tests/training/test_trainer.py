@@ -1,0 +1,199 @@
+"""The trainer and its teacher: which never learns, is never saved, and only runs when it is needed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from runs import distillation, new_trainer, pretraining, tensors
+from transformers import BertConfig, BertForMaskedLM, TrainerCallback
+
+from potstill import Corpus, DistillationTrainer, PotstillError, build_student, distill, prepare
+from potstill.recipe import Recipe
+from potstill.student import load_masked_lm
+from potstill.training import compatibility
+from potstill.training.step import DistillationStep
+
+
+class Watch(TrainerCallback):
+    """Note what the optimiser holds."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.learned = {id(p) for group in kwargs["optimizer"].param_groups for p in group["params"]}
+
+
+def test_teacher_is_out_of_reach(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    watch = Watch()
+    trainer = new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", max_steps=3), [watch])
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
+    initial = {name: tensor.clone() for name, tensor in trainer.student.state_dict().items()}
+    trainer.train()
+
+    assert watch.learned == {id(parameter) for parameter in trainer.student.parameters()}
+    assert {id(p) for p in trainer.model.parameters()} == watch.learned
+    assert not trainer.teacher.training
+    assert trainer.student.training
+    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.teacher.state_dict().items())
+    assert not any(torch.equal(tensor, initial[name]) for name, tensor in trainer.student.named_parameters())
+
+    saved = tensors(tmp_path / "student" / "checkpoint-3")
+    assert saved.keys() == tensors_saved_by(trainer)
+    moments = torch.load(tmp_path / "student" / "checkpoint-3" / "optimizer.pt", weights_only=True)
+    assert len(moments["state"]) == len(list(trainer.student.parameters()))
+
+
+def tensors_saved_by(trainer: DistillationTrainer) -> set[str]:
+    """The student's tensors under its own names; the projection is tied to the word embeddings, so left out."""
+    return {name for name in trainer.student.state_dict() if name != "vocab_projector.weight"}
+
+
+def test_teacher_rests_when_no_loss_needs_it(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, used = DistillationStep.predict, []
+
+    def noting(model: torch.nn.Module, *args: Any) -> Any:
+        used.append(type(model).__name__)
+        return predict(model, *args)
+
+    monkeypatch.setattr(DistillationStep, "predict", staticmethod(noting))
+    options = {"max_steps": 2, "gradient_accumulation_steps": 1}
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", alpha_ce=0, alpha_cos=0, **options)
+    trainer = new_trainer(args)
+    trainer.train()
+    assert used == ["DistilBertForMaskedLM"] * 2
+    entry = trainer.state.log_history[0]
+    assert entry["loss_mlm"] > 0
+    assert "loss_ce" not in entry
+    assert "loss_cos" not in entry
+    assert "eval_teacher_loss" in trainer.evaluate()
+
+    used.clear()
+    new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "other", alpha_mlm=0, **options)).train()
+    assert used == ["BertForMaskedLM", "DistilBertForMaskedLM"] * 2
+
+
+def test_python_without_a_teacher(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    student = build_student(teacher_folder)
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", max_steps=1)
+    with pytest.raises(PotstillError, match="need a teacher"):
+        DistillationTrainer(student, corpus_folder, args)
+    args.alpha_ce = args.alpha_cos = 0
+    trainer = DistillationTrainer(student, str(corpus_folder), args)
+    trainer.train()
+    assert trainer.evaluate().keys() >= {"eval_loss", "eval_accuracy"}
+    assert "eval_kl" not in trainer.evaluate()
+
+
+def test_distilling_lowers_every_loss(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", num_train_epochs=8)
+    trainer = new_trainer(args)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_kl"] < 0.5 * before["eval_kl"]
+    assert after["eval_cosine"] > before["eval_cosine"]
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for name, share in (("loss", 0.9), ("loss_ce", 0.5), ("loss_cos", 0.8)):
+        assert sum(e[name] for e in history[-5:]) < share * sum(e[name] for e in history[:5]), name
+
+
+def test_bert_base_shape_on_a_cpu(teacher_folder: Path, text_path: Path, tmp_path: Path) -> None:
+    corpus = prepare(
+        [str(text_path)], str(tmp_path / "blocks"), str(teacher_folder), 32, validation_fraction=0.2, num_proc=1
+    )
+    teacher = BertForMaskedLM(BertConfig(vocab_size=30_522))
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student = build_student(teacher)
+    assert sum(p.numel() for p in student.parameters()) == 66_985_530  # DistilBERT with its masked-LM head
+    args = distillation(
+        tmp_path,
+        tmp_path,
+        tmp_path / "student",
+        max_steps=3,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        save_strategy="no",
+    )
+    trainer = DistillationTrainer(student, corpus, args, teacher)
+    initial = student.vocab_transform.weight.clone()
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert not torch.equal(student.vocab_transform.weight, initial)
+
+
+def test_gradient_checkpointing_changes_nothing(
+    make_teacher: Callable[..., Path], corpus_folder: Path, tmp_path: Path
+) -> None:
+    teacher = make_teacher(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    learned = []
+    for name, options in (("plain", {}), ("checkpointed", {"gradient_checkpointing": True})):
+        folder = distill(distillation(teacher, corpus_folder, tmp_path / name, max_steps=2, **options))
+        learned.append(tensors(folder))
+    for name, tensor in learned[0].items():
+        torch.testing.assert_close(learned[1][name], tensor, atol=1e-5, rtol=0)
+
+
+def test_best_model_is_loaded_at_the_end(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    options = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_steps": 1,
+        "max_steps": 3,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_learning_progress",
+    }
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", greater_is_better=True, **options)
+    trainer = new_trainer(args)
+    evaluate = trainer.evaluate
+    # The first step is made out to be the best one.
+    trainer.evaluate = lambda *a, **o: evaluate() | {"eval_learning_progress": -trainer.state.global_step}
+    trainer.train()
+    saved = tensors(tmp_path / "student" / "checkpoint-1")
+    assert all(torch.equal(trainer.student.state_dict()[name], tensor) for name, tensor in saved.items())
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "student" / "checkpoint-1")
+
+
+def test_several_gpus_in_one_process_are_refused(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student")
+    monkeypatch.setattr(Recipe, "n_gpu", 4)
+    with pytest.raises(PotstillError, match=r"sees 4 GPUs: .*torchrun --nproc_per_node 4"):
+        new_trainer(args)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "told"),
+    [
+        ({"vocab_size": 100}, {}, "The teacher knows 100 tokens"),
+        ({"max_position_embeddings": 8}, {}, "The teacher reads at most 8 tokens"),
+        ({}, {"max_position_embeddings": 8}, "The student reads at most 8 tokens"),
+        ({}, {"vocab_size": 400}, "must share one vocabulary"),
+        ({"hidden_size": 48}, {}, "pass --alpha_cos 0"),
+    ],
+)
+def test_models_that_do_not_fit(
+    corpus: Corpus, tmp_path: Path, teacher: dict[str, int], student: dict[str, int], told: str
+) -> None:
+    def model(options: dict[str, int]) -> SimpleNamespace:
+        sizes = {"vocab_size": 186, "hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 32}
+        return SimpleNamespace(config=BertConfig(**(sizes | options)))
+
+    args = distillation(tmp_path, tmp_path, tmp_path / "student")
+    objective = compatibility.objective_of(args)
+    with pytest.raises(PotstillError, match=told):
+        compatibility.check_fit(model(student), model(teacher), corpus, corpus.tokenizer(), objective)
+
+
+def test_pretraining_has_one_loss(corpus_folder: Path, teacher_folder: Path, tmp_path: Path) -> None:
+    args = pretraining(corpus_folder, tmp_path / "model", max_steps=1)
+    trainer = DistillationTrainer(load_masked_lm(teacher_folder), corpus_folder, args)
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    assert entry["loss"] == pytest.approx(entry["loss_mlm"], rel=1e-5)
+    assert trainer.teacher is None
