@@ -1,0 +1,209 @@
+"""How options are made from signatures and dataclasses, and filled from flags and recipes."""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from transformers import TrainingArguments
+
+from potstill.cli import VERBS, main
+from potstill.errors import PotstillError
+from potstill.options import UsageError, _documented_arguments, call
+from potstill.recipe import DistillationArguments, PretrainingArguments, recipe_values
+
+
+@pytest.fixture
+def parsed(tmp_path: Path) -> Callable[..., DistillationArguments]:
+    """What a command line, and a recipe given as text, make of `distill`'s options."""
+
+    def parse(*flags: str, recipe: str | None = None) -> DistillationArguments:
+        def verb(args: DistillationArguments) -> DistillationArguments:
+            """Do nothing."""
+            return args
+
+        argv = ["--output_dir", str(tmp_path), "--use_cpu", *flags]
+        if recipe is not None:
+            (tmp_path / "recipe.yaml").write_text(recipe)
+            argv += ["--config", str(tmp_path / "recipe.yaml")]
+        # Called by its annotations, which this file keeps as objects.
+        return call(verb, "potstill test", argv)
+
+    return parse
+
+
+def test_defaults_are_distilberts(parsed: Callable[..., DistillationArguments]) -> None:
+    args = parsed()
+    assert (args.alpha_ce, args.alpha_mlm, args.alpha_cos, args.temperature) == (5.0, 2.0, 1.0, 2.0)
+    assert (args.learning_rate, args.adam_beta1, args.adam_beta2, args.adam_epsilon) == (5e-4, 0.9, 0.98, 1e-6)
+    assert (args.weight_decay, args.max_grad_norm, args.warmup_steps, args.num_train_epochs) == (0.0, 5.0, 0.05, 3)
+    assert (args.mlm_probability, args.mlm_smoothing, args.masking) == (0.15, 0.7, "frequency")
+    assert (args.layers, args.soft_targets, args.initialise, args.fold_token_types) == (
+        "alternate",
+        "all",
+        "teacher",
+        True,
+    )
+    assert args.lr_scheduler_type == "linear"
+
+
+def test_flags_overrule_the_recipe(parsed: Callable[..., DistillationArguments]) -> None:
+    recipe = "alpha_ce: 1.5\nalpha_mlm: 0.25\nlearning_rate: 5e-5\nfold_token_types: false\n"
+    args = parsed("--alpha_ce", "7", "--learning_rate=1e-3", recipe=recipe)
+    assert (args.alpha_ce, args.alpha_mlm, args.learning_rate, args.fold_token_types) == (7.0, 0.25, 1e-3, False)
+    assert parsed("--fold_token_types", recipe=recipe).fold_token_types is True
+
+
+@pytest.mark.parametrize("written", ["5e-4", "5.0e-4", "0.0005", "5E-4", "'5e-4'"])
+def test_scientific_notation(parsed: Callable[..., DistillationArguments], written: str) -> None:
+    assert parsed(recipe=f"adam_epsilon: {written}").adam_epsilon == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("flags", "recipe", "expected"),
+    [
+        (["--bf16"], "{}", True),
+        (["--bf16"], "bf16: false", True),
+        (["--bf16", "true"], "{}", True),
+        (["--bf16", "false"], "bf16: true", False),
+        (["--bf16=False"], "bf16: yes", False),
+        ([], "bf16: yes", True),
+        ([], "bf16: false", False),
+        ([], "{}", False),
+    ],
+)
+def test_booleans(
+    parsed: Callable[..., DistillationArguments],
+    flags: list[str],
+    recipe: str,
+    expected: bool,
+) -> None:
+    assert parsed(*flags, recipe=recipe).bf16 is expected
+
+
+def test_switching_off_what_is_on(parsed: Callable[..., DistillationArguments]) -> None:
+    assert parsed().eval_on_start is True
+    assert parsed("--no_eval_on_start").eval_on_start is False
+    assert parsed("--eval_on_start", "false").eval_on_start is False
+    assert parsed(recipe="eval_on_start: false").eval_on_start is False
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "expected"),
+    [
+        ("layers: [0, 2, 4]", "layers", "0,2,4"),
+        ("layers: 0,2,4", "layers", "0,2,4"),
+        ("report_to: [tensorboard]", "report_to", ["tensorboard"]),
+        ("report_to: none", "report_to", []),
+        ("lr_scheduler_kwargs: {min_lr: 1.0e-5}", "lr_scheduler_kwargs", {"min_lr": 1e-5}),
+        ("lr_scheduler_kwargs: '{\"min_lr\": 1e-5}'", "lr_scheduler_kwargs", {"min_lr": 1e-5}),
+        ("max_train_minutes: null", "max_train_minutes", None),
+        ("max_train_minutes: 2", "max_train_minutes", 2.0),
+        ("teacher: 2024", "teacher", "2024"),
+        ("teacher: -model", "teacher", "-model"),
+    ],
+)
+def test_values_in_a_recipe(
+    parsed: Callable[..., DistillationArguments], recipe: str, name: str, expected: object
+) -> None:
+    assert getattr(parsed(recipe=recipe), name) == expected
+
+
+def test_options_are_not_abbreviated(parsed: Callable[..., DistillationArguments]) -> None:
+    with pytest.raises(UsageError, match="Unrecognized arguments: --learning 1"):
+        parsed("--learning", "1")
+
+
+def test_every_trainer_argument_is_an_option(parsed: Callable[..., DistillationArguments]) -> None:
+    args = parsed("--lr_scheduler_type", "cosine", "--optim", "adamw_torch", "--save_strategy", "epoch", "--seed", "3")
+    assert (args.lr_scheduler_type, args.optim, args.save_strategy, args.seed) == ("cosine", "adamw_torch", "epoch", 3)
+    for recipe in (DistillationArguments, PretrainingArguments):
+        inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
+        assert inherited <= {f.name for f in dataclasses.fields(recipe)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help(verb: str, capsys: pytest.CaptureFixture[str], signals_restored: None) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: potstill {verb}" in shown
+    assert "--output_dir" in shown
+    assert "--config" in shown
+
+
+@pytest.mark.parametrize("verb", ["prepare", "demo"])
+def test_every_parameter_has_a_help_text(verb: str) -> None:
+    module, _, name = VERBS[verb][0].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    helps = _documented_arguments(function)
+    assert helps.keys() == inspect.signature(function).parameters.keys()
+    assert all(len(text) > 10 and text.endswith(".") for text in helps.values())
+
+
+@pytest.mark.parametrize("recipe", [DistillationArguments, PretrainingArguments])
+def test_every_option_of_a_recipe_has_a_help_text(recipe: type) -> None:
+    for field in dataclasses.fields(recipe):
+        if field.init:
+            assert field.metadata.get("help"), field.name
+
+
+def test_signatures_become_options() -> None:
+    def verb(
+        text: list[str],
+        fraction: float = 0.5,
+        kind: Literal["a", "b"] = "a",
+        limit: int | None = None,
+        on: bool = False,
+    ) -> dict[str, Any]:
+        """Do something.
+
+        Args:
+            text: Files, 100 % of them.
+            fraction: A share, which is
+                explained on two lines.
+            kind: Which.
+            limit: How many.
+            on: Whether.
+        """
+        return locals()
+
+    assert _documented_arguments(verb)["fraction"] == "A share, which is explained on two lines."
+    expected = {"text": ["x", "y"], "fraction": 0.5, "kind": "a", "limit": None, "on": False}
+    assert call(verb, "p", ["--text", "x", "y"]) == expected
+    given = call(verb, "p", ["--text", "x", "--fraction", "1e-1", "--kind", "b", "--limit", "3", "--on"])
+    assert given == {"text": ["x"], "fraction": 0.1, "kind": "b", "limit": 3, "on": True}
+    with pytest.raises(UsageError, match="--text"):
+        call(verb, "p", [])
+    with pytest.raises(UsageError, match="invalid choice: 'c'"):
+        call(verb, "p", ["--text", "x", "--kind", "c"])
+
+
+def test_recipe_values_are_what_reruns(tmp_path: Path) -> None:
+    args = DistillationArguments(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        teacher="t",
+        corpus="c",
+        optim="sgd",
+        lr_scheduler_type="cosine",
+        resume_from_checkpoint="x",
+        overwrite_output_dir=True,
+    )
+    values = recipe_values(args)
+    assert values["optim"] == "sgd"
+    assert values["lr_scheduler_type"] == "cosine"
+    assert values["alpha_ce"] == 5.0
+    assert not {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "logging_dir"} & values.keys()
+    rerun = DistillationArguments(output_dir=str(tmp_path), **values)
+    assert recipe_values(rerun) == values
+    assert "weight_decay" not in values
+
+
+def test_no_folder_of_the_library_s_choice() -> None:
+    with pytest.raises(PotstillError, match="--output_dir is missing"):
+        DistillationArguments(teacher="t", corpus="c")

@@ -1,0 +1,72 @@
+"""The README's code runs as written, but for the length of the training and the size of the vocabulary.
+
+It names `bert-base-uncased`; a folder of that name in the working directory stands in for the hub.
+"""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from samples import written_text
+
+from potstill.cli import main
+
+README = Path(__file__).parents[1] / "README.md"
+SHORTER = {
+    "distill": "--max_steps 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 --max_eval_samples 2 "
+    "--bf16 false --use_cpu",
+    "pretrain": "--max_steps 4 --per_device_train_batch_size 2 --max_eval_samples 2 --use_cpu",
+    "prepare": "--num_proc 1",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, make_teacher: Callable[..., Path]) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(make_teacher(max_position_embeddings=512), folder / "bert-base-uncased")
+    shutil.copytree(README.parent / "recipes", folder / "recipes")
+    (folder / "text").mkdir()
+    lines = "".join(json.dumps({"text": line}) + "\n" for line in written_text(1500, seed=1).splitlines())
+    with pa.CompressedOutputStream(str(folder / "text" / "a.jsonl.zst"), "zstd") as file:
+        file.write(lines.encode())
+    return folder
+
+
+@pytest.mark.usefixtures("signals_restored")
+def test_commands_and_code_run_in_order(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(workplace)
+    for command in "".join(blocks("bash")).splitlines():
+        program, verb, *options = shlex.split(command.replace("--vocab_size 8192", "--vocab_size 100"))
+        assert program == "potstill"
+        status = main([verb, *options, *SHORTER[verb].split()])
+        assert status == 0, f"{command}\n{capsys.readouterr().err}"
+
+    for code in blocks("python"):
+        short = code.replace("max_steps=1000", "max_steps=2, per_device_train_batch_size=2, max_eval_samples=2")
+        exec(compile(short, "README.md", "exec"), {})
+    assert (workplace / "four-layers" / "model.safetensors").is_file()
+    assert "'eval_loss'" in capsys.readouterr().out
+
+
+def test_set_up_comes_first_and_is_the_makefile_s() -> None:
+    first = README.read_text(encoding="utf-8").split("```")[1]
+    targets = re.findall(r"^make (\w+)", first, re.MULTILINE)
+    assert targets == ["demo", "test"]
+    makefile = (README.parent / "Makefile").read_text()
+    assert all(f"\n{target}: " in makefile for target in targets)
+
+
+def test_what_is_linked_exists() -> None:
+    for link in re.findall(r"\]\(([^)#]+)", README.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (README.parent / link).exists(), link
