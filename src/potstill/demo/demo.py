@@ -1,0 +1,219 @@
+"""The verb `demo`: the whole job on what comes with the package, offline, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from potstill.corpus import Corpus, prepare
+from potstill.files import check_output_dir
+from potstill.recipe import DistillationArguments
+from potstill.report import html
+from potstill.report.plots import line_plot, logged
+from potstill.student import load_masked_lm
+from potstill.training.distill import distill
+from potstill.training.output import RESULTS
+
+SENTENCES = (
+    "Paris is the {mask} of France.",
+    "The river flows into the {mask}.",
+    "She was born in 1950 and {mask} in 2003.",
+)
+TIMED_SENTENCES = 40
+
+
+@dataclass
+class _Row:
+    """One line of the demo's table."""
+
+    name: str
+    parameters: int
+    milliseconds: float
+    loss: float
+    accuracy: float
+
+    def cells(self) -> list[str]:
+        return [
+            self.name,
+            f"{self.parameters:,}",
+            f"{4 * self.parameters:,}",
+            f"{self.milliseconds:.2f}",
+            f"{self.loss:.3f}",
+            f"{self.accuracy:.1%}",
+        ]
+
+
+HEADER = ["", "parameters", "bytes", "ms/sentence", "loss", "accuracy"]
+CAPTION = (
+    "bytes: weights in float32 · ms: batch of one on this CPU, median · loss, accuracy: masked LM on held-out text"
+)
+
+
+def demo(output_dir: str = "demo", steps: int = 60, seed: int = 0, overwrite_output_dir: bool = False) -> Path:
+    """Distil the embedded teacher to half its depth on an excerpt of Simple English Wikipedia, and show what it keeps.
+
+    Two students start from the same layers of the teacher and see the same blocks under the same masks for the same
+    number of steps: one learns from the teacher, the other from masked LM alone.
+
+    Args:
+        output_dir: Folder for blocks, both students and report.html.
+        steps: Optimiser steps of each student.
+        seed: Decides masks, order and dropout.
+        overwrite_output_dir: Write into output_dir although it has something in it.
+
+    Returns:
+        The student's folder.
+
+    Raises:
+        PotstillError: the output folder is not empty, or cannot be written.
+    """
+    folder = check_output_dir(output_dir, overwrite_output_dir)
+    console = Console()
+    with as_file(files("potstill.demo") / "assets") as assets:
+        teacher_folder = str(assets / "teacher")
+        console.rule("1 · prepare: text → blocks")
+        corpus = prepare(
+            text=[str(assets / "simple-wikipedia.jsonl.gz")],
+            tokenizer=teacher_folder,
+            output_dir=str(folder / "blocks"),
+            block_size=128,
+            validation_fraction=0.1,
+            overwrite_output_dir=overwrite_output_dir,
+        )
+        console.print(f"{len(corpus.train):,} blocks to train on, {len(corpus.validation):,} held out")
+        common: dict[str, Any] = {
+            "teacher": teacher_folder,
+            "corpus": str(corpus.folder),
+            "max_steps": steps,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-3,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "logging_steps": max(1, steps // 15),
+            "seed": seed,
+            "use_cpu": True,
+            "overwrite_output_dir": overwrite_output_dir,
+        }
+        console.rule("2 · distill: teacher → student")
+        student = distill(DistillationArguments(output_dir=str(folder / "student"), **common))
+        console.rule("3 · the same without the teacher: masked LM alone")
+        alone = distill(
+            DistillationArguments(output_dir=str(folder / "without-teacher"), alpha_ce=0, alpha_cos=0, **common)
+        )
+        console.rule("4 · side by side")
+        _show(console, corpus, load_masked_lm(teacher_folder), student, alone, folder / "report.html")
+    console.print(f"student: {student}\nreport:  {folder / 'report.html'}")
+    return student
+
+
+def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: Path, alone: Path, report: Path) -> None:
+    """Print the table and the filled masks, and write the report."""
+    models = {"teacher": teacher, "student": load_masked_lm(str(student)), "alone": load_masked_lm(str(alone))}
+    results = {
+        name: json.loads((path / RESULTS).read_text()) for name, path in (("student", student), ("alone", alone))
+    }
+    initial, final = results["student"]["held_out"]["initial"], results["student"]["held_out"]["final"]
+    final_alone = results["alone"]["held_out"]["final"]
+    milliseconds = _milliseconds(models, corpus)
+    size = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    rows = [
+        _Row("teacher", size["teacher"], milliseconds["teacher"], final["teacher_loss"], final["teacher_accuracy"]),
+        _Row("student, as initialised", size["student"], milliseconds["student"], initial["loss"], initial["accuracy"]),
+        _Row("student, distilled", size["student"], milliseconds["student"], final["loss"], final["accuracy"]),
+        _Row(
+            "student, without teacher",
+            size["alone"],
+            milliseconds["alone"],
+            final_alone["loss"],
+            final_alone["accuracy"],
+        ),
+    ]
+    shown = Table(box=SIMPLE_HEAD, caption=CAPTION)
+    for i, name in enumerate(HEADER):
+        shown.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row.cells())
+    console.print(shown)
+    filled = [
+        [
+            sentence.format(mask="[MASK]"),
+            *(_fill(models[name], corpus.tokenizer(), sentence) for name in ("teacher", "student")),
+        ]
+        for sentence in SENTENCES
+    ]
+    answers = Table("", "teacher", "student", box=SIMPLE_HEAD)
+    for line in filled:
+        answers.add_row(*(cell.replace("[", r"\[") for cell in line))
+    console.print(answers)
+    report.write_text(_report(rows, filled, results), encoding="utf-8")
+
+
+def _milliseconds(models: dict[str, PreTrainedModel], corpus: Corpus) -> dict[str, float]:
+    """Return the median time of one sentence, models taking turns so that a busy machine slows all alike."""
+    tokenizer = corpus.tokenizer()
+    sentences = [
+        tokenizer.decode(corpus.validation[block]["input_ids"][1:25], skip_special_tokens=True)
+        for block in range(min(TIMED_SENTENCES, len(corpus.validation)))
+    ]
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode():
+        for i, sentence in enumerate(sentences * 2):
+            inputs = tokenizer(sentence, return_tensors="pt", return_token_type_ids=False)
+            for name, model in models.items():
+                started = time.perf_counter()
+                model(**inputs)
+                if i >= len(sentences):  # the first round is warm-up
+                    seconds[name].append(time.perf_counter() - started)
+    return {name: 1000 * statistics.median(times) for name, times in seconds.items()}
+
+
+def _fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentence: str, answers: int = 3) -> str:
+    """Return the likeliest words for the masked one, with their probabilities."""
+    inputs = tokenizer(sentence.format(mask=tokenizer.mask_token), return_tensors="pt", return_token_type_ids=False)
+    position = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().item()
+    with torch.inference_mode():
+        best = model(**inputs).logits[0, position].softmax(-1).topk(answers)
+    words = tokenizer.convert_ids_to_tokens(best.indices.tolist())
+    return ", ".join(f"{word} {share:.0%}" for word, share in zip(words, best.values.tolist(), strict=True))
+
+
+def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any]) -> str:
+    """Return the demo's page."""
+    history = {name: result["log_history"] for name, result in results.items()}
+    terms = {name: logged(history["student"], f"loss_{key}") for name, key in _TERMS.items()}
+    masked_lm = {
+        "distilled": logged(history["student"], "loss_mlm"),
+        "without teacher": logged(history["alone"], "loss_mlm"),
+    }
+    cost = results["student"]["cost"]
+    return html.page(
+        "potstill demo: a 12-layer BERT distilled to 6 layers",
+        [
+            html.paragraph(
+                f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds a student on "
+                f"{cost['hardware']}. Held-out: masked LM on articles that neither teacher nor students trained on."
+            ),
+            html.table(HEADER, [row.cells() for row in rows]),
+            html.paragraph(CAPTION),
+            html.heading("Filling the blank"),
+            html.table(["", "teacher", "student"], filled),
+            html.heading("Loss curves: the three terms of the student's loss"),
+            line_plot(terms, "step", "loss"),
+            html.heading("Masked-LM loss with and without the teacher"),
+            line_plot(masked_lm, "step", "masked-LM loss in training (nats)", {"teacher, held out": rows[0].loss}),
+        ],
+    )
+
+
+_TERMS = {"soft targets (KL · T²)": "ce", "masked LM": "mlm", "hidden cosine": "cos"}

@@ -1,0 +1,95 @@
+"""The demo on what comes with the package: short, but the real thing."""
+
+import gzip
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+from potstill.cli import main
+from potstill.demo.demo import demo
+from potstill.student import load_masked_lm
+
+ASSETS = files("potstill.demo") / "assets"
+
+
+def megabytes(path) -> float:
+    return sum(p.stat().st_size for p in [Path(str(path)), *Path(str(path)).rglob("*")] if p.is_file()) / 1e6
+
+
+def test_assets_are_small_and_say_where_they_are_from() -> None:
+    assert megabytes(ASSETS / "teacher") <= 10
+    with gzip.open(str(ASSETS / "simple-wikipedia.jsonl.gz"), "rt", encoding="utf-8") as file:
+        lines = file.readlines()
+    assert sum(len(line.encode()) for line in lines) <= 1.5e6
+    assert all(json.loads(line)["text"] for line in lines)
+    assert "CC BY-SA 4.0" in (ASSETS / "ATTRIBUTION.md").read_text()
+    assert "potstill pretrain" in (ASSETS / "teacher" / "README.md").read_text()
+
+
+def test_the_teacher_is_a_twelve_layer_bert_of_its_own_vocabulary() -> None:
+    teacher = load_masked_lm(str(ASSETS / "teacher"))
+    assert (teacher.config.model_type, teacher.config.num_hidden_layers) == ("bert", 12)
+    assert (teacher.config.hidden_size, teacher.config.vocab_size) == (128, 8192)
+    assert teacher.config.max_position_embeddings == 512
+    assert next(teacher.parameters()).dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr("rich.console.Console.file", property(lambda self: _Lines(lines), lambda self, file: None))
+        patch.setenv("COLUMNS", "200")
+        demo(str(folder), steps=8)
+    return folder, "".join(lines)
+
+
+class _Lines:
+    """A text file that keeps what is written to it."""
+
+    encoding = "utf-8"
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def write(self, text: str) -> int:
+        self.lines.append(text)
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_it_prints_the_figures_that_its_runs_measured(shown: tuple[Path, str]) -> None:
+    folder, text = shown
+    for run, keys in (("student", ("final", "initial")), ("without-teacher", ("final",))):
+        results = json.loads((folder / run / "results.json").read_text())
+        for key in keys:
+            assert f"{results['held_out'][key]['loss']:.3f}" in text
+            assert f"{results['held_out'][key]['accuracy']:.1%}" in text
+    for name in ("teacher", "student, as initialised", "student, distilled", "student, without teacher"):
+        assert name in text
+    assert text.count("[MASK]") == 3
+
+
+def test_two_students_differ_in_nothing_but_the_teacher(shown: tuple[Path, str]) -> None:
+    folder, _ = shown
+    recipes = [(folder / run / "recipe.yaml").read_text().splitlines() for run in ("student", "without-teacher")]
+    assert {line.split(":")[0] for line in set(recipes[0]) ^ set(recipes[1])} == {"alpha_ce", "alpha_cos"}
+
+
+def test_report_is_whole(shown: tuple[Path, str]) -> None:
+    page = (shown[0] / "report.html").read_text()
+    assert page.count("<svg") == page.count("</svg>") == 2
+    assert "student, without teacher" in page
+
+
+def test_it_does_not_write_over_what_is_there(shown: tuple[Path, str], capsys: pytest.CaptureFixture) -> None:
+    assert main(["demo", "--output_dir", str(shown[0])]) == 1
+    assert "not empty" in capsys.readouterr().err
