@@ -30,7 +30,7 @@ def parse(text):
 
 
 def test_a_page_is_balanced_escaped_and_asks_for_nothing_from_outside():
-    plot = line_plot({"a & b": [(1, 2.0), (2, 1.5)]}, "step", "loss", {"teacher": 1.0})
+    plot = line_plot({"a & b": [(1, 2.0), (2, 1.5)]}, "step", "loss")
     text = html.page(
         "x < y", [html.heading("<h>"), html.paragraph("a & b"), html.table(["", "n"], [["<i>", "1"]]), plot]
     )

@@ -26,9 +26,9 @@ from potstill.training.distill import distill
 from potstill.training.output import RESULTS
 
 SENTENCES = (
-    "Paris is the {mask} of France.",
-    "The river flows into the {mask}.",
-    "She was born in 1950 and {mask} in 2003.",
+    "Paris is the capital of {mask}.",
+    "He played {mask} for the national team.",
+    "She was an American {mask} and actress.",
 )
 TIMED_SENTENCES = 40
 
@@ -196,13 +196,13 @@ def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any]) 
         "distilled": logged(history["student"], "loss_mlm"),
         "without teacher": logged(history["alone"], "loss_mlm"),
     }
-    cost = results["student"]["cost"]
+    cost, alone = results["student"]["cost"], results["alone"]["cost"]
     return html.page(
         "potstill demo: a 12-layer BERT distilled to 6 layers",
         [
             html.paragraph(
-                f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds a student on "
-                f"{cost['hardware']}. Held-out: masked LM on articles that neither teacher nor students trained on."
+                f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds with the teacher and "
+                f"{alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that neither teacher nor students trained on."
             ),
             html.table(HEADER, [row.cells() for row in rows]),
             html.paragraph(CAPTION),
@@ -211,7 +211,7 @@ def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any]) 
             html.heading("Loss curves: the three terms of the student's loss"),
             line_plot(terms, "step", "loss"),
             html.heading("Masked-LM loss with and without the teacher"),
-            line_plot(masked_lm, "step", "masked-LM loss in training (nats)", {"teacher, held out": rows[0].loss}),
+            line_plot(masked_lm, "step", "masked-LM loss in training (nats)"),
         ],
     )
 

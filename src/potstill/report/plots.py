@@ -19,14 +19,11 @@ def line_plot(
         curves: name → (x, y) points.
         x_label: what x is, with its unit.
         y_label: what y is, with its unit.
-        levels: name → y of horizontal reference lines.
     """
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for name, points in curves.items():
         axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3)
-    for i, (name, y) in enumerate((levels or {}).items()):
-        axes.axhline(y, label=name, color="0.35", linestyle=("--", ":", "-.")[i % 3], linewidth=1)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
