@@ -202,7 +202,8 @@ def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any]) 
         [
             html.paragraph(
                 f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds with the teacher and "
-                f"{alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that neither teacher nor students trained on."
+                f"{alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that "
+                "neither teacher nor students trained on."
             ),
             html.table(HEADER, [row.cells() for row in rows]),
             html.paragraph(CAPTION),
