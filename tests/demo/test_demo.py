@@ -73,7 +73,7 @@ def test_it_prints_the_figures_that_its_runs_measured(shown: tuple[Path, str]) -
         for key in keys:
             assert f"{results['held_out'][key]['loss']:.3f}" in text
             assert f"{results['held_out'][key]['accuracy']:.1%}" in text
-    for name in ("teacher", "student, as initialised", "student, distilled", "student, without teacher"):
+    for name in ("teacher", "student, initialised", "student, distilled", "student, no teacher"):
         assert name in text
     assert text.count("[MASK]") == 3
 
@@ -87,7 +87,7 @@ def test_two_students_differ_in_nothing_but_the_teacher(shown: tuple[Path, str])
 def test_report_is_whole(shown: tuple[Path, str]) -> None:
     page = (shown[0] / "report.html").read_text()
     assert page.count("<svg") == page.count("</svg>") == 2
-    assert "student, without teacher" in page
+    assert "student, no teacher" in page
 
 
 def test_it_does_not_write_over_what_is_there(shown: tuple[Path, str], capsys: pytest.CaptureFixture) -> None:

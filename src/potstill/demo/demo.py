@@ -129,17 +129,17 @@ def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: P
     size = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     rows = [
         _Row("teacher", size["teacher"], milliseconds["teacher"], final["teacher_loss"], final["teacher_accuracy"]),
-        _Row("student, as initialised", size["student"], milliseconds["student"], initial["loss"], initial["accuracy"]),
+        _Row("student, initialised", size["student"], milliseconds["student"], initial["loss"], initial["accuracy"]),
         _Row("student, distilled", size["student"], milliseconds["student"], final["loss"], final["accuracy"]),
         _Row(
-            "student, without teacher",
+            "student, no teacher",
             size["alone"],
             milliseconds["alone"],
             final_alone["loss"],
             final_alone["accuracy"],
         ),
     ]
-    shown = Table(box=SIMPLE_HEAD, caption=CAPTION)
+    shown = Table(box=SIMPLE_HEAD, caption=CAPTION, pad_edge=False, collapse_padding=True)
     for i, name in enumerate(HEADER):
         shown.add_column(name, justify="right" if i else "left", no_wrap=True)
     for row in rows:

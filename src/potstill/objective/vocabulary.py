@@ -42,24 +42,28 @@ def vocabulary_losses(
         soft_targets: ``all`` or ``masked``.
         masked_lm: whether to compute ``mlm``.
     """
-    every_token = teacher_hidden is not None and soft_targets == "all"
+    soft = teacher_hidden is not None and teacher_head is not None
+    every_token = soft and soft_targets == "all"
     if not every_token:
         student_hidden = _at(student_hidden, positions)
-    student_logits = _logits(student_hidden, student_head)
+    # Logits are made at the temperature of the soft targets, the larger share of them, rather than divided afterwards:
+    # on a CPU a pass over the vocabulary costs as much as the matrix product that made it.
+    scale = temperature if soft else 1.0
+    student_logits = _logits(student_hidden, student_head, scale)
 
     losses: dict[str, Tensor] = {}
     if teacher_hidden is not None and teacher_head is not None:
         with torch.no_grad():
-            teacher_logits = _logits(teacher_hidden if every_token else _at(teacher_hidden, positions), teacher_head)
-            target = F.log_softmax(teacher_logits / temperature, dim=-1)
-        kl = F.kl_div(
-            F.log_softmax(student_logits / temperature, dim=-1), target, reduction="none", log_target=True
-        ).sum(-1)
+            teacher_hidden = teacher_hidden if every_token else _at(teacher_hidden, positions)
+            target = F.log_softmax(_logits(teacher_hidden, teacher_head, scale), dim=-1)
+            probabilities = target.exp()
+            negative_entropy = torch.linalg.vecdot(probabilities, target)
+        kl = negative_entropy - torch.linalg.vecdot(probabilities, F.log_softmax(student_logits, dim=-1))
         if not every_token:
             kl = kl * (labels >= 0)
         losses["ce"] = kl.mean() * temperature**2
     if masked_lm:
-        masked_logits = _at(student_logits, positions) if every_token else student_logits
+        masked_logits = (_at(student_logits, positions) if every_token else student_logits) * scale
         # A sum over the labels there are, over the count that every batch has: see DistillationObjective.
         losses["mlm"] = F.cross_entropy(masked_logits.flatten(0, 1), labels.flatten(), reduction="sum") / labels.numel()
     return losses
@@ -70,7 +74,8 @@ def _at(values: Tensor, positions: Tensor) -> Tensor:
     return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _logits(hidden: Tensor, head: VocabularyHead) -> Tensor:
-    """Return float32 (or wider) logits: a softmax over tens of thousands of words does not fit 8 bits of mantissa."""
-    logits = F.linear(head.transform(hidden), head.weight, head.bias)
+def _logits(hidden: Tensor, head: VocabularyHead, temperature: float) -> Tensor:
+    """Return logits / temperature, float32 or wider: a softmax over tens of thousands of words does not fit 8 bits."""
+    bias = None if head.bias is None else head.bias / temperature
+    logits = F.linear(head.transform(hidden) / temperature, head.weight, bias)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
