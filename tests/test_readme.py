@@ -70,3 +70,8 @@ def test_set_up_comes_first_and_is_the_makefile_s() -> None:
 def test_what_is_linked_exists() -> None:
     for link in re.findall(r"\]\(([^)#]+)", README.read_text(encoding="utf-8")):
         assert link.startswith("https://") or (README.parent / link).exists(), link
+
+
+def test_documents_have_no_figure_left_to_fill_in() -> None:
+    for page in [README, *(README.parent / "docs").glob("*.md")]:
+        assert not re.findall(r"\b[A-Z]+_(?:TABLE|SECONDS)\b|TODO|TBD", page.read_text(encoding="utf-8")), page

@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from potstill.errors import PotstillError
 
@@ -44,21 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"potstill: there is no verb {verb!r}; the verbs are {', '.join(VERBS)}.", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    _quiet_libraries()
-    from potstill.options import UsageError, call
-    from potstill.training.control import TrainingInterrupted
-
+    signal.signal(signal.SIGTERM, _terminate)
     module, _, function = VERBS[verb][0].partition(":")
     try:
+        _quiet_libraries()
+        from potstill.options import call
+
         result = call(getattr(importlib.import_module(module), function), f"potstill {verb}", rest)
         if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks
             print(f"wrote {result}/" if isinstance(result, Path) else result, flush=True)
     except PotstillError as error:
         print(f"potstill {verb}: {error}", file=sys.stderr)
-        if isinstance(error, TrainingInterrupted):
-            return 128 + error.signal
-        return 2 if isinstance(error, UsageError) else 1
+        return error.exit_status
     except KeyboardInterrupt:
         print(f"potstill {verb}: interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -66,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """End by unwinding the stack, so that what was begun is cleared away."""
+    print("potstill: terminated.", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def _quiet_libraries() -> None:

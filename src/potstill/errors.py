@@ -4,8 +4,10 @@
 class PotstillError(Exception):
     """Bad input or an impossible request, told in one sentence: what, where, what to do.
 
-    The command line prints the message alone and exits with status 1; from Python it is an ordinary exception.
+    The command line prints the message alone and exits with `exit_status`; from Python it is an ordinary exception.
     """
+
+    exit_status = 1
 
 
 def first_line(error: BaseException) -> str:

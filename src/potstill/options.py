@@ -20,6 +20,8 @@ from potstill.errors import PotstillError
 class UsageError(PotstillError):
     """The command line or a recipe file cannot be understood."""
 
+    exit_status = 2
+
 
 class _Parser(HfArgumentParser):
     """A parser that tells what is wrong in one sentence instead of printing the usage of 150 options first."""

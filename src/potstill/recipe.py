@@ -65,6 +65,8 @@ class Recipe(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:  # `TrainingArguments` would write to a folder of its own choice
             raise PotstillError("--output_dir is missing: name the folder to write to.")
+        for name in ("label_smoothing_factor", "neftune_noise_alpha"):
+            self._check(name, not getattr(self, name), "has no meaning for this objective; leave it out")
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
         self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
@@ -198,7 +200,8 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     values = {}
     for f in fields(recipe):
         value = _plain(getattr(recipe, f.name))
-        if not f.init or f.name in one_run or not isinstance(value, str | int | float | bool | list | dict):
+        secret = f.name.endswith("_token")  # the recipe and the card are there to be published
+        if not f.init or secret or f.name in one_run or not isinstance(value, str | int | float | bool | list | dict):
             continue
         if f.name in own or value != _plain(getattr(default, f.name)):
             values[f.name] = value

@@ -39,6 +39,21 @@ def student(teacher_folder: Path, corpus_folder: Path, tmp_path_factory: pytest.
     return distill(distillation(teacher_folder, corpus_folder, folder, **options))
 
 
+def test_nothing_private_is_written(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", max_steps=1, hub_token="hf_secret")
+    folder = distill(args)
+    for name in ("README.md", "recipe.yaml", "results.json"):
+        assert "hf_secret" not in (folder / name).read_text(), name
+    header = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert "base_model" not in header  # the teacher is a folder of this machine, not a model of the hub
+
+
+def test_a_spent_budget_leaves_a_checkpoint(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    options = {"max_train_minutes": 1e-6, "save_strategy": "steps", "save_steps": 1000, "num_train_epochs": 50}
+    distill(distillation(teacher_folder, corpus_folder, tmp_path / "student", **options))
+    assert checkpoints(tmp_path / "student") == ["checkpoint-1"]
+
+
 ELSEWHERE = """
 import sys
 sys.modules["potstill"] = None  # importing it now fails

@@ -197,3 +197,20 @@ def test_pretraining_has_one_loss(corpus_folder: Path, teacher_folder: Path, tmp
     entry = trainer.state.log_history[0]
     assert entry["loss"] == pytest.approx(entry["loss_mlm"], rel=1e-5)
     assert trainer.teacher is None
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_a_teacher_of_another_tokenizer_is_refused_from_python_too(
+    teacher_folder: Path, text_path: Path, tmp_path: Path, as_object: bool
+) -> None:
+    corpus = prepare([str(text_path)], str(tmp_path / "other"), train_tokenizer=True, vocab_size=96, block_size=16)
+    teacher = load_masked_lm(str(teacher_folder)) if as_object else str(teacher_folder)
+    args = distillation(teacher_folder, tmp_path / "other", tmp_path / "student")
+    with pytest.raises(PotstillError, match="was prepared with the tokenizer"):
+        DistillationTrainer(build_student(str(teacher_folder)), corpus, args, teacher)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing_factor", "neftune_noise_alpha"])
+def test_options_without_a_meaning_here_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PotstillError, match=f"--{name}"):
+        distillation(tmp_path, tmp_path, tmp_path, **{name: 0.1})

@@ -2,8 +2,8 @@
 
 A mask is a pure function of (seed, draw): a *draw* is one sight of one block, so a block is masked anew every epoch,
 and the result depends neither on the number of data-loading workers, nor on ranks, nor on how a batch is split into
-micro-batches, nor on the device. The random numbers therefore come from a counter-based hash written in tensor
-operations rather than from a stateful generator.
+micro-batches, nor, up to the rounding of a logarithm, on the device. The random numbers therefore come from a
+counter-based hash written in tensor operations rather than from a stateful generator.
 """
 
 from __future__ import annotations

@@ -74,19 +74,20 @@ class TokenizerSpec:
         )
 
 
-def load_tokenizer(name: str, token_types: bool = True) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer") -> PreTrainedTokenizerFast:
     """Load a fast tokenizer from a folder or from the hub; code that comes with a model is never run.
 
     Args:
         name: folder or hub id.
         token_types: whether the tokenizer may offer `token_type_ids`, and go on doing so when it is saved: False for
             one that is to lie beside a model that takes none.
+        role: what the name was given as, for messages: ``teacher``, say.
 
     Raises:
         PotstillError: there is none of that name, the hub cannot be reached, or it is not a fast one.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise PotstillError(f"There is no tokenizer folder {name}: give a folder or the name of a model on the hub.")
+        raise PotstillError(f"There is no {role} folder {name}: give a folder or the name of a model on the hub.")
     options = {} if token_types else {"model_input_names": ["input_ids", "attention_mask"]}
     try:
         with quiet_hub():
@@ -96,7 +97,7 @@ def load_tokenizer(name: str, token_types: bool = True) -> PreTrainedTokenizerFa
         if Path(name).exists():
             raise PotstillError(f"The folder {name} holds no tokenizer that can be loaded ({reason}).") from error
         raise PotstillError(
-            f"The tokenizer {name} is no folder here and cannot be loaded from the hub ({reason})."
+            f"The {role} {name} is no folder here and cannot be loaded from the hub ({reason})."
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise PotstillError(

@@ -60,7 +60,7 @@ CAPTION = (
 )
 
 
-def demo(output_dir: str = "demo", steps: int = 60, seed: int = 0, overwrite_output_dir: bool = False) -> Path:
+def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_output_dir: bool = False) -> Path:
     """Distil the embedded teacher to half its depth on an excerpt of Simple English Wikipedia, and show what it keeps.
 
     Two students start from the same layers of the teacher and see the same blocks under the same masks for the same

@@ -26,7 +26,7 @@ def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[s
         "pipeline_tag": "fill-mask",
         "tags": ["potstill", "distillation"] if teacher else ["potstill", "masked-lm"],
     }
-    if teacher:
+    if teacher and not Path(teacher).exists():  # a name of the hub, not a folder of the machine that trained it
         header["base_model"] = teacher
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
@@ -47,7 +47,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     lines = []
     if "teacher" in recipe:
         lines += [
-            f"# A student of {recipe['teacher']}",
+            f"# A student of {Path(recipe['teacher']).name}",
             "",
             f"A `{config.model_type}` of {shape}, distilled with potstill by the "
             "method of DistilBERT (Sanh et al. 2019, arXiv 1910.01108).",

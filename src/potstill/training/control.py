@@ -33,6 +33,7 @@ class TrainingInterrupted(PotstillError):  # noqa: N818 (it tells what happened;
         )
         self.checkpoint = checkpoint
         self.signal = signal
+        self.exit_status = 128 + signal
 
 
 class RunControl(TrainerCallback):
@@ -104,8 +105,9 @@ class RunControl(TrainerCallback):
         progress = self.progress(state)
         if self._interrupted:
             control.should_save = control.should_training_stop = True
-        elif progress >= 1:
+        elif progress >= 1:  # what follows, evaluation and output, may fail: the training must not be lost with it
             control.should_training_stop = True
+            control.should_save = control.should_save or args.save_strategy != "no"
         elif progress >= self.stop_at:
             self.stopped_at_share = control.should_save = control.should_training_stop = True
         return control

@@ -35,7 +35,9 @@ def distill(args: DistillationArguments) -> Path:
     objective_of(args)
     folder = claim_output_dir(args)
     corpus = Corpus.open(args.corpus)
-    corpus.check_tokenizer(load_tokenizer(args.teacher), args.teacher)  # before the teacher's weights are fetched
+    corpus.check_tokenizer(
+        load_tokenizer(args.teacher, role="teacher"), args.teacher
+    )  # before the teacher's weights are fetched
     teacher = load_masked_lm(args.teacher)
     student = build_student(
         teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed

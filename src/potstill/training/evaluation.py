@@ -50,7 +50,8 @@ def held_out_metrics(
     device = student.device
     chosen = torch.linspace(0, len(blocks) - 1, min(max_samples, len(blocks))).round().long().tolist()
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-    sums = torch.zeros(9, dtype=torch.float64, device=device)
+    # Apple's GPUs have no float64; sums over a few thousand tokens bear float32 there.
+    sums = torch.zeros(9, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     was_training = student.training
     student.eval()
     try:
@@ -101,7 +102,8 @@ def _batch_sums(
             sums += [torch.tensor(input_ids.numel()), F.cosine_similarity(hidden, teacher_hidden, dim=-1).sum()]
         else:
             sums += [torch.zeros(())] * 2
-    return torch.stack([value.to(device=input_ids.device, dtype=torch.float64) for value in sums])
+    dtype = torch.float32 if input_ids.device.type == "mps" else torch.float64
+    return torch.stack([value.to(device=input_ids.device, dtype=dtype) for value in sums])
 
 
 def _read(model: PreTrainedModel, input_ids: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

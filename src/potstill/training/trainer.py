@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallba
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from potstill.corpus import Blocks, Corpus, Masking, ShuffledDraws
+from potstill.corpus import Blocks, Corpus, Masking, ShuffledDraws, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.recipe import Recipe
 from potstill.student import family_of, load_masked_lm
@@ -47,8 +48,8 @@ class DistillationTrainer(Trainer):
         student: the model to train, from `build_student` or any model of a known family.
         corpus: folder written by `prepare`, or the opened `Corpus`.
         args: `DistillationArguments`, or `PretrainingArguments` to train without a teacher.
-        teacher: model, folder or hub name. Needed if a loss that compares with a teacher has a weight above 0; without
-            such a loss it only serves the evaluation.
+        teacher: model (it is frozen and put in eval mode), folder or hub name. Needed if a loss that compares with a
+            teacher has a weight above 0; without such a loss it only serves the evaluation.
         processing_class: tokenizer to save with the student; the corpus's own if not given.
         callbacks: as in `Trainer`.
         stop_at: share of the training at which to stop with a checkpoint (used to grow a model in stages).
@@ -76,7 +77,7 @@ class DistillationTrainer(Trainer):
         stop_at: float = 1.0,
     ) -> None:
         corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-        teacher = load_masked_lm(teacher) if isinstance(teacher, str) else teacher
+        teacher = _checked_teacher(teacher, corpus)
         tokenizer = processing_class or corpus.tokenizer(family_of(student).token_types)
         corpus.check_tokenizer(tokenizer, "the tokenizer given")
         check_launch(args)
@@ -144,6 +145,10 @@ class DistillationTrainer(Trainer):
             steps_per_epoch = len(self._draws) // self._draws.global_batch
             finished = state.global_step >= self.args.steps_in_all(steps_per_epoch)
             if finished or self.run_control.spent:  # only the output may be missing; `Trainer` would take a step more
+                print(
+                    f"{resume_from_checkpoint} is at the end of training already: nothing is left to train.",
+                    file=sys.stderr,
+                )
                 self.state = state
                 load_weights(self.student, resume_from_checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
@@ -218,7 +223,10 @@ class DistillationTrainer(Trainer):
             logs["seconds_left"] = self.run_control.elapsed * (1 - progress) / max(progress, 1e-9)
             self._sums, self._micro_steps = {}, 0
             self._window_started, self._window_step = now, self.state.global_step
-        super().log(logs, start_time)
+        # `Trainer` closes with speeds and a mean loss that know nothing of a budget or of a resumption.
+        kept = {name: value for name, value in logs.items() if not name.startswith("train_")}
+        if kept:
+            super().log(kept, start_time)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Follow steps, or with `max_train_minutes` the clock, so that the schedule ends when the training does."""
@@ -296,3 +304,11 @@ class DistillationTrainer(Trainer):
 def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Collate nothing: `Blocks` returns whole batches."""
     return batch
+
+
+def _checked_teacher(teacher: PreTrainedModel | str | None, corpus: Corpus) -> PreTrainedModel | None:
+    """Load a teacher that is named; where its tokenizer is known, make sure that the corpus was prepared with it."""
+    name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
+    if isinstance(teacher, str) or Path(name or "-", "tokenizer_config.json").is_file():
+        corpus.check_tokenizer(load_tokenizer(name, role="teacher"), name)
+    return load_masked_lm(teacher) if isinstance(teacher, str) else teacher
