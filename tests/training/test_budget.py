@@ -153,7 +153,7 @@ def test_growing_at_shares_of_the_time(second_a_step: SimpleNamespace, corpus_fo
         save_total_limit=None,
     )
     folder = pretrain(args)
-    assert checkpoints(folder) == ["checkpoint-12", "checkpoint-6"]
+    assert checkpoints(folder) == ["checkpoint-12", "checkpoint-30", "checkpoint-6"]  # two growths and the end
     assert json.loads((folder / "results.json").read_text())["cost"]["steps"] == 30
     assert "bert.encoder.layer.3.output.dense.weight" in tensors(folder)
 
