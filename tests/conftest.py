@@ -13,6 +13,14 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from potstill.corpus import Corpus, prepare
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     # Several processes of tests share few cores, and on models this small threads only wait for each other.

@@ -12,12 +12,14 @@ from types import FrameType
 from typing import NoReturn
 
 from potstill.errors import PotstillError
+from potstill.processes import first_to_fail
 
 VERBS = {
     "prepare": ("potstill.corpus.prepare:prepare", "text in, fixed-length token blocks out"),
     "distill": ("potstill.training.distill:distill", "a teacher and blocks in, a student of half its depth out"),
     "pretrain": ("potstill.training.pretrain:pretrain", "the same engine without a teacher: masked LM from scratch"),
     "demo": ("potstill.demo.demo:demo", "the whole job on an embedded teacher and text, offline, on a CPU"),
+    "bench train": ("potstill.bench.train:bench_train", "how fast the training step of a recipe is on this machine"),
 }
 
 USAGE = "\n".join(
@@ -26,15 +28,17 @@ USAGE = "\n".join(
         "",
         "Distil a transformer encoder into one half its depth.",
         "",
-        *(f"  {verb:<10}{what}" for verb, (_, what) in VERBS.items()),
-        "  version   the installed version",
+        *(f"  {verb:<13}{what}" for verb, (_, what) in VERBS.items()),
+        f"  {'version':<13}the installed version",
     ]
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 1 failed, 2 misused, 128 + n ended by signal n."""
-    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    length = 2 if " ".join(words[:2]) in VERBS else 1  # `bench train` is one verb
+    verb, rest = " ".join(words[:length]), words[length:]
     if verb in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -44,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(version("potstill"))
         return 0
     if verb not in VERBS:
-        print(f"potstill: there is no verb {verb!r}; the verbs are {', '.join(VERBS)}.", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, _terminate)
+        return _no_verb(verb, rest)
+    before = signal.signal(signal.SIGTERM, _terminate)
     module, _, function = VERBS[verb][0].partition(":")
     try:
         _quiet_libraries()
@@ -56,20 +59,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks
             print(f"wrote {result}/" if isinstance(result, Path) else result, flush=True)
     except PotstillError as error:
-        print(f"potstill {verb}: {error}", file=sys.stderr)
+        _fail(f"potstill {verb}: {error}")
         return error.exit_status
     except KeyboardInterrupt:
-        print(f"potstill {verb}: interrupted.", file=sys.stderr)
+        _fail(f"potstill {verb}: interrupted.")
         return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except RuntimeError:
+        if first_to_fail():
+            raise
+        return 1  # a connection to the process that failed first, and told why
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return 0
+
+
+def _no_verb(word: str, rest: Sequence[str]) -> int:
+    """Say what could have been meant, and return the exit status: 0 where it was asked for help."""
+    longer = [verb for verb in VERBS if verb.startswith(f"{word} ")]
+    if not longer:
+        print(f"potstill: there is no verb {word!r}; the verbs are {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    if rest and rest[0] in ("-h", "--help", "help"):
+        print("\n".join(f"potstill {verb} [options]    {VERBS[verb][1]}" for verb in longer))
+        return 0
+    named = bool(rest) and not rest[0].startswith("-")
+    said = f"there is no verb '{word} {rest[0]}'; there is" if named else f"{word!r} needs a second word:"
+    print(f"potstill: {said} {', '.join(longer)}.", file=sys.stderr)
+    return 2
+
+
+def _fail(message: str) -> None:
+    """Print why the run ends, if no other process of it did."""
+    # Once a process has ended, a launcher terminates the others: not the one that has yet to say why.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if first_to_fail():
+        print(message, file=sys.stderr, flush=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     """End by unwinding the stack, so that what was begun is cleared away."""
-    print("potstill: terminated.", file=sys.stderr)
+    if first_to_fail():
+        print("potstill: terminated.", file=sys.stderr)
     sys.exit(128 + number)
 
 

@@ -67,6 +67,9 @@ class Recipe(TrainingArguments):
             raise PotstillError("--output_dir is missing: name the folder to write to.")
         for name in ("label_smoothing_factor", "neftune_noise_alpha"):
             self._check(name, not getattr(self, name), "has no meaning for this objective; leave it out")
+        rule = "would change the optimiser's batch; lower --per_device_train_batch_size and raise "
+        rule += "--gradient_accumulation_steps instead"
+        self._check("auto_find_batch_size", not self.auto_find_batch_size, rule)
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
         self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
@@ -83,6 +86,9 @@ class Recipe(TrainingArguments):
             self._check("num_train_epochs", 0 < self.num_train_epochs < math.inf, "must be above 0")
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # torch warns at every loader otherwise
+        elif self.accelerator_config is None:  # type: ignore[has-type]
+            # From pinned memory a batch can follow on the device's own time; otherwise each step waits for the last.
+            self.accelerator_config = {"non_blocking": True}
         try:
             super().__post_init__()
         except (ValueError, TypeError) as error:

@@ -90,6 +90,7 @@ def test_the_output_bias_of_untied_transformers_4_files(
 def verbosity(request: pytest.FixtureRequest) -> Iterator[int]:
     before = logging.get_verbosity()
     logging.set_verbosity(request.param)
+    logging.enable_progress_bar()  # the command line, which other tests call, turns it off
     yield request.param
     logging.set_verbosity(before)
 

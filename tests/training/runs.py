@@ -1,5 +1,6 @@
 """Small runs, ways of disturbing them, and comparing what they leave."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,17 @@ from potstill import DistillationArguments, DistillationTrainer, PretrainingArgu
 from potstill.student import load_masked_lm
 
 STEPS_PER_EPOCH = 5  # of 2 x 4 blocks, on the corpus of the fixtures
+LOSSES = ("loss", "loss_ce", "loss_mlm", "loss_cos")
+
+Learned = tuple[list[dict[str, float]], dict[str, Tensor]]  # the losses of every step, and the weights after the last
+
+# Two epochs of which each leaves out six blocks, every step one batch of eight blocks.
+WHOLE_BATCHES: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+}
 
 
 def distillation(teacher: Path, corpus: Path, output_dir: Path, **options: Any) -> DistillationArguments:
@@ -85,6 +97,21 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 def assert_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def learned(output: Path) -> Learned:
+    """Read from a run's output folder what it learned and how."""
+    history = json.loads((output / "results.json").read_text())["log_history"]
+    return [{name: entry[name] for name in LOSSES} for entry in history if "loss" in entry], tensors(output)
+
+
+def assert_alike(ours: Learned, theirs: Learned) -> None:
+    """Assert that two runs differ by rounding alone."""
+    for mine, other in zip(ours[0], theirs[0], strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+    assert ours[1].keys() == theirs[1].keys()
+    for name in theirs[1]:
+        torch.testing.assert_close(ours[1][name], theirs[1][name], atol=2e-4, rtol=0, msg=name)
 
 
 def checkpoints(folder: Path) -> list[str]:

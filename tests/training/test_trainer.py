@@ -14,7 +14,7 @@ from potstill import Corpus, DistillationTrainer, PotstillError, build_student, 
 from potstill.recipe import Recipe
 from potstill.student import load_masked_lm
 from potstill.training import compatibility
-from potstill.training.step import DistillationStep
+from potstill.training.predictor import Predictor
 
 
 class Watch(TrainerCallback):
@@ -53,13 +53,13 @@ def tensors_saved_by(trainer: DistillationTrainer) -> set[str]:
 def test_teacher_rests_when_no_loss_needs_it(
     teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict, used = DistillationStep.predict, []
+    predict, used = Predictor.__call__, []
 
-    def noting(model: torch.nn.Module, *args: Any) -> Any:
-        used.append(type(model).__name__)
-        return predict(model, *args)
+    def noting(self: Predictor, *args: Any) -> Any:
+        used.append(type(self.model).__name__)
+        return predict(self, *args)
 
-    monkeypatch.setattr(DistillationStep, "predict", staticmethod(noting))
+    monkeypatch.setattr(Predictor, "__call__", noting)
     options = {"max_steps": 2, "gradient_accumulation_steps": 1}
     args = distillation(teacher_folder, corpus_folder, tmp_path / "student", alpha_ce=0, alpha_cos=0, **options)
     trainer = new_trainer(args)

@@ -1,5 +1,5 @@
 """(student, teacher, batch) → named losses."""
 
-from potstill.objective.distillation import DistillationObjective, Predictions, SoftTargets
+from potstill.objective.distillation import DistillationObjective, Predictions, SoftTargets, hidden_cosine_loss
 
-__all__ = ["DistillationObjective", "Predictions", "SoftTargets"]
+__all__ = ["DistillationObjective", "Predictions", "SoftTargets", "hidden_cosine_loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,12 @@ class Predictions:
 
     hidden: Tensor
     head: VocabularyHead
+
+
+def hidden_cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean over tokens of 1 − cos, in float32 or wider, of two (B, L, H) tensors of hidden states."""
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,14 @@ class DistillationObjective:
         return self.alpha_ce > 0 or self.alpha_cos > 0
 
     def __call__(
-        self, student: Predictions, teacher: Predictions | None, positions: Tensor, labels: Tensor
+        self,
+        student: Predictions,
+        teacher: Predictions | None,
+        positions: Tensor,
+        labels: Tensor,
+        hidden_cosine: Callable[[Tensor, Tensor], Tensor] = hidden_cosine_loss,
     ) -> dict[str, Tensor]:
-        """Return the named losses of a batch, each a float32 scalar, ``loss`` their weighted sum.
+        """Return the named losses of a batch, each a float32 scalar; ``loss``, their weighted sum, has a gradient.
 
         The averages are over counts that are the same for every batch (all tokens; K masked tokens a block), so the
         mean over micro-batches is the loss of the whole batch, however it is split.
@@ -82,28 +94,27 @@ class DistillationObjective:
             teacher: of the same batch; may be None if no term needs it.
             positions: (B, K) int64, the masked positions of each block.
             labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
+            hidden_cosine: what computes L_cos; a compiled version of `hidden_cosine_loss`, say.
         """
         losses: dict[str, Tensor] = {}
+        parts: list[Tensor] = []
         if self.alpha_ce > 0 or self.alpha_mlm > 0:
-            losses |= vocabulary_losses(
+            losses = vocabulary_losses(
                 student.hidden,
                 student.head,
-                teacher.hidden if teacher and self.alpha_ce > 0 else None,
-                teacher.head if teacher and self.alpha_ce > 0 else None,
+                teacher.hidden if teacher else None,
+                teacher.head if teacher else None,
                 positions,
                 labels,
+                alpha_ce=self.alpha_ce,
+                alpha_mlm=self.alpha_mlm,
                 temperature=self.temperature,
                 soft_targets=self.soft_targets,
-                masked_lm=self.alpha_mlm > 0,
             )
+            parts.append(losses.pop("loss"))
         if self.alpha_cos > 0:
             assert teacher is not None
-            losses["cos"] = hidden_cosine_loss(student.hidden, teacher.hidden)
-        total = torch.stack([getattr(self, f"alpha_{name}") * value for name, value in losses.items()]).sum()
-        return {"loss": total, **losses}
-
-
-def hidden_cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean over tokens of 1 − cos, in float32 or wider, of two (B, L, H) tensors of hidden states."""
-    dtype = torch.promote_types(student.dtype, torch.float32)
-    return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()
+            cosine = hidden_cosine(student.hidden, teacher.hidden)
+            losses["cos"] = cosine.detach()
+            parts.append(self.alpha_cos * cosine)
+        return {"loss": torch.stack(parts).sum(), **losses}

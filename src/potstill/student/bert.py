@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import DistilBertConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
+from potstill.student.fused import LinearGelu, is_exact_gelu
 from potstill.student.interface import VocabularyHead
 from potstill.student.tensors import renamed
 
@@ -77,6 +78,12 @@ class Bert:
         """See `Family.head`."""
         predictions = model.cls.predictions
         return VocabularyHead(predictions.transform, predictions.decoder.weight, predictions.decoder.bias)
+
+    def fuse_gelu(self, model: PreTrainedModel) -> None:
+        """See `Family.fuse_gelu`."""
+        for layer in model.bert.encoder.layer:
+            if is_exact_gelu(layer.intermediate.intermediate_act_fn):
+                layer.intermediate = LinearGelu(layer.intermediate.dense)
 
     def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
         """See `Family.student_config`: a DistilBERT of the teacher's sizes.

@@ -2,9 +2,10 @@
 
 import copy
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from potstill.student.fused import LinearGelu, is_exact_gelu
 from potstill.student.interface import VocabularyHead
 from potstill.student.tensors import with_layers
 
@@ -39,6 +40,12 @@ class DistilBert:
             return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
 
         return VocabularyHead(transform, model.vocab_projector.weight, model.vocab_projector.bias)
+
+    def fuse_gelu(self, model: PreTrainedModel) -> None:
+        """See `Family.fuse_gelu`."""
+        for layer in model.distilbert.transformer.layer:
+            if is_exact_gelu(layer.ffn.activation):
+                layer.ffn.lin1, layer.ffn.activation = LinearGelu(layer.ffn.lin1), nn.Identity()
 
     def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
         """See `Family.student_config`: the student of a DistilBERT is a shallower DistilBERT."""

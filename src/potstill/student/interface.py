@@ -65,6 +65,13 @@ class Family(Protocol):
         """The masked-LM head of `model`."""
         ...
 
+    def fuse_gelu(self, model: PreTrainedModel) -> None:
+        """Let the feed-forward layers of a frozen model compute their GELU in the matrix product: see `LinearGelu`.
+
+        What has another activation stays as it is.
+        """
+        ...
+
     def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
         """Config of a student `num_hidden_layers` deep, everything else as the teacher's."""
         ...

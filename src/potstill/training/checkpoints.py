@@ -99,5 +99,9 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
 
 def cannot_write(folder: Path, error: BaseException, last: Path | None) -> PotstillError:
     """Return the error of a checkpoint that could not be written, naming the one that is still there."""
-    kept = "no earlier checkpoint exists" if last is None else f"the last good checkpoint is {last}"
-    return PotstillError(f"Could not write {folder} ({first_line(error)}): free some disk space; {kept}.")
+    return PotstillError(f"Could not write {folder} ({first_line(error)}): free some disk space; {what_is_left(last)}.")
+
+
+def what_is_left(last: Path | None) -> str:
+    """Return the end of an error's sentence: which checkpoint a run that failed can be resumed from."""
+    return "no earlier checkpoint exists" if last is None else f"the last good checkpoint is {last}"

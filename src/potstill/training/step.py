@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.objective import DistillationObjective, Predictions
+from potstill.objective import DistillationObjective, hidden_cosine_loss
 from potstill.student import family_of
+from potstill.training.predictor import Predictor
 
 
 class DistillationStep(nn.Module):
-    """The module that training runs, compiles and wraps for data parallelism.
+    """The module that training runs and wraps for data parallelism.
 
     Its forward is the whole of a step short of the backward pass, so that no logits need leave it, and its only
     parameters are the student's: the teacher is kept out of the module tree, where neither the optimiser nor
     DistributedDataParallel nor a checkpoint would see it.
+
+    Under autocast both models compute in its type from end to end, on copies of their parameters in that type. Autocast
+    itself would keep LayerNorm and all that is added to it in float32, and spend the time moving twice the bytes. The
+    parameters that are trained stay in float32, and so do sums inside LayerNorm, softmax and the losses.
+
+    Attributes:
+        student: the model in training.
+        objective: turns predictions into losses.
+        mark: called with the name of each part of the step as it ends; for measuring.
     """
 
     def __init__(
@@ -29,8 +41,14 @@ class DistillationStep(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
-        self._teacher = (teacher.eval().requires_grad_(False),) if teacher is not None else ()
-        self._families = [family_of(student)] + [family_of(model) for model in self._teacher]
+        self.mark: Callable[[str], None] = _ignore
+        self._predict_student = Predictor(student)
+        self._teacher: tuple[PreTrainedModel, ...] = ()
+        if teacher is not None:
+            self._teacher = (teacher.eval().requires_grad_(False),)
+        self._teacher_predictors: dict[torch.dtype | None, Predictor] = {}
+        self._hidden_cosine = hidden_cosine_loss
+        self._compile_options: dict[str, Any] | None = None
 
     @property
     def teacher(self) -> PreTrainedModel | None:
@@ -45,17 +63,28 @@ class DistillationStep(nn.Module):
             positions: (B, K) int64, where they are masked.
             labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
         """
+        device = input_ids.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        # Activations that are recomputed would see the parameters themselves, not the copies: autocast bridges that.
+        recomputed = any(getattr(module, "gradient_checkpointing", False) for module in self.student.modules())
         teacher = None
         if self._teacher and self.objective.needs_teacher:
-            with torch.no_grad():
-                teacher = self.predict(self._teacher[0], self._families[1], input_ids)
-        student = self.predict(self.student, self._families[0], input_ids)
-        return self.objective(student, teacher, positions, labels)
+            with torch.no_grad(), torch.autocast(device, enabled=False):
+                teacher = self._teacher_in(dtype)(input_ids)
+            self.mark("teacher")
+        with torch.autocast(device, enabled=dtype is not None and recomputed, dtype=dtype):
+            student = self._predict_student(input_ids, None if recomputed else dtype)
+            self.mark("student")
+            losses = self.objective(student, teacher, positions, labels, self._hidden_cosine)
+            self.mark("losses")
+        return losses
 
-    @staticmethod
-    def predict(model: PreTrainedModel, family: Any, input_ids: Tensor) -> Predictions:
-        """Run a model's encoder over (B, L) blocks without padding; its head is left to the objective."""
-        return Predictions(hidden=family.encode(model, input_ids), head=family.head(model))
+    def compile_parts(self, **options: Any) -> None:
+        """Compile what a step runs, with the options of `torch.compile`."""
+        self._compile_options = options
+        self._hidden_cosine = torch.compile(hidden_cosine_loss, **options)
+        self._predict_student.compile(**options)
+        self._teacher_predictors.clear()
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in the student, as `TrainingArguments` asks."""
@@ -64,3 +93,21 @@ class DistillationStep(nn.Module):
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in the student, as newer `TrainingArguments` ask."""
         self.student.activation_checkpointing_enable(**options)
+
+    def _teacher_in(self, dtype: torch.dtype | None) -> Predictor:
+        """Return what runs the teacher in a type; another one than its own is a copy, for it is the user's model."""
+        if dtype not in self._teacher_predictors:
+            (teacher,) = self._teacher
+            if dtype is not None:
+                teacher = copy.deepcopy(teacher).to(dtype)
+                if teacher.device.type == "cuda":
+                    family_of(teacher).fuse_gelu(teacher)
+            predictor = Predictor(teacher)
+            if self._compile_options is not None:
+                predictor.compile(**self._compile_options)
+            self._teacher_predictors[dtype] = predictor
+        return self._teacher_predictors[dtype]
+
+
+def _ignore(part: str) -> None:
+    pass

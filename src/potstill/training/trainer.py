@@ -32,6 +32,7 @@ from potstill.training.checkpoints import (
 from potstill.training.compatibility import check_fit, check_launch, objective_of
 from potstill.training.control import RunControl, TrainingInterrupted, schedule_by_progress
 from potstill.training.evaluation import held_out_metrics
+from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines, headline
 from potstill.training.step import DistillationStep
 
@@ -103,6 +104,8 @@ class DistillationTrainer(Trainer):
         )
         if teacher is not None:
             teacher.to(args.device)
+        if args.torch_compile:
+            self.step.compile_parts(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self.masking = masking.to(args.device)
         self.held_out_masking = Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
         # Each micro-batch's loss is a mean over a constant number of tokens, so the mean of micro-batches is right.
@@ -116,14 +119,19 @@ class DistillationTrainer(Trainer):
         self._staging: Path | None = None
 
     @property
+    def step(self) -> DistillationStep:
+        """What is run for each micro-batch, out of its wrappers."""
+        return self.model
+
+    @property
     def student(self) -> PreTrainedModel:
-        """The model in training, out of its wrappers."""
-        return self.model.student
+        """The model in training."""
+        return self.step.student
 
     @property
     def teacher(self) -> PreTrainedModel | None:
         """The frozen teacher."""
-        return self.model.teacher
+        return self.step.teacher
 
     @property
     def tokens_per_step(self) -> int:
@@ -135,7 +143,8 @@ class DistillationTrainer(Trainer):
 
         Raises:
             TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last step is there to resume from.
-            PotstillError: the loss is not finite; the last checkpoint is from before.
+            PotstillError: the loss is not finite, or a step does not fit into memory; the last checkpoint is from
+                before.
         """
         first_step = 0
         if resume_from_checkpoint:
@@ -145,10 +154,11 @@ class DistillationTrainer(Trainer):
             steps_per_epoch = len(self._draws) // self._draws.global_batch
             finished = state.global_step >= self.args.steps_in_all(steps_per_epoch)
             if finished or self.run_control.spent:  # only the output may be missing; `Trainer` would take a step more
-                print(
-                    f"{resume_from_checkpoint} is at the end of training already: nothing is left to train.",
-                    file=sys.stderr,
-                )
+                if self.is_world_process_zero():
+                    print(
+                        f"{resume_from_checkpoint} is at the end of training already: nothing is left to train.",
+                        file=sys.stderr,
+                    )
                 self.state = state
                 load_weights(self.student, resume_from_checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
@@ -158,7 +168,8 @@ class DistillationTrainer(Trainer):
         with self.run_control.catching_signals():
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
-            result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)
+            with fitting_memory(self.args):  # around the optimiser too, whose state the first step makes
+                result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)
         if self.run_control.received_signal is not None and self.run_control.progress(self.state) < 1:
             raise TrainingInterrupted(
                 self.checkpoint_folder(), self.run_control.received_signal, self.state.global_step
@@ -184,24 +195,29 @@ class DistillationTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate student and teacher on held-out blocks: see `held_out_metrics` for what is measured."""
+        """Evaluate student and teacher on held-out blocks: see `held_out_metrics` for what is measured.
+
+        Raises:
+            PotstillError: there are no such blocks, or a batch of them does not fit into memory.
+        """
         started = time.monotonic()
         blocks = self.corpus.validation if eval_dataset is None else eval_dataset
         if len(blocks) == 0:
             raise PotstillError(
                 "The corpus has no held-out block to evaluate on: prepare it with a larger --validation_fraction."
             )
-        metrics = held_out_metrics(
-            self.student,
-            self.teacher,
-            blocks,
-            self.held_out_masking,
-            batch_size=self.args.per_device_eval_batch_size,
-            max_samples=self.args.max_eval_samples,
-            process_index=self.args.process_index,
-            num_processes=self.args.world_size,
-            reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
-        )
+        with fitting_memory(self.args, evaluation=True):
+            metrics = held_out_metrics(
+                self.student,
+                self.teacher,
+                blocks,
+                self.held_out_masking,
+                batch_size=self.args.per_device_eval_batch_size,
+                max_samples=self.args.max_eval_samples,
+                process_index=self.args.process_index,
+                num_processes=self.args.world_size,
+                reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
+            )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -242,6 +258,12 @@ class DistillationTrainer(Trainer):
     def checkpoint_folder(self) -> Path:
         """Return where the checkpoint of the current step is, or would be."""
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Do as `Trainer` does, but for compiling: the step compiles its layers itself."""
+        backend, self.args.torch_compile_backend = self.args.torch_compile_backend, None
+        super().create_accelerator_and_postprocess()
+        self.args.torch_compile_backend = backend
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         return self._draws

@@ -1,0 +1,75 @@
+"""The options of `bench train`: those of `distill` and `pretrain`, and what is measured how long."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, field
+
+from potstill.recipe import DistillationArguments, PretrainingArguments, option
+
+ROUNDS = 5  # with a baseline, which takes turns
+
+
+@dataclass
+class BenchTrainArguments(DistillationArguments, PretrainingArguments):
+    """Options of `potstill bench train`. Any recipe will do: what it says of evaluating, saving, logging, growing and
+    of the length of training is overruled.
+    """
+
+    output_dir: str | None = option(None, "Not used: a bench leaves nothing behind.")
+    num_hidden_layers: int | None = option(  # type: ignore[assignment]
+        None, "Layers of the student, half of the teacher's if not given; with --pretrain, of the model."
+    )
+    bench_steps: int = option(20, "Optimiser steps to measure.")
+    bench_warmup: int = option(5, "Optimiser steps before that; compilation falls into the first.")
+    gradient_accumulation_steps: int = option(1, "Micro-batches of a step, but no more than --bench_accumulation.")
+    bench_accumulation: int = option(
+        8,
+        "Micro-batches of a measured step at most: a step of all that a large recipe accumulates would take too long, "
+        "and with 8 the optimiser's share is small already.",
+    )
+    block_size: int = option(512, "Tokens of a block, unless --corpus is given.")
+    vocab_size: int = option(30522, "Entries of the vocabulary, unless --corpus, --teacher or --tokenizer is given.")
+    teacher_layers: int = option(12, "Layers of the teacher, unless --teacher is given.")
+    pretrain: bool = option(
+        False, "Measure masked-LM pre-training of a BERT of the teacher's shape, as `pretrain` does it, not distilling."
+    )
+    baseline: bool = option(
+        False, "Measure the same step written the obvious way too (eager, logits at every position), taking turns."
+    )
+    baseline_batch_size: int | None = option(
+        None, "Blocks per device and micro-batch of the baseline; --per_device_train_batch_size if not given."
+    )
+    json: str | None = option(None, "File to write the measurements to, as JSON.")
+    accumulation_of_recipe: int = field(init=False, default=1)
+
+    def __post_init__(self) -> None:
+        for name in ("bench_steps", "bench_accumulation", "block_size", "vocab_size", "teacher_layers"):
+            self._check(name, getattr(self, name) > 0, "must be above 0")
+        self._check("bench_warmup", self.bench_warmup > 0, "must be above 0, for the first step is not like the others")
+        size = self.baseline_batch_size
+        self._check("baseline_batch_size", size is None or size > 0, "must be above 0")
+        self._check("model", self.model is None, "is not continued from here: give its shape, or leave it out")
+        if self.pretrain:
+            self._check("teacher", self.teacher is None, "is not used with --pretrain; leave it out")
+            self.alpha_ce, self.alpha_mlm, self.alpha_cos = 0.0, 1.0, 0.0
+        self.accumulation_of_recipe = self.gradient_accumulation_steps
+        self.gradient_accumulation_steps = min(self.gradient_accumulation_steps, self.bench_accumulation)
+        self.max_steps = self.bench_warmup + self.rounds * self.steps_per_round
+        self.max_train_minutes = self.resume_from_checkpoint = None
+        self.eval_strategy = self.save_strategy = self.logging_strategy = "no"
+        self.report_to = "none"
+        self.eval_on_start = self.logging_first_step = self.load_best_model_at_end = self.push_to_hub = False
+        self.output_dir = tempfile.gettempdir()  # until the bench has made a folder of its own
+        super().__post_init__()
+
+    @property
+    def rounds(self) -> int:
+        """Times that the steps take turns with those of the baseline."""
+        return min(ROUNDS, self.bench_steps) if self.baseline else 1
+
+    @property
+    def steps_per_round(self) -> int:
+        """Measured optimiser steps of a round."""
+        return math.ceil(self.bench_steps / self.rounds)

@@ -1,0 +1,178 @@
+"""What `bench train` has measured: as JSON and in words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.bench.clock import PartClock
+from potstill.bench.flops import StepFlops
+
+_IN_WORDS = {
+    "data": "waiting for data",
+    "masking": "masking",
+    "teacher": "teacher forward",
+    "student": "student forward",
+    "losses": "losses",
+    "backward": "backward",
+    "optimiser": "clip and optimiser",
+}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one way of training is.
+
+    Attributes:
+        tokens_per_second: over all processes and all measured steps, by the host's clock.
+        tokens_per_second_by_round: the same of each round.
+        ms_per_step: of a step of the optimiser.
+        ms_per_micro_batch: the same divided by the micro-batches of a step, the optimiser's share included.
+        ms_per_step_by_part: where they go. Potstill projects onto the vocabulary among the losses, and makes the
+            projection's gradient there too; the plain step does so in the forward passes and in the backward one.
+        batch_size: blocks per device and micro-batch.
+        peak_memory_bytes: on a CUDA device what tensors took at most during measured steps, else the resident size of
+            the whole process; None where it cannot be told apart.
+    """
+
+    tokens_per_second: float
+    tokens_per_second_by_round: list[float]
+    ms_per_step: float
+    ms_per_micro_batch: float
+    ms_per_step_by_part: dict[str, float]
+    batch_size: int
+    peak_memory_bytes: int | None
+
+    @classmethod
+    def of(
+        cls,
+        clock: PartClock,
+        steps_per_round: int,
+        micro_batches: int,
+        tokens_per_step: int,
+        batch_size: int,
+        peak_memory_bytes: int | None,
+    ) -> Speed:
+        """Read a clock.
+
+        Args:
+            clock: of rounds of steps.
+            steps_per_round: optimiser steps of each.
+            micro_batches: of each step.
+            tokens_per_step: over all processes and micro-batches.
+            batch_size: see `Speed`.
+            peak_memory_bytes: see `Speed`.
+        """
+        steps, seconds = steps_per_round * len(clock.rounds), sum(clock.rounds)
+        return cls(
+            tokens_per_second=steps * tokens_per_step / seconds,
+            tokens_per_second_by_round=[steps_per_round * tokens_per_step / seconds for seconds in clock.rounds],
+            ms_per_step=1000 * seconds / steps,
+            ms_per_micro_batch=1000 * seconds / steps / micro_batches,
+            ms_per_step_by_part={part: 1000 * spent / steps for part, spent in clock.parts.items()},
+            batch_size=batch_size,
+            peak_memory_bytes=peak_memory_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class TrainBench:
+    """What was run, on what, and how fast it was.
+
+    `model` is the one in training, `teacher` None where none is run; `objective` has the weights of the losses. FLOP/s
+    are of all processes in `model_flops_per_second` and of one device in `matrix_product_flops_per_second`.
+    `ratio_to_baseline` is the median over rounds of tokens per second over the baseline's in the round that followed.
+    """
+
+    hardware: str
+    on_cuda: bool
+    processes: int
+    dtype: str
+    compiled: bool
+    versions: dict[str, str]
+    model: dict[str, Any]
+    teacher: dict[str, Any] | None
+    objective: dict[str, Any]
+    block_size: int
+    masked_per_block: int
+    gradient_accumulation_steps: int
+    gradient_accumulation_steps_of_recipe: int
+    warmup_steps: int
+    measured_steps: int
+    seconds_to_first_step: float
+    speed: Speed
+    flops_per_token: StepFlops
+    matrix_product_flops_per_second: float
+    baseline: Speed | None
+    ratio_to_baseline: float | None
+
+    @property
+    def model_flops_per_second(self) -> float:
+        """Model FLOPs of all processes per second."""
+        return self.flops_per_token.step * self.speed.tokens_per_second
+
+    @property
+    def utilisation(self) -> float:
+        """Model FLOP/s of a device, as a share of its rate in a large matrix product."""
+        return self.model_flops_per_second / self.processes / self.matrix_product_flops_per_second
+
+    def save(self, file: str | Path) -> None:
+        """Write all of it as JSON."""
+        derived = {"model_flops_per_second": self.model_flops_per_second, "utilisation": self.utilisation}
+        Path(file).write_text(json.dumps(asdict(self) | derived, indent=1) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        number = self.gradient_accumulation_steps
+        accumulated = f"{number} micro-batch{'es' if number > 1 else ''} a step"
+        if number != self.gradient_accumulation_steps_of_recipe:
+            accumulated += f" (the recipe has {self.gradient_accumulation_steps_of_recipe})"
+        devices = f"{self.processes} × " if self.processes > 1 else ""
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        head = [
+            f"{devices}{self.hardware} · {self.dtype}, {'layers compiled' if self.compiled else 'eager'} · {versions}",
+            _shape(self.model) + (f" ← teacher {_shape(self.teacher)}" if self.teacher else ", no teacher"),
+            " · ".join(f"{name} {value}" for name, value in self.objective.items()),
+            f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.masked_per_block} of "
+            f"each {self.block_size} masked · {accumulated} · {self.measured_steps} steps measured after "
+            f"{self.warmup_steps} to warm up",
+        ]
+        columns = [self.speed] if self.baseline is None else [self.speed, self.baseline]
+        rows = [] if self.baseline is None else [("", ["potstill", "plain"])]
+        rows += [
+            ("tokens/s", [f"{speed.tokens_per_second:,.0f}" for speed in columns]),
+            ("ms per micro-batch", [f"{speed.ms_per_micro_batch:,.2f}" for speed in columns]),
+            ("ms per step", [f"{speed.ms_per_step:,.2f}" for speed in columns]),
+        ]
+        for part, words in _IN_WORDS.items():
+            rows.append((f"  {words}", [f"{speed.ms_per_step_by_part[part]:,.2f}" for speed in columns]))
+        memory = "peak memory, tensors" if self.on_cuda else "peak memory, process"
+        rows.append((memory, [_gibibytes(speed.peak_memory_bytes) for speed in columns]))
+        table = [(f"{name:<22}" + "".join(f"{cell:>16}" for cell in cells)).rstrip() for name, cells in rows]
+
+        flops, rate = self.flops_per_token, self.matrix_product_flops_per_second
+        tail = [
+            f"FLOPs per token: teacher forward {flops.teacher_forward / 1e6:,.3g} M + student forward "
+            f"{flops.student_forward / 1e6:,.3g} M + backward {flops.student_backward / 1e6:,.3g} M = "
+            f"{flops.step / 1e6:,.3g} M",
+            f"utilisation: {self.utilisation:.1%}, {self.model_flops_per_second / self.processes / 1e12:,.3g} of the "
+            f"{rate / 1e12:,.3g} TFLOP/s that a large {self.dtype} matrix product reaches here",
+            f"first step: done {self.seconds_to_first_step:.1f} s after building began",
+        ]
+        if self.ratio_to_baseline is not None:
+            rounds = len(self.speed.tokens_per_second_by_round)
+            tail.append(f"potstill ÷ plain: {self.ratio_to_baseline:.2f} × (median of {rounds} rounds, taking turns)")
+            tail.append("(the vocabulary is among potstill's losses, gradient included; plain has it in its passes)")
+        return "\n".join([*head, "", *table, "", *tail])
+
+
+def _shape(model: dict[str, Any]) -> str:
+    return (
+        f"{model['num_hidden_layers']}-layer {model['model_type']}, {model['hidden_size']} wide, "
+        f"{model['parameters']:,} parameters"
+    )
+
+
+def _gibibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**30:,.2f} GiB"

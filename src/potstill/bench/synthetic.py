@@ -1,0 +1,88 @@
+"""A corpus of random tokens, in the form that `prepare` writes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+from potstill.corpus import Corpus, Manifest
+from potstill.corpus.fingerprint import tokenizer_fingerprint
+from potstill.corpus.manifest import SplitRecord, TokenizerRecord
+from potstill.corpus.packing import TOKENS_PER_RECORD_BATCH, BlockWriter, content_size
+from potstill.corpus.tokenizer import TokenizerSpec
+from potstill.corpus.vocabulary import SPECIAL_TOKENS
+from potstill.errors import PotstillError
+
+
+def random_corpus(
+    folder: Path, blocks: int, block_size: int, tokenizer: PreTrainedTokenizerFast, seed: int = 0
+) -> Corpus:
+    """Write a corpus of random tokens, as frequent as words are: the n-th most frequent occurs 1/n times as often.
+
+    That makes no difference to matrix products, but it does to the gradient of the embeddings, where tokens of one
+    kind meet.
+
+    Args:
+        folder: where to write it.
+        blocks: of the train split; there is no held-out one.
+        block_size: L, tokens of a block.
+        tokenizer: its vocabulary, but for the special tokens, is what the blocks are made of.
+        seed: of the random numbers.
+
+    Raises:
+        PotstillError: a block has no room for text, or the vocabulary no words.
+    """
+    spec = TokenizerSpec.of(tokenizer, "of the bench")
+    if content_size(spec, block_size) < 1:
+        raise PotstillError(f"--block_size is {block_size}, which leaves no room for text: give 3 or more.")
+    words = np.setdiff1d(np.arange(spec.vocab_size), tokenizer.all_special_ids).astype(spec.dtype)
+    if len(words) == 0:
+        raise PotstillError(f"A vocabulary of {spec.vocab_size} entries is all special tokens: give --vocab_size 100.")
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    tokens = blocks * content_size(spec, block_size)
+    with (
+        BlockWriter(folder / "train.arrow", spec, block_size) as train,
+        BlockWriter(folder / "validation.arrow", spec, block_size) as validation,
+    ):
+        while train.tokens < tokens:
+            size = min(TOKENS_PER_RECORD_BATCH, tokens - train.tokens)
+            ranks = (len(words) ** rng.random(size)).astype(np.int64) - 1  # log-uniform: Zipf's law
+            train.add(words[ranks])
+        train.finish()
+        validation.finish()
+    np.save(folder / "token_counts.npy", train.counts)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    Manifest(
+        potstill_version=version("potstill"),
+        tokenizer=TokenizerRecord(
+            "of random tokens", type(tokenizer).__name__, spec.vocab_size, tokenizer_fingerprint(tokenizer)
+        ),
+        block_size=block_size,
+        dtype=spec.dtype.name,
+        seed=seed,
+        validation_fraction=0.0,
+        splits={
+            name: SplitRecord(documents, writer.tokens, writer.blocks, writer.dropped_tokens)
+            for name, documents, writer in (("train", 1, train), ("validation", 0, validation))
+        },
+        skipped={"bad_text": 0, "empty": 0},
+        sources=[],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    ).save(folder)
+    return Corpus.open(folder)
+
+
+def random_tokenizer(vocab_size: int, model_max_length: int) -> BertTokenizer:
+    """Return a tokenizer of BERT's special tokens and of words that mean nothing.
+
+    Args:
+        vocab_size: entries in all.
+        model_max_length: what it is to state as the longest input of its model, in tokens.
+    """
+    words = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(vocab_size - len(SPECIAL_TOKENS)))]
+    return BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=model_max_length)

@@ -1,0 +1,291 @@
+"""The verb `bench train`: how fast the training step of a recipe is on the hardware at hand."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from potstill.bench.clock import PartClock, synchronise
+from potstill.bench.flops import matrix_product_rate, step_flops
+from potstill.bench.options import BenchTrainArguments
+from potstill.bench.plain import PlainTraining
+from potstill.bench.result import Speed, TrainBench
+from potstill.bench.synthetic import random_corpus, random_tokenizer
+from potstill.corpus import Corpus, load_tokenizer
+from potstill.corpus.masking import masked_per_block
+from potstill.errors import PotstillError
+from potstill.student import build_student, load_masked_lm
+from potstill.training.hardware import hardware
+from potstill.training.memory import fitting_memory
+from potstill.training.pretrain import initial_model
+from potstill.training.trainer import DistillationTrainer
+
+
+def bench_train(args: BenchTrainArguments) -> TrainBench:
+    """Measure the training step of a recipe here: tokens per second, milliseconds by part, utilisation, memory.
+
+    What runs is the training of `distill`, or with `--pretrain` that of `pretrain`, short of logging, evaluating and
+    saving. Models are random and so are the tokens, unless `--teacher` and `--corpus` are given: neither makes a
+    difference to the speed. Nothing is left behind. Under `torchrun` all processes are measured together.
+
+    Args:
+        args: a recipe, and the options of the bench itself.
+
+    Returns:
+        What was measured; `str` of it is a report.
+
+    Raises:
+        PotstillError: bad input, or a step does not fit into memory.
+    """
+    if args.json and (not Path(args.json).parent.is_dir() or Path(args.json).is_dir()):
+        raise PotstillError(f"--json {args.json} cannot be written: name a file in a folder that exists.")
+    with TemporaryDirectory(prefix="potstill-bench-") as folder:
+        args.output_dir = folder
+        with fitting_memory(args):
+            result = _measure(args, Path(folder))
+    if args.json and args.process_index == 0:
+        try:
+            result.save(args.json)
+        except OSError as error:
+            raise PotstillError(f"--json {args.json} cannot be written: {error.strerror or error}.") from error
+    return result
+
+
+class _MeasuredTrainer(DistillationTrainer):
+    """A trainer that tells a clock when each part of a step has ended."""
+
+    def tell(self, clock: PartClock) -> None:
+        """Have the clock told from now on."""
+        masking = self.masking
+
+        def marked_masking(*batch: Any) -> Any:
+            masked = masking(*batch)
+            clock.mark("masking")
+            return masked
+
+        self.masking = marked_masking  # type: ignore[assignment]
+        self.step.mark = clock.mark
+
+    def training_step(self, *args: Any, **options: Any) -> Any:
+        loss = super().training_step(*args, **options)
+        self.step.mark("backward")
+        return loss
+
+
+class _Rounds(TrainerCallback):
+    """Starts the clock after the warm-up, and stops it after each round of steps.
+
+    Args:
+        clock: is told of the parts that the trainer itself does.
+        wait_for_everyone: returns when all processes have come here.
+        after_round: what to do between two rounds.
+        started: when the building of the models began, by `time.perf_counter`.
+    """
+
+    def __init__(
+        self,
+        clock: PartClock,
+        args: BenchTrainArguments,
+        wait_for_everyone: Callable[[], None],
+        after_round: Callable[[], None],
+        started: float,
+    ) -> None:
+        self.clock = clock
+        self.warmup, self.steps_per_round, self.rounds = args.bench_warmup, args.steps_per_round, args.rounds
+        self.wait_for_everyone = wait_for_everyone
+        self.after_round = after_round
+        self.started = started
+        self.first_step_seconds = 0.0
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The batches of the step are there."""
+        self.clock.mark("data")
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The optimiser has taken its step, and the gradients are cleared."""
+        self.clock.mark("optimiser")
+        if state.global_step == 1:
+            synchronise(self.clock.device)
+            self.first_step_seconds = time.perf_counter() - self.started
+        measured = state.global_step - self.warmup
+        if measured < 0 or measured % self.steps_per_round:
+            return
+        if measured > 0:
+            self.clock.stop()
+            self.after_round()
+        if len(self.clock.rounds) < self.rounds:
+            self.wait_for_everyone()
+            self.clock.start()
+
+
+class _Baseline:
+    """The plain training, whose rounds of steps come after those of potstill's own."""
+
+    def __init__(self, build: Callable[[], PlainTraining], args: BenchTrainArguments) -> None:
+        self.build = build
+        self.args = args
+        self.training: PlainTraining | None = None
+        self.peak_memory: int | None = None
+
+    def take_turn(self) -> None:
+        """Take a round of steps; the first time, build and warm up before."""
+        try:
+            with fitting_memory(self.args):
+                if self.training is None:
+                    allocated = _allocated(self.args.device)
+                    self.training = self.build()
+                    self.training.run(self.args.bench_warmup)
+                    _forget_peak(self.args.device)
+                    self._take_steps(self.training)
+                    peak = _peak_memory(self.args.device) if self.args.device.type == "cuda" else None
+                    self.peak_memory = None if peak is None else peak - allocated
+                else:
+                    self._take_steps(self.training)
+        except PotstillError as error:
+            size = self.args.baseline_batch_size or self.args.per_device_train_batch_size
+            raise PotstillError(
+                f"The plain step of --baseline does not fit into memory with {size} blocks, for it needs more than "
+                "potstill's own: give a smaller --baseline_batch_size."
+            ) from error
+
+    def _take_steps(self, training: PlainTraining) -> None:
+        training.clock.start()
+        training.run(self.args.steps_per_round)
+        training.clock.stop()
+
+
+def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
+    corpus = _corpus(args, folder)
+    started = time.perf_counter()
+    student, teacher = _models(args, corpus)
+    trainer = _MeasuredTrainer(student, corpus, args, teacher)
+    masking, objective = trainer.masking, trainer.step.objective
+
+    def plain_training() -> PlainTraining:
+        student, teacher = _models(args, corpus)  # with the same weights as the trainer's had
+        size = args.baseline_batch_size or args.per_device_train_batch_size
+        return PlainTraining(student, teacher, objective, corpus.train, masking, args, size)
+
+    baseline = _Baseline(plain_training, args) if args.baseline else None
+    peak_memory: int | None = None
+
+    def after_round() -> None:
+        nonlocal peak_memory
+        if peak_memory is None:  # after the first round: later on the baseline's models are there too
+            peak_memory = _peak_memory(args.device)
+        if baseline is not None:
+            baseline.take_turn()
+
+    def before_round() -> None:
+        trainer.accelerator.wait_for_everyone()
+        _forget_peak(args.device)
+
+    clock = PartClock(args.device)
+    rounds = _Rounds(clock, args, before_round, after_round, started)
+    trainer.add_callback(rounds)
+    trainer.tell(clock)
+    Trainer.train(trainer)  # without `DistillationTrainer`'s care for checkpoints: a signal ends a bench at once
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    block_size, accumulated = corpus.train.block_size, args.gradient_accumulation_steps
+
+    def speed(clock: PartClock, batch_size: int, peak: int | None) -> Speed:
+        tokens = batch_size * accumulated * args.world_size * block_size
+        return Speed.of(clock, args.steps_per_round, accumulated, tokens, batch_size, peak)
+
+    ours = speed(clock, args.per_device_train_batch_size, peak_memory)
+    plain, ratio = None, None
+    if baseline is not None and baseline.training is not None:
+        baseline.training.close()
+        size = args.baseline_batch_size or args.per_device_train_batch_size
+        plain = speed(baseline.training.clock, size, baseline.peak_memory)
+        by_round = zip(ours.tokens_per_second_by_round, plain.tokens_per_second_by_round, strict=True)
+        ratio = statistics.median(mine / theirs for mine, theirs in by_round)
+    return TrainBench(
+        hardware=hardware(args.device),
+        on_cuda=args.device.type == "cuda",
+        processes=args.world_size,
+        dtype=str(dtype).removeprefix("torch."),
+        compiled=args.torch_compile,
+        versions={name: version(name) for name in ("potstill", "torch", "transformers")},
+        model=_shape(student),
+        teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,
+        objective=copy.copy(vars(objective)),
+        block_size=block_size,
+        masked_per_block=masked_per_block(block_size, args.mlm_probability),
+        gradient_accumulation_steps=accumulated,
+        gradient_accumulation_steps_of_recipe=args.accumulation_of_recipe,
+        warmup_steps=args.bench_warmup,
+        measured_steps=args.rounds * args.steps_per_round,
+        seconds_to_first_step=rounds.first_step_seconds,
+        speed=ours,
+        flops_per_token=step_flops(student, teacher, objective, block_size, args.mlm_probability),
+        matrix_product_flops_per_second=matrix_product_rate(args.device, dtype),
+        baseline=plain,
+        ratio_to_baseline=ratio,
+    )
+
+
+def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
+    """Open the corpus given, or write one of random tokens that lasts for all steps."""
+    largest = max(args.per_device_train_batch_size, args.baseline_batch_size or 0)
+    if args.corpus:
+        corpus = Corpus.open(args.corpus)
+        if len(corpus.train) < largest:
+            raise PotstillError(f"The corpus {args.corpus} has fewer blocks than the {largest} of one batch.")
+        return corpus
+    name = args.teacher or args.tokenizer
+    tokenizer = load_tokenizer(name) if name else random_tokenizer(args.vocab_size, args.block_size)
+    # Two steps more than are taken: batches are read ahead, and to find the end of an epoch takes its time.
+    blocks = largest * args.gradient_accumulation_steps * args.world_size * (args.max_steps + 2)
+    return random_corpus(folder / "blocks", blocks, args.block_size, tokenizer, args.seed)
+
+
+def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel, PreTrainedModel | None]:
+    """Return the model to train and its teacher: the same weights each time."""
+    shape = copy.copy(args)
+    shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
+    if args.teacher:
+        teacher = load_masked_lm(args.teacher)
+    else:
+        tokenizer = corpus.tokenizer()
+        depth = args.teacher_layers if not args.pretrain else args.num_hidden_layers or args.teacher_layers
+        teacher = initial_model(shape, depth, len(tokenizer), tokenizer.pad_token_id)
+    if args.pretrain:
+        return teacher, None
+    student = build_student(
+        teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
+    )
+    return student, teacher
+
+
+def _shape(model: PreTrainedModel) -> dict[str, Any]:
+    names = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+    return {name: getattr(model.config, name) for name in names} | {"parameters": model.num_parameters()}
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Return the bytes that tensors took on the device since the peak was forgotten, or else those of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 2**10

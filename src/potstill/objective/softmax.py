@@ -1,0 +1,71 @@
+"""The softmax part of the vocabulary pass in plain PyTorch: losses of a chunk of logits, their gradient in place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class SoftmaxOptions(NamedTuple):
+    """What is computed of a row of logits.
+
+    Attributes:
+        temperature: T of the soft targets.
+        soft_scale: what the gradient of a row's KL at temperature T with respect to logits / T is multiplied by.
+        hard_scale: what the gradient of a row's cross-entropy is multiplied by; 0 leaves the cross-entropy out.
+        masked_only: whether rows without a label have no KL.
+        with_gradient: whether the gradient is wanted at all.
+    """
+
+    temperature: float
+    soft_scale: float
+    hard_scale: float
+    masked_only: bool
+    with_gradient: bool
+
+
+def softmax_losses_(
+    student: Tensor, teacher: Tensor | None, labels: Tensor, losses: Tensor, vocab_size: int, options: SoftmaxOptions
+) -> None:
+    """Write the losses of n tokens, and the gradient of their scaled sum over the student's logits.
+
+    Args:
+        student: (n, V') logits at temperature 1, V' ≥ V; overwritten by the gradient, 0 in columns from V on.
+        teacher: (n, V') logits at temperature 1, or None when there are no soft targets.
+        labels: (n,) int64 token to predict, or -100.
+        losses: (2, n) float32 or wider. Row 0 gets KL(teacher ‖ student) of both softmaxes at temperature T, row 1 the
+            cross-entropy at temperature 1; 0 where there is none.
+        vocab_size: V; columns from there on are padding.
+        options: see `SoftmaxOptions`.
+    """
+    dtype = losses.dtype
+    padding, student = student[:, vocab_size:], student[:, :vocab_size]
+    labelled = labels >= 0
+    hard_rows = labelled.nonzero().squeeze(1) if options.hard_scale else labels[:0]
+    targets = labels[hard_rows, None]
+    sharp = F.log_softmax(student[hard_rows].to(dtype), dim=-1)
+    losses[1] = 0
+    losses[1, hard_rows] = -sharp.gather(1, targets).squeeze(1)
+    gradient = None
+    if teacher is not None:
+        target = F.log_softmax(teacher[:, :vocab_size].to(dtype) / options.temperature, dim=-1)
+        soft = F.log_softmax(student.to(dtype) / options.temperature, dim=-1)
+        probabilities = target.exp()
+        losses[0] = torch.linalg.vecdot(probabilities, target.sub_(soft))
+        if options.with_gradient:
+            gradient = soft.exp_().sub_(probabilities).mul_(options.soft_scale)
+        if options.masked_only:
+            losses[0] *= labelled
+            gradient = None if gradient is None else gradient.mul_(labelled[:, None])
+    if not options.with_gradient:
+        return
+    if gradient is None:
+        gradient = torch.zeros_like(student, dtype=dtype)
+    hard = sharp.exp_()
+    hard.scatter_add_(1, targets, hard.new_full(targets.shape, -1.0))
+    gradient.index_add_(0, hard_rows, hard, alpha=options.hard_scale)
+    student.copy_(gradient)
+    padding.zero_()

@@ -1,0 +1,81 @@
+"""FLOPs by formula are those that PyTorch counts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+
+from potstill.bench.flops import forward_flops, matrix_product_rate, step_flops
+from potstill.bench.plain import PlainStep
+from potstill.objective import DistillationObjective
+from potstill.student import build_student, load_masked_lm
+
+BLOCK_SIZE = 16
+
+
+@pytest.fixture
+def step(make_teacher: Callable[..., Path]) -> PlainStep:
+    """A step whose attention is made of matrix products that the counter knows on every device."""
+    teacher = load_masked_lm(make_teacher())
+    student = build_student(teacher).train()
+    for model in (teacher, student):
+        model.set_attn_implementation("eager")
+    return PlainStep(student, teacher, DistillationObjective())
+
+
+def counted(step: PlainStep, backward: bool) -> float:
+    """FLOPs per token of three blocks."""
+    ids = torch.arange(3 * BLOCK_SIZE).reshape(3, BLOCK_SIZE)
+    positions = torch.tensor([[1, 5]] * 3)
+    with FlopCounterMode(display=False) as counter:
+        if backward:
+            step(ids, positions, ids.gather(1, positions))["loss"].backward()
+        else:
+            with torch.no_grad():
+                step.teacher(ids)
+    return counter.get_total_flops() / ids.numel()
+
+
+def test_a_forward_pass(step: PlainStep) -> None:
+    assert forward_flops(step.teacher, BLOCK_SIZE) == counted(step, backward=False)
+
+
+def test_a_step(step: PlainStep) -> None:
+    flops = step_flops(step.student, step.teacher, step.objective, BLOCK_SIZE, 0.15)
+    assert flops.step == counted(step, backward=True)
+    assert flops.step == flops.teacher_forward + flops.student_forward + flops.student_backward
+
+
+def test_only_what_the_losses_read_counts(step: PlainStep) -> None:
+    def flops(**objective: float | str) -> tuple[float, float]:
+        weights = {"alpha_ce": 0.0, "alpha_mlm": 0.0, "alpha_cos": 0.0} | objective
+        counted = step_flops(step.student, step.teacher, DistillationObjective(**weights), BLOCK_SIZE, 0.15)
+        return counted.teacher_forward, counted.student_forward
+
+    def forward(share: float) -> tuple[float, float]:
+        return forward_flops(step.teacher, BLOCK_SIZE, share), forward_flops(step.student, BLOCK_SIZE, share)
+
+    masked = 2 / BLOCK_SIZE
+    assert flops(alpha_ce=1.0) == forward(1)
+    assert flops(alpha_ce=1.0, alpha_mlm=1.0, soft_targets="masked") == forward(masked)
+    assert flops(alpha_mlm=1.0) == (0, forward(masked)[1])
+    assert flops(alpha_cos=1.0) == forward(0)
+    assert flops(alpha_mlm=1.0, alpha_cos=1.0) == (forward(0)[0], forward(masked)[1])
+
+
+def test_distilbert() -> None:
+    with torch.device("meta"):
+        teacher, student = BertForMaskedLM(BertConfig()), DistilBertForMaskedLM(DistilBertConfig())
+    flops = step_flops(student, teacher, DistillationObjective(), 512, 0.15)
+    millions = [count / 1e6 for count in (flops.teacher_forward, flops.student_forward, flops.student_backward)]
+    assert millions == pytest.approx([236.8, 142.4, 284.9], abs=0.1)
+    assert flops.step / 1e6 == pytest.approx(664, abs=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_rate_of_a_matrix_product(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("potstill.bench.flops", fromlist=["x"]).MATRIX_SIZE, "cpu", 64)
+    assert matrix_product_rate(torch.device("cpu"), dtype, repetitions=2) > 1e6
