@@ -1,6 +1,7 @@
 """Every recipe that ships is parsed as the command line parses it, and run for two steps."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.usefixtures("signals_restored", "no_hub")
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_runs(recipe: Path, teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
+def test_recipe_runs(recipe: Path, make_teacher: Callable[..., Path], corpus_folder: Path, tmp_path: Path) -> None:
+    folder, teacher_folder = tmp_path / "out", make_teacher(num_hidden_layers=12)  # recipes may name layers by number
     where = ["--config", str(recipe), "--corpus", str(corpus_folder), "--output_dir", str(folder)]
     if recipe.stem.startswith("pretrain"):
         status = main(["pretrain", *where, "--tokenizer", str(teacher_folder), *QUICK, *TINY])

@@ -147,7 +147,7 @@ def test_a_loss_that_is_no_number_in_one_of_two_processes(
 ) -> None:
     script, folder, logs = tmp_path / "spoilt.py", tmp_path / "student", tmp_path / "logs"
     script.write_text(SPOILT)
-    job = options(teacher_without_dropout, corpus_folder, folder, save_steps=3)
+    job = options(teacher_without_dropout, corpus_folder, folder, save_steps=3, logging_steps=10)
     # The launcher reports failures in its own words; these are the processes'.
     finished = launch([*TORCHRUN, "--redirects=3", f"--log-dir={logs}"], script, *job)
     assert finished.returncode != 0

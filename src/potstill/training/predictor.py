@@ -23,6 +23,22 @@ class Predictor:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self._encoder, self._transform = _Encoder(model), _Transform(model)
+        self._layers = list(model.get_submodule(family_of(model).layer_prefix.rstrip(".")).children())
+        # Looked up once and not at every step, where it would take longer than the layers of a small model.
+        everything = dict(self._encoder.named_parameters())
+        inside = f"model.{model.base_model_prefix}."
+        self._encoder_parameters = {name: value for name, value in everything.items() if name.startswith(inside)}
+        head = family_of(model).head(model)
+        self._head_parameters = {
+            name: value
+            for name, value in everything.items()
+            if not name.startswith(inside) and value is not head.weight and value is not head.bias
+        }
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers forget their activations and compute them again in the backward pass."""
+        return getattr(self._layers[0], "gradient_checkpointing", False)
 
     def __call__(self, input_ids: Tensor, dtype: torch.dtype | None = None) -> Predictions:
         """Run the encoder over (B, L) blocks without padding; the head is left to the objective.
@@ -32,24 +48,26 @@ class Predictor:
             dtype: compute in this type, on copies of the parameters through which gradients reach them. The projection
                 onto the vocabulary is handed out as it is.
         """
-        parameters = {} if dtype is None else _copies(self._encoder, dtype)
         head = family_of(self.model).head(self.model)
+        if dtype is None:
+            return Predictions(self._encoder(input_ids), VocabularyHead(self._transform, head.weight, head.bias))
 
+        # The projection, which may be tied, is not among what is called: no search for ties, which takes its time too.
         def transform(hidden: Tensor) -> Tensor:
-            return functional_call(self._transform, parameters, (hidden,))
+            return functional_call(self._transform, _cast(self._head_parameters, dtype), (hidden,), tie_weights=False)
 
-        hidden = functional_call(self._encoder, parameters, (input_ids,))
+        copies = _cast(self._encoder_parameters, dtype)
+        hidden = functional_call(self._encoder, copies, (input_ids,), tie_weights=False)
         return Predictions(hidden, VocabularyHead(transform, head.weight, head.bias))
 
     def compile(self, **options: Any) -> None:
-        """Compile the model in parts, with the options of `torch.compile`.
+        """Compile the layers, with the options of `torch.compile`.
 
         All layers are alike, so the first one's compilation serves every one of them: a fraction of the time that the
         model as a whole takes, and nothing is lost, for what can be fused ends at the matrix products.
         """
-        layers = self.model.get_submodule(family_of(self.model).layer_prefix.rstrip("."))
-        for part in (self.model.base_model.embeddings, *layers.children(), self._transform):
-            part.compile(**options)
+        for layer in self._layers:
+            layer.compile(**options)
 
 
 class _Encoder(nn.Module):
@@ -66,6 +84,5 @@ class _Transform(_Encoder):
         return family_of(self.model).head(self.model).transform(hidden)
 
 
-def _copies(encoder: _Encoder, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return copies of all parameters in another type, by name."""
-    return {name: parameter.to(dtype) for name, parameter in encoder.named_parameters()}
+def _cast(parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: parameter.to(dtype) for name, parameter in parameters.items()}

@@ -65,13 +65,13 @@ class DistillationStep(nn.Module):
         """
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        # Activations that are recomputed would see the parameters themselves, not the copies: autocast bridges that.
-        recomputed = any(getattr(module, "gradient_checkpointing", False) for module in self.student.modules())
         teacher = None
         if self._teacher and self.objective.needs_teacher:
             with torch.no_grad(), torch.autocast(device, enabled=False):
                 teacher = self._teacher_in(dtype)(input_ids)
             self.mark("teacher")
+        # Activations that are recomputed would see the parameters themselves, not the copies: autocast bridges that.
+        recomputed = self._predict_student.recomputes
         with torch.autocast(device, enabled=dtype is not None and recomputed, dtype=dtype):
             student = self._predict_student(input_ids, None if recomputed else dtype)
             self.mark("student")

@@ -308,7 +308,8 @@ class DistillationTrainer(Trainer):
     def _check_finite(self, weights: bool = False) -> None:
         """Raise if a loss since the start, or with `weights` a weight now, is not a finite number."""
         steps = self.accelerator.gather(self._first_bad_step[None])  # all processes stop, or some would wait for ever
-        step = int(steps.max().item())
+        # The first of all: what one process found is in the weights of the others a step later.
+        step = min((step for step in steps.tolist() if step >= 0), default=-1)
         if step >= 0:
             what = f"The loss at step {step}"
         elif weights and not all(torch.isfinite(p).all() for p in self.student.parameters()):
