@@ -21,7 +21,8 @@ SHORTER = {
     "distill": "--max_steps 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 --max_eval_samples 2 "
     "--bf16 false --torch_compile false --use_cpu",
     "bench train": "--bench_steps 1 --bench_warmup 1 --per_device_train_batch_size 1 --bf16 false --use_cpu "
-    "--torch_compile false --hidden_size 32 --num_attention_heads 2 --teacher_layers 2 --vocab_size 200 --block_size 16",
+    "--torch_compile false --hidden_size 32 --num_attention_heads 2 --teacher_layers 2 --vocab_size 200 "
+    "--block_size 16",
     "pretrain": "--max_steps 4 --per_device_train_batch_size 2 --max_eval_samples 2 --use_cpu",
     "prepare": "--num_proc 1",
 }
