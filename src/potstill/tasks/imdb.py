@@ -1,0 +1,17 @@
+"""The Large Movie Review Dataset (Maas et al. 2011): is a review favourable?"""
+
+from potstill.tasks.sentence import SentenceTask, Table
+
+LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1}
+
+IMDB = SentenceTask(
+    name="imdb",
+    title="IMDb",
+    labels=("neg", "pos"),
+    metrics=("accuracy",),
+    official=Table("text", None, "label", LABELS),
+    hub=Table("text", None, "label", LABELS),
+    hub_name="stanfordnlp/imdb",
+    dev=("test",),  # the paper scores the test set; there is no development set
+    max_length=512,
+)
