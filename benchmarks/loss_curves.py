@@ -1,6 +1,9 @@
 """Quality must not pay for speed: the loss curves of potstill's step and of the plain one, same seed, same data.
 
     python benchmarks/loss_curves.py --teacher DIR --corpus blocks/ --steps 1000 --output curves.png
+    torchrun --nproc_per_node 2 benchmarks/loss_curves.py … --batch_size 32 --against curves.json --output two.png
+
+The second compares two processes with one, at the same number of blocks a step.
 
 Both runs start from the same student and see the same blocks under the same masks, so the curves differ by rounding
 alone if the student has no dropout (whose random numbers depend on how a layer was compiled).
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +33,7 @@ def curve(options: argparse.Namespace, plain: bool) -> list[dict[str, float]]:
         gpu = torch.cuda.is_available()
         args = DistillationArguments(
             output_dir=folder,
+            use_cpu=not gpu,
             bf16=gpu,
             torch_compile=gpu and not plain,
             per_device_train_batch_size=options.batch_size,
@@ -59,22 +64,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--against", type=Path, help="compare with the curve in this file instead of the plain step's")
     parser.add_argument("--output", type=Path, default=Path("loss-curves.png"))
     options = parser.parse_args()
-    fast, plain = curve(options, plain=False), curve(options, plain=True)
+    fast = curve(options, plain=False)
+    if options.against:
+        plain, label = json.loads(options.against.read_text())["potstill"], str(options.against)
+    else:
+        plain, label = curve(options, plain=True), "plain step"
+    if os.environ.get("RANK", "0") != "0":
+        return
     options.output.with_suffix(".json").write_text(json.dumps({"potstill": fast, "plain": plain}))
-    draw(fast, plain, options.output)
+    draw(fast, plain, options.output, label)
     for term in TERMS:
         differences = [abs(one[term] - other[term]) / other[term] for one, other in zip(fast, plain, strict=True)]
         print(f"{term}: largest difference {max(differences):.2%}, mean {sum(differences) / len(differences):.3%}")
 
 
-def draw(fast: list[dict[str, float]], plain: list[dict[str, float]], path: Path) -> None:
+def draw(fast: list[dict[str, float]], plain: list[dict[str, float]], path: Path, label: str) -> None:
     """Draw both curves, and below them their relative difference."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     steps = range(1, len(fast) + 1)
-    above.plot(steps, [entry["loss"] for entry in plain], linewidth=3, alpha=0.4, label="plain step")
+    above.plot(steps, [entry["loss"] for entry in plain], linewidth=3, alpha=0.4, label=label)
     above.plot(steps, [entry["loss"] for entry in fast], linewidth=0.8, label="potstill's step")
     above.set_ylabel("training loss")
     above.legend()

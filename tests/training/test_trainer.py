@@ -190,6 +190,14 @@ def test_models_that_do_not_fit(
         compatibility.check_fit(model(student), model(teacher), corpus, corpus.tokenizer(), objective)
 
 
+def test_processes_that_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    args = SimpleNamespace(n_gpu=1, world_size=1, use_cpu=False, report_to=[])
+    with pytest.raises(PotstillError, match="2 processes, but they are not connected.*--use_cpu"):
+        compatibility.check_launch(args)
+    compatibility.check_launch(SimpleNamespace(n_gpu=1, world_size=2, use_cpu=True, report_to=[]))
+
+
 def test_pretraining_has_one_loss(corpus_folder: Path, teacher_folder: Path, tmp_path: Path) -> None:
     args = pretraining(corpus_folder, tmp_path / "model", max_steps=1)
     trainer = DistillationTrainer(load_masked_lm(teacher_folder), corpus_folder, args)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations import get_reporting_integration_callbacks
 
@@ -23,12 +25,19 @@ def check_launch(args: Recipe) -> None:
 
     Raises:
         PotstillError: the process has several devices, to all of which `Trainer` would copy the student but not the
-            teacher; or a logging back end is unknown or not installed.
+            teacher; the processes of a launcher do not know of each other; or a logging back end is unknown or not
+            installed.
     """
     if args.n_gpu > 1:
         raise PotstillError(
             f"This process sees {args.n_gpu} GPUs: start one for each with torchrun --nproc_per_node {args.n_gpu} "
             "-m potstill, or choose one with CUDA_VISIBLE_DEVICES=0."
+        )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != args.world_size:  # each would train by itself, unnoticed
+        raise PotstillError(
+            f"The launcher started {started} processes, but they are not connected to each other"
+            f"{'' if args.use_cpu else ': without a GPU, add --use_cpu'}."
         )
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):

@@ -1,0 +1,233 @@
+"""SQuAD files → one row a question, its answers checked against its context; and a split by article."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+
+from potstill.corpus.lines import decoded_lines, open_hashed
+from potstill.errors import PotstillError
+
+OnBadAnswer = Literal["error", "skip"]
+
+VERSIONS = ("1.1", "2.0")
+ENDINGS = (".json", ".json.gz", ".json.xz", ".json.zst")
+
+FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "title": datasets.Value("string"),
+        "context": datasets.Value("string"),
+        "question": datasets.Value("string"),
+        "answers": {
+            "text": datasets.List(datasets.Value("string")),
+            "answer_start": datasets.List(datasets.Value("int32")),
+        },
+        "is_impossible": datasets.Value("bool"),
+    }
+)
+"""The columns that the hub's `squad` and `squad_v2` have, and `is_impossible`."""
+
+
+@dataclass(frozen=True)
+class Squad:
+    """A file of questions.
+
+    Attributes:
+        path: the file.
+        dataset: a row a question, in the order of the file, which is paragraph by paragraph; columns as `FEATURES`,
+            `answer_start` in characters (code points) from 0.
+        bad_answers: answers left out because their context does not hold them at `answer_start`.
+        dropped_questions: questions left out because no answer remained.
+    """
+
+    path: Path
+    dataset: datasets.Dataset
+    bad_answers: int
+    dropped_questions: int
+
+    @property
+    def has_impossible(self) -> bool:
+        """Whether some questions have no answer, as in SQuAD 2.0."""
+        return any(self.dataset["is_impossible"][:])
+
+
+def read_squad(path: str | Path, split: str = "train", on_bad_answer: OnBadAnswer = "error") -> Squad:
+    """Read questions in the format of SQuAD 1.1 (arXiv 1606.05250) or 2.0 (arXiv 1806.03822), which XQuAD shares.
+
+    Args:
+        path: a `.json` file, compressed (`.gz`, `.xz`, `.zst`) or not; or a folder that holds the official
+            `SPLIT-v1.1.json` or `SPLIT-v2.0.json`.
+        split: `train` or `dev`, for a folder.
+        on_bad_answer: what to do about an answer that is blank or not in its context at `answer_start`. With `skip` it
+            is left out, and so is a question that has no other, in training and development sets alike: a question
+            without a gold answer can be neither learnt nor scored. Both are counted.
+
+    Raises:
+        PotstillError: there is no such file, or it is not in that format (file and place are named); an `id` occurs
+            twice; an answer is not in its context.
+    """
+    path = find_squad(Path(path).expanduser(), split)
+    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    seen: set[str] = set()
+    bad, dropped, first_bad = 0, 0, ""
+    for place, row in _questions(path):
+        if row["id"] in seen:
+            raise PotstillError(f"{place}: the id {row['id']!r} occurs a second time: give each question its own.")
+        seen.add(row["id"])
+        good = [
+            (text, start)
+            for text, start in row["answers"]
+            if start >= 0 and text.strip() and row["context"].startswith(text, start)
+        ]
+        if len(good) < len(row["answers"]):
+            first_bad = first_bad or row["id"]
+            bad += len(row["answers"]) - len(good)
+            if not good:
+                dropped += 1
+                continue
+        row["answers"] = {"text": [text for text, _ in good], "answer_start": [start for _, start in good]}
+        for name, values in columns.items():
+            values.append(row[name])
+    if bad and on_bad_answer == "error":
+        raise PotstillError(
+            f"{path}: {bad} answers are not in their context at answer_start, the first of them to question "
+            f"{first_bad!r}: correct the file, or leave such answers out with --on_bad_answer skip."
+        )
+    if not columns["id"]:
+        raise PotstillError(f"{path} holds no question{' with a good answer' * bool(bad)}: is it the right file?")
+    return Squad(path, datasets.Dataset.from_dict(columns, features=FEATURES), bad, dropped)
+
+
+def find_squad(path: Path, split: str) -> Path:
+    """Return the file to read: the path itself, or the one of a split in a folder.
+
+    Raises:
+        PotstillError: there is none, or the folder holds the split in several versions.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise PotstillError(f"There is no file or folder {path}: name a file in SQuAD's format or a folder of them.")
+    names = [f"{split}-v{version}{ending}" for version in VERSIONS for ending in ENDINGS]
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found:
+        raise PotstillError(f"{path} holds neither {split}-v1.1.json nor {split}-v2.0.json: name the file itself.")
+    if len(found) > 1:
+        raise PotstillError(f"{path} holds both {found[0].name} and {found[1].name}: name the file to read.")
+    return found[0]
+
+
+def split_by_title(dataset: datasets.Dataset, share: float, seed: int = 0) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Split questions in two by article, so that no article is in both parts.
+
+    What is held out depends on the titles and the seed alone, not on the order or number of the questions: translations
+    of one file that keep its titles (XQuAD's do) are split alike.
+
+    Args:
+        dataset: rows with a `title`.
+        share: of the articles that the second part is to have, above 0 and below 1; at least one, and not all.
+        seed: draws them.
+
+    Returns:
+        The rest and the part held out, rows in their order.
+
+    Raises:
+        PotstillError: there are fewer than two articles, or the share is out of range.
+    """
+    if not 0 < share < 1:
+        raise PotstillError(f"The share of articles to hold out is {share}: give one above 0 and below 1.")
+    of_row = dataset["title"][:]
+    titles = sorted(set(of_row))
+    if len(titles) < 2:
+        raise PotstillError(f"The questions are all of {len(titles)} article: two are needed to split by article.")
+    count = min(max(round(share * len(titles)), 1), len(titles) - 1)
+    held_out = set(random.Random(seed).sample(titles, count))
+    rows: tuple[list[int], list[int]] = [], []
+    for number, title in enumerate(of_row):
+        rows[title in held_out].append(number)
+    return dataset.select(rows[0]), dataset.select(rows[1])
+
+
+def _questions(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each question stands and its row, with the answers as pairs of text and start."""
+    record = _json(path)
+    for a, article in enumerate(_list(record, "data", f"{path}"), 1):
+        title = _text(article, "title", f"{path}, article {a}")
+        for p, paragraph in enumerate(_list(article, "paragraphs", f"{path}, article {a} ({title})"), 1):
+            place = f"{path}, article {a} ({title}), paragraph {p}"
+            context = _text(paragraph, "context", place)
+            for q, qa in enumerate(_list(paragraph, "qas", place), 1):
+                where = f"{place}, question {q}"
+                row = {"id": _text(qa, "id", where), "title": title, "context": context}
+                row["question"] = _text(qa, "question", where)
+                yield where, row | _answers(qa, where)
+
+
+def _answers(qa: dict[str, Any], where: str) -> dict[str, Any]:
+    impossible = bool(qa.get("is_impossible", False))
+    # What SQuAD 2.0 gives for a question without an answer is an empty list; other writers leave the key out.
+    answers = [] if impossible and "answers" not in qa else _list(qa, "answers", where)
+    if bool(answers) == impossible:
+        what = "has answers but is marked is_impossible" if impossible else "has no answer and no is_impossible mark"
+        raise PotstillError(f"{where}, {what}: correct the file.")
+    pairs = [(_text(answer, "text", where), _value(answer, "answer_start", int, where)) for answer in answers]
+    return {"answers": pairs, "is_impossible": impossible}
+
+
+def _json(path: Path) -> Any:
+    lines = []
+    with open_hashed(str(path)) as file:
+        for number, line in decoded_lines(str(path), file):
+            if isinstance(line, UnicodeDecodeError):
+                raise PotstillError(f"{path}, line {number}, is not UTF-8 text: convert the file.") from line
+            lines.append(line)
+    text = "\n".join(lines)
+    if not text.strip():
+        raise PotstillError(f"{path} is empty: fetch or write it again.")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = (
+            f"{error.msg} at line {error.lineno}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else error
+        )
+        raise PotstillError(f"{path} is not valid JSON ({reason}): give a file in SQuAD's format.") from error
+
+
+_NAMES = {str: "text", int: "a whole number", list: "a list"}
+
+
+def _value(record: Any, key: str, kind: type, where: str) -> Any:
+    if not isinstance(record, dict):
+        raise PotstillError(f"{where}: a JSON object with the key {key!r} was expected, not {type(record).__name__}.")
+    if key not in record:
+        raise PotstillError(
+            f"{where} has no {key!r}, only {', '.join(map(repr, record)) or 'nothing at all'}: "
+            "give a file in SQuAD's format."
+        )
+    value = record[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise PotstillError(f"{where}: {key!r} is to be {_NAMES[kind]}, not {type(value).__name__}.")
+    return value
+
+
+def _list(record: Any, key: str, where: str) -> list[Any]:
+    value: list[Any] = _value(record, key, list, where)
+    return value
+
+
+def _text(record: Any, key: str, where: str) -> str:
+    value: str = _value(record, key, str, where)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+        raise PotstillError(f"{where}: {key!r} holds half a surrogate pair, which is not text.") from error
+    return value
