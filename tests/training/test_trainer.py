@@ -193,7 +193,7 @@ def test_models_that_do_not_fit(
 def test_processes_that_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     args = SimpleNamespace(n_gpu=1, world_size=1, use_cpu=False, report_to=[])
-    with pytest.raises(PotstillError, match="2 processes, but they are not connected.*--use_cpu"):
+    with pytest.raises(PotstillError, match=r"2 processes, but they are not connected.*--use_cpu"):
         compatibility.check_launch(args)
     compatibility.check_launch(SimpleNamespace(n_gpu=1, world_size=2, use_cpu=True, report_to=[]))
 

@@ -186,10 +186,18 @@ def _best_of_windows(
     end = np.pad(end, ((0, 0), (0, longest - 1)), constant_values=-np.inf)
     # scores[w, i, k]: the span of window w from token i to token i + k.
     scores = start[:, :, None] + np.lib.stride_tricks.sliding_window_view(end, longest, axis=1)
-    scores = scores.reshape(len(start), -1)
-    count = min(n_best, scores.shape[1])
-    best = np.argpartition(scores, -count, axis=1)[:, -count:]
+    # The best n spans begin at the n tokens whose own best span is best, so only those need be sorted out.
+    begins = _largest(scores.max(axis=2), n_best)
+    scores = np.take_along_axis(scores, begins[:, :, None], axis=1).reshape(len(start), -1)
+    best = _largest(scores, n_best)
     score = np.take_along_axis(scores, best, axis=1)
     row, place = np.nonzero(np.isfinite(score))
-    begin, extent = np.divmod(best[row, place], longest)
+    which, extent = np.divmod(best[row, place], longest)
+    begin = begins[row, which]
     return row, begin, begin + extent, score[row, place]
+
+
+def _largest(values: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    """Return the places of the largest values of each row, in no order, (rows, at most count)."""
+    count = min(count, values.shape[1])
+    return np.argpartition(values, -count, axis=1)[:, -count:]
