@@ -66,6 +66,7 @@ def make_windows(
             batched=True,
             batch_size=QUESTIONS,
             remove_columns=["question", "context", "answers"],
+            desc="Cutting windows",
         )
         .with_format(None)
     )
