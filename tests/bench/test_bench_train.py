@@ -153,7 +153,9 @@ def test_recipes_keep_what_matters(recipe: Path) -> None:
         """Do nothing."""
         return args
 
-    args = call(verb, "potstill bench train", ["--config", str(recipe), "--use_cpu"])
+    pretrain = ["--pretrain"] if recipe.stem.startswith("pretrain") else []
+    args = call(verb, "potstill bench train", ["--config", str(recipe), "--use_cpu", *pretrain])
+    assert args.masking == ("uniform" if pretrain else "frequency")
     values = yaml.safe_load(recipe.read_text())
     assert args.per_device_train_batch_size == values.get("per_device_train_batch_size", 32)
     assert (args.torch_compile, args.bf16) == (values.get("torch_compile", False), values.get("bf16", False))

@@ -36,7 +36,7 @@ def new_batch() -> tuple[Tensor, Tensor, Tensor]:
 
 def run(step: DistillationStep, batch: tuple[Tensor, Tensor, Tensor], bf16: bool) -> tuple[Tensor, dict[str, Tensor]]:
     step.student.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=bf16):
         losses = step(*batch)
     losses["loss"].backward()
     return losses["loss"].detach(), {name: parameter.grad for name, parameter in step.student.named_parameters()}
@@ -47,6 +47,13 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return ((found_all - expected_all).norm() / expected_all.norm()).item()
 
 
+@pytest.fixture(params=[(), ("cpu",)], ids=["autocast", "copies"])
+def sixteen_bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The student computes under autocast, as it does on a CPU, or on copies, as it does on a GPU."""
+    monkeypatch.setattr("potstill.training.step.EXACT_SUMS", request.param)
+
+
+@pytest.mark.usefixtures("sixteen_bits")
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("options", [{}, {"soft_targets": "masked"}, {"alpha_ce": 0, "alpha_cos": 0}], ids=str)
 def test_sixteen_bits_change_losses_and_gradients_by_their_rounding(options: dict[str, object], tied: bool) -> None:
@@ -67,6 +74,33 @@ def test_the_user_s_models_stay_in_float32() -> None:
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_no_gradient_is_lost_in_long_sums(device: str) -> None:
+    student, teacher = new_pair(max_position_embeddings=256)
+    step = DistillationStep(student.to(device), teacher.to(device), DistillationObjective(alpha_ce=0, alpha_cos=0))
+    ids = torch.randint(VOCAB, (32, 256), device=device)
+    ids[:, ::2] = 7  # one row of the embeddings gets thousands of gradients
+    batch = (ids, torch.arange(0, 256, 2, device=device).expand(32, -1), ids[:, 1::2])
+    _, expected = run(step, batch, bf16=False)
+    _, found = run(step, batch, bf16=True)
+    for name, gradient in expected.items():
+        if "vocab_" not in name and "k_lin.bias" not in name:  # autocast too sums those of the head's LayerNorm roughly
+            assert ((found[name] - gradient).norm() / gradient.norm()).item() < 0.06, name
+
+
+def test_parameters_replaced_by_others_are_used_after_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potstill.training.step.EXACT_SUMS", ("cpu",))
+    student, teacher = new_pair()
+    step, batch = DistillationStep(student, teacher, DistillationObjective()), new_batch()
+    before, _ = run(step, batch, bf16=True)
+    student.distilbert.transformer.layer[0].ffn.lin1 = torch.nn.Linear(32, 64)
+    step.refresh()
+    after, gradients = run(step, batch, bf16=True)
+    assert after != before
+    assert all(gradient is not None for gradient in gradients.values())
+
+
+@pytest.mark.usefixtures("sixteen_bits")
 def test_recomputed_activations_give_the_same_gradients_under_autocast() -> None:
     student, teacher = new_pair()
     step, batch = DistillationStep(student, teacher, DistillationObjective()), new_batch()
@@ -77,6 +111,7 @@ def test_recomputed_activations_give_the_same_gradients_under_autocast() -> None
     assert distance(recomputed, gradients) < 0.05
 
 
+@pytest.mark.usefixtures("sixteen_bits")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_compiled_layers_change_nothing(bf16: bool) -> None:
     student, teacher = new_pair()

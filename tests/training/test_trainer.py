@@ -192,10 +192,15 @@ def test_models_that_do_not_fit(
 
 def test_processes_that_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    args = SimpleNamespace(n_gpu=1, world_size=1, use_cpu=False, report_to=[])
+    args = SimpleNamespace(n_gpu=1, world_size=1, use_cpu=False, report_to=[], fp16=False)
     with pytest.raises(PotstillError, match=r"2 processes, but they are not connected.*--use_cpu"):
         compatibility.check_launch(args)
-    compatibility.check_launch(SimpleNamespace(n_gpu=1, world_size=2, use_cpu=True, report_to=[]))
+    compatibility.check_launch(SimpleNamespace(n_gpu=1, world_size=2, use_cpu=True, report_to=[], fp16=False))
+
+
+def test_half_precision_without_a_gpu_is_an_error(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PotstillError, match="--fp16 is for GPUs"):
+        new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", fp16=True))
 
 
 def test_pretraining_has_one_loss(corpus_folder: Path, teacher_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass, field
+from typing import Literal
 
 from potstill.recipe import DistillationArguments, PretrainingArguments, option
 
@@ -44,7 +45,13 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     json: str | None = option(None, "File to write the measurements to, as JSON.")
     accumulation_of_recipe: int = field(init=False, default=1)
 
+    masking: Literal["frequency", "uniform"] | None = option(  # type: ignore[assignment]
+        None, "How masked tokens are drawn; if not given, as `distill` does it, or with --pretrain as `pretrain`."
+    )
+
     def __post_init__(self) -> None:
+        self.masking = self.masking or ("uniform" if self.pretrain else "frequency")
+        self._check("grow", self.grow is None or self.pretrain, "belongs to `pretrain`: add --pretrain")
         for name in ("bench_steps", "bench_accumulation", "block_size", "vocab_size", "teacher_layers"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("bench_warmup", self.bench_warmup > 0, "must be above 0, for the first step is not like the others")

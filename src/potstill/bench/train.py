@@ -140,11 +140,12 @@ class _Baseline:
 
     def take_turn(self) -> None:
         """Take a round of steps; the first time, build and warm up before."""
+        allocated = _allocated(self.args.device)
+        first = self.training is None
+        self.training = self.training or self.build()
         try:
             with fitting_memory(self.args):
-                if self.training is None:
-                    allocated = _allocated(self.args.device)
-                    self.training = self.build()
+                if first:
                     self.training.run(self.args.bench_warmup)
                     _forget_peak(self.args.device)
                     self._take_steps(self.training)

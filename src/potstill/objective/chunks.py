@@ -101,7 +101,7 @@ class VocabularyPass(torch.autograd.Function):
             grad_weight[: ctx.vocab_size, ctx.width],
         )
         scaled = [
-            (grad * part).to(dtype) if needed else None
+            (grad * part.to(grad.dtype)).to(dtype) if needed else None
             for part, dtype, needed in zip(grads, ctx.dtypes, ctx.needs_input_grad, strict=False)
         ]
         return (*scaled, None, None, None, None, None, None)
@@ -112,16 +112,17 @@ def softmax(device_type: str) -> Callable[..., None]:
     """Return the implementation of the softmax part for a type of device: see `softmax_losses_`."""
     if device_type != "cuda":
         return softmax_losses_
-    missing = None
+    missing = []
     try:
         from potstill.objective.triton_softmax import triton_softmax_losses_
     except ImportError:
-        missing = "the package triton"
+        missing.append("the package triton")
     if not any(shutil.which(name) for name in (os.environ.get("CC") or "gcc", "gcc", "clang")):
-        missing = "a C compiler (gcc or clang), which triton needs"
-    if missing is None:
+        missing.append("a C compiler (gcc or clang)")
+    if not missing:
         return triton_softmax_losses_
-    warnings.warn(f"the pass over the vocabulary is slower than it could be: it misses {missing}", stacklevel=2)
+    lacks = " and ".join(missing)
+    warnings.warn(f"the pass over the vocabulary is slower than it could be: it misses {lacks}", stacklevel=2)
     return softmax_losses_
 
 

@@ -15,10 +15,11 @@ from potstill.objective.chunks import Projection, VocabularyPass
 from potstill.objective.softmax import SoftmaxOptions
 from potstill.student import VocabularyHead
 
-# Logits held at once, in bytes, and what the vocabulary is padded to: see docs/performance.md for the measurements.
+# Logits held at once, in bytes: on a GPU so many that the matrix products are large (docs/performance.md), elsewhere so
+# few that they stay near the processor.
 LOGITS_BYTES = {"cuda": 2**30}
-LOGITS_BYTES_OF_A_CACHE = 2**26
-ALIGNMENT = {"cuda": 64}
+LOGITS_BYTES_ELSEWHERE = 2**26
+ALIGNMENT = {"cuda": 64}  # what the vocabulary is padded to a multiple of
 
 
 def vocabulary_losses(
@@ -65,24 +66,26 @@ def vocabulary_losses(
         assert teacher_hidden is not None
         assert teacher_head is not None
         with torch.no_grad():
-            hidden = teacher_head.transform(teacher_hidden if every_token else _at(teacher_hidden, positions))
-            teacher = Projection(hidden.flatten(0, 1), teacher_head.weight, teacher_head.bias)
+            targets = teacher_head.transform(teacher_hidden if every_token else _at(teacher_hidden, positions))
+            teacher = Projection(targets.flatten(0, 1), teacher_head.weight, teacher_head.bias)
     # Sums over rows become averages over counts that every batch has: see DistillationObjective.
     soft = alpha_ce * temperature**2 / row_labels.numel()
     hard = alpha_mlm / labels.numel()
-    # The gradient with respect to logits is kept near 1, where every floating-point type has its best precision.
-    unit = max(soft / temperature, hard)
-    total, sums = VocabularyPass.apply(
-        student_head.transform(student_hidden).flatten(0, 1),
-        student_head.weight,
-        student_head.bias,
-        teacher,
-        row_labels.flatten(),
-        SoftmaxOptions(temperature, soft / temperature / unit, hard / unit, soft_targets == "masked", True),
-        dtype,
-        _chunk_size(row_labels.numel(), len(student_head.weight), dtype, device),
-        ALIGNMENT.get(device, 1),
-    )
+    # The gradient with respect to logits is kept large enough that float16 does not lose the many small ones.
+    unit = max(soft / temperature, hard) / (1024 if dtype == torch.float16 else 1)
+    hidden = student_head.transform(student_hidden).flatten(0, 1)
+    with torch.autocast(device, enabled=False):  # the pass chooses its own types
+        total, sums = VocabularyPass.apply(
+            hidden,
+            student_head.weight,
+            student_head.bias,
+            teacher,
+            row_labels.flatten(),
+            SoftmaxOptions(temperature, soft / temperature / unit, hard / unit, soft_targets == "masked", True),
+            dtype,
+            _chunk_size(row_labels.numel(), len(student_head.weight), dtype, device),
+            ALIGNMENT.get(device, 1),
+        )
     losses = {"loss": total * unit}
     if alpha_ce > 0:
         losses["ce"] = sums[0] * (temperature**2 / row_labels.numel())
@@ -93,7 +96,7 @@ def vocabulary_losses(
 
 def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
     """Return how many tokens to take at a time, so that both heads' logits stay small and chunks are alike."""
-    limit = LOGITS_BYTES.get(device, LOGITS_BYTES_OF_A_CACHE) // (2 * vocab_size * dtype.itemsize)
+    limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (2 * vocab_size * dtype.itemsize)
     chunks = math.ceil(tokens / max(limit, 1))
     return math.ceil(tokens / chunks / 8) * 8
 

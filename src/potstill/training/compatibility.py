@@ -25,8 +25,8 @@ def check_launch(args: Recipe) -> None:
 
     Raises:
         PotstillError: the process has several devices, to all of which `Trainer` would copy the student but not the
-            teacher; the processes of a launcher do not know of each other; or a logging back end is unknown or not
-            installed.
+            teacher; the processes of a launcher do not know of each other; --fp16 without a GPU; or a logging back end
+            is unknown or not installed.
     """
     if args.n_gpu > 1:
         raise PotstillError(
@@ -39,6 +39,8 @@ def check_launch(args: Recipe) -> None:
             f"The launcher started {started} processes, but they are not connected to each other"
             f"{'' if args.use_cpu else ': without a GPU, add --use_cpu'}."
         )
+    if args.fp16 and args.device.type == "cpu":
+        raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither.")
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):
             back_end()

@@ -24,15 +24,22 @@ class Predictor:
         self.model = model
         self._encoder, self._transform = _Encoder(model), _Transform(model)
         self._layers = list(model.get_submodule(family_of(model).layer_prefix.rstrip(".")).children())
-        # Looked up once and not at every step, where it would take longer than the layers of a small model.
-        everything = dict(self._encoder.named_parameters())
-        inside = f"model.{model.base_model_prefix}."
-        self._encoder_parameters = {name: value for name, value in everything.items() if name.startswith(inside)}
-        head = family_of(model).head(model)
-        self._head_parameters = {
-            name: value
-            for name, value in everything.items()
-            if not name.startswith(inside) and value is not head.weight and value is not head.bias
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look up the model's parameters anew, which must be done after any of them was replaced by another.
+
+        They are not looked up at every call, where it would take longer than the layers of a small model.
+        """
+        head = family_of(self.model).head(self.model)
+        tensors = dict((*self._encoder.named_parameters(), *self._encoder.named_buffers()))
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+        inside = f"model.{self.model.base_model_prefix}."
+        self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(inside)}
+        self._head_tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not name.startswith(inside) and tensor is not head.weight and tensor is not head.bias
         }
 
     @property
@@ -54,9 +61,9 @@ class Predictor:
 
         # The projection, which may be tied, is not among what is called: no search for ties, which takes its time too.
         def transform(hidden: Tensor) -> Tensor:
-            return functional_call(self._transform, _cast(self._head_parameters, dtype), (hidden,), tie_weights=False)
+            return functional_call(self._transform, _cast(self._head_tensors, dtype), (hidden,), tie_weights=False)
 
-        copies = _cast(self._encoder_parameters, dtype)
+        copies = _cast(self._encoder_tensors, dtype)
         hidden = functional_call(self._encoder, copies, (input_ids,), tie_weights=False)
         return Predictions(hidden, VocabularyHead(transform, head.weight, head.bias))
 
@@ -84,5 +91,5 @@ class _Transform(_Encoder):
         return family_of(self.model).head(self.model).transform(hidden)
 
 
-def _cast(parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {name: parameter.to(dtype) for name, parameter in parameters.items()}
+def _cast(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}

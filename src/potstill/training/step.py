@@ -14,6 +14,10 @@ from potstill.objective import DistillationObjective, hidden_cosine_loss
 from potstill.student import family_of
 from potstill.training.predictor import Predictor
 
+# Devices whose kernels sum the gradients of 16-bit LayerNorms and embeddings in float32. A CPU's sum in 16 bits, and
+# lose what is added once the sum is some hundred times larger.
+EXACT_SUMS = ("cuda",)
+
 
 class DistillationStep(nn.Module):
     """The module that training runs and wraps for data parallelism.
@@ -22,9 +26,10 @@ class DistillationStep(nn.Module):
     parameters are the student's: the teacher is kept out of the module tree, where neither the optimiser nor
     DistributedDataParallel nor a checkpoint would see it.
 
-    Under autocast both models compute in its type from end to end, on copies of their parameters in that type. Autocast
-    itself would keep LayerNorm and all that is added to it in float32, and spend the time moving twice the bytes. The
-    parameters that are trained stay in float32, and so do sums inside LayerNorm, softmax and the losses.
+    Under autocast the teacher, and on a GPU the student too, compute in its type from end to end, on copies of their
+    parameters in that type. Autocast itself would keep LayerNorm and all that is added to it in float32, and spend the
+    time moving twice the bytes. The parameters that are trained stay in float32, and so do sums inside LayerNorm,
+    softmax and the losses.
 
     Attributes:
         student: the model in training.
@@ -71,9 +76,9 @@ class DistillationStep(nn.Module):
                 teacher = self._teacher_in(dtype)(input_ids)
             self.mark("teacher")
         # Activations that are recomputed would see the parameters themselves, not the copies: autocast bridges that.
-        recomputed = self._predict_student.recomputes
-        with torch.autocast(device, enabled=dtype is not None and recomputed, dtype=dtype):
-            student = self._predict_student(input_ids, None if recomputed else dtype)
+        copied = dtype if device in EXACT_SUMS and not self._predict_student.recomputes else None
+        with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
+            student = self._predict_student(input_ids, copied)
             self.mark("student")
             losses = self.objective(student, teacher, positions, labels, self._hidden_cosine)
             self.mark("losses")
@@ -85,6 +90,10 @@ class DistillationStep(nn.Module):
         self._hidden_cosine = torch.compile(hidden_cosine_loss, **options)
         self._predict_student.compile(**options)
         self._teacher_predictors.clear()
+
+    def refresh(self) -> None:
+        """Take note that parameters of the student may have been replaced by others since the last call."""
+        self._predict_student.refresh()
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in the student, as `TrainingArguments` asks."""

@@ -84,6 +84,8 @@ class DistillationTrainer(Trainer):
         check_launch(args)
         objective = objective_of(args)
         check_fit(student, teacher, corpus, tokenizer, objective)
+        if objective.alpha_ce == objective.alpha_mlm == 0:  # nothing reads the student's head
+            args.ddp_find_unused_parameters = True
         if len(corpus.validation) == 0:
             args.eval_strategy, args.eval_on_start = "no", False
         counts = torch.from_numpy(corpus.token_counts)
@@ -165,6 +167,7 @@ class DistillationTrainer(Trainer):
             # With several processes, `Trainer` does not tell the sampler which epoch it resumes in the middle of.
             self._draws.set_epoch(state.global_step // steps_per_epoch)
             first_step = state.global_step
+        self.step.refresh()
         with self.run_control.catching_signals():
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
