@@ -77,15 +77,17 @@ def test_the_user_s_models_stay_in_float32() -> None:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_no_gradient_is_lost_in_long_sums(device: str) -> None:
     student, teacher = new_pair(max_position_embeddings=256)
-    step = DistillationStep(student.to(device), teacher.to(device), DistillationObjective(alpha_ce=0, alpha_cos=0))
+    step = DistillationStep(student.to(device), teacher.to(device), DistillationObjective())
     ids = torch.randint(VOCAB, (32, 256), device=device)
     ids[:, ::2] = 7  # one row of the embeddings gets thousands of gradients
     batch = (ids, torch.arange(0, 256, 2, device=device).expand(32, -1), ids[:, 1::2])
     _, expected = run(step, batch, bf16=False)
     _, found = run(step, batch, bf16=True)
     for name, gradient in expected.items():
-        if "vocab_" not in name and "k_lin.bias" not in name:  # autocast too sums those of the head's LayerNorm roughly
-            assert ((found[name] - gradient).norm() / gradient.norm()).item() < 0.06, name
+        # A bias of the keys moves all scores of a query alike, so its gradient is 0 but for rounding. That of the head's
+        # LayerNorm a CPU sums in 16 bits under plain autocast too.
+        if "k_lin.bias" not in name and not (device == "cpu" and "vocab_layer_norm" in name):
+            assert ((found[name] - gradient).norm() / gradient.norm()).item() < 0.02, name
 
 
 def test_parameters_replaced_by_others_are_used_after_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
