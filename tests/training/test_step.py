@@ -84,7 +84,7 @@ def test_no_gradient_is_lost_in_long_sums(device: str) -> None:
     _, expected = run(step, batch, bf16=False)
     _, found = run(step, batch, bf16=True)
     for name, gradient in expected.items():
-        # A bias of the keys moves all scores of a query alike, so its gradient is 0 but for rounding. That of the head's
+        # A bias of the keys moves all scores of a query alike: its gradient is 0 but for rounding. Those of the head's
         # LayerNorm a CPU sums in 16 bits under plain autocast too.
         if "k_lin.bias" not in name and not (device == "cpu" and "vocab_layer_norm" in name):
             assert ((found[name] - gradient).norm() / gradient.norm()).item() < 0.02, name
