@@ -41,6 +41,11 @@ class Recipe(TrainingArguments):
     max_train_minutes: float | None = option(
         None, "Stop cleanly after this many minutes of training, the learning rate decayed to its end by then."
     )
+    cuda_graphs: bool = option(
+        False,
+        "Record what the GPU does in a step and replay it: several times faster for models so small that the GPU "
+        "waits for Python, of no use to large ones.",
+    )
     overwrite_output_dir: bool = option(False, "Write into --output_dir although it has something in it.")
 
     learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")

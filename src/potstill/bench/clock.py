@@ -39,8 +39,11 @@ class PartClock:
         self._marks = [("", self._now())]
 
     def mark(self, part: str) -> None:
-        """Note that a part has ended, and the next begun; between rounds, do nothing."""
-        if self._marks:
+        """Note that a part has ended, and the next begun; between rounds, do nothing.
+
+        Nor inside a CUDA graph that is being recorded: what is replayed is one part, and ends with the backward pass.
+        """
+        if self._marks and not (self._on_cuda and torch.cuda.is_current_stream_capturing()):
             self._marks.append((part, self._now()))
 
     def stop(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from potstill.bench.clock import PartClock
-from potstill.corpus import Blocks, Masking
+from potstill.corpus import Blocks
+from potstill.corpus.masking import MaskedBlocks
 from potstill.objective import DistillationObjective
 from potstill.recipe import Recipe
 from potstill.training.step import DistillationStep
@@ -88,7 +89,7 @@ class PlainTraining:
         teacher: PreTrainedModel | None,
         objective: DistillationObjective,
         blocks: Blocks,
-        masking: Masking,
+        masking: Callable[[Tensor, Tensor], MaskedBlocks],
         args: Recipe,
         batch_size: int,
     ) -> None:

@@ -81,8 +81,9 @@ class Speed:
 class TrainBench:
     """What was run, on what, and how fast it was.
 
-    `model` is the one in training, `teacher` None where none is run; `objective` has the weights of the losses. FLOP/s
-    are of all processes in `model_flops_per_second` and of one device in `matrix_product_flops_per_second`.
+    `model` is the one in training, `teacher` None where none is run; `objective` has the weights of the losses. Where
+    steps are `recorded`, the part `backward` is all of what is replayed. FLOP/s are of all
+    processes in `model_flops_per_second` and of one device in `matrix_product_flops_per_second`.
     `ratio_to_baseline` is the median over rounds of tokens per second over the baseline's in the round that followed.
     """
 
@@ -91,6 +92,7 @@ class TrainBench:
     processes: int
     dtype: str
     compiled: bool
+    recorded: bool
     versions: dict[str, str]
     model: dict[str, Any]
     teacher: dict[str, Any] | None
@@ -131,7 +133,8 @@ class TrainBench:
         devices = f"{self.processes} × " if self.processes > 1 else ""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         head = [
-            f"{devices}{self.hardware} · {self.dtype}, {'layers compiled' if self.compiled else 'eager'} · {versions}",
+            f"{devices}{self.hardware} · {self.dtype}, {'layers compiled' if self.compiled else 'eager'}"
+            f"{', steps recorded as CUDA graphs' if self.recorded else ''} · {versions}",
             _shape(self.model) + (f" ← teacher {_shape(self.teacher)}" if self.teacher else ", no teacher"),
             " · ".join(f"{name} {value}" for name, value in self.objective.items()),
             f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.masked_per_block} of "
@@ -146,7 +149,10 @@ class TrainBench:
             ("ms per step", [f"{speed.ms_per_step:,.2f}" for speed in columns]),
         ]
         for part, words in _IN_WORDS.items():
-            rows.append((f"  {words}", [f"{speed.ms_per_step_by_part[part]:,.2f}" for speed in columns]))
+            cells = [f"{speed.ms_per_step_by_part[part]:,.2f}" for speed in columns]
+            if self.recorded and part in ("teacher", "student", "losses"):
+                cells[0] = "in backward"
+            rows.append((f"  {words}", cells))
         memory = "peak memory, tensors" if self.on_cuda else "peak memory, process"
         rows.append((memory, [_gibibytes(speed.peak_memory_bytes) for speed in columns]))
         table = [(f"{name:<22}" + "".join(f"{cell:>16}" for cell in cells)).rstrip() for name, cells in rows]

@@ -74,7 +74,7 @@ class _MeasuredTrainer(DistillationTrainer):
             clock.mark("masking")
             return masked
 
-        self.masking = marked_masking  # type: ignore[assignment]
+        self.masking = marked_masking
         self.step.mark = clock.mark
 
     def training_step(self, *args: Any, **options: Any) -> Any:
@@ -218,6 +218,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         processes=args.world_size,
         dtype=str(dtype).removeprefix("torch."),
         compiled=args.torch_compile,
+        recorded=args.cuda_graphs and args.device.type == "cuda",
         versions={name: version(name) for name in ("potstill", "torch", "transformers")},
         model=_shape(student),
         teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,

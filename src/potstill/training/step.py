@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from potstill.objective import DistillationObjective, hidden_cosine_loss
 from potstill.student import family_of
+from potstill.training.graphs import Graphed
 from potstill.training.predictor import Predictor
 
 # Devices whose kernels sum the gradients of 16-bit LayerNorms and embeddings in float32. A CPU's sum in 16 bits, and
@@ -54,6 +55,7 @@ class DistillationStep(nn.Module):
         self._teacher_predictors: dict[torch.dtype | None, Predictor] = {}
         self._hidden_cosine = hidden_cosine_loss
         self._compile_options: dict[str, Any] | None = None
+        self._graphed: Graphed | None = None
 
     @property
     def teacher(self) -> PreTrainedModel | None:
@@ -68,6 +70,9 @@ class DistillationStep(nn.Module):
             positions: (B, K) int64, where they are masked.
             labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
         """
+        return (self._graphed or self._losses)(input_ids, positions, labels)
+
+    def _losses(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         teacher = None
@@ -91,9 +96,15 @@ class DistillationStep(nn.Module):
         self._predict_student.compile(**options)
         self._teacher_predictors.clear()
 
+    def record_graphs(self) -> None:
+        """Replay each step as one CUDA graph, with its backward pass."""
+        self._graphed = Graphed(self._losses, lambda: list(self.student.parameters()))
+
     def refresh(self) -> None:
         """Take note that parameters of the student may have been replaced by others since the last call."""
         self._predict_student.refresh()
+        if self._graphed is not None:
+            self._graphed.clear()
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in the student, as `TrainingArguments` asks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from potstill.corpus import Blocks, Corpus, Masking, ShuffledDraws, load_tokenizer
+from potstill.corpus.masking import MaskedBlocks
 from potstill.errors import PotstillError
 from potstill.recipe import Recipe
 from potstill.student import family_of, load_masked_lm
@@ -32,6 +34,7 @@ from potstill.training.checkpoints import (
 from potstill.training.compatibility import check_fit, check_launch, objective_of
 from potstill.training.control import RunControl, TrainingInterrupted, schedule_by_progress
 from potstill.training.evaluation import held_out_metrics
+from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines, headline
 from potstill.training.step import DistillationStep
@@ -108,7 +111,11 @@ class DistillationTrainer(Trainer):
             teacher.to(args.device)
         if args.torch_compile:
             self.step.compile_parts(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        self.masking = masking.to(args.device)
+        self.masking: Callable[[Tensor, Tensor], MaskedBlocks] = masking.to(args.device)
+        if args.cuda_graphs:
+            self.step.record_graphs()
+            replayed = Graphed(lambda input_ids, draw: vars(masking(input_ids, draw)))
+            self.masking = lambda input_ids, draw: MaskedBlocks(**replayed(input_ids, draw))
         self.held_out_masking = Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
         # Each micro-batch's loss is a mean over a constant number of tokens, so the mean of micro-batches is right.
         self.model_accepts_loss_kwargs = False
@@ -263,10 +270,12 @@ class DistillationTrainer(Trainer):
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Do as `Trainer` does, but for compiling: the step compiles its layers itself."""
+        """Do as `Trainer` does, but let the step compile its layers itself, and spare gradients a copy."""
         backend, self.args.torch_compile_backend = self.args.torch_compile_backend, None
         super().create_accelerator_and_postprocess()
         self.args.torch_compile_backend = backend
+        if self.accelerator.ddp_handler is not None:  # else gradients are copied out of what was communicated
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         return self._draws
