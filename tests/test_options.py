@@ -10,10 +10,11 @@ from typing import Any, Literal
 import pytest
 from transformers import TrainingArguments
 
+from potstill.arguments import recipe_values
 from potstill.cli import VERBS, main
 from potstill.errors import PotstillError
 from potstill.options import UsageError, _documented_arguments, call
-from potstill.recipe import DistillationArguments, PretrainingArguments, recipe_values
+from potstill.recipe import DistillationArguments, PretrainingArguments
 
 
 @pytest.fixture

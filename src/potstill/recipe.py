@@ -7,23 +7,15 @@ what differs. Every option is a field here, a flag of the command line and a key
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from transformers import TrainingArguments
-
+from potstill.arguments import RunArguments, option
 from potstill.errors import PotstillError
 
 
-def option(default: Any, help: str) -> Any:
-    """Declare a field with its default and the sentence that `--help` shows."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass
-class Recipe(TrainingArguments):
+class Recipe(RunArguments):
     """Options common to distillation and to pre-training without a teacher.
 
     Raises:
@@ -41,12 +33,6 @@ class Recipe(TrainingArguments):
     max_train_minutes: float | None = option(
         None, "Stop cleanly after this many minutes of training, the learning rate decayed to its end by then."
     )
-    cuda_graphs: bool = option(
-        False,
-        "Record what the GPU does in a step and replay it: several times faster for models so small that the GPU "
-        "waits for Python, of no use to large ones.",
-    )
-    overwrite_output_dir: bool = option(False, "Write into --output_dir although it has something in it.")
 
     learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
     adam_beta2: float = option(0.98, "Beta2 of AdamW.")
@@ -55,64 +41,33 @@ class Recipe(TrainingArguments):
     warmup_steps: float = option(0.05, "Linear warm-up: a share of the training below 1, a number of steps from 1.")
     per_device_train_batch_size: int = option(32, "Blocks per device and micro-batch.")
     per_device_eval_batch_size: int = option(32, "Held-out blocks per device and batch.")
-    logging_steps: float = option(20, "Log every so many steps.")
-    logging_first_step: bool = option(True, "Log the first step too.")
-    logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN; potstill stops at the first one instead.")
     eval_strategy: str = option("steps", "When to evaluate on the held-out split: no, steps or epoch.")
     eval_steps: float | None = option(500, "Evaluate every so many steps.")
     eval_on_start: bool = option(True, "Evaluate before the first step: the student as initialised.")
-    save_total_limit: int | None = option(2, "Checkpoints to keep; the oldest go first.")
-    disable_tqdm: bool | None = option(True, "Progress is one line per logging step; false adds a bar.")
-    remove_unused_columns: bool = option(False, "Blocks have no column to remove.")
     dataloader_drop_last: bool = option(True, "Every batch has the same shape.")
-    ddp_find_unused_parameters: bool | None = option(False, "Every parameter is used in every step.")
+
+    smallest_batch = "one block is the least it can take, so prepare the corpus with a smaller --block_size"
 
     def __post_init__(self) -> None:
-        if not self.output_dir:  # `TrainingArguments` would write to a folder of its own choice
-            raise PotstillError("--output_dir is missing: name the folder to write to.")
-        for name in ("label_smoothing_factor", "neftune_noise_alpha"):
-            self._check(name, not getattr(self, name), "has no meaning for this objective; leave it out")
-        for name in ("bf16_full_eval", "fp16_full_eval"):
-            self._check(name, not getattr(self, name), "is not supported: held-out figures are computed in float32")
-        rule = "would change the optimiser's batch; lower --per_device_train_batch_size and raise "
-        rule += "--gradient_accumulation_steps instead"
-        self._check("auto_find_batch_size", not self.auto_find_batch_size, rule)
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
         self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
         self._check("max_eval_samples", self.max_eval_samples > 0, "must be above 0")
-        self._check("learning_rate", 0 < self.learning_rate < math.inf, "must be above 0")
         if self.max_train_minutes is not None:
             self._check("max_train_minutes", 0 < self.max_train_minutes < math.inf, "must be above 0")
             rule = "must be a share below 1 with --max_train_minutes, for nobody knows the number of steps beforehand"
             self._check("warmup_steps", 0 <= self.warmup_steps < 1, rule)
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            self._check(name, getattr(self, name) > 0, "must be above 0")
-        self._check("seed", self.seed >= 0, "must be 0 or more")
-        if self.max_steps <= 0:
-            self._check("num_train_epochs", 0 < self.num_train_epochs < math.inf, "must be above 0")
-        if not torch.cuda.is_available():
-            self.dataloader_pin_memory = False  # torch warns at every loader otherwise
-        elif self.accelerator_config is None:  # type: ignore[has-type]
-            # From pinned memory a batch can follow on the device's own time; otherwise each step waits for the last.
-            self.accelerator_config = {"non_blocking": True}
-        try:
-            super().__post_init__()
-        except (ValueError, TypeError) as error:
-            raise PotstillError(" ".join(str(error).split())) from error
+        super().__post_init__()
 
     @property
     def blocks_per_step(self) -> int:
         """Blocks that one step of the optimiser takes, over all processes and micro-batches."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
-    def steps_in_all(self, steps_per_epoch: int) -> int:
-        """Return how many steps the run has at most: `max_steps`, or those of its epochs where that is not given."""
-        return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * steps_per_epoch)
-
-    def _check(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise PotstillError(f"--{name} is {getattr(self, name)!r}: it {rule}.")
+    @property
+    def minutes(self) -> float | None:
+        """The budget of wall-clock minutes, None where steps alone end the run."""
+        return self.max_train_minutes
 
 
 @dataclass
@@ -198,29 +153,3 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
         return [kind(part) for part in text.split(",")]
     except ValueError:
         raise PotstillError(f"--{name} is {text!r}: it must be numbers separated by commas.") from None
-
-
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """Return what reruns a recipe: every option of potstill's own, and of the rest those off their default.
-
-    Left out is what belongs to one run alone: where it wrote, and what it resumed from.
-    """
-    plumbing = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
-    plumbing |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
-    one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
-    own = {name for cls in type(recipe).__mro__ if issubclass(cls, Recipe) for name in cls.__annotations__} - plumbing
-    default = type(recipe)(output_dir=recipe.output_dir)
-    values = {}
-    for f in fields(recipe):
-        value = _plain(getattr(recipe, f.name))
-        secret = f.name.endswith("_token")  # the recipe and the card are there to be published
-        if not f.init or secret or f.name in one_run or not isinstance(value, str | int | float | bool | list | dict):
-            continue
-        if f.name in own or value != _plain(getattr(default, f.name)):
-            values[f.name] = value
-    return values
-
-
-def _plain(value: Any) -> Any:
-    """Return an enumeration by its name, anything else as it is."""
-    return value.value if isinstance(value, Enum) else value

@@ -10,6 +10,7 @@ import torch
 from runs import checkpoints, distillation, new_trainer
 
 from potstill import PotstillError, distill
+from potstill.recipe import Recipe
 from potstill.training import trainer as training
 from potstill.training.memory import fitting_memory
 from potstill.training.step import DistillationStep
@@ -38,6 +39,7 @@ def h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         per_device_train_batch_size=512,
         per_device_eval_batch_size=64,
         gradient_accumulation_steps=2,
+        smallest_batch=Recipe.smallest_batch,
     )
 
 

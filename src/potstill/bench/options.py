@@ -7,7 +7,8 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Literal
 
-from potstill.recipe import DistillationArguments, PretrainingArguments, option
+from potstill.arguments import option
+from potstill.recipe import DistillationArguments, PretrainingArguments
 
 ROUNDS = 5  # with a baseline, which takes turns
 

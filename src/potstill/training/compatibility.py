@@ -7,6 +7,7 @@ import os
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations import get_reporting_integration_callbacks
 
+from potstill.arguments import RunArguments
 from potstill.corpus import Corpus
 from potstill.errors import PotstillError, first_line
 from potstill.objective import DistillationObjective
@@ -20,7 +21,7 @@ def objective_of(args: Recipe) -> DistillationObjective:
     return DistillationObjective(args.alpha_ce, args.alpha_mlm, args.alpha_cos, args.temperature, args.soft_targets)
 
 
-def check_launch(args: Recipe) -> None:
+def check_launch(args: RunArguments) -> None:
     """Check what `Trainer` would stumble over, or do otherwise than wanted, when it starts.
 
     Raises:

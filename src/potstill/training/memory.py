@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from potstill.arguments import RunArguments
 from potstill.errors import PotstillError
-from potstill.recipe import Recipe
 from potstill.training.checkpoints import last_checkpoint, what_is_left
 
 # Not every allocation that fails is a `torch.OutOfMemoryError`: not the CPU's, Apple's, or those of CUDA's libraries.
@@ -22,7 +22,7 @@ _UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 @contextmanager
-def fitting_memory(args: Recipe, evaluation: bool = False) -> Iterator[None]:
+def fitting_memory(args: RunArguments, evaluation: bool = False) -> Iterator[None]:
     """Tell what to lower when what the body allocates does not fit.
 
     Args:
@@ -44,19 +44,19 @@ def fitting_memory(args: Recipe, evaluation: bool = False) -> Iterator[None]:
         raise PotstillError(f"A {what} does not fit into {memory}{figures}; {mend(args)}; {left}.") from error
 
 
-def _mend_step(args: Recipe) -> str:
+def _mend_step(args: RunArguments) -> str:
     size, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
     if size == 1:
-        return "one block is the least it can take, so prepare the corpus with a smaller --block_size"
+        return args.smallest_batch
     return (
         f"lower --per_device_train_batch_size (now {size}) and raise --gradient_accumulation_steps (now {accumulated}) "
         "by as much to keep the optimiser's batch"
     )
 
 
-def _mend_evaluation(args: Recipe) -> str:
+def _mend_evaluation(args: RunArguments) -> str:
     if args.per_device_eval_batch_size == 1:
-        return "one block is the least it can take, so prepare the corpus with a smaller --block_size"
+        return args.smallest_batch
     return f"lower --per_device_eval_batch_size (now {args.per_device_eval_batch_size})"
 
 

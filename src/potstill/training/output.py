@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from potstill.arguments import RunArguments, recipe_values
 from potstill.files import check_output_dir
-from potstill.recipe import Recipe, recipe_values
 from potstill.report.model_card import model_card
 from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, find_checkpoint, last_checkpoint
 from potstill.training.hardware import hardware
@@ -22,7 +22,7 @@ RESULTS = "results.json"
 RECIPE = "recipe.yaml"
 
 
-def claim_output_dir(args: Recipe) -> Path:
+def claim_output_dir(args: RunArguments) -> Path:
     """Return the output folder of a run.
 
     Raises:
@@ -35,7 +35,7 @@ def claim_output_dir(args: Recipe) -> Path:
     return folder
 
 
-def clear_checkpoints(args: Recipe, folder: Path) -> None:
+def clear_checkpoints(args: RunArguments, folder: Path) -> None:
     """Remove an earlier run's checkpoints where the user said to overwrite it; asked once nothing speaks against it.
 
     Otherwise the next `--resume_from_checkpoint true` would take them for its own.

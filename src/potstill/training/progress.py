@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
+from potstill.arguments import RunArguments
 from potstill.corpus import Blocks
 from potstill.recipe import Recipe
 from potstill.training.hardware import hardware
@@ -14,23 +16,27 @@ from potstill.training.step import DistillationStep
 
 
 class ProgressLines(TrainerCallback):
-    """Print what is logged to standard error: step, losses by name, learning rate, tokens a second, time left.
+    """Print what is logged to standard error: step, losses by name, learning rate, speed, time left.
 
     Args:
         headline: printed before the first step.
+        evaluation_line: turns the logs of an evaluation into what is printed of them; returns "" for other logs.
+        unit: whose rate is printed: the one logged as `{unit}_per_second`.
     """
 
-    def __init__(self, headline: str) -> None:
+    def __init__(self, headline: str, evaluation_line: Callable[[dict[str, float]], str], unit: str) -> None:
         self.headline = headline
+        self.evaluation_line = evaluation_line
+        self.unit = unit
 
-    def on_train_begin(self, args: Recipe, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(self, args: RunArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Print what is going to be trained."""
         if state.is_world_process_zero:
             self._print(self.headline)
 
     def on_log(
         self,
-        args: Recipe,
+        args: RunArguments,
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
@@ -42,24 +48,16 @@ class ProgressLines(TrainerCallback):
         if "loss" in logs:
             terms = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_"))
             # With a budget of minutes the number of steps is a bound that the run does not come near.
-            total = f"/{state.max_steps:,}" if args.max_train_minutes is None else ""
+            total = f"/{state.max_steps:,}" if args.minutes is None else ""
             self._print(
                 f"step {state.global_step:,}{total} ({logs['progress']:.0%})",
-                f"loss {logs['loss']:.3f} ({terms})",
+                f"loss {logs['loss']:.3f}{f' ({terms})' if terms else ''}",
                 f"lr {logs['learning_rate']:.2e}",
-                f"{logs['tokens_per_second']:,.0f} tokens/s",
+                f"{logs[f'{self.unit}_per_second']:,.0f} {self.unit}/s",
                 f"{duration(logs['seconds_left'])} left" if logs["progress"] > 0 else "",
             )
-        elif "eval_loss" in logs:
-            student = f"held-out masked LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
-            teacher = ""
-            if "eval_teacher_loss" in logs:
-                teacher = (
-                    f"teacher {logs['eval_teacher_loss']:.3f}, {logs['eval_teacher_accuracy']:.1%} · "
-                    f"KL {logs['eval_kl']:.3f} · agreement {logs['eval_agreement']:.1%}"
-                )
-                teacher += f" · cosine {logs['eval_cosine']:.3f}" if "eval_cosine" in logs else ""
-            self._print(f"step {state.global_step:,}", student, teacher)
+        elif line := self.evaluation_line(logs):
+            self._print(f"step {state.global_step:,}", line)
 
     @staticmethod
     def _print(*parts: str) -> None:
@@ -78,6 +76,19 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
         f"{models} · {len(blocks):,} blocks of {blocks.block_size} tokens, {args.blocks_per_step:,} a step · "
         f"{precision} on {devices}{hardware(args.device)}"
     )
+
+
+def held_out_line(logs: dict[str, float]) -> str:
+    """Return what is printed of `held_out_metrics`, or "" where logs are of something else."""
+    if "eval_loss" not in logs:
+        return ""
+    student = f"held-out masked LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
+    if "eval_teacher_loss" not in logs:
+        return student
+    teacher = f"teacher {logs['eval_teacher_loss']:.3f}, {logs['eval_teacher_accuracy']:.1%}"
+    teacher += f" · KL {logs['eval_kl']:.3f} · agreement {logs['eval_agreement']:.1%}"
+    teacher += f" · cosine {logs['eval_cosine']:.3f}" if "eval_cosine" in logs else ""
+    return f"{student} · {teacher}"
 
 
 def _shape(model: PreTrainedModel) -> str:

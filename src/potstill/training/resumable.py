@@ -1,0 +1,280 @@
+"""A `transformers.Trainer` whose run survives: signals, resuming, a full disk, and losses that are no numbers."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from potstill.arguments import RunArguments
+from potstill.errors import PotstillError
+from potstill.training.checkpoints import (
+    WRITE_ERRORS,
+    cannot_write,
+    find_checkpoint,
+    last_checkpoint,
+    load_run_state,
+    load_weights,
+    publish,
+    save_run_state,
+)
+from potstill.training.control import RunControl, TrainingInterrupted, schedule_by_progress
+from potstill.training.memory import fitting_memory
+from potstill.training.progress import ProgressLines
+
+
+class Draws(Protocol):
+    """A sampler of indices whose order is a function of its seed and of the epoch, so that it can be resumed."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose indices the next iteration yields."""
+
+    def __iter__(self) -> Iterator[int]: ...
+
+    def __len__(self) -> int: ...
+
+
+class ResumableTrainer(Trainer):
+    """Train a module whose forward returns named losses, so that an interruption costs nothing but its own time.
+
+    A subclass says what is trained and how much a step reads (the properties below), and evaluates in its own way.
+
+    Args:
+        model: run for each micro-batch; its forward returns scalars by name, of which `loss` is minimised and the
+            others are logged.
+        args: options of the run.
+        draws: the order in which the training data are read.
+        headline: printed before the first step.
+        evaluation_line: turns the logs of an evaluation into what is printed of them; returns "" for other logs.
+        stop_at: share of the training at which to stop with a checkpoint.
+        callbacks: as in `Trainer`.
+        options: others of `Trainer`, the data and `processing_class` among them.
+
+    Attributes:
+        draws: as given.
+        run_control: the clock; `run_control.elapsed` is the seconds trained so far.
+        unit: what a step reads a number of, in the plural; the logged rate is called `{unit}_per_second`.
+    """
+
+    unit = "rows"
+    model_accepts_loss_kwargs: bool
+    control: Any
+    lr_scheduler: Any
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: RunArguments,
+        draws: Draws,
+        headline: str,
+        evaluation_line: Callable[[dict[str, float]], str],
+        stop_at: float = 1.0,
+        callbacks: list[TrainerCallback] | None = None,
+        **options: Any,
+    ) -> None:
+        self.draws = draws
+        self.run_control = RunControl(args.minutes, stop_at)
+        super().__init__(model=model, args=args, callbacks=[self.run_control, *(callbacks or [])], **options)
+        # A step's loss is the mean over its micro-batches, whatever arguments the module's forward may take.
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(PrinterCallback)
+        self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self._sums: dict[str, Tensor] = {}
+        self._micro_steps = 0
+        self._first_bad_step = torch.full((), -1, device=args.device, dtype=torch.int64)
+        self._window_started, self._window_step = time.monotonic(), 0
+        self._staging: Path | None = None
+
+    @property
+    def trained(self) -> PreTrainedModel:
+        """The model whose weights are trained, checked and saved."""
+        raise NotImplementedError
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimiser in an epoch: as many as `Trainer` takes."""
+        raise NotImplementedError
+
+    @property
+    def units_per_step(self) -> int:
+        """How many units all processes read for one step of the optimiser."""
+        raise NotImplementedError
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
+        """Train, as `Trainer.train` does, to the end or to the limit that comes first.
+
+        Raises:
+            TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last step is there to resume from.
+            PotstillError: the loss is not finite, or a step does not fit into memory; the last checkpoint is from
+                before.
+        """
+        first_step = 0
+        if resume_from_checkpoint:
+            resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, self.args.output_dir))
+            self.run_control.elapsed_before = load_run_state(resume_from_checkpoint)["elapsed_seconds"]
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            finished = state.global_step >= self.args.steps_in_all(self.steps_per_epoch)
+            if finished or self.run_control.spent:  # only the output may be missing; `Trainer` would take a step more
+                if self.is_world_process_zero():
+                    print(
+                        f"{resume_from_checkpoint} is at the end of training already: nothing is left to train.",
+                        file=sys.stderr,
+                    )
+                self.state = state
+                load_weights(self.trained, resume_from_checkpoint)
+                return TrainOutput(state.global_step, 0.0, {})
+            # With several processes, `Trainer` does not tell the sampler which epoch it resumes in the middle of.
+            self.draws.set_epoch(state.global_step // self.steps_per_epoch)
+            first_step = state.global_step
+        with self.run_control.catching_signals():
+            self.run_control.start()
+            self._window_started, self._window_step = time.monotonic(), first_step
+            with fitting_memory(self.args):  # around the optimiser too, whose state the first step makes
+                result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)
+        if self.run_control.received_signal is not None and self.run_control.progress(self.state) < 1:
+            raise TrainingInterrupted(
+                self.checkpoint_folder(), self.run_control.received_signal, self.state.global_step
+            )
+        self._check_finite(weights=True)
+        return result
+
+    def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the named losses of a micro-batch.
+
+        Args:
+            model: the module given, wrapped as the launch asks for.
+            inputs: what the data give, on the device.
+        """
+        return model(**inputs)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a micro-batch, keeping its terms for the log without waiting for the device."""
+        losses = self.compute_losses(model, inputs)
+        self.note_losses(losses)
+        return (losses["loss"], losses) if return_outputs else losses["loss"]
+
+    def note_losses(self, losses: dict[str, Tensor]) -> None:
+        """Add the terms of a micro-batch to their sums, and note the first step whose loss is no number."""
+        for name, value in losses.items():
+            if name != "loss":
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+        self._micro_steps += 1
+        bad = ~torch.isfinite(losses["loss"].detach()) & (self._first_bad_step < 0)
+        self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as `Trainer.log` does; training losses come with their terms, units per second and seconds left."""
+        if "loss" in logs:
+            self._check_finite()
+            if self._sums:
+                names, values = zip(*self._sums.items(), strict=True)
+                means = self.accelerator.reduce(torch.stack(values) / self._micro_steps, "mean").tolist()
+                logs.update({f"loss_{name}": value for name, value in zip(names, means, strict=True)})
+            now = time.monotonic()
+            steps = self.state.global_step - self._window_step
+            logs[f"{self.unit}_per_second"] = steps * self.units_per_step / max(now - self._window_started, 1e-9)
+            logs["progress"] = progress = self.run_control.progress(self.state)
+            logs["seconds_left"] = self.run_control.elapsed * (1 - progress) / max(progress, 1e-9)
+            self._sums, self._micro_steps = {}, 0
+            self._window_started, self._window_step = now, self.state.global_step
+        # `Trainer` closes with speeds and a mean loss that know nothing of a budget or of a resumption.
+        kept = {name: value for name, value in logs.items() if not name.startswith("train_")}
+        if kept:
+            super().log(kept, start_time)
+
+    @contextmanager
+    def beside_training(self) -> Iterator[None]:
+        """Leave the time that the body takes out of the logged rate; an evaluation's, for example."""
+        started = time.monotonic()
+        yield
+        self._window_started += time.monotonic() - started
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Follow steps, or with a budget of minutes the clock, so that the schedule ends when the training does."""
+        if self.args.minutes is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule_by_progress(
+                optimizer or self.optimizer, self.args, lambda: self.run_control.progress(self.state)
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Do as `Trainer` does, but spare gradients a copy."""
+        super().create_accelerator_and_postprocess()
+        if self.accelerator.ddp_handler is not None:  # else gradients are copied out of what was communicated
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
+
+    def checkpoint_folder(self) -> Path:
+        """Return where the checkpoint of the current step is, or would be."""
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.draws
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint beside its place and move it there whole, so that every checkpoint can be loaded."""
+        with self.beside_training():
+            self._check_finite(weights=True)
+            self._staging = Path(self.args.output_dir) / ".checkpoint.partial"
+            staged, folder = self._staging / self.checkpoint_folder().name, self.checkpoint_folder()
+            try:
+                if self.args.should_save:
+                    shutil.rmtree(self._staging, ignore_errors=True)
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    save_run_state(staged, self.run_control.elapsed, self.run_control.progress(self.state))
+                    publish(staged, folder, self.state, self.args)
+            except WRITE_ERRORS as error:
+                raise cannot_write(folder, error, last_checkpoint(self.args.output_dir)) from error
+            finally:
+                if self.args.should_save:  # the other processes come here while this one still moves the folder
+                    shutil.rmtree(self._staging, ignore_errors=True)
+                self._staging = None
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.args.should_save:
+            self.trained.save_pretrained(output_dir)
+            self.processing_class.save_pretrained(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.trained, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        load_weights(self.trained, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+
+    def _check_finite(self, weights: bool = False) -> None:
+        """Raise if a loss since the start, or with `weights` a weight now, is not a finite number."""
+        steps = self.accelerator.gather(self._first_bad_step[None])  # all processes stop, or some would wait for ever
+        # The first of all: what one process found is in the weights of the others a step later.
+        step = min((step for step in steps.tolist() if step >= 0), default=-1)
+        if step >= 0:
+            what = f"The loss at step {step}"
+        elif weights and not all(torch.isfinite(p).all() for p in self.trained.parameters()):
+            what = f"A weight after step {self.state.global_step}"
+        else:
+            return
+        last = last_checkpoint(self.args.output_dir)
+        mend = "start again" if last is None else f"resume from the last good checkpoint, {last},"
+        raise PotstillError(
+            f"{what} is not a finite number, so training stopped: {mend} with a lower --learning_rate or a longer "
+            "warm-up."
+        )
