@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import PotstillError, first_line
-from potstill.files import check_output_dir, complete_folder, recover_folder, recover_folders, replace_folder
+from potstill.files import (
+    check_output_dir,
+    complete_folder,
+    recover_folder,
+    recover_folders,
+    replace_folder,
+    write_text,
+)
 
 
 def folder_of(path: Path, content: str) -> Path:
@@ -150,3 +157,22 @@ def test_a_folder_to_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_first_line(message: str, said: str) -> None:
     assert first_line(ValueError(message)) == said
+
+
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "file.json"
+    write_text(path, "ä\n")
+    assert path.read_bytes() == "ä\n".encode()
+    (path.parent / ".file.json.partial").write_text("of a killed run")
+    write_text(path, "newer")
+    assert tree(tmp_path) == {"new/file.json": "newer"}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(PotstillError, match=r"file\.json cannot be written: No space left on device\."):
+        write_text(path, "newest")
+    assert tree(tmp_path) == {"new/file.json": "newer"}
+    with pytest.raises(PotstillError, match="cannot be written"):
+        write_text(path / "below" / "a file", "")

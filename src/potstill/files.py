@@ -1,11 +1,12 @@
-"""Writing folders so that an interruption leaves the old state or the new one, never half of either.
+"""Writing files and folders so that an interruption leaves the old state or the new one, never half of either.
 
-A folder that is being written is its hidden sibling `.{name}.partial`; one that is being replaced is `.{name}.replaced`
-for the moment between the two renamings that put the new one in its place.
+What is being written is its hidden sibling `.{name}.partial`; a folder that is being replaced is `.{name}.replaced` for
+the moment between the two renamings that put the new one in its place.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
 
 
 def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
@@ -88,6 +89,24 @@ def recover_folders(parent: Path, pattern: str) -> None:
     """Do `recover_folder` for all folders in `parent` whose name, by which they may be missing, matches a pattern."""
     for replaced in parent.glob(_sibling(Path(pattern), "replaced").name):
         recover_folder(parent / replaced.stem.removeprefix("."))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole; its folder is made if need be.
+
+    Raises:
+        PotstillError: it cannot be written; what was there is there still.
+    """
+    partial = _sibling(path, "partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise PotstillError(f"{path} cannot be written: {error.strerror or first_line(error)}.") from error
 
 
 def _sibling(folder: Path, kind: str) -> Path:
