@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from potstill.arguments import recipe_values
 from potstill.cli import VERBS, main
 from potstill.errors import PotstillError
-from potstill.options import UsageError, _documented_arguments, call
+from potstill.options import Positional, UsageError, _documented_arguments, call
 from potstill.recipe import DistillationArguments, PretrainingArguments
 
 
@@ -133,11 +133,11 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str], signals_restored: N
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     assert f"usage: potstill {verb}" in shown
-    assert "--output_dir" in shown
+    assert "--output" in shown
     assert "--config" in shown
 
 
-@pytest.mark.parametrize("verb", ["prepare", "demo"])
+@pytest.mark.parametrize("verb", ["prepare", "demo", "compare"])
 def test_every_parameter_has_a_help_text(verb: str) -> None:
     module, _, name = VERBS[verb][0].partition(":")
     function = getattr(importlib.import_module(module), name)
@@ -182,6 +182,28 @@ def test_signatures_become_options() -> None:
         call(verb, "p", [])
     with pytest.raises(UsageError, match="invalid choice: 'c'"):
         call(verb, "p", ["--text", "x", "--kind", "c"])
+
+
+def test_a_word_without_a_name(tmp_path: Path) -> None:
+    def verb(source: Positional, limit: int = 3, kind: str | None = None) -> dict[str, Any]:
+        """Do something."""
+        return locals()
+
+    for argv in (
+        ["x", "--limit", "5"],
+        ["--limit", "5", "x"],
+        ["--limit=5", "--source", "x"],
+        ["--source=x", "--limit=5"],
+    ):
+        assert call(verb, "p", argv) == {"source": "x", "limit": 5, "kind": None}, argv
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("source: y\nlimit: 5\n")
+    assert call(verb, "p", ["--config", str(recipe)])["source"] == "y"
+    assert call(verb, "p", ["x", "--config", str(recipe)]) == {"source": "x", "limit": 5, "kind": None}
+    with pytest.raises(UsageError, match="arguments are required: source"):
+        call(verb, "p", ["--limit", "5"])
+    with pytest.raises(UsageError, match="Unrecognized arguments: z"):
+        call(verb, "p", ["x", "z"])
 
 
 def test_recipe_values_are_what_reruns(tmp_path: Path) -> None:

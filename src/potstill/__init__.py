@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from potstill.corpus import Corpus, prepare
     from potstill.errors import PotstillError
+    from potstill.evaluation.compare import compare
     from potstill.objective import DistillationObjective
     from potstill.recipe import DistillationArguments, PretrainingArguments
     from potstill.student import build_student, choose_layers
@@ -24,6 +25,7 @@ _HOME = {
     "PretrainingArguments": "potstill.recipe",
     "build_student": "potstill.student",
     "choose_layers": "potstill.student",
+    "compare": "potstill.evaluation.compare",
     "distill": "potstill.training.distill",
     "prepare": "potstill.corpus",
     "pretrain": "potstill.training.pretrain",
@@ -38,6 +40,7 @@ __all__ = [
     "PretrainingArguments",
     "build_student",
     "choose_layers",
+    "compare",
     "distill",
     "prepare",
     "pretrain",

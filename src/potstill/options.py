@@ -7,14 +7,18 @@ import difflib
 import inspect
 import json
 import re
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from potstill.errors import PotstillError
+
+Positional = Annotated[str, "positional"]
+"""Type of a parameter of a verb that may be given without its name: `potstill compare results/`."""
 
 
 class UsageError(PotstillError):
@@ -36,7 +40,7 @@ def call(verb: Callable[..., Any], prog: str, argv: Sequence[str]) -> Any:
 
     A verb is a function whose parameters are its options, or one that takes a single dataclass whose fields are. A
     recipe file is read as if its lines stood on the command line before everything else, so it is checked by the same
-    rules, and flags overrule it.
+    rules, and flags overrule it. A parameter marked `Positional` may stand without its name.
 
     Args:
         verb: the function to call.
@@ -52,13 +56,32 @@ def call(verb: Callable[..., Any], prog: str, argv: Sequence[str]) -> Any:
     recipe: Any = only if dataclasses.is_dataclass(only) else None
     groups = _recipe_groups(recipe) if recipe else [_signature_group(verb)]
     parser = _Parser(groups, prog=prog, description=(inspect.getdoc(verb) or "").split("\n\n")[0], allow_abbrev=False)
+    words = [] if recipe else _add_positionals(parser, verb)
     parser.add_argument("--config", metavar="FILE", help="YAML recipe: options by name; flags overrule it.")
     files = _Parser((), prog=prog, add_help=False, allow_abbrev=False)
     files.add_argument("--config")
     file = files.parse_known_args(argv)[0].config
     values = vars(parser.parse_args([*(_as_flags(Path(file), groups) if file else []), *argv]))
     values.pop("config")
+    for name in words:
+        if (word := values.pop(f"{name} word", None)) is not None:
+            values[name] = word
+        if name not in values:
+            parser.error(f"the following arguments are required: {name}")
     return verb(recipe(**values)) if recipe else verb(**values)
+
+
+def _add_positionals(parser: _Parser, verb: Callable[..., Any]) -> list[str]:
+    """Let parameters marked `Positional` be given as words too, and return their names; a word overrules the option."""
+    hints = get_type_hints(verb, include_extras=True)
+    names = [name for name in inspect.signature(verb).parameters if hints[name] == Positional]
+    for name in names:
+        option = parser._option_string_actions[f"--{name}"]
+        option.required, option.default = False, SUPPRESS  # whether it was given is asked once both have been read
+        parser.add_argument(
+            f"{name} word", metavar=name.upper(), nargs="?", default=SUPPRESS, help=f"The same as --{name}."
+        )
+    return names
 
 
 def _recipe_groups(recipe: type) -> list[type]:

@@ -1,0 +1,201 @@
+"""A comparison as tables, in text and in Markdown."""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from potstill.evaluation.results import RunResult
+from potstill.evaluation.statistics import Comparison, Measured, beyond_spread, retention
+
+WIDTH = 100
+NOTHING = "–"
+BEYOND = "*"
+INCOMPLETE = "†"
+
+_SHORT = {
+    "accuracy": "acc",
+    "f1": "F1",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "exact": "EM",
+}
+_SPLITS = {"dev_matched": "m", "dev_mismatched": "mm"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table.
+
+    Attributes:
+        caption: what its figures are.
+        header: of the columns after the first.
+        rows: (model, cells); a cell is a figure and, on a second line, its range over the seeds.
+    """
+
+    caption: str
+    header: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def grids(comparison: Comparison) -> list[Grid]:
+    """Return the tables: scores, what is kept of the reference's, and the metrics that scores are means of."""
+    kept = _kept(comparison)
+    return [grid for grid in (_scores(comparison), kept, _metrics(comparison)) if grid and grid.header and grid.rows]
+
+
+def text(tables: Sequence[Grid], notes: Sequence[str]) -> str:
+    """Return tables and notes for a terminal; tables wider than `WIDTH` columns go on below."""
+    parts = []
+    for grid in tables:
+        pages = []
+        for columns in _fitting(grid):
+            table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+            table.add_column("", no_wrap=True)
+            for column in columns:
+                table.add_column(grid.header[column], justify="right", no_wrap=True)
+            for name, cells in grid.rows:
+                table.add_row(name, *(cells[column] for column in columns))
+            # The terminal's width is left out of account: what is printed and what is written to a file are the same.
+            console = Console(
+                file=io.StringIO(), width=10_000, color_system=None, markup=False, highlight=False, emoji=False
+            )
+            with console.capture() as captured:
+                console.print(table)
+            pages.append("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()))
+        parts.append(f"{grid.caption}\n" + "\n\n".join(pages))
+    wrapped = [
+        textwrap.fill(note, WIDTH, initial_indent="· ", subsequent_indent="  ", break_long_words=False)
+        for note in notes
+    ]
+    return "\n\n".join([*parts, "\n".join(wrapped)])
+
+
+def markdown(tables: Sequence[Grid], notes: Sequence[str]) -> str:
+    """Return tables and notes as GitHub's Markdown; ranges stand beside the figures."""
+    parts = []
+    for grid in tables:
+        rows = [["", *grid.header], *([name, *cells] for name, cells in grid.rows)]
+        lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
+        lines.insert(1, "|---|" + "--:|" * len(grid.header))
+        parts.append(f"{_escaped(grid.caption)}\n\n" + "\n".join(lines))
+    return "\n\n".join([*parts, "\n".join(f"- {_escaped(note)}" for note in notes)])
+
+
+def _scores(comparison: Comparison) -> Grid:
+    seeds = len(comparison.plan.seeds)
+    # The median of one figure is that figure, and calling it one would promise more.
+    what = f"median of {seeds} seeds, lowest–highest" if seeds > 1 else "1 seed: no spread"
+    rows = []
+    for model in comparison.models:
+        cells = [_figure(column.of[model]) for column in comparison.macros]
+        for task in comparison.plan.present:
+            scores = comparison.scores.get((model, task))
+            mark = INCOMPLETE if scores and comparison.missing(model, task) else ""
+            cells.append(mark + _figure(scores) if scores else NOTHING)
+        rows.append((model, cells))
+    return Grid(f"Score in percent ({what})", _columns(comparison), rows)
+
+
+def _kept(comparison: Comparison) -> Grid:
+    rows = []
+    for model in comparison.models:
+        if model == comparison.reference:
+            continue
+        cells = [_retained(column.of[model], column.of[comparison.reference]) for column in comparison.macros]
+        for task in comparison.plan.present:
+            scores, others = (comparison.scores.get((name, task)) for name in (model, comparison.reference))
+            incomplete = any(comparison.missing(name, task) for name in (model, comparison.reference))
+            mark = INCOMPLETE if incomplete else ""
+            cells.append(mark + _retained(scores, others) if scores and others else NOTHING)
+        rows.append((model, cells))
+    return Grid(f"Retention: percent of the score of {comparison.reference}", _columns(comparison), rows)
+
+
+def _metrics(comparison: Comparison) -> Grid:
+    """Return the metrics of tasks that have several, each by its own median."""
+    runs: dict[tuple[str, str], list[RunResult]] = {}
+    names: dict[str, list[str]] = {}
+    for run in comparison.runs:
+        runs.setdefault((run.model, run.task), []).append(run)
+        if len(parts := _parts(run)) > 1:
+            names.setdefault(run.task, list(parts))
+    tasks = [task for task in comparison.plan.present if task in names]
+    rows = []
+    for model in comparison.models:
+        cells = []
+        for task in tasks:
+            measured = [_parts(run) for run in runs.get((model, task), [])]
+            mark = INCOMPLETE if measured and comparison.missing(model, task) else ""
+            medians = [
+                f"{statistics.median(parts[name] for parts in measured):.1f}"
+                for name in names[task]
+                if measured and all(name in parts for parts in measured)
+            ]
+            cells.append(mark + ("/".join(medians) if len(medians) == len(names[task]) else NOTHING))
+        rows.append((model, cells))
+    what = ", each by its own median" if len(comparison.plan.seeds) > 1 else ""
+    header = [f"{comparison.titles[task]}\n{'/'.join(names[task])}" for task in tasks]
+    return Grid(f"Metrics of the tasks that have several{what}", header, rows)
+
+
+def _parts(run: RunResult) -> dict[str, float]:
+    """Return the figures that a score is the mean of or stands beside, by the short names that papers print."""
+    parts = {}
+    for name, value in run.metrics.items():
+        if isinstance(value, dict):
+            if "score" in value:
+                parts[_SPLITS.get(name, name)] = value["score"]
+        elif name in _SHORT:
+            parts[_SHORT[name]] = value
+    return parts
+
+
+def _columns(comparison: Comparison) -> list[str]:
+    tasks = [comparison.titles[task] for task in comparison.plan.present]
+    return [column.title for column in comparison.macros] + tasks
+
+
+def _figure(measured: Measured) -> str:
+    by_seed = measured.by_seed.values()
+    if len(by_seed) < 2:
+        return f"{measured.value:.1f}"
+    return f"{measured.value:.1f}\n{min(by_seed):.1f}–{max(by_seed):.1f}"
+
+
+def _retained(measured: Measured, reference: Measured) -> str:
+    kept = retention(measured.value, reference.value)
+    mark = BEYOND if beyond_spread(measured, reference) else ""
+    return mark + (NOTHING if kept is None else f"{kept:.1f}")
+
+
+def _fitting(grid: Grid) -> list[list[int]]:
+    """Return the columns that fit on a page, page by page, each of which repeats the models."""
+    first = max(cell_len(name) for name, _ in grid.rows)
+    pages: list[list[int]] = []
+    used = WIDTH
+    for column, title in enumerate(grid.header):
+        lines = [*title.split("\n"), *(line for _, cells in grid.rows for line in cells[column].split("\n"))]
+        width = 2 + max(map(cell_len, lines))
+        if used + width > WIDTH:
+            pages.append([])
+            used = first
+        pages[-1].append(column)
+        used += width
+    return pages
+
+
+def _escaped(words: str) -> str:
+    """Return a line of text as Markdown that shows it as it is; a second line goes into brackets."""
+    figure, _, below = words.partition("\n")
+    return re.sub(r"([\\|*<`])", r"\\\1", f"{figure} ({below})" if below else figure)
