@@ -46,10 +46,10 @@ def load_masked_lm(
     """
     name_or_path = os.fspath(name_or_path)
     model_is = f"the {role} {name_or_path!r}"
-    folder = _folder_of(name_or_path, role)
+    folder = model_folder(name_or_path, role)
     _check_files(folder, model_is)
     # Tensors that the files lack are drawn at random before the report of them is here to be refused.
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet_loading(), torch.random.fork_rng(devices=[]):
         config = _config(folder, model_is)
         try:
             model, report = AutoModelForMaskedLM.from_pretrained(
@@ -76,7 +76,7 @@ def load_masked_lm(
     return model.eval()
 
 
-def _folder_of(name_or_path: str, role: str) -> Path:
+def model_folder(name_or_path: str, role: str) -> Path:
     """The folder itself, or the local copy of what the hub has under this name."""
     if not name_or_path.strip():
         raise PotstillError(f"the {role} is an empty name: give a model folder or a hub name")
@@ -179,7 +179,7 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep transformers' load report, warnings and bar off the terminal; bars of hub downloads stay as they were."""
     verbosity, loading_bar, hub_bars = (
         logging.get_verbosity(),

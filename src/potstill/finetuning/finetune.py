@@ -1,0 +1,149 @@
+"""The verb `finetune`: a model and a task in, a task model and its score out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from potstill.arguments import recipe_values
+from potstill.errors import PotstillError
+from potstill.finetuning.frozen import FrozenEncoder
+from potstill.finetuning.job import Job
+from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.predict import fingerprint
+from potstill.finetuning.questions import QuestionData
+from potstill.finetuning.trainer import FinetuneTrainer, flat, train_once
+from potstill.report.task_card import task_card
+from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, last_checkpoint
+from potstill.training.control import TrainingInterrupted
+from potstill.training.hardware import hardware
+from potstill.training.output import RECIPE, RESULTS, claim_output_dir, clear_checkpoints
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What a fine-tuning measured, and where the model is.
+
+    Attributes:
+        folder: the model's.
+        results: as written to `results.json` there.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+
+    def __str__(self) -> str:
+        results = self.results
+        lines = [f"{results['task']}: {_metrics(results)} ({_rows(results)})"]
+        if results["without_teacher"] is not None:
+            lines.append(f"the same run without the teacher: {_metrics(results['without_teacher'])}")
+        if results["bad_answers"]:
+            lines.append(f"{results['bad_answers']} answers left out, for their context does not hold them")
+        return "\n".join([*lines, f"wrote {self.folder}/"])
+
+
+def finetune(args: FinetuneArguments) -> Finetuned:
+    """Fine-tune a model on a task, with a task teacher's soft targets if there is one, and score it.
+
+    The folder written loads with `AutoModelForSequenceClassification` or `AutoModelForQuestionAnswering` and in
+    `pipeline("text-classification")` or `pipeline("question-answering")`; a card, the recipe as YAML and the measured
+    results lie beside the weights.
+
+    Args:
+        args: at least `model`, `task` and `output_dir`.
+
+    Returns:
+        The scores; with a teacher also those of the same run without it.
+
+    Raises:
+        PotstillError: bad input, told before anything is written where it can be known then.
+        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+    """
+    for name in ("model", "task"):
+        if not getattr(args, name):
+            raise PotstillError(f"--{name} is missing: fine-tuning needs a model and a task.")
+    folder = claim_output_dir(args)
+    plain = Job.prepare(args)
+    job = plain.taught() if args.teacher else plain
+    clear_checkpoints(args, folder)
+    trainer, measured = train_once(job)
+    results = {
+        "task": args.task,
+        **measured,
+        "teacher": args.teacher,
+        "without_teacher": None,
+        "seed": args.seed,
+        "rows": {"train": len(job.data.train), **{name: len(split) for name, split in job.data.dev.items()}},
+        "bad_answers": job.data.bad_answers if isinstance(job.data, QuestionData) else 0,
+        "data_fingerprint": fingerprint({"train": job.data.train, **job.data.dev}),
+        "hardware": hardware(args.device),
+        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")},
+        "log_history": trainer.state.log_history,
+    }
+    _write(trainer, folder, results)
+    if args.teacher and args.without_teacher_too:
+        results["without_teacher"] = _without_teacher(plain, folder)
+        _write(trainer, folder, results)
+    return Finetuned(folder, results)
+
+
+def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
+    """Return what the same run measures without its teacher; its model is not kept."""
+    aside = folder / ".without_teacher"
+    changed = {"output_dir": str(aside), "teacher": None, "save_strategy": "no", "resume_from_checkpoint": None}
+    # With the same settings, though the defaults without a teacher may be others.
+    args = dataclasses.replace(job.args, **changed)
+    try:
+        return train_once(dataclasses.replace(job, args=args))[1]
+    except TrainingInterrupted as interruption:
+        error = PotstillError(
+            f"Interrupted in the same run without the teacher; the one with it is complete in {folder}."
+        )
+        error.exit_status = interruption.exit_status
+        raise error from interruption
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(trainer: FinetuneTrainer, folder: Path, results: dict[str, Any]) -> None:
+    """Write the folder file by file from a complete copy inside it; checkpoints in it stay."""
+    if not trainer.args.should_save:
+        return
+    staging = folder / ".output.partial"
+    recipe = recipe_values(trainer.args)
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        trainer.trained.save_pretrained(staging)
+        trainer.processing_class.save_pretrained(staging)
+        lines = [
+            f"# potstill finetune --config {RECIPE} --output_dir …",
+            *(f"{k}: {json.dumps(v)}" for k, v in recipe.items()),
+        ]
+        (staging / RECIPE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        frozen = isinstance(trainer.trained, FrozenEncoder)
+        (staging / "README.md").write_text(task_card(recipe, results, frozen), encoding="utf-8")
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+    except WRITE_ERRORS as error:
+        raise cannot_write(folder, error, last_checkpoint(folder)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _metrics(results: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.1f}" for name, value in flat(results["metrics"]).items() if name not in ("total", "missing")
+    )
+
+
+def _rows(results: dict[str, Any]) -> str:
+    rows = results["rows"]
+    return f"{rows['train']:,} rows of training, {sum(rows.values()) - rows['train']:,} scored"

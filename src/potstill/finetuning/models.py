@@ -1,0 +1,133 @@
+"""Loading a model with the head of a task, and task teachers, from folders and from the hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from potstill.errors import PotstillError, first_line
+from potstill.student.loading import model_folder, quiet_loading
+
+AutoHead = type[AutoModelForSequenceClassification] | type[AutoModelForQuestionAnswering]
+
+
+def load_config(name: str, role: str = "model") -> PreTrainedConfig:
+    """Read a model's config: what it is, before its weights are.
+
+    Raises:
+        PotstillError: there is no such model, or its config cannot be read or asks for code of its own.
+    """
+    folder = model_folder(name, role)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # of several libraries
+        raise PotstillError(f"the {role} {name!r} has no config that can be used: {first_line(error)}") from error
+
+
+def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast, seed: int, **shape: Any) -> Any:
+    """Load an encoder under a head for a task; a head that it lacks, or that is for other labels, is drawn anew.
+
+    Args:
+        name: folder or hub name of any model that has such a head in transformers.
+        head: the auto class.
+        tokenizer: of the model; gives the id of padding where the model has none.
+        seed: draws the head.
+        shape: what the config says of the task: `num_labels`, `id2label`, `label2id`, `problem_type`.
+
+    Raises:
+        PotstillError: there is no such model, it has no such head in transformers, or its weights are damaged,
+            pickled or incomplete.
+    """
+    config = load_config(name)
+    for key, value in shape.items():
+        setattr(config, key, value)
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    model, report = _load(name, head, config, "model", seed)
+    inner = f"{model.base_model_prefix}."
+    # A pooler is a part of the head that BERT keeps in its encoder; pre-training by masked LM alone leaves it out.
+    lacking = sorted(key for key in report["missing_keys"] if key.startswith(inner) and ".pooler." not in key)
+    if lacking:
+        raise PotstillError(
+            f"the weights of the model {name!r} are incomplete: {len(lacking)} tensors of its encoder are not in its "
+            f"files, {lacking[0]} among them"
+        )
+    return model
+
+
+def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None) -> PreTrainedModel:
+    """Load a model that is fine-tuned on a task already.
+
+    Args:
+        name: folder or hub name.
+        head: the auto class.
+        labels: names of the classes; none for a regression; None for spans.
+
+    Raises:
+        PotstillError: there is no such model, it has no trained head, or a head for other labels.
+    """
+    config = load_config(name, "teacher")
+    count = None if labels is None else max(1, len(labels))
+    if count is not None and config.num_labels != count:
+        raise PotstillError(
+            f"the teacher {name!r} tells {config.num_labels} labels apart where the task has {count}: give one that is "
+            "fine-tuned on this task"
+        )
+    if labels:
+        named = {config.id2label.get(number, "").lower() for number in range(len(labels))}
+        mine = [config.id2label.get(number, "").lower() for number in range(len(labels))]
+        wanted = [label.lower() for label in labels]
+        if named == set(wanted) and mine != wanted:
+            raise PotstillError(
+                f"the teacher {name!r} numbers the labels {', '.join(mine)} where the task has {', '.join(wanted)}: "
+                "give one that is fine-tuned on this task"
+            )
+    model, report = _load(name, head, config, "teacher", 0)
+    untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if untrained:
+        raise PotstillError(
+            f"the teacher {name!r} has no trained head for this task (its weights lack {untrained[0]}): "
+            "fine-tune it first and give the folder that results"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _load(name: str, head: AutoHead, config: PreTrainedConfig, role: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    folder = model_folder(name, role)
+    with quiet_loading(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # Named here because a config may name another, which can be code from the hub.
+        for attention in ("sdpa", "eager"):
+            try:
+                model, report = head.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    attn_implementation=attention,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+                break
+            except Exception as error:  # whatever a damaged or foreign file provokes in several libraries
+                if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
+                    continue
+                what = "question answering" if head is AutoModelForQuestionAnswering else "sequence classification"
+                raise PotstillError(
+                    f"the {role} {name!r} cannot be loaded with a head for {what}: {first_line(error)}"
+                ) from error
+    foreign = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(f"{model.base_model_prefix}."))
+    if foreign:
+        raise PotstillError(f"the weights of the {role} {name!r} do not fit its config: {foreign[0]} among them")
+    return model, report

@@ -1,0 +1,147 @@
+"""What `finetune` may be told: `TrainingArguments`, the task, and what a task teacher's losses weigh."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from potstill.arguments import RunArguments, option
+from potstill.errors import PotstillError
+from potstill.finetuning.objective import SoftPositions, TaskObjective
+from potstill.finetuning.questions import QuestionOptions
+from potstill.tasks.glue import GLUE
+from potstill.tasks.imdb import IMDB
+from potstill.tasks.squad import OnBadAnswer
+
+
+class Defaults(NamedTuple):
+    """Published settings of a task: peak learning rate, rows a step, passes over the data, tokens of an input."""
+
+    learning_rate: float
+    batch_size: int
+    epochs: float
+    max_length: int
+
+
+# BERT's (Devlin et al. 2019, appendix A.3) name grids, of which these are the middles; DistilBERT's paper names none
+# but for SQuAD with a teacher, and `SECOND_DISTILLATION` is what its published script runs with there.
+SENTENCES = Defaults(3e-5, 32, 3, 128)
+QUESTIONS = Defaults(3e-5, 12, 2, 384)
+SECOND_DISTILLATION = Defaults(5e-5, 12, 3, 384)
+TASKS = dict.fromkeys(GLUE, SENTENCES) | {
+    "imdb": Defaults(3e-5, 32, 3, IMDB.max_length),
+    "squad": QUESTIONS,
+    "squad_v2": QUESTIONS,
+}
+
+
+@dataclass
+class FinetuneArguments(RunArguments):
+    """Options of `potstill finetune`.
+
+    Raises:
+        PotstillError: an unknown task, or a value that cannot be, named by its field.
+    """
+
+    model: str | None = option(None, "Folder or hub name of the model to fine-tune.")
+    task: str | None = option(None, f"What to fine-tune it on: {', '.join(TASKS)}.")
+    task_data: str | None = option(
+        None, "Folder of the task's data, or of all tasks'; a file for SQuAD's format; the hub's dataset if not given."
+    )
+    max_length: int | None = option(None, "Longest input in tokens; 128, for imdb 512, for squad 384 if not given.")
+    max_train_samples: int | None = option(None, "Train on so many rows, from the beginning.")
+    max_eval_samples: int | None = option(None, "Score so many rows of each dev split.")
+    freeze_encoder: bool = option(
+        False, "Leave the encoder as it is and train a BiLSTM with attention on its hidden states, as ELMo was used."
+    )
+    teacher: str | None = option(None, "Folder or hub name of a model that is fine-tuned on the task already.")
+    alpha_ce: float = option(0.5, "Weight of the teacher's soft targets.")
+    alpha_task: float = option(0.5, "Weight of the labels, where there is a teacher.")
+    alpha_cos: float = option(0.0, "Weight of the cosine to the teacher's hidden states; needs equal widths.")
+    temperature: float = option(2.0, "Temperature of the soft targets.")
+    soft_positions: SoftPositions = option(
+        "answer", "Tokens that the soft targets of a span are over: where an answer may begin or end, or all."
+    )
+    without_teacher_too: bool = option(
+        True, "With --teacher, also train the same run without it, and report its score beside."
+    )
+    stride: int = option(128, "SQuAD: tokens that two consecutive windows of a context share.")
+    max_answer_length: int = option(30, "SQuAD: most tokens of an answer.")
+    n_best: int = option(20, "SQuAD: answers to keep for each question.")
+    null_threshold: float = option(
+        0.0, "SQuAD 2.0: no answer is given where its score is above the best answer's by more than this."
+    )
+    dev_share: float = option(0.2, "SQuAD from one file: share of the articles to hold out and score.")
+    on_bad_answer: OnBadAnswer = option(
+        "error", "SQuAD: what to do about an answer that its context does not hold at answer_start: error or skip."
+    )
+    seed: int = option(42, "Decides the head's initial weights, the order of the rows, and dropout.")
+
+    learning_rate: float | None = option(None, "Peak learning rate of AdamW; by task if not given.")  # type: ignore[assignment]
+    num_train_epochs: float | None = option(None, "Passes over the data; by task if not given.")  # type: ignore[assignment]
+    per_device_train_batch_size: int | None = option(None, "Rows per device and step; by task if not given.")  # type: ignore[assignment]
+    per_device_eval_batch_size: int = option(128, "Rows to score at a time.")
+    weight_decay: float = option(0.01, "Weight decay of AdamW.")
+    warmup_steps: float = option(0.1, "Linear warm-up: a share of the training below 1, a number of steps from 1.")
+    bf16: bool | None = option(None, "Compute in bfloat16 under autocast; on GPUs that have it if not given.")  # type: ignore[assignment]
+    cuda_graphs: bool = option(True, "Record what the GPU does in a step, for each length of batch, and replay it.")
+    logging_steps: float = option(100, "Log every so many steps.")
+    eval_strategy: str = option("no", "When to score the dev set before the end: no, steps or epoch.")
+    save_strategy: str = option("no", "When to save checkpoints: no, steps or epoch; a signal saves one in any case.")
+    dataloader_drop_last: bool = option(False, "Leave out the rows that fill no whole batch.")
+    dataloader_num_workers: int = option(0, "Processes that make batches; 0 is fast enough.")
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.task not in TASKS:
+            raise PotstillError(f"There is no task {self.task!r}; the tasks are {', '.join(TASKS)}.")
+        defaults = TASKS.get(self.task or "", SENTENCES)
+        if self.teacher and self.is_question:
+            defaults = SECOND_DISTILLATION
+        self.learning_rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
+        self.num_train_epochs = defaults.epochs if self.num_train_epochs is None else self.num_train_epochs
+        if self.per_device_train_batch_size is None:
+            self.per_device_train_batch_size = defaults.batch_size
+        self.max_length = defaults.max_length if self.max_length is None else self.max_length
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and not self.use_cpu and torch.cuda.is_bf16_supported()
+        for name in ("max_length", "max_answer_length", "n_best"):
+            self._check(name, getattr(self, name) > 0, "must be above 0")
+        self._check("stride", self.stride >= 0, "must be 0 or more")
+        for name in ("max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            self._check(name, value is None or value > 0, "must be above 0")
+        for name in ("alpha_ce", "alpha_task", "alpha_cos"):
+            self._check(name, 0 <= getattr(self, name) < math.inf, "must be 0 or more")
+        self._check("temperature", 0 < self.temperature < math.inf, "must be above 0")
+        self._check(
+            "alpha_ce",
+            not self.teacher or self.alpha_ce + self.alpha_task + self.alpha_cos > 0,
+            "is 0, and so is every other weight",
+        )
+        for name, values in (("soft_positions", ("answer", "all")), ("on_bad_answer", ("error", "skip"))):
+            self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
+        self._check("freeze_encoder", not (self.freeze_encoder and self.alpha_cos), "does not go with --alpha_cos")
+        super().__post_init__()
+
+    @property
+    def is_question(self) -> bool:
+        """Whether the task is to find answers in a context."""
+        return self.task in ("squad", "squad_v2")
+
+    def objective(self) -> TaskObjective:
+        """Return the losses and their weights."""
+        return TaskObjective(self.alpha_ce, self.alpha_task, self.alpha_cos, self.temperature, self.soft_positions)
+
+    def question_options(self) -> QuestionOptions:
+        """Return how questions are read and answered."""
+        return QuestionOptions(
+            stride=self.stride,
+            max_answer_length=self.max_answer_length,
+            n_best=self.n_best,
+            null_threshold=self.null_threshold,
+            dev_share=self.dev_share,
+            on_bad_answer=self.on_bad_answer,
+        )

@@ -1,0 +1,136 @@
+"""What a task model says of rows, and what a task teacher says of them, kept for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from potstill.errors import PotstillError, first_line
+from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.step import run
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, rows: Rows, batch_size: int, dtype: torch.dtype | None = None) -> dict[str, Array]:
+    """Run a model over all rows, in evaluation mode, and leave it in the mode it was in.
+
+    Args:
+        model: on the device to run it on.
+        rows: what it reads.
+        batch_size: rows at a time.
+        dtype: of autocast; None for the model's own.
+
+    Returns:
+        For sentences `logits`, (rows, C); for spans `start_logits` and `end_logits`, (tokens of all rows,), rows one
+        after another. float32.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    found: dict[str, Array] = {}
+    starts = np.concatenate([[0], np.cumsum(rows.lengths)])
+    try:
+        for places, batch in rows.batches(batch_size):
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                outputs = run(model, batch)
+            if "logits" in outputs:
+                logits = outputs.logits.float().cpu().numpy()
+                found.setdefault("logits", np.empty((len(rows), logits.shape[1]), np.float32))[places] = logits
+                continue
+            lengths = rows.lengths[places]
+            inside = np.arange(batch["input_ids"].shape[1]) < lengths[:, None]
+            where = (starts[places][:, None] + np.arange(inside.shape[1]))[inside]
+            for name in ("start_logits", "end_logits"):
+                flat = found.setdefault(name, np.empty(starts[-1], np.float32))
+                flat[where] = outputs[name].float().cpu().numpy()[inside]
+    finally:
+        model.train(training)
+    return found
+
+
+def soft_targets(
+    model: nn.Module, source: str | Path, rows: Rows, batch_size: int, dtype: torch.dtype | None = None
+) -> dict[str, Array]:
+    """Return what a task teacher says of rows, as `predict` does, but computed only once for a teacher and rows.
+
+    It is kept below `$POTSTILL_CACHE`, or `~/.cache/potstill`, in a folder named after a hash of the teacher's files,
+    of the rows as it reads them, and of the precision; and mapped into memory from there.
+
+    Args:
+        model: the teacher.
+        source: folder it was loaded from.
+        rows: as the teacher's own tokenizer reads them.
+        batch_size: rows at a time.
+        dtype: of autocast.
+
+    Raises:
+        PotstillError: the cache cannot be written.
+    """
+    folder = cache_folder() / "soft-targets" / _key(Path(source), rows, dtype)
+    if not folder.is_dir():
+        print(f"computing the teacher's logits of {len(rows):,} rows", file=sys.stderr, flush=True)
+        found = predict(model, rows, batch_size, dtype)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+            try:
+                for name, array in found.items():
+                    np.save(partial / f"{name}.npy", array)
+                os.replace(partial, folder)
+            except OSError:
+                if not folder.is_dir():  # or else another run has written the same meanwhile
+                    raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as error:
+            raise PotstillError(
+                f"The teacher's logits cannot be kept in {folder.parent} ({first_line(error)}): free some space, or "
+                "name another folder in POTSTILL_CACHE."
+            ) from error
+    return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+
+
+def cache_folder() -> Path:
+    """Return where potstill keeps what can be computed again."""
+    return Path(os.environ.get("POTSTILL_CACHE") or Path.home() / ".cache" / "potstill").expanduser()
+
+
+def model_fingerprint(folder: str | Path) -> str:
+    """Return a SHA-256, in hexadecimal, of a model's config and weights."""
+    digest = hashlib.sha256()
+    for file in sorted([*Path(folder).glob("*.safetensors"), Path(folder) / "config.json"]):
+        digest.update(file.name.encode())
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _key(source: Path, rows: Rows, dtype: torch.dtype | None) -> str:
+    digest = hashlib.sha256(model_fingerprint(source).encode())
+    for name, column in sorted(rows.tokens.items()):
+        digest.update(json.dumps([name, str(column.dtype), column.shape]).encode())
+        digest.update(np.ascontiguousarray(column))
+    digest.update(np.ascontiguousarray(rows.lengths.astype(np.int64)))
+    digest.update(str(dtype).encode())
+    return digest.hexdigest()[:32]
+
+
+def fingerprint(tables: dict[str, Any]) -> str:
+    """Return a SHA-256, in hexadecimal, of the contents of datasets by split."""
+    digest = hashlib.sha256()
+    for split, dataset in sorted(tables.items()):
+        digest.update(json.dumps([split, len(dataset), dataset.column_names]).encode())
+        for start in range(0, len(dataset), 10_000):
+            digest.update(json.dumps(dataset[start : start + 10_000], ensure_ascii=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""Question answering made ready for a tokenizer: windows to train on, windows to score, the head, the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
+
+from potstill.corpus.tokenizer import quiet_hub
+from potstill.errors import PotstillError, first_line
+from potstill.finetuning.rows import Array, Rows
+from potstill.tasks.load import TaskDataAbsentError
+from potstill.tasks.squad import ENDINGS, OnBadAnswer, Squad, read_squad, split_by_title
+from potstill.tasks.squad_answers import Answers, find_answers
+from potstill.tasks.squad_score import best_thresholds, score_answers
+from potstill.tasks.squad_windows import make_windows
+
+Predict = Callable[[Rows], dict[str, Array]]
+"""Rows → `start_logits` and `end_logits`, each (tokens of all rows,)."""
+
+
+@dataclass(frozen=True)
+class QuestionOptions:
+    """How questions are read and answered: see `make_windows`, `read_squad` and `find_answers`."""
+
+    stride: int = 128
+    max_question_length: int = 64
+    max_answer_length: int = 30
+    n_best: int = 20
+    null_threshold: float = 0.0
+    dev_share: float = 0.2
+    on_bad_answer: OnBadAnswer = "error"
+
+
+class QuestionData:
+    """SQuAD's data, or any of its format, as one tokenizer reads it.
+
+    Args:
+        name: `squad`, all of whose questions have answers, or `squad_v2`, some of whose have none.
+        task_data: folder of `train-v1.1.json` and `dev-v1.1.json` (of 2.0 for `squad_v2`), or one file, of whose
+            articles a share is held out; the hub's dataset if None.
+        options: how to read.
+        max_train_samples: questions to train on, from the beginning; all if None.
+        max_eval_samples: questions to score; all if None.
+
+    Attributes:
+        bad_answers: answers left out because their context does not hold them, in both splits.
+
+    Raises:
+        TaskDataAbsentError: the folder has no such file.
+        PotstillError: the data cannot be read, has answers at the wrong place, or has questions without an answer
+            where all should have one.
+    """
+
+    head = AutoModelForQuestionAnswering
+    labels = None
+
+    def __init__(
+        self,
+        name: str,
+        task_data: str | None,
+        options: QuestionOptions,
+        max_train_samples: int | None = None,
+        max_eval_samples: int | None = None,
+    ) -> None:
+        self.no_answer = name == "squad_v2"
+        self.options = options
+        self.bad_answers = 0
+        if task_data is None:
+            train, dev = (_of_hub(name, split) for split in ("train", "validation"))
+        elif Path(task_data).is_dir():
+            version = "2.0" if self.no_answer else "1.1"
+            train, dev = (self._read(_in_folder(Path(task_data), split, version)) for split in ("train", "dev"))
+        else:
+            train, dev = split_by_title(self._read(task_data), options.dev_share)
+        for split in (train, dev):
+            if not self.no_answer and not all(answers["text"] for answers in split["answers"][:]):
+                raise PotstillError(f"{task_data or name} has questions without an answer: give --task squad_v2.")
+        self.train = train.select(range(min(max_train_samples or len(train), len(train))))
+        self.dev = {"dev": dev.select(range(min(max_eval_samples or len(dev), len(dev))))}
+
+    def shape(self) -> dict[str, Any]:
+        """Return what a model's config says of the task: nothing."""
+        return {}
+
+    def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
+        """Cut the questions of a split into windows: see `make_windows`.
+
+        Args:
+            split: `train`, or one of `dev`.
+            tokenizer: of the model that is to read it.
+            max_length: most tokens a window has.
+            multiple: see `Rows`.
+        """
+        windows = make_windows(split, tokenizer, max_length, self.options.stride, self.options.max_question_length)
+        lengths = np.asarray(windows["length"][:])
+        tokens = {
+            name: _flat(windows, name)
+            for name in ("input_ids", "token_type_ids", "answer_mask")
+            if name in windows.features
+        }
+        values = {name: np.asarray(windows[name][:], np.int64) for name in ("start_positions", "end_positions")}
+        padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+        return Rows(tokens, values, lengths, padding, multiple, max_length, windows)
+
+    def answers(self, split: datasets.Dataset, rows: Rows, predict: Predict) -> Answers:
+        """Return what a model answers to the questions of a split."""
+        logits = predict(rows)
+        start, end = (np.split(logits[name], np.cumsum(rows.lengths)[:-1]) for name in ("start_logits", "end_logits"))
+        options = self.options
+        return find_answers(split, rows.windows, start, end, options.n_best, options.max_answer_length, self.no_answer)
+
+    def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
+        """Return exact match and F1 in percent, F1 being the score; for SQuAD 2.0 also at the best thresholds."""
+        split = self.dev["dev"]
+        answers = self.answers(split, dev["dev"], predict)
+        metrics = score_answers(split, answers.predictions(self.options.null_threshold if self.no_answer else None))
+        if self.no_answer:
+            metrics |= best_thresholds(split, answers.texts, answers.null_odds)
+        return metrics | {"score": metrics["f1"]}
+
+    def _read(self, path: str | Path) -> datasets.Dataset:
+        squad: Squad = read_squad(path, on_bad_answer=self.options.on_bad_answer)
+        self.bad_answers += squad.bad_answers
+        return squad.dataset
+
+
+def _in_folder(folder: Path, split: str, version: str) -> Path:
+    for ending in ENDINGS:
+        if (file := folder / f"{split}-v{version}{ending}").is_file():
+            return file
+    raise TaskDataAbsentError(f"{folder} has no {split}-v{version}.json.")
+
+
+def _of_hub(name: str, split: str) -> datasets.Dataset:
+    try:
+        with quiet_hub():
+            return datasets.load_dataset(f"rajpurkar/{name}", split=split)
+    except Exception as error:  # of almost any type
+        raise PotstillError(
+            f"the dataset rajpurkar/{name} cannot be opened on the hub: {first_line(error)}; name a local file or "
+            "folder with --task_data."
+        ) from error
+
+
+def _flat(windows: datasets.Dataset, name: str) -> Array:
+    column = windows.with_format("arrow")[:][name].combine_chunks()
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False))

@@ -1,0 +1,120 @@
+"""Sentence tasks made ready for a tokenizer: rows to train on, rows to score, the head, the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from potstill.errors import PotstillError
+from potstill.finetuning.rows import Array, Rows
+from potstill.tasks.load import load_split
+from potstill.tasks.sentence import SentenceTask
+
+TOKENISED_AT_A_TIME = 10_000
+
+Predict = Callable[[Rows], dict[str, Array]]
+"""Rows → what a model says of them: `logits`, (rows, C)."""
+
+
+class SentenceData:
+    """A task's data as one tokenizer reads it.
+
+    Args:
+        task: of `GLUE`, or `IMDB`.
+        task_data: see `load_split`.
+        max_train_samples: rows to train on, from the beginning; all if None.
+        max_eval_samples: rows of each dev split to score; all if None.
+
+    Raises:
+        TaskDataAbsentError: the folder has no data of the task.
+        PotstillError: the data cannot be read, or a split has no rows.
+    """
+
+    head = AutoModelForSequenceClassification
+
+    def __init__(
+        self,
+        task: SentenceTask,
+        task_data: str | None = None,
+        max_train_samples: int | None = None,
+        max_eval_samples: int | None = None,
+    ) -> None:
+        self.task = task
+        self.train = _first(load_split(task, task.train, task_data), max_train_samples)
+        self.dev = {name: _first(load_split(task, name, task_data), max_eval_samples) for name in task.dev}
+        for name, split in ((task.train, self.train), *self.dev.items()):
+            if len(split) == 0:
+                raise PotstillError(
+                    f"The {name} set of {task.title} is empty: there is nothing to train on or to score."
+                )
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes; none for a regression."""
+        return self.task.labels
+
+    def shape(self) -> dict[str, Any]:
+        """Return what a model's config says of the task."""
+        if self.task.is_regression:
+            return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
+        names = dict(enumerate(self.task.labels))
+        return {
+            "num_labels": len(names),
+            "problem_type": "single_label_classification",
+            "id2label": names,
+            "label2id": {label: number for number, label in names.items()},
+        }
+
+    def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
+        """Tokenise a split.
+
+        Args:
+            split: `train`, or one of `dev`.
+            tokenizer: of the model that is to read it.
+            max_length: tokens beyond it are cut off, from the longer sentence of a pair first.
+            multiple: see `Rows`.
+        """
+        parts: dict[str, list[Array]] = {}
+        lengths: list[int] = []
+        for start in range(0, len(split), TOKENISED_AT_A_TIME):
+            some = split[start : start + TOKENISED_AT_A_TIME]
+            encoded = tokenizer(
+                some["text"], some.get("pair"), truncation=True, max_length=max_length, return_attention_mask=False
+            )
+            lengths += map(len, encoded["input_ids"])
+            for name, column in encoded.items():
+                flat = np.fromiter(chain.from_iterable(column), np.int32)
+                parts.setdefault(name, []).append(flat)
+        return Rows(
+            tokens={name: np.concatenate(columns) for name, columns in parts.items()},
+            values={"labels": np.asarray(split["label"][:], np.float32 if self.task.is_regression else np.int64)},
+            lengths=np.array(lengths),
+            padding={"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id},
+            multiple=multiple,
+            limit=max_length,
+        )
+
+    def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
+        """Return the metrics of each dev split, or of the only one, and `score`, their mean, in percent.
+
+        Args:
+            predict: gives `logits` of (rows, C).
+            dev: the rows of each dev split.
+        """
+        by_split = {}
+        for name, rows in dev.items():
+            logits = predict(rows)["logits"]
+            predictions = logits[:, 0] if self.task.is_regression else logits.argmax(axis=1)
+            by_split[name] = self.task.score(predictions, rows.values["labels"])
+        if len(by_split) == 1:
+            return next(iter(by_split.values()))
+        return by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+
+
+def _first(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+    return split if limit is None else split.select(range(min(limit, len(split))))

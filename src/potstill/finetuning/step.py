@@ -1,0 +1,87 @@
+"""One batch of a task: run the model, and a teacher whose hidden states are wanted, and return the named losses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.finetuning.objective import Losses, TaskObjective
+from potstill.training.graphs import Graphed
+
+READ = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class TaskStep(nn.Module):
+    """The module that fine-tuning trains and wraps for data parallelism.
+
+    Args:
+        model: with a head for sequence classification or question answering.
+        objective: turns its outputs into losses.
+        teacher: whose hidden states the objective compares with; soft targets come with the batch instead.
+        record: whether batches of a shape that comes again are replayed as CUDA graphs.
+
+    A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,), and
+    perhaps `soft`, (B, C); for spans `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and perhaps
+    `soft_start` and `soft_end`, (B, L).
+    """
+
+    def __init__(
+        self, model: nn.Module, objective: TaskObjective, teacher: nn.Module | None = None, record: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)  # out of the module tree
+        self._names: tuple[str, ...] = ()
+        self._graphed = Graphed(self._ordered, lambda: list(model.parameters())) if record else None
+
+    def forward(self, **batch: Tensor) -> Losses:
+        """Return the named losses of a batch, each a float32 scalar."""
+        if self._graphed is None:
+            return self._losses(batch)
+        self._names = tuple(batch)
+        return self._graphed(*batch.values())
+
+    def _ordered(self, *tensors: Tensor) -> Losses:
+        return self._losses(dict(zip(self._names, tensors, strict=True)))
+
+    def _losses(self, batch: dict[str, Tensor]) -> Losses:
+        hidden = bool(self._teacher)
+        outputs = run(self.model, batch, hidden)
+        inside = batch["attention_mask"].bool()
+        if "labels" in batch:
+            losses = self.objective.sentence(outputs.logits, batch["labels"], batch.get("soft"))
+        else:
+            soft = (batch["soft_start"], batch["soft_end"]) if "soft_start" in batch else None
+            losses = self.objective.span(
+                (outputs.start_logits, outputs.end_logits),
+                (batch["start_positions"], batch["end_positions"]),
+                inside,
+                batch["answer_mask"].bool(),
+                soft,
+            )
+        for teacher in self._teacher:
+            with torch.no_grad():
+                expected = run(teacher, batch, hidden)
+            losses["cos"] = self.objective.hidden(outputs.hidden_states[-1], expected.hidden_states[-1], inside)
+        return self.objective.sum_up(losses)
+
+
+def run(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = False) -> Any:
+    """Run a model on what it reads of a batch."""
+    taken = _parameters(type(model).forward)
+    inputs = {name: batch[name] for name in READ if name in batch and name in taken}
+    return model(**inputs, output_hidden_states=hidden_states)
+
+
+_known: dict[Callable[..., Any], frozenset[str]] = {}
+
+
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    if function not in _known:  # asked at every batch
+        _known[function] = frozenset(inspect.signature(function).parameters)
+    return _known[function]

@@ -1,0 +1,171 @@
+"""A trainer for one task, which scores its dev sets."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+from potstill.finetuning.frozen import FrozenEncoder
+from potstill.finetuning.job import Job
+from potstill.finetuning.predict import predict
+from potstill.finetuning.rows import GroupedDraws
+from potstill.finetuning.step import TaskStep
+from potstill.training.compatibility import check_launch
+from potstill.training.hardware import hardware
+from potstill.training.memory import fitting_memory
+from potstill.training.resumable import ResumableTrainer
+
+
+class FinetuneTrainer(ResumableTrainer):
+    """Fine-tune a model on the rows of a job.
+
+    It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as they do there.
+
+    Args:
+        model: with the task's head; from `job.new_model()`.
+        job: rows and options.
+        callbacks: as in `Trainer`.
+
+    Raises:
+        PotstillError: the run cannot be launched as it is.
+    """
+
+    unit = "rows"
+
+    def __init__(self, model: PreTrainedModel, job: Job, callbacks: list[TrainerCallback] | None = None) -> None:
+        args = job.args
+        check_launch(args)
+        self.job = job
+        teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
+        # A frozen encoder packs its rows by their lengths, which it must see.
+        record = args.cuda_graphs and not isinstance(model, FrozenEncoder)
+        super().__init__(
+            model=TaskStep(model, args.objective(), teacher, record),
+            args=args,
+            draws=GroupedDraws(job.train.lengths, self._rows_of(args), args.seed),
+            headline=_headline(model, job),
+            evaluation_line=_line,
+            callbacks=callbacks,
+            data_collator=_as_it_is,
+            train_dataset=job.train,
+            processing_class=job.tokenizer,
+        )
+
+    @property
+    def trained(self) -> PreTrainedModel:
+        """The model in training."""
+        return self.model.model
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimiser in an epoch, the last one smaller unless it is dropped."""
+        size = self._rows_of(self.args)
+        batches = len(self.job.train) // size if self.args.dataloader_drop_last else -(-len(self.job.train) // size)
+        return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
+
+    @property
+    def units_per_step(self) -> int:
+        """Rows that all processes read for one step of the optimiser."""
+        return self._rows_of(self.args) * self.args.gradient_accumulation_steps
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, Any]:
+        """Score the dev sets; the metrics are logged with their prefix.
+
+        Returns:
+            The task's metrics, by split where it has several, and its `score`; all in percent.
+
+        Raises:
+            PotstillError: a batch does not fit into memory.
+        """
+        args = self.args
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        with self.beside_training(), fitting_memory(args, evaluation=True):
+            self.trained.to(args.device)
+            metrics = self.job.data.score(
+                lambda rows: predict(self.trained, rows, args.per_device_eval_batch_size, dtype), self.job.dev
+            )
+        logs = {f"{metric_key_prefix}_{name}": value for name, value in flat(metrics).items()}
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, logs)
+        return metrics
+
+    @staticmethod
+    def _rows_of(args: Any) -> int:
+        return args.train_batch_size * args.world_size
+
+
+def train_once(job: Job, callbacks: list[TrainerCallback] | None = None) -> tuple[FinetuneTrainer, dict[str, Any]]:
+    """Fine-tune a new model on a job and score it.
+
+    Returns:
+        The trainer, whose `trained` is the model, and what was measured: `metrics`, `score`, `seconds` by part,
+        `steps`, and `rows_per_second` of the training.
+
+    Raises:
+        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+        PotstillError: the loss is not finite, or what is run does not fit into memory.
+    """
+    started = time.monotonic()
+    trainer = FinetuneTrainer(job.new_model(), job, callbacks)
+    prepared = time.monotonic()
+    trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
+    if job.args.device.type == "cuda":
+        torch.cuda.synchronize(job.args.device)
+    trained = time.monotonic()
+    metrics = trainer.evaluate()
+    scored = time.monotonic()
+    score = metrics.pop("score")
+    seconds = {"preparing": prepared - started, "training": trained - prepared, "scoring": scored - trained}
+    steps = trainer.state.global_step
+    return trainer, {
+        "score": score,
+        "metrics": metrics,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "steps": steps,
+        "rows_per_second": steps * trainer.units_per_step / max(trained - prepared, 1e-9),
+    }
+
+
+def flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return metrics of several splits under names such as `dev_matched_accuracy`."""
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            found |= {f"{name}_{metric}": number for metric, number in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _line(logs: dict[str, float]) -> str:
+    return " · ".join(
+        f"{name.removeprefix('eval_')} {value:.1f}"
+        for name, value in logs.items()
+        if name.startswith("eval_") and isinstance(value, float)
+    )
+
+
+def _headline(model: PreTrainedModel, job: Job) -> str:
+    args = job.args
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    frozen = "" if trained == parameters else f", {trained:,} of them trained"
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
+    devices = f"{args.world_size} × " if args.world_size > 1 else ""
+    taught = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
+    return (
+        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{taught} · {len(job.train):,} rows, "
+        f"{job.train.lengths.mean():.0f} tokens each, {args.train_batch_size * args.world_size} a step · {precision} on "
+        f"{devices}{hardware(args.device)}"
+    )
+
+
+def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    """Collate nothing: `Rows` returns whole batches."""
+    return batch

@@ -1,0 +1,100 @@
+"""The card of a model fine-tuned on a task, every figure of it measured by the run that wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def task_card(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
+    """Return a model card in the hub's format: YAML header, then Markdown.
+
+    Args:
+        recipe: options of the run, as `recipe_values` returns them.
+        results: what was measured.
+        frozen: whether it is a `FrozenEncoder`, which needs potstill to be loaded.
+    """
+    spans = recipe["task"] in ("squad", "squad_v2")
+    pipeline = "question-answering" if spans else "text-classification"
+    header: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
+    if not Path(recipe["model"]).exists():  # a name of the hub, not a folder of the machine that trained it
+        header["base_model"] = recipe["model"]
+    sections = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+        f"# {Path(recipe['model']).name} on {recipe['task']}",
+        _how(recipe, frozen),
+        _usage(pipeline, spans, frozen),
+        _scores(results),
+        "\n".join(
+            [
+                "## Recipe",
+                "",
+                "`recipe.yaml` beside this card reruns it.",
+                "",
+                "| option | value |",
+                "|---|---|",
+                *(f"| `{name}` | `{value}` |" for name, value in recipe.items()),
+            ]
+        ),
+        f"## Cost\n\n{results['steps']:,} steps, {results['seconds']['training']:,.0f} seconds on {results['hardware']}; "
+        f"{', '.join(f'{name} {number}' for name, number in results['versions'].items())}.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _how(recipe: dict[str, Any], frozen: bool) -> str:
+    what = (
+        "A BiLSTM with attention, trained with potstill on the frozen encoder" if frozen else "Fine-tuned with potstill"
+    )
+    if "teacher" in recipe:
+        what += (
+            f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {Path(recipe['teacher']).name} "
+            f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
+        )
+    return f"{what}."
+
+
+def _usage(pipeline: str, spans: bool, frozen: bool) -> str:
+    if frozen:
+        first, name = "import potstill.finetuning.frozen  # how a frozen encoder under a head is loaded\n", "model"
+        auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
+        return f'```python\n{first}from transformers import {auto}\n\n{name} = {auto}.from_pretrained("path/of/this/folder")\n```'
+    call = 'model(question="…?", context="…")' if spans else 'model("…")'
+    return (
+        f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
+        f"{call}\n```"
+    )
+
+
+def _scores(results: dict[str, Any]) -> str:
+    beside = results["without_teacher"]
+    columns = [results] if beside is None else [results, beside]
+    head = ["figure", "value"] if beside is None else ["figure", "with the teacher", "same run without it"]
+    rows = [
+        f"| {name} | {' | '.join(f'{_value(column, path):.2f}' for column in columns)} |"
+        for name, path in _names(results["metrics"])
+    ]
+    counts = ", ".join(f"{count:,} of {split}" for split, count in results["rows"].items())
+    return "\n".join(
+        ["## Scores", "", f"One run, seed {results['seed']}; rows: {counts}.", ""]
+        + [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]
+    )
+
+
+def _names(metrics: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            found += [(f"{name} {metric}", (name, metric)) for metric in value]
+        else:
+            found.append((name, (name,)))
+    return found
+
+
+def _value(results: dict[str, Any], path: tuple[str, ...]) -> float:
+    value: Any = results["metrics"]
+    for name in path:
+        value = value[name]
+    return float(value)
