@@ -96,9 +96,9 @@ def finetune(args: FinetuneArguments) -> Finetuned:
 def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
     """Return what the same run measures without its teacher; its model is not kept."""
     aside = folder / ".without_teacher"
-    changed = {"output_dir": str(aside), "teacher": None, "save_strategy": "no", "resume_from_checkpoint": None}
     # With the same settings, though the defaults without a teacher may be others.
-    args = dataclasses.replace(job.args, **changed)
+    changed: dict[str, Any] = {"output_dir": str(aside), "save_strategy": "no", "resume_from_checkpoint": None}
+    args = dataclasses.replace(job.args, teacher=None, **changed)
     try:
         return train_once(dataclasses.replace(job, args=args))[1]
     except TrainingInterrupted as interruption:

@@ -80,8 +80,8 @@ class Job:
         if not same and (args.is_question or args.alpha_cos):
             what = "Answers are places among tokens" if args.is_question else "The cosine is taken token by token"
             raise PotstillError(
-                f"{what}, but the teacher {name!r} has another tokenizer than the model: give a teacher with the same one"
-                f"{'' if args.is_question else ', or --alpha_cos 0'}."
+                f"{what}, but the teacher {name!r} has another tokenizer than the model: give a teacher with the same "
+                f"one{'' if args.is_question else ', or --alpha_cos 0'}."
             )
         if args.alpha_cos:
             widths = teacher.config.hidden_size, load_config(args.model or "").hidden_size

@@ -20,8 +20,8 @@ class TaskObjective:
     Without a teacher it is the task's own loss alone, unweighted: cross-entropy, or for a regression the squared error.
 
     Attributes:
-        alpha_ce: of the soft targets: KL(teacher ‖ student) at `temperature`, times temperature², mean over rows (Hinton
-            et al. 2015); for a regression the squared difference of the two scores.
+        alpha_ce: of the soft targets: KL(teacher ‖ student) at `temperature`, times temperature², mean over rows
+            (Hinton et al. 2015); for a regression the squared difference of the two scores.
         alpha_task: of the labels.
         alpha_cos: of 1 − cosine of the last hidden states, mean over tokens.
         temperature: of both softmaxes.

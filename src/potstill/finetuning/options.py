@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from potstill.arguments import RunArguments, option
 from potstill.errors import PotstillError
-from potstill.finetuning.objective import SoftPositions, TaskObjective
+from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
-from potstill.tasks.squad import OnBadAnswer
 
 
 class Defaults(NamedTuple):
@@ -62,7 +61,7 @@ class FinetuneArguments(RunArguments):
     alpha_task: float = option(0.5, "Weight of the labels, where there is a teacher.")
     alpha_cos: float = option(0.0, "Weight of the cosine to the teacher's hidden states; needs equal widths.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
-    soft_positions: SoftPositions = option(
+    soft_positions: Literal["answer", "all"] = option(
         "answer", "Tokens that the soft targets of a span are over: where an answer may begin or end, or all."
     )
     without_teacher_too: bool = option(
@@ -75,18 +74,18 @@ class FinetuneArguments(RunArguments):
         0.0, "SQuAD 2.0: no answer is given where its score is above the best answer's by more than this."
     )
     dev_share: float = option(0.2, "SQuAD from one file: share of the articles to hold out and score.")
-    on_bad_answer: OnBadAnswer = option(
+    on_bad_answer: Literal["error", "skip"] = option(
         "error", "SQuAD: what to do about an answer that its context does not hold at answer_start: error or skip."
     )
     seed: int = option(42, "Decides the head's initial weights, the order of the rows, and dropout.")
 
-    learning_rate: float | None = option(None, "Peak learning rate of AdamW; by task if not given.")  # type: ignore[assignment]
-    num_train_epochs: float | None = option(None, "Passes over the data; by task if not given.")  # type: ignore[assignment]
-    per_device_train_batch_size: int | None = option(None, "Rows per device and step; by task if not given.")  # type: ignore[assignment]
+    learning_rate: float | None = option(None, "Peak learning rate of AdamW; by task if not given.")
+    num_train_epochs: float | None = option(None, "Passes over the data; by task if not given.")
+    per_device_train_batch_size: int | None = option(None, "Rows per device and step; by task if not given.")
     per_device_eval_batch_size: int = option(128, "Rows to score at a time.")
     weight_decay: float = option(0.01, "Weight decay of AdamW.")
     warmup_steps: float = option(0.1, "Linear warm-up: a share of the training below 1, a number of steps from 1.")
-    bf16: bool | None = option(None, "Compute in bfloat16 under autocast; on GPUs that have it if not given.")  # type: ignore[assignment]
+    bf16: bool | None = option(None, "Compute in bfloat16 under autocast; on GPUs that have it if not given.")
     cuda_graphs: bool = option(True, "Record what the GPU does in a step, for each length of batch, and replay it.")
     logging_steps: float = option(100, "Log every so many steps.")
     eval_strategy: str = option("no", "When to score the dev set before the end: no, steps or epoch.")

@@ -120,8 +120,8 @@ def _key(source: Path, rows: Rows, dtype: torch.dtype | None) -> str:
     digest = hashlib.sha256(model_fingerprint(source).encode())
     for name, column in sorted(rows.tokens.items()):
         digest.update(json.dumps([name, str(column.dtype), column.shape]).encode())
-        digest.update(np.ascontiguousarray(column))
-    digest.update(np.ascontiguousarray(rows.lengths.astype(np.int64)))
+        digest.update(np.ascontiguousarray(column).data)
+    digest.update(np.ascontiguousarray(rows.lengths, np.int64).data)
     digest.update(str(dtype).encode())
     return digest.hexdigest()[:32]
 

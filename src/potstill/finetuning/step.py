@@ -24,9 +24,9 @@ class TaskStep(nn.Module):
         teacher: whose hidden states the objective compares with; soft targets come with the batch instead.
         record: whether batches of a shape that comes again are replayed as CUDA graphs.
 
-    A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,), and
-    perhaps `soft`, (B, C); for spans `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and perhaps
-    `soft_start` and `soft_end`, (B, L).
+    A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
+    and perhaps `soft`, (B, C); for spans `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and
+    perhaps `soft_start` and `soft_end`, (B, L).
     """
 
     def __init__(

@@ -134,7 +134,7 @@ def train_once(job: Job, callbacks: list[TrainerCallback] | None = None) -> tupl
 
 def flat(metrics: dict[str, Any]) -> dict[str, float]:
     """Return metrics of several splits under names such as `dev_matched_accuracy`."""
-    found = {}
+    found: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, dict):
             found |= {f"{name}_{metric}": number for metric, number in value.items()}
@@ -159,10 +159,10 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     taught = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
+    rows = f"{len(job.train):,} rows, {job.train.lengths.mean():.0f} tokens each"
     return (
-        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{taught} · {len(job.train):,} rows, "
-        f"{job.train.lengths.mean():.0f} tokens each, {args.train_batch_size * args.world_size} a step · {precision} on "
-        f"{devices}{hardware(args.device)}"
+        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{taught} · {rows}, "
+        f"{args.train_batch_size * args.world_size} a step · {precision} on {devices}{hardware(args.device)}"
     )
 
 

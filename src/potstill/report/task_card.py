@@ -38,8 +38,7 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> 
                 *(f"| `{name}` | `{value}` |" for name, value in recipe.items()),
             ]
         ),
-        f"## Cost\n\n{results['steps']:,} steps, {results['seconds']['training']:,.0f} seconds on {results['hardware']}; "
-        f"{', '.join(f'{name} {number}' for name, number in results['versions'].items())}.",
+        _cost(results),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -56,11 +55,19 @@ def _how(recipe: dict[str, Any], frozen: bool) -> str:
     return f"{what}."
 
 
+def _cost(results: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    seconds = results["seconds"]["training"]
+    return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {results['hardware']}; {versions}."
+
+
 def _usage(pipeline: str, spans: bool, frozen: bool) -> str:
     if frozen:
-        first, name = "import potstill.finetuning.frozen  # how a frozen encoder under a head is loaded\n", "model"
         auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
-        return f'```python\n{first}from transformers import {auto}\n\n{name} = {auto}.from_pretrained("path/of/this/folder")\n```'
+        return (
+            "```python\nimport potstill.finetuning.frozen  # how a frozen encoder under a head is loaded\n"
+            f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("path/of/this/folder")\n```'
+        )
     call = 'model(question="…?", context="…")' if spans else 'model("…")'
     return (
         f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
@@ -78,8 +85,15 @@ def _scores(results: dict[str, Any]) -> str:
     ]
     counts = ", ".join(f"{count:,} of {split}" for split, count in results["rows"].items())
     return "\n".join(
-        ["## Scores", "", f"One run, seed {results['seed']}; rows: {counts}.", ""]
-        + [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]
+        [
+            "## Scores",
+            "",
+            f"One run, seed {results['seed']}; rows: {counts}.",
+            "",
+            f"| {' | '.join(head)} |",
+            "|---" * len(head) + "|",
+            *rows,
+        ]
     )
 
 
