@@ -35,10 +35,10 @@ def _mismatches(comparison: Comparison) -> list[str]:
             if run.task == task:
                 by_data.setdefault(run.data_fingerprint, []).append(run.model)
         if len(by_data) > 1:
-            who = "; ".join(f"{mark[:12]}: {_listed(models)}" for mark, models in by_data.items())
+            who = "; ".join(f"{mark}: {_listed(models)}" for mark, models in by_data.items())
             said.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({who}).")
     for model in comparison.models:
-        weights = {run.model_fingerprint for run in comparison.runs if run.model == model}
+        weights = dict.fromkeys(run.model_fingerprint for run in comparison.runs if run.model == model)
         if len(weights) > 1:
             said.append(f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_listed(weights)}).")
     return said
