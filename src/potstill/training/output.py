@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,29 @@ def clear_checkpoints(args: RunArguments, folder: Path) -> None:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
+@contextmanager
+def whole_output(folder: Path) -> Iterator[Path]:
+    """Give a folder to write a run's output to, whose files go to the output folder once all of them are there.
+
+    Args:
+        folder: the run's output folder; checkpoints in it stay.
+
+    Raises:
+        PotstillError: the output cannot be written; the last checkpoint is still there.
+    """
+    staging = folder / ".output.partial"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+    except WRITE_ERRORS as error:
+        raise cannot_write(folder, error, last_checkpoint(folder)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def write_output(trainer: DistillationTrainer, folder: Path) -> None:
     """Evaluate the trained model and write its folder, file by file from a complete copy beside them.
 
@@ -59,10 +84,7 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
     if not trainer.args.should_save:
         return
     recipe = recipe_values(trainer.args)
-    staging = folder / ".output.partial"
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+    with whole_output(folder) as staging:
         trainer.student.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         verb = "distill" if "teacher" in recipe else "pretrain"
@@ -71,12 +93,6 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         card = model_card(trainer.student.config, recipe, results, trainer.corpus.manifest)
         (staging / "README.md").write_text(card, encoding="utf-8")
-        for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
-    except WRITE_ERRORS as error:
-        raise cannot_write(folder, error, last_checkpoint(folder)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
