@@ -21,6 +21,7 @@ from potstill.finetuning.questions import QuestionData
 from potstill.finetuning.trainer import FinetuneTrainer, flat, train_once
 from potstill.report.task_card import task_card
 from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, last_checkpoint
+from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.hardware import hardware
 from potstill.training.output import RECIPE, RESULTS, claim_output_dir, clear_checkpoints
@@ -69,6 +70,7 @@ def finetune(args: FinetuneArguments) -> Finetuned:
         if not getattr(args, name):
             raise PotstillError(f"--{name} is missing: fine-tuning needs a model and a task.")
     folder = claim_output_dir(args)
+    check_launch(args)
     plain = Job.prepare(args)
     job = plain.taught() if args.teacher else plain
     clear_checkpoints(args, folder)
@@ -139,9 +141,9 @@ def _write(trainer: FinetuneTrainer, folder: Path, results: dict[str, Any]) -> N
 
 
 def _metrics(results: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.1f}" for name, value in flat(results["metrics"]).items() if name not in ("total", "missing")
-    )
+    metrics = flat(results["metrics"])
+    told = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
+    return ", ".join(f"{name} {metrics[name]:.1f}" for name in told)
 
 
 def _rows(results: dict[str, Any]) -> str:

@@ -52,7 +52,8 @@ class FrozenEncoder(PreTrainedModel):
             encoder = AutoModel.from_config(AutoConfig.for_model(**config.encoder))
         self.encoder = encoder.requires_grad_(False)
         self.lstm = nn.LSTM(encoder.config.hidden_size, WIDTH, batch_first=True, bidirectional=True)
-        self.attention = nn.Linear(2 * WIDTH, 1)
+        if not spans:
+            self.attention = nn.Linear(2 * WIDTH, 1)
         self.classifier = nn.Linear(2 * WIDTH, 2 if spans else config.num_labels)
         self.post_init()
 
@@ -62,8 +63,8 @@ class FrozenEncoder(PreTrainedModel):
         encoder = model.base_model
         names = ("num_labels", "id2label", "label2id", "problem_type", "pad_token_id")
         labels = {name: getattr(model.config, name) for name in names}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             return cls(FrozenEncoderConfig(encoder.config.to_dict(), spans, **labels), encoder)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -72,7 +73,7 @@ class FrozenEncoder(PreTrainedModel):
     def train(self, mode: bool = True) -> FrozenEncoder:
         """Switch the head's mode; the encoder stays as it is used, without dropout."""
         super().train(mode)
-        self.encoder.eval()
+        self.encoder.eval().requires_grad_(False)  # parameters that were loaded are new ones
         return self
 
     def forward(

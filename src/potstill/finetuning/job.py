@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from datasets import Dataset
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
-from potstill.finetuning.frozen import FrozenEncoder
+from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
 from potstill.finetuning.options import TASKS, FinetuneArguments
 from potstill.finetuning.predict import soft_targets
@@ -25,6 +26,17 @@ from potstill.tasks.imdb import IMDB
 TaskData = SentenceData | QuestionData
 LENGTHS = 8
 """Lengths of batches that are recorded: enough that little is padding, few enough that each comes often."""
+AFTER_PADDING: tuple[str, ...] = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
+    "camembert",
+    "xmod",
+    "mpnet",
+)
+AFTER_PADDING += ("longformer", "data2vec-text", "ibert", "luke")
+"""Models whose positions are numbered from the id of padding + 1 on."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,11 @@ class Job:
         Raises:
             PotstillError: data, tokenizer or config are not there, or cannot be used.
         """
-        tokenizer, max_length = _tokenizer(args, args.model or "", "model")
+        reader = Reader.of(args, args.model or "", "model")
         data = data or load_data(args)
-        multiple = _multiple(args, max_length)
-        train = data.rows(data.train, tokenizer, max_length, multiple)
-        dev = {name: data.rows(split, tokenizer, max_length, multiple) for name, split in data.dev.items()}
-        return cls(args, data, tokenizer, train, dev)
+        train = reader.rows(data, data.train)
+        dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
+        return cls(args, data, reader.tokenizer, train, dev)
 
     def new_model(self) -> Any:
         """Load the model with a new head, drawn by the seed: `logits` or start and end logits come out."""
@@ -75,35 +86,122 @@ class Job:
         """
         args, name = self.args, self.args.teacher or ""
         teacher = load_task_teacher(name, self.data.head, self.data.labels)
-        tokenizer, max_length = _tokenizer(args, name, "teacher")
-        same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer)
-        if not same and (args.is_question or args.alpha_cos):
-            what = "Answers are places among tokens" if args.is_question else "The cosine is taken token by token"
-            raise PotstillError(
-                f"{what}, but the teacher {name!r} has another tokenizer than the model: give a teacher with the same "
-                f"one{'' if args.is_question else ', or --alpha_cos 0'}."
-            )
-        if args.alpha_cos:
-            widths = teacher.config.hidden_size, load_config(args.model or "").hidden_size
-            if widths[0] != widths[1]:
-                raise PotstillError(
-                    f"The cosine compares hidden states of equal width, but the teacher's are {widths[0]} wide and the "
-                    f"model's {widths[1]}: pass --alpha_cos 0."
-                )
-        if same:
-            rows = self.train
-        else:
-            rows = self.data.rows(self.data.train, tokenizer, max_length, _multiple(args, max_length))
+        reader = Reader.of(args, name, "teacher")
+        same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
+        if args.is_question or args.alpha_cos:
+            self._check_alike(reader, teacher, same_ids)
+            reader = replace(reader, max_length=self.train.limit)
+        same_types = reader.token_types == ("token_type_ids" in self.train.tokens)
+        same = same_ids and same_types and reader.max_length == self.train.limit
+        rows = self.train if same else reader.rows(self.data, self.data.train)
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with args.main_process_first(local=False, desc="soft targets"):
             folder = model_folder(name, "teacher")
             found = soft_targets(teacher.to(args.device), folder, rows, args.per_device_eval_batch_size, dtype)
+        tokens, values = dict(self.train.tokens), dict(self.train.values)
         if isinstance(self.data, QuestionData):
-            tokens = {"soft_start": found["start_logits"], "soft_end": found["end_logits"]}
-            train = replace(self.train, tokens=self.train.tokens | tokens)
+            tokens |= {"soft_start": found["start_logits"], "soft_end": found["end_logits"]}
         else:
-            train = replace(self.train, values=self.train.values | {"soft": found["logits"]})
+            values["soft"] = found["logits"]
+        if args.alpha_cos and reader.token_types:
+            tokens["teacher_token_type_ids"] = rows.tokens["token_type_ids"]
+        train = replace(self.train, tokens=tokens, values=values)
         return replace(self, train=train, hidden_teacher=teacher if args.alpha_cos else None)
+
+    def _check_alike(self, reader: Reader, teacher: PreTrainedModel, same_ids: bool) -> None:
+        """Check that a teacher reads the very tokens that the model does, and has hidden states as wide if need be."""
+        args, name, longest = self.args, reader.name, self.train.limit
+        what = "Answers are places among tokens" if args.is_question else "The cosine is taken token by token"
+        if not same_ids:
+            raise PotstillError(
+                f"{what}, but the teacher {name!r} has another tokenizer than the model: give a teacher with the same "
+                f"one{'' if args.is_question else ', or --alpha_cos 0'}."
+            )
+        if reader.max_length < longest:
+            raise PotstillError(
+                f"{what}, but the teacher {name!r} reads at most {reader.max_length} tokens where the model reads "
+                f"{longest}: pass --max_length {reader.max_length}."
+            )
+        if args.alpha_cos:
+            widths = [
+                getattr(config, "hidden_size", None) for config in (teacher.config, load_config(args.model or ""))
+            ]
+            if None in widths or widths[0] != widths[1]:
+                raise PotstillError(
+                    f"The cosine compares hidden states of equal width, but the teacher's are {widths[0]} wide and the "
+                    f"model's {widths[1]}: pass --alpha_cos 0."
+                )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a model reads text.
+
+    Attributes:
+        name: the model's folder or hub name.
+        role: what it is to the user: ``model`` or ``teacher``.
+        config: the model's.
+        tokenizer: the model's, with a token to pad with.
+        max_length: longest input that is wanted and that the model can read.
+        multiple: see `Rows`.
+        token_types: whether the model is given `token_type_ids`.
+    """
+
+    name: str
+    role: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    multiple: int
+    token_types: bool
+
+    @classmethod
+    def of(cls, args: FinetuneArguments, name: str, role: str) -> Reader:
+        """Read a model's config and tokenizer.
+
+        Raises:
+            PotstillError: there are none, they cannot be used, or `max_length` is beyond what the model reads.
+        """
+        config = load_config(name, role)
+        tokenizer = load_tokenizer(name, role=role)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up by transformers from the config alone
+            raise PotstillError(
+                f"The {role} {name!r} has no tokenizer: put its tokenizer.json and tokenizer_config.json there."
+            )
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise PotstillError(
+                    f"The tokenizer of the {role} {name!r} has no token to pad with: set its pad_token."
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+        encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
+        limit = min(tokenizer.model_max_length, _positions(encoder) or tokenizer.model_max_length)
+        wanted = args.max_length or limit
+        if wanted > limit and wanted != TASKS[args.task or ""].max_length:
+            raise PotstillError(
+                f"--max_length is {wanted}, but the {role} {name!r} reads at most {limit} tokens: lower it."
+            )
+        max_length = min(wanted, limit)
+        # Some models have an embedding for one type alone, while their tokenizer numbers two.
+        types = "token_type_ids" in tokenizer.model_input_names and getattr(encoder, "type_vocab_size", 2) > 1
+        return cls(name, role, encoder, tokenizer, max_length, _multiple(args, max_length), types)
+
+    def rows(self, data: TaskData, split: Dataset) -> Rows:
+        """Tokenise a split.
+
+        Raises:
+            PotstillError: the tokenizer has ids that the model has no embedding for.
+        """
+        rows = data.rows(split, self.tokenizer, self.max_length, self.multiple)
+        largest = max(int(rows.tokens["input_ids"].max()), self.tokenizer.pad_token_id)
+        if largest >= self.config.vocab_size:
+            raise PotstillError(
+                f"The {self.role} {self.name!r} knows {self.config.vocab_size} tokens, but its tokenizer gives the id "
+                f"{largest}: put the tokenizer there that it was trained with."
+            )
+        if not self.token_types:
+            rows.tokens.pop("token_type_ids", None)
+        return rows
 
 
 def load_data(args: FinetuneArguments) -> TaskData:
@@ -120,24 +218,10 @@ def load_data(args: FinetuneArguments) -> TaskData:
     return SentenceData(task, args.task_data, args.max_train_samples, args.max_eval_samples)
 
 
-def _tokenizer(args: FinetuneArguments, name: str, role: str) -> tuple[PreTrainedTokenizerFast, int]:
-    """Return a model's tokenizer, and the longest input that is wanted and that the model can read."""
-    config = load_config(name, role)
-    tokenizer = load_tokenizer(name, role=role)
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise PotstillError(f"The tokenizer of the {role} {name!r} has no token to pad with: set its pad_token.")
-        tokenizer.pad_token = tokenizer.eos_token
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= config.pad_token_id + 1  # where positions begin
-    limit = min(tokenizer.model_max_length, positions)
-    wanted = args.max_length or limit
-    if wanted > limit and wanted != TASKS[args.task or ""].max_length:
-        raise PotstillError(
-            f"--max_length is {wanted}, but the {role} {name!r} reads at most {limit} tokens: lower it."
-        )
-    return tokenizer, min(wanted, limit)
+def _positions(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens a model has positions for, None if any number."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    return positions - config.pad_token_id - 1 if positions and config.model_type in AFTER_PADDING else positions
 
 
 def _multiple(args: FinetuneArguments, max_length: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from transformers import (
 )
 
 from potstill.errors import PotstillError, first_line
-from potstill.student.loading import model_folder, quiet_loading
+from potstill.student.loading import check_model_files, model_folder, quiet_loading
+
+_OF_LAYER = re.compile(r"\.\d+\.")
 
 AutoHead = type[AutoModelForSequenceClassification] | type[AutoModelForQuestionAnswering]
 
@@ -24,17 +27,22 @@ def load_config(name: str, role: str = "model") -> PreTrainedConfig:
     """Read a model's config: what it is, before its weights are.
 
     Raises:
-        PotstillError: there is no such model, or its config cannot be read or asks for code of its own.
+        PotstillError: there is no such model, it has no safetensors weights, or its config cannot be read or asks for
+            code of its own.
     """
     folder = model_folder(name, role)
+    check_model_files(folder, f"the {role} {name!r}")
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of several libraries
         raise PotstillError(f"the {role} {name!r} has no config that can be used: {first_line(error)}") from error
+    # This key may send transformers to another file than the weights checked above, a pickle among the choices.
+    vars(config).pop("transformers_weights", None)
+    return config
 
 
 def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast, seed: int, **shape: Any) -> Any:
-    """Load an encoder under a head for a task; a head that it lacks, or that is for other labels, is drawn anew.
+    """Load an encoder under a head for a task, drawn anew if it has none, or one for labels by other names.
 
     Args:
         name: folder or hub name of any model that has such a head in transformers.
@@ -48,6 +56,7 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
             pickled or incomplete.
     """
     config = load_config(name)
+    before = None if "id2label" not in shape else _names(config.id2label)
     for key, value in shape.items():
         setattr(config, key, value)
     if getattr(config, "pad_token_id", None) is None:
@@ -61,6 +70,8 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
             f"the weights of the model {name!r} are incomplete: {len(lacking)} tensors of its encoder are not in its "
             f"files, {lacking[0]} among them"
         )
+    if before not in (None, _names(model.config.id2label)):
+        _draw_head(model, seed)
     return model
 
 
@@ -83,10 +94,9 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
             "fine-tuned on this task"
         )
     if labels:
-        named = {config.id2label.get(number, "").lower() for number in range(len(labels))}
         mine = [config.id2label.get(number, "").lower() for number in range(len(labels))]
         wanted = [label.lower() for label in labels]
-        if named == set(wanted) and mine != wanted:
+        if set(mine) == set(wanted) and mine != wanted:
             raise PotstillError(
                 f"the teacher {name!r} numbers the labels {', '.join(mine)} where the task has {', '.join(wanted)}: "
                 "give one that is fine-tuned on this task"
@@ -103,8 +113,8 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
 
 def _load(name: str, head: AutoHead, config: PreTrainedConfig, role: str, seed: int) -> tuple[Any, dict[str, Any]]:
     folder = model_folder(name, role)
-    with quiet_loading(), torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with quiet_loading(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         # Named here because a config may name another, which can be code from the hub.
         for attention in ("sdpa", "eager"):
             try:
@@ -127,7 +137,31 @@ def _load(name: str, head: AutoHead, config: PreTrainedConfig, role: str, seed: 
                 raise PotstillError(
                     f"the {role} {name!r} cannot be loaded with a head for {what}: {first_line(error)}"
                 ) from error
-    foreign = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(f"{model.base_model_prefix}."))
+    inner = f"{model.base_model_prefix}."
+    foreign = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(inner))
     if foreign:
         raise PotstillError(f"the weights of the {role} {name!r} do not fit its config: {foreign[0]} among them")
+    surplus = sorted(key for key in report["unexpected_keys"] if key.startswith(inner) and _OF_LAYER.search(key))
+    if surplus:
+        raise PotstillError(
+            f"the weights of the {role} {name!r} do not fit its config, which has no place for {surplus[0]}"
+        )
     return model, report
+
+
+def _names(labels: dict[int, str]) -> list[str] | None:
+    """Return the names of labels in order, None where they are only numbered."""
+    names = [str(labels[number]).lower() for number in sorted(labels)]
+    return None if names == [f"label_{number}" for number in range(len(names))] else names
+
+
+def _draw_head(model: PreTrainedModel, seed: int) -> None:
+    """Draw the weights outside the encoder as transformers draws new ones."""
+    encoder = {id(module) for module in model.base_model.modules()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for module in model.modules():
+            if module is not model and id(module) not in encoder:
+                for parameter in module.parameters(recurse=False):
+                    parameter._is_hf_initialized = False  # or else it is left as it was loaded
+                model._init_weights(module)

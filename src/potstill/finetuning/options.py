@@ -51,8 +51,8 @@ class FinetuneArguments(RunArguments):
         None, "Folder of the task's data, or of all tasks'; a file for SQuAD's format; the hub's dataset if not given."
     )
     max_length: int | None = option(None, "Longest input in tokens; 128, for imdb 512, for squad 384 if not given.")
-    max_train_samples: int | None = option(None, "Train on so many rows, from the beginning.")
-    max_eval_samples: int | None = option(None, "Score so many rows of each dev split.")
+    max_train_samples: int | None = option(None, "Train on so many rows, drawn once for all seeds.")
+    max_eval_samples: int | None = option(None, "Score so many rows of each dev split, drawn likewise.")
     freeze_encoder: bool = option(
         False, "Leave the encoder as it is and train a BiLSTM with attention on its hidden states, as ELMo was used."
     )
@@ -88,6 +88,7 @@ class FinetuneArguments(RunArguments):
     bf16: bool | None = option(None, "Compute in bfloat16 under autocast; on GPUs that have it if not given.")
     cuda_graphs: bool = option(True, "Record what the GPU does in a step, for each length of batch, and replay it.")
     logging_steps: float = option(100, "Log every so many steps.")
+    metric_for_best_model: str | None = option("score", "What --load_best_model_at_end goes by; higher is better.")
     eval_strategy: str = option("no", "When to score the dev set before the end: no, steps or epoch.")
     save_strategy: str = option("no", "When to save checkpoints: no, steps or epoch; a signal saves one in any case.")
     dataloader_drop_last: bool = option(False, "Leave out the rows that fill no whole batch.")
@@ -105,7 +106,8 @@ class FinetuneArguments(RunArguments):
             self.per_device_train_batch_size = defaults.batch_size
         self.max_length = defaults.max_length if self.max_length is None else self.max_length
         if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and not self.use_cpu and torch.cuda.is_bf16_supported()
+            gpu = torch.cuda.is_available() and not self.use_cpu
+            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         for name in ("max_length", "max_answer_length", "n_best"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("stride", self.stride >= 0, "must be 0 or more")

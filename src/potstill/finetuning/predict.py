@@ -8,6 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +77,19 @@ def soft_targets(
         dtype: of autocast.
 
     Raises:
-        PotstillError: the cache cannot be written.
+        PotstillError: the teacher's logits are not finite, or the cache cannot be written or read.
     """
     folder = cache_folder() / "soft-targets" / _key(Path(source), rows, dtype)
     if not folder.is_dir():
         print(f"computing the teacher's logits of {len(rows):,} rows", file=sys.stderr, flush=True)
         found = predict(model, rows, batch_size, dtype)
+        if not all(np.isfinite(array).all() for array in found.values()):
+            raise PotstillError(
+                f"The logits of the teacher {source} are not all finite numbers: its weights are broken."
+            )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            _clear_abandoned(folder.parent)
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
             try:
                 for name, array in found.items():
@@ -98,12 +105,25 @@ def soft_targets(
                 f"The teacher's logits cannot be kept in {folder.parent} ({first_line(error)}): free some space, or "
                 "name another folder in POTSTILL_CACHE."
             ) from error
-    return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    try:
+        return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    except (OSError, ValueError) as error:
+        raise PotstillError(
+            f"The teacher's logits kept in {folder} cannot be read ({first_line(error)}): remove that folder."
+        ) from error
 
 
 def cache_folder() -> Path:
     """Return where potstill keeps what can be computed again."""
     return Path(os.environ.get("POTSTILL_CACHE") or Path.home() / ".cache" / "potstill").expanduser()
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what writers left there that were killed, a day ago or more."""
+    for partial in folder.glob(".partial-*"):
+        with suppress(OSError):  # another process may be doing the same
+            if time.time() - partial.stat().st_mtime > 86_400:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def model_fingerprint(folder: str | Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import datasets
 import numpy as np
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
-from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.rows import Array, Rows, drawn
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.squad import ENDINGS, OnBadAnswer, Squad, read_squad, split_by_title
 from potstill.tasks.squad_answers import Answers, find_answers
@@ -45,8 +47,8 @@ class QuestionData:
         task_data: folder of `train-v1.1.json` and `dev-v1.1.json` (of 2.0 for `squad_v2`), or one file, of whose
             articles a share is held out; the hub's dataset if None.
         options: how to read.
-        max_train_samples: questions to train on, from the beginning; all if None.
-        max_eval_samples: questions to score; all if None.
+        max_train_samples: questions to train on, see `drawn`; all if None.
+        max_eval_samples: questions to score, likewise; all if None.
 
     Attributes:
         bad_answers: answers left out because their context does not hold them, in both splits.
@@ -81,8 +83,8 @@ class QuestionData:
         for split in (train, dev):
             if not self.no_answer and not all(answers["text"] for answers in split["answers"][:]):
                 raise PotstillError(f"{task_data or name} has questions without an answer: give --task squad_v2.")
-        self.train = train.select(range(min(max_train_samples or len(train), len(train))))
-        self.dev = {"dev": dev.select(range(min(max_eval_samples or len(dev), len(dev))))}
+        self.train = drawn(train, max_train_samples)
+        self.dev = {"dev": drawn(dev, max_eval_samples)}
 
     def shape(self) -> dict[str, Any]:
         """Return what a model's config says of the task: nothing."""
@@ -97,7 +99,8 @@ class QuestionData:
             max_length: most tokens a window has.
             multiple: see `Rows`.
         """
-        windows = make_windows(split, tokenizer, max_length, self.options.stride, self.options.max_question_length)
+        with _quiet_where_others_are():
+            windows = make_windows(split, tokenizer, max_length, self.options.stride, self.options.max_question_length)
         lengths = np.asarray(windows["length"][:])
         tokens = {
             name: _flat(windows, name)
@@ -146,6 +149,19 @@ def _of_hub(name: str, split: str) -> datasets.Dataset:
             f"the dataset rajpurkar/{name} cannot be opened on the hub: {first_line(error)}; name a local file or "
             "folder with --task_data."
         ) from error
+
+
+@contextmanager
+def _quiet_where_others_are() -> Iterator[None]:
+    """Keep the bars of `datasets` off the terminal where those of transformers are: on potstill's command line."""
+    quiet = not logging.is_progress_bar_enabled() and not datasets.are_progress_bars_disabled()
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()
 
 
 def _flat(windows: datasets.Dataset, name: str) -> Array:

@@ -58,7 +58,8 @@ class Rows(Dataset[dict[str, Tensor]]):
             padded[inside] = column[source]
             batch[name] = torch.from_numpy(padded)
         batch["attention_mask"] = torch.from_numpy(inside.astype(np.int64))
-        batch |= {name: torch.from_numpy(np.asarray(column[places])) for name, column in self.values.items()}
+        for name, column in self.values.items():
+            batch[name] = torch.from_numpy(np.asarray(column[places], _wide(column.dtype)))
         return batch
 
     def batches(self, batch_size: int) -> Iterator[tuple[Array, dict[str, Tensor]]]:
@@ -101,6 +102,16 @@ class GroupedDraws(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+def drawn(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+    """Return so many rows of a split, in their order; the same for every seed of a run, but from all over it.
+
+    The first rows of a file may all have one label: IMDb's are sorted by it.
+    """
+    if limit is None or limit >= len(split):
+        return split
+    return split.select(sorted(np.random.default_rng(0).permutation(len(split))[:limit].tolist()))
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from potstill.errors import PotstillError
-from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.rows import Array, Rows, drawn
 from potstill.tasks.load import load_split
 from potstill.tasks.sentence import SentenceTask
 
@@ -27,8 +27,8 @@ class SentenceData:
     Args:
         task: of `GLUE`, or `IMDB`.
         task_data: see `load_split`.
-        max_train_samples: rows to train on, from the beginning; all if None.
-        max_eval_samples: rows of each dev split to score; all if None.
+        max_train_samples: rows to train on, see `drawn`; all if None.
+        max_eval_samples: rows of each dev split to score, likewise; all if None.
 
     Raises:
         TaskDataAbsentError: the folder has no data of the task.
@@ -45,8 +45,8 @@ class SentenceData:
         max_eval_samples: int | None = None,
     ) -> None:
         self.task = task
-        self.train = _first(load_split(task, task.train, task_data), max_train_samples)
-        self.dev = {name: _first(load_split(task, name, task_data), max_eval_samples) for name in task.dev}
+        self.train = drawn(load_split(task, task.train, task_data), max_train_samples)
+        self.dev = {name: drawn(load_split(task, name, task_data), max_eval_samples) for name in task.dev}
         for name, split in ((task.train, self.train), *self.dev.items()):
             if len(split) == 0:
                 raise PotstillError(
@@ -78,7 +78,15 @@ class SentenceData:
             tokenizer: of the model that is to read it.
             max_length: tokens beyond it are cut off, from the longer sentence of a pair first.
             multiple: see `Rows`.
+
+        Raises:
+            PotstillError: `max_length` leaves no room for text.
         """
+        special = tokenizer.num_special_tokens_to_add(pair="pair" in split.column_names)
+        if max_length < special + 2:
+            raise PotstillError(
+                f"--max_length is {max_length}, of which special tokens take {special}: {special + 2} are the least."
+            )
         parts: dict[str, list[Array]] = {}
         lengths: list[int] = []
         for start in range(0, len(split), TOKENISED_AT_A_TIME):
@@ -86,6 +94,9 @@ class SentenceData:
             encoded = tokenizer(
                 some["text"], some.get("pair"), truncation=True, max_length=max_length, return_attention_mask=False
             )
+            for row in encoded["input_ids"]:
+                if not row:  # an empty text, to a tokenizer that adds nothing to it
+                    row.append(tokenizer.pad_token_id)
             lengths += map(len, encoded["input_ids"])
             for name, column in encoded.items():
                 flat = np.fromiter(chain.from_iterable(column), np.int32)
@@ -114,7 +125,3 @@ class SentenceData:
         if len(by_split) == 1:
             return next(iter(by_split.values()))
         return by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
-
-
-def _first(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:
-    return split if limit is None else split.select(range(min(limit, len(split))))

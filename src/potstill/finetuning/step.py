@@ -26,7 +26,8 @@ class TaskStep(nn.Module):
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
     and perhaps `soft`, (B, C); for spans `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and
-    perhaps `soft_start` and `soft_end`, (B, L).
+    perhaps `soft_start` and `soft_end`, (B, L). A teacher that takes token types finds its own as
+    `teacher_token_type_ids`, (B, L).
     """
 
     def __init__(
@@ -45,6 +46,14 @@ class TaskStep(nn.Module):
             return self._losses(batch)
         self._names = tuple(batch)
         return self._graphed(*batch.values())
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Trade time for memory, as `TrainingArguments` asks."""
+        self.model.gradient_checkpointing_enable(**options)
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Trade time for memory, as newer `TrainingArguments` ask."""
+        self.model.activation_checkpointing_enable(**options)
 
     def _ordered(self, *tensors: Tensor) -> Losses:
         return self._losses(dict(zip(self._names, tensors, strict=True)))
@@ -66,7 +75,7 @@ class TaskStep(nn.Module):
             )
         for teacher in self._teacher:
             with torch.no_grad():
-                expected = run(teacher, batch, hidden)
+                expected = run(teacher, _as_read_by_teacher(batch), hidden)
             losses["cos"] = self.objective.hidden(outputs.hidden_states[-1], expected.hidden_states[-1], inside)
         return self.objective.sum_up(losses)
 
@@ -76,6 +85,13 @@ def run(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = False)
     taken = _parameters(type(model).forward)
     inputs = {name: batch[name] for name in READ if name in batch and name in taken}
     return model(**inputs, output_hidden_states=hidden_states)
+
+
+def _as_read_by_teacher(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if "teacher_token_type_ids" in batch:
+        read["token_type_ids"] = batch["teacher_token_type_ids"]
+    return read
 
 
 _known: dict[Callable[..., Any], frozenset[str]] = {}

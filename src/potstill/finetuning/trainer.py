@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from potstill.errors import PotstillError
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.predict import predict
@@ -17,6 +18,7 @@ from potstill.finetuning.step import TaskStep
 from potstill.training.compatibility import check_launch
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
+from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 
 
@@ -39,6 +41,11 @@ class FinetuneTrainer(ResumableTrainer):
     def __init__(self, model: PreTrainedModel, job: Job, callbacks: list[TrainerCallback] | None = None) -> None:
         args = job.args
         check_launch(args)
+        if args.dataloader_drop_last and len(job.train) < self._rows_of(args):
+            raise PotstillError(
+                f"--dataloader_drop_last leaves nothing of {len(job.train)} rows, {self._rows_of(args)} being a batch: "
+                "leave it out."
+            )
         self.job = job
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs its rows by their lengths, which it must see.
@@ -52,6 +59,7 @@ class FinetuneTrainer(ResumableTrainer):
             callbacks=callbacks,
             data_collator=_as_it_is,
             train_dataset=job.train,
+            eval_dataset=job.dev,  # all of which `evaluate` scores at once
             processing_class=job.tokenizer,
         )
 
@@ -74,8 +82,12 @@ class FinetuneTrainer(ResumableTrainer):
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, Any]:
-        """Score the dev sets; the metrics are logged with their prefix.
+    ) -> dict[str, float]:
+        """Score the dev sets, and log and return the metrics under names such as `eval_dev_matched_accuracy`."""
+        return self._log_scores(self.score(), metric_key_prefix)
+
+    def score(self) -> dict[str, Any]:
+        """Score the dev sets.
 
         Returns:
             The task's metrics, by split where it has several, and its `score`; all in percent.
@@ -87,21 +99,30 @@ class FinetuneTrainer(ResumableTrainer):
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with self.beside_training(), fitting_memory(args, evaluation=True):
             self.trained.to(args.device)
-            metrics = self.job.data.score(
+            return self.job.data.score(
                 lambda rows: predict(self.trained, rows, args.per_device_eval_batch_size, dtype), self.job.dev
             )
-        logs = {f"{metric_key_prefix}_{name}": value for name, value in flat(metrics).items()}
+
+    def _log_scores(self, metrics: dict[str, Any], prefix: str = "eval") -> dict[str, float]:
+        logs = {f"{prefix}_{name}": value for name, value in flat(metrics).items()}
         self.log(logs)
-        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, logs)
-        return metrics
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
 
     @staticmethod
     def _rows_of(args: Any) -> int:
         return args.train_batch_size * args.world_size
 
 
-def train_once(job: Job, callbacks: list[TrainerCallback] | None = None) -> tuple[FinetuneTrainer, dict[str, Any]]:
+def train_once(
+    job: Job, callbacks: list[TrainerCallback] | None = None, progress: bool = True
+) -> tuple[FinetuneTrainer, dict[str, Any]]:
     """Fine-tune a new model on a job and score it.
+
+    Args:
+        job: what to train on, and how.
+        callbacks: as in `Trainer`.
+        progress: whether to print lines of progress.
 
     Returns:
         The trainer, whose `trained` is the model, and what was measured: `metrics`, `score`, `seconds` by part,
@@ -113,12 +134,15 @@ def train_once(job: Job, callbacks: list[TrainerCallback] | None = None) -> tupl
     """
     started = time.monotonic()
     trainer = FinetuneTrainer(job.new_model(), job, callbacks)
+    if not progress:
+        trainer.remove_callback(ProgressLines)
     prepared = time.monotonic()
     trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
     if job.args.device.type == "cuda":
         torch.cuda.synchronize(job.args.device)
     trained = time.monotonic()
-    metrics = trainer.evaluate()
+    metrics = trainer.score()
+    trainer._log_scores(metrics)
     scored = time.monotonic()
     score = metrics.pop("score")
     seconds = {"preparing": prepared - started, "training": trained - prepared, "scoring": scored - trained}

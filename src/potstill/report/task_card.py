@@ -52,6 +52,8 @@ def _how(recipe: dict[str, Any], frozen: bool) -> str:
             f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {Path(recipe['teacher']).name} "
             f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
         )
+        if recipe["alpha_cos"]:
+            what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
 
 

@@ -47,7 +47,11 @@ def load_masked_lm(
     name_or_path = os.fspath(name_or_path)
     model_is = f"the {role} {name_or_path!r}"
     folder = model_folder(name_or_path, role)
-    _check_files(folder, model_is)
+    raw = check_model_files(folder, model_is)
+    try:
+        family_of_type(raw.get("model_type"))
+    except PotstillError as error:
+        raise PotstillError(f"{model_is} cannot be used: {error}") from None
     # Tensors that the files lack are drawn at random before the report of them is here to be refused.
     with quiet_loading(), torch.random.fork_rng(devices=[]):
         config = _config(folder, model_is)
@@ -101,8 +105,8 @@ def model_folder(name_or_path: str, role: str) -> Path:
         ) from error
 
 
-def _check_files(folder: Path, model_is: str) -> None:
-    """Refuse, before anything is built, what the file names and the raw config already rule out."""
+def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
+    """Refuse, before anything is built, what the file names and the raw config already rule out; return the latter."""
     if (folder / "adapter_config.json").is_file():
         raise PotstillError(f"{model_is} holds an adapter: merge it into the model it was trained on and give that")
     file = folder / CONFIG
@@ -122,10 +126,6 @@ def _check_files(folder: Path, model_is: str) -> None:
             f"{model_is} asks for code of its own (auto_map in {CONFIG}), which potstill never runs: "
             "use a model whose architecture is part of transformers"
         )
-    try:
-        family_of_type(config.get("model_type"))
-    except PotstillError as error:
-        raise PotstillError(f"{model_is} cannot be used: {error}") from None
     if not any((folder / name).is_file() for name in WEIGHTS):
         if any(any(folder.glob(pattern)) for pattern in PICKLES):
             raise PotstillError(
@@ -133,6 +133,7 @@ def _check_files(folder: Path, model_is: str) -> None:
                 "safetensors (load the model in transformers where you trust it, then save_pretrained)"
             )
         raise PotstillError(f"{model_is} has no weights: there is no {' or '.join(WEIGHTS)}")
+    return config
 
 
 def _config(folder: Path, model_is: str) -> PreTrainedConfig:
