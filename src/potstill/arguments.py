@@ -32,7 +32,7 @@ class RunArguments(TrainingArguments):
     cuda_graphs: bool = option(
         False,
         "Record what the GPU does in a step and replay it: several times faster for models so small that the GPU "
-        "waits for Python, of no use to large ones.",
+        "waits for Python, of no use to large ones. For a single process.",
     )
     overwrite_output_dir: bool = option(False, "Write into --output_dir although it has something in it.")
 
@@ -72,6 +72,12 @@ class RunArguments(TrainingArguments):
             super().__post_init__()
         except (ValueError, TypeError) as error:
             raise PotstillError(" ".join(str(error).split())) from error
+
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded as CUDA graphs."""
+        # `DistributedDataParallel` has parts of autograd of its own, on another stream than the one recorded.
+        return self.cuda_graphs and self.device.type == "cuda" and self.world_size == 1
 
     @property
     def minutes(self) -> float | None:

@@ -218,7 +218,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         processes=args.world_size,
         dtype=str(dtype).removeprefix("torch."),
         compiled=args.torch_compile,
-        recorded=args.cuda_graphs and args.device.type == "cuda",
+        recorded=args.records,
         versions={name: version(name) for name in ("potstill", "torch", "transformers")},
         model=_shape(student),
         teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,

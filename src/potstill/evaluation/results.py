@@ -70,8 +70,12 @@ class RunResult:
                 cannot be written.
         """
         path = run_path(folder, self.model, self.task, self.seed)
-        _write(path, self)
+        self.save_as(path)
         return path
+
+    def save_as(self, path: Path) -> None:
+        """Write the run to a file of any name; see `save`."""
+        _write(path, self)
 
     @classmethod
     def load(cls, path: Path) -> RunResult:

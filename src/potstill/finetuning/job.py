@@ -225,5 +225,5 @@ def _positions(config: PreTrainedConfig) -> int | None:
 
 
 def _multiple(args: FinetuneArguments, max_length: int) -> int:
-    recorded = args.cuda_graphs and not args.freeze_encoder and args.device.type == "cuda"
+    recorded = args.records and not args.freeze_encoder
     return max(8, -(-max_length // LENGTHS)) if recorded else 8

@@ -49,7 +49,7 @@ class FinetuneTrainer(ResumableTrainer):
         self.job = job
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs its rows by their lengths, which it must see.
-        record = args.cuda_graphs and not isinstance(model, FrozenEncoder)
+        record = args.records and not isinstance(model, FrozenEncoder)
         super().__init__(
             model=TaskStep(model, args.objective(), teacher, record),
             args=args,

@@ -19,12 +19,14 @@ class Graphed:
     A shape's first call runs as it is, which also brings up what is initialised lazily; the second one is recorded,
     with its backward pass in the same graph; from then on it is replayed. Dropout draws new numbers at each replay.
 
-    Where the function cannot be recorded, because it waits for the device, it says so and is run as it is for good.
+    Where the function cannot be recorded, because it waits for the device, say, a warning tells why and it is run as
+    it is for good.
 
     Args:
         function: takes tensors, and returns named tensors. One called `loss`, a scalar, may be differentiable; the
             others are for the log. What it does must depend on the shapes of its inputs alone.
-        parameters: returns the parameters that the loss is differentiated by.
+        parameters: returns the parameters that the loss is differentiated by. They must not be part of a graph of
+            autograd that was built elsewhere and is still alive.
 
     The graphs of all shapes share memory, so at most one call may await its backward pass.
     """
@@ -41,28 +43,29 @@ class Graphed:
         self.graphs: dict[Any, _Graph] = {}
         self._seen: set[Any] = set()
         self._pool: Any = None
+        self._stream: Any = None
         self._gradients: list[Tensor] = []
         self._impossible = False
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         """Return what the function does, in tensors of their own."""
         device = inputs[0].device.type
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        key = (precision, torch.is_grad_enabled(), *((tensor.shape, tensor.dtype) for tensor in inputs))
         if device != "cuda" or self._impossible:
             return self.function(*inputs)
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        key = (precision, torch.is_grad_enabled(), *((tensor.shape, tensor.dtype) for tensor in inputs))
+        # Casts that autocast keeps would outlive the recording, in memory that the next one writes to.
+        autocast = torch.autocast(device, precision, enabled=precision is not None, cache_enabled=False)
         if key not in self.graphs:
-            if key not in self._seen:
-                self._seen.add(key)
-                return self.function(*inputs)
-            try:
-                self.graphs[key] = self._record(inputs, precision)
-            except RuntimeError as error:
-                self._impossible = True
-                reason = str(error).split("\n")[0]
-                warnings.warn(f"the step cannot be recorded as a CUDA graph and runs without: {reason}", stacklevel=2)
-                torch.cuda.synchronize()
-                return self.function(*inputs)
+            with autocast:
+                if key not in self._seen:
+                    self._seen.add(key)
+                    return self._first_call(inputs)
+                try:
+                    self.graphs[key] = self._record(inputs)
+                except RuntimeError as error:
+                    self._give_up(error)
+                    return self.function(*inputs)
         graph = self.graphs[key]
         for static, tensor in zip(graph.inputs, inputs, strict=True):
             static.copy_(tensor)
@@ -72,30 +75,55 @@ class Graphed:
             outputs["loss"] = _Replayed.apply(outputs["loss"], graph, *graph.parameters)
         return outputs
 
-    def _record(self, inputs: tuple[Tensor, ...], precision: torch.dtype | None) -> _Graph:
+    def _first_call(self, inputs: tuple[Tensor, ...]) -> Outputs:
+        """Run the function on the stream that it will be recorded on, where autograd then keeps its own parts too."""
+        current = torch.cuda.current_stream()
+        if self._stream is None:
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            outputs = self.function(*inputs)
+        current.wait_stream(self._stream)
+        for tensor in inputs:
+            tensor.record_stream(self._stream)
+        for tensor in outputs.values():
+            tensor.record_stream(current)
+        return outputs
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> _Graph:
         static = tuple(tensor.clone() for tensor in inputs)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        if not self._gradients:  # of all shapes
             self._gradients = [torch.empty_like(parameter) for parameter in parameters]
         graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random_state = generator.clone_state()
         # Other threads pin memory or watch over NCCL meanwhile, which must not count as part of the recording.
-        recording = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
-        # Casts that autocast keeps would outlive the recording, in memory that the next one writes to.
-        autocast = torch.autocast("cuda", precision, enabled=precision is not None, cache_enabled=False)
-        with recording, autocast:
-            outputs = self.function(*static)
-            loss = outputs.get("loss")
-            gradients: tuple[Tensor | None, ...] | None = None
-            if loss is not None and loss.requires_grad:
-                found = torch.autograd.grad(loss, parameters, allow_unused=True)
-                used = [(kept, new) for kept, new in zip(self._gradients, found, strict=True) if new is not None]
-                torch._foreach_copy_([kept for kept, _ in used], [new for _, new in used])
-                gradients = tuple(
-                    kept if new is not None else None for kept, new in zip(self._gradients, found, strict=True)
-                )
-                del found, used
+        recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        try:
+            with recording:
+                outputs = self.function(*static)
+                loss = outputs.get("loss")
+                gradients: tuple[Tensor | None, ...] | None = None
+                if loss is not None and loss.requires_grad:
+                    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    pairs = list(zip(self._gradients, found, strict=True))
+                    used = [(kept, new) for kept, new in pairs if new is not None]
+                    torch._foreach_copy_([kept for kept, _ in used], [new for _, new in used])
+                    gradients = tuple(kept if new is not None else None for kept, new in pairs)
+                    del found, pairs, used
+        except RuntimeError:
+            generator.graphsafe_set_state(random_state)  # which would take itself to be recorded for ever
+            raise
         return _Graph(graph, static, {name: value.detach() for name, value in outputs.items()}, parameters, gradients)
+
+    def _give_up(self, error: BaseException) -> None:
+        self._impossible = True
+        while error.__context__ is not None:  # what the recording ends with is not what broke it
+            error = error.__context__
+        reason = str(error).split("\n")[0]
+        warnings.warn(f"the step cannot be recorded as a CUDA graph and runs without: {reason}", stacklevel=3)
+        torch.cuda.synchronize()
 
 
 class _Graph(NamedTuple):

@@ -98,7 +98,7 @@ class DistillationTrainer(ResumableTrainer):
         if args.torch_compile:
             self.step.compile_parts(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self.masking: Callable[[Tensor, Tensor], MaskedBlocks] = masking.to(args.device)
-        if args.cuda_graphs:
+        if args.records:
             self.step.record_graphs()
             replayed = Graphed(lambda input_ids, draw: vars(masking(input_ids, draw)))
             self.masking = lambda input_ids, draw: MaskedBlocks(**replayed(input_ids, draw))

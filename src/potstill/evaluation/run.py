@@ -1,0 +1,148 @@
+"""One run of an evaluation: fine-tune, score, write the result."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import shutil
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from potstill.arguments import recipe_values
+from potstill.evaluation.results import RunResult
+from potstill.files import complete_folder
+from potstill.finetuning.job import Job, TaskData, load_data
+from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.predict import fingerprint, model_fingerprint
+from potstill.finetuning.trainer import train_once
+from potstill.student.loading import model_folder
+from potstill.tasks.glue import GLUE
+from potstill.tasks.imdb import IMDB
+from potstill.training.hardware import hardware
+
+TITLES = {name: task.title for name, task in GLUE.items()} | {
+    IMDB.name: IMDB.title,
+    "squad": "SQuAD 1.1",
+    "squad_v2": "SQuAD 2.0",
+}
+NOT_HYPERPARAMETERS = ("model", "task", "task_data", "seed", "teacher", "without_teacher_too", "disable_tqdm")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run to be done.
+
+    Attributes:
+        model: its name in the plan.
+        options: of `FinetuneArguments`; not those themselves, which know the devices of the process that made them.
+        file: where its result goes.
+        keep: folder to save the task model to; None if only the score is wanted.
+        searched: see `RunResult`.
+        taught_by: what its task teacher is called in the result.
+    """
+
+    model: str
+    options: dict[str, Any]
+    file: Path
+    keep: Path | None = None
+    searched: dict[str, list[Any]] | None = None
+    taught_by: str | None = None
+
+    def __str__(self) -> str:
+        options = self.options
+        rate = f" · lr {options['learning_rate']:g}" if options["learning_rate"] is not None else ""
+        return f"{self.model} · {TITLES[options['task']]}{rate} · seed {options['seed']}"
+
+    def args(self) -> FinetuneArguments:
+        """Return the options as this process has them."""
+        return FinetuneArguments(**self.options)
+
+
+def hyperparameters(args: FinetuneArguments) -> dict[str, Any]:
+    """Return the options that a score depends on."""
+    return {name: value for name, value in recipe_values(args).items() if name not in NOT_HYPERPARAMETERS}
+
+
+def do(work: Work) -> RunResult:
+    """Fine-tune and score, and write the result.
+
+    Raises:
+        TrainingInterrupted: a signal came.
+        PotstillError: the run cannot be done.
+    """
+    args = work.args()
+    job = _job(args)
+    job = job.taught() if args.teacher else job
+    try:
+        trainer, measured = train_once(job, progress=False)
+        if work.keep is not None:
+            with complete_folder(work.keep) as partial:
+                trainer.trained.save_pretrained(partial)
+                job.tokenizer.save_pretrained(partial)
+    finally:
+        shutil.rmtree(args.output_dir or "", ignore_errors=True)
+    del trainer
+    if args.device.type == "cuda":
+        torch.cuda.empty_cache()
+    data = job.data
+    result = RunResult(
+        model=work.model,
+        model_path=args.model or "",
+        task=args.task or "",
+        title=TITLES[args.task or ""],
+        suite="glue" if args.task in GLUE else args.task or "",
+        seed=args.seed,
+        score=float(measured["score"]),
+        metrics=measured["metrics"],
+        teacher=work.taught_by,
+        hyperparameters=hyperparameters(args),
+        versions={name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")},
+        hardware=hardware(args.device),
+        seconds=measured["seconds"],
+        rows={"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
+        data_fingerprint=_data_fingerprint(data),
+        model_fingerprint=model_fingerprint(model_folder(args.model or "", "model")),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        searched=work.searched,
+    )
+    result.save_as(work.file)
+    return result
+
+
+# A worker does the seeds of a task one after another, so what they share is kept: the last task's data, and the rows of
+# the last model.
+_data: dict[tuple[Any, ...], TaskData] = {}
+_jobs: dict[tuple[Any, ...], Job] = {}
+
+
+def task_data(args: FinetuneArguments) -> TaskData:
+    """Return the data of a task, read once for the runs that follow each other.
+
+    Raises:
+        TaskDataAbsentError: there is none.
+        PotstillError: it cannot be read.
+    """
+    key = (args.task, args.task_data, args.max_train_samples, args.max_eval_samples, args.question_options())
+    if key not in _data:
+        found = load_data(args)
+        _data.clear()
+        _data[key] = found
+    return _data[key]
+
+
+def _job(args: FinetuneArguments) -> Job:
+    data = task_data(args)
+    key = (id(data), args.model, args.max_length, args.freeze_encoder)
+    if key not in _jobs:
+        _jobs.clear()
+        _jobs[key] = Job.prepare(args, data)
+    return replace(_jobs[key], args=args)
+
+
+@functools.lru_cache(maxsize=1)
+def _data_fingerprint(data: TaskData) -> str:
+    return fingerprint({"train": data.train, **data.dev})
