@@ -107,7 +107,7 @@ def soft_targets(
             ) from error
     try:
         return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise PotstillError(
             f"The teacher's logits kept in {folder} cannot be read ({first_line(error)}): remove that folder."
         ) from error

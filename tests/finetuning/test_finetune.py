@@ -1,0 +1,240 @@
+"""The verb end to end: what it leaves loads where it should, says what was measured, and can be run again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from finetuning_samples import SPANS, Json, finetuned, flags, results, write
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    pipeline,
+)
+
+from potstill.cli import main
+from potstill.finetuning.finetune import finetune
+from potstill.finetuning.job import Job
+from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.trainer import FinetuneTrainer, train_once
+from potstill.tasks.glue import GLUE
+from potstill.tasks.load import load_split
+
+NewModel = Callable[..., Path]
+
+
+def same_weights(ours: Path, theirs: Path) -> bool:
+    mine, other = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_classification(distilbert: Path, glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    found = finetuned(
+        model=distilbert, task="sst2", task_data=glue, output_dir=out, num_train_epochs=8, learning_rate=5e-3
+    )
+    printed = capsys.readouterr()
+    assert printed.out == f"sst2: accuracy 100.0 (30 rows of training, 12 scored)\nwrote {out}/\n"
+    assert all(line.startswith(("sst2 · distilbert, ", "step ")) for line in printed.err.splitlines()), printed.err
+    assert found["score"] == found["metrics"]["accuracy"] == 100
+    assert found["rows"] == {"train": 30, "dev": 12}
+    assert found["steps"] == 32
+    assert found["without_teacher"] is None
+    assert found["rows_per_second"] > 0
+
+    config = json.loads((out / "config.json").read_text())
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    assert config["architectures"] == ["DistilBertForSequenceClassification"]
+    classify = pipeline("text-classification", model=str(out), device="cpu")
+    dev = load_split(GLUE["sst2"], "dev", str(glue))
+    said = [answer["label"] for answer in classify(dev["text"][:])]
+    assert said == [("negative", "positive")[label] for label in dev["label"]]
+    card = (out / "README.md").read_text()
+    assert "| accuracy | 100.00 |" in card
+    assert "30 of train, 12 of dev" in card
+
+
+def test_its_recipe_reruns_it(bert: Path, glue: Path, tmp_path: Path) -> None:
+    first, again, other = (tmp_path / name for name in ("out", "again", "other"))
+    found = finetuned(model=bert, task="stsb", task_data=glue, output_dir=first)
+    assert main(["finetune", "--config", str(first / "recipe.yaml"), "--output_dir", str(again)]) == 0
+    assert results(again)["score"] == found["score"]
+    assert same_weights(first, again)
+    assert yaml.safe_load((first / "recipe.yaml").read_text()) == yaml.safe_load((again / "recipe.yaml").read_text())
+    assert main(["finetune", "--config", str(first / "recipe.yaml"), "--seed=7", "--output_dir", str(other)]) == 0
+    assert not same_weights(first, other)
+
+
+def test_regression(bert: Path, glue: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = finetuned(model=bert, task="stsb", task_data=glue, output_dir=out, num_train_epochs=1)
+    assert found["score"] == pytest.approx((found["metrics"]["pearson"] + found["metrics"]["spearman"]) / 2)
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert model.config.num_labels == 1
+    assert model.config.problem_type == "regression"
+    (said,) = pipeline("text-classification", model=str(out), device="cpu", function_to_apply="none")(["bo bona"])
+    assert said["label"] == "score"
+
+
+def test_two_dev_sets(bert: Path, glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    found = finetuned(model=bert, task="mnli", task_data=glue, output_dir=out, num_train_epochs=1)
+    assert found["rows"] == {"train": 20, "dev_matched": 6, "dev_mismatched": 9}
+    both = [found["metrics"][f"dev_{split}"]["accuracy"] for split in ("matched", "mismatched")]
+    assert found["score"] == pytest.approx(sum(both) / 2)
+    assert "dev_matched_accuracy" in capsys.readouterr().out
+    assert "| dev_mismatched accuracy |" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("task", ["squad", "squad_v2"])
+def test_questions(bert: Path, squad: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str) -> None:
+    out = tmp_path / "out"
+    options = {"model": bert, "task": task, "task_data": squad, "output_dir": out}
+    found = finetuned(**options)
+    assert "Cutting windows" not in capsys.readouterr().err
+    assert found["rows"] == {"train": 12, "dev": 6}
+    assert found["bad_answers"] == 0
+    assert found["score"] == found["metrics"]["f1"]
+    assert ("best_f1" in found["metrics"]) == (task == "squad_v2")
+
+    model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    model.config.name_or_path = str(out)
+    args = FinetuneArguments(model=str(out), task=task, task_data=str(squad), output_dir="-", **SPANS)
+    job = Job.prepare(args)
+    assert job.tokenizer.get_vocab() == tokenizer.get_vocab()
+    trainer = FinetuneTrainer(model, job)
+    again = trainer.score()
+    assert again.pop("score") == found["score"]
+    assert again == found["metrics"]
+
+
+def test_xquad_like_file_is_split_by_article(bert: Path, squad: Path, tmp_path: Path) -> None:
+    one = squad / "train-v1.1.json"
+    found = finetuned(
+        model=bert, task="squad", task_data=one, output_dir=tmp_path / "o", dev_share=0.5, num_train_epochs=1
+    )
+    assert found["rows"] == {"train": 6, "dev": 6}
+
+
+@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+def test_other_families(new_model: NewModel, glue: Path, tmp_path: Path, kind: str) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(glue, data)
+    with open(data / "SST-2" / "train.tsv", "a") as file:
+        file.write("\t1\n")  # of which GPT-2's tokenizer makes nothing at all
+    out = tmp_path / "out"
+    finetuned(model=new_model(kind), task="sst2", task_data=data, output_dir=out, num_train_epochs=1)
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert model.config.pad_token_id == tokenizer.pad_token_id is not None
+    pipeline("text-classification", model=str(out), device="cpu")(["bo", "bo bona do"], batch_size=2)
+
+
+def test_roberta_reads_to_its_last_position(new_model: NewModel, tmp_path: Path) -> None:
+    roberta = new_model("roberta")
+    long = "sentence\tlabel\n" + "".join(f"{'bo ' * 200}\t{n % 2}\n" for n in range(4))
+    for split in ("train", "dev"):
+        write(tmp_path / "data" / f"{split}.tsv", long)
+    options = {"model": roberta, "task": "sst2", "task_data": tmp_path / "data", "num_train_epochs": 1}
+    finetuned(**options, output_dir=tmp_path / "out")
+    args = FinetuneArguments(model=str(roberta), task="sst2", task_data=str(tmp_path / "data"), output_dir="-")
+    assert Job.prepare(args).train.lengths.tolist() == [128] * 4
+
+
+def test_a_head_for_other_labels_is_drawn_anew(teacher: Path, bert: Path, glue: Path, new_job: Any) -> None:
+    def head(model: Path, task: str, seed: int = 0) -> Any:
+        job = new_job(model=str(model), task=task, task_data=str(glue), seed=seed)
+        return job.new_model()
+
+    trained = load_file(teacher / "model.safetensors")
+    kept = head(teacher, "sst2")
+    assert torch.equal(kept.classifier.weight, trained["classifier.weight"])
+    three = head(teacher, "mnli")
+    assert three.classifier.weight.shape == (3, 32)
+    assert three.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+
+    write(glue / "CoLA" / "train.tsv", "x\t1\t\tbo do\nx\t0\t\tdo bo\n")
+    write(glue / "CoLA" / "dev.tsv", "x\t1\t\tbo do\nx\t0\t\tdo bo\n")
+    two = head(teacher, "cola")  # of the very shape that the head for SST-2 has
+    assert not torch.isclose(two.classifier.weight, trained["classifier.weight"]).any()
+    assert 0.01 < two.classifier.weight.std() < 0.03
+    assert (two.classifier.bias == 0).all()
+    last = "bert.encoder.layer.1.output.dense.weight"
+    assert torch.equal(two.state_dict()[last], trained[last])
+    assert torch.equal(two.classifier.weight, head(teacher, "cola").classifier.weight)
+    assert not torch.equal(two.classifier.weight, head(teacher, "cola", seed=1).classifier.weight)
+    state = torch.random.get_rng_state()
+    head(bert, "sst2")
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_best_checkpoint_by_score(bert: Path, glue: Path, tmp_path: Path) -> None:
+    args = FinetuneArguments(
+        model=str(bert),
+        task="mnli",
+        task_data=str(glue),
+        output_dir=str(tmp_path / "out"),
+        use_cpu=True,
+        learning_rate=1e-3,
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+    )
+    trainer, measured = train_once(Job.prepare(args), callbacks=[EarlyStoppingCallback(50)])
+    seen = {e["step"]: e["eval_score"] for e in trainer.state.log_history[:-1] if "eval_score" in e}
+    assert len(seen) == 6
+    assert measured["score"] == max(seen.values())
+    assert all("eval_dev_matched_accuracy" in e for e in trainer.state.log_history if "eval_score" in e)
+
+
+@pytest.mark.parametrize("option", ["gradient_checkpointing", "bf16", "dataloader_drop_last"])
+def test_options_of_training_arguments(bert: Path, glue: Path, tmp_path: Path, option: str) -> None:
+    finetuned(model=bert, task="sst2", task_data=glue, output_dir=tmp_path / "out", max_steps=3, **{option: True})
+
+
+def test_samples(bert: Path, glue: Path, tmp_path: Path) -> None:
+    found = finetuned(
+        model=bert,
+        task="sst2",
+        task_data=glue,
+        output_dir=tmp_path / "o",
+        max_train_samples=8,
+        max_eval_samples=5,
+        num_train_epochs=1,
+    )
+    assert found["rows"] == {"train": 8, "dev": 5}
+
+
+def test_from_python(bert: Path, glue: Path, tmp_path: Path) -> None:
+    args = FinetuneArguments(
+        model=str(bert), task="sst2", task_data=str(glue), output_dir=str(tmp_path / "o"), max_steps=1, use_cpu=True
+    )
+    done = finetune(args)
+    assert done.folder == tmp_path / "o"
+    assert done.results == results(tmp_path / "o")
+    assert flags(task="sst2")[0] == "finetune"
+
+
+def test_defaults_are_by_task() -> None:
+    def of(**options: Any) -> tuple[float, int, float, int]:
+        args = FinetuneArguments(output_dir="-", use_cpu=True, **options)
+        sizes: Json = vars(args)
+        return tuple(
+            sizes[n] for n in ("learning_rate", "per_device_train_batch_size", "num_train_epochs", "max_length")
+        )
+
+    assert of(task="sst2") == (3e-5, 32, 3, 128)
+    assert of(task="imdb") == (3e-5, 32, 3, 512)
+    assert of(task="squad") == (3e-5, 12, 2, 384)
+    assert of(task="squad", teacher="t") == (5e-5, 12, 3, 384)
+    assert of(task="squad", learning_rate=1e-4, num_train_epochs=1) == (1e-4, 12, 1, 384)

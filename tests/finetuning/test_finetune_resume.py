@@ -1,0 +1,108 @@
+"""An interrupted and resumed fine-tuning ends with the very weights and scores of an uninterrupted one."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetuning_samples import finetuned, flags, results
+from safetensors.torch import load_file
+
+from potstill.cli import main
+from potstill.finetuning import finetune as verb
+from potstill.finetuning.trainer import FinetuneTrainer
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, only_without_teacher: bool = False) -> None:
+    """Have the process signalled in that step."""
+    compute_loss = FinetuneTrainer.compute_loss
+    sent = False
+
+    def signalled(self: FinetuneTrainer, *args: Any, **options: Any) -> Any:
+        nonlocal sent
+        if self.state.global_step + 1 == step and not sent and not (only_without_teacher and self.args.teacher):
+            sent = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute_loss(self, *args, **options)
+
+    monkeypatch.setattr(FinetuneTrainer, "compute_loss", signalled)
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    mine, other = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
+    assert mine.keys() == other.keys()
+    assert [name for name in mine if not torch.equal(mine[name], other[name])] == []
+    for name in ("score", "metrics", "steps", "without_teacher"):
+        mine_, other_ = results(ours)[name], results(theirs)[name]
+        if name == "without_teacher" and other_:
+            mine_, other_ = mine_["metrics"], other_["metrics"]
+        assert mine_ == other_, name
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"task": "sst2"},
+    "accumulated": {"task": "sst2", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+    "taught": {"task": "sst2", "teacher": "sst2", "alpha_cos": 0.5},
+    "frozen": {"task": "sst2", "freeze_encoder": True},
+    "spans": {"task": "squad", "max_eval_samples": 2, "per_device_train_batch_size": 6},
+}
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+@pytest.mark.parametrize("case", CASES)
+def test_resumed(
+    bert: Path,
+    teacher: Path,
+    glue: Path,
+    squad: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+    step: int,
+) -> None:
+    options = {"model": bert, "task_data": squad if case == "spans" else glue} | CASES[case]
+    if "teacher" in options:
+        options["teacher"] = teacher
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    steps = finetuned(**options, output_dir=whole)["steps"]
+    assert steps > 6
+    with monkeypatch.context() as patch:
+        interrupt(patch, step)
+        assert main(flags(**options, output_dir=broken)) == 128 + signal.SIGTERM
+    assert [path.name for path in broken.iterdir()] == [f"checkpoint-{step}"]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"potstill finetune: Interrupted at step {step}; nothing is lost: resume with --resume_from_checkpoint "
+        f"{broken / f'checkpoint-{step}'}"
+    )
+    finetuned(**options, output_dir=broken, resume_from_checkpoint="true")
+    assert_same(broken, whole)
+
+
+def test_interrupted_in_the_run_without_the_teacher(
+    bert: Path, teacher: Path, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    interrupt(monkeypatch, 3, only_without_teacher=True)
+    status = main(flags(model=bert, teacher=teacher, task="sst2", task_data=glue, output_dir=out))
+    assert status == 128 + signal.SIGTERM
+    assert f"the one with it is complete in {out}." in capsys.readouterr().err
+    assert results(out)["without_teacher"] is None
+    assert [path for path in out.iterdir() if path.is_dir()] == []
+
+
+def test_a_full_disk_leaves_no_half_model(
+    bert: Path, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+
+    def full(*args: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(verb, "task_card", full)
+    assert main(flags(model=bert, task="sst2", task_data=glue, output_dir=out, max_steps=1)) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(out.iterdir()) == []

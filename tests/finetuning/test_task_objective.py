@@ -1,0 +1,174 @@
+"""The losses of fine-tuning against a naive version in float64, values and gradients."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from potstill.finetuning.objective import TaskObjective
+
+ROWS, LENGTH, CLASSES, WIDTH = 6, 11, 4, 8
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    generator = torch.Generator()
+    generator.seed()
+    return generator
+
+
+def naive_divergence(student: Tensor, teacher: Tensor, places: list[int], temperature: float) -> Tensor:
+    """KL(teacher ‖ student) · T² of one row over some of its places, by its definition."""
+    q, p = ([torch.exp(row[place] / temperature) for place in places] for row in (student, teacher))
+    total_q, total_p = sum(q, torch.zeros(())), sum(p, torch.zeros(()))
+    terms = [b / total_p * torch.log((b / total_p) / (a / total_q)) for a, b in zip(q, p, strict=True)]
+    return temperature**2 * sum(terms, torch.zeros(()))
+
+
+def naive_cross_entropy(row: Tensor, places: list[int], label: int) -> Tensor:
+    return -torch.log(torch.exp(row[label]) / sum((torch.exp(row[place]) for place in places), torch.zeros(())))
+
+
+def mean(values: list[Tensor]) -> Tensor:
+    return sum(values, torch.zeros(())) / len(values)
+
+
+def compare(
+    inputs: list[Tensor], ours: Callable[..., Tensor], naive: Callable[..., Tensor], dtype: torch.dtype = torch.float32
+) -> None:
+    """Compare two scalars and their gradients by each of the inputs, of which the naive one gets float64."""
+    given = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+    exact = [tensor.detach().double().requires_grad_() for tensor in given]
+    values = ours(*given), naive(*exact)
+    assert values[0].dtype == torch.float32
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-3}
+    torch.testing.assert_close(values[0].double(), values[1], rtol=1e-5, atol=1e-6)
+    gradients = [torch.autograd.grad(value, tensors) for value, tensors in zip(values, (given, exact), strict=True)]
+    for mine, other in zip(*gradients, strict=True):
+        assert torch.isfinite(mine).all()
+        assert other.abs().sum() > 0
+        torch.testing.assert_close(mine.double(), other, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_classes(generator: torch.Generator, temperature: float, dtype: torch.dtype) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, CLASSES, generator=generator)
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    objective = TaskObjective(temperature=temperature)
+    every = list(range(CLASSES))
+    compare(
+        [logits],
+        lambda student: objective.sentence(student, labels, teacher)["ce"],
+        lambda student: mean(
+            [naive_divergence(student[n], teacher[n].double(), every, temperature) for n in range(ROWS)]
+        ),
+        dtype,
+    )
+    compare(
+        [logits],
+        lambda student: objective.sentence(student, labels)["task"],
+        lambda student: mean([naive_cross_entropy(student[n], every, int(labels[n])) for n in range(ROWS)]),
+        dtype,
+    )
+
+
+def test_scores(generator: torch.Generator) -> None:
+    logits, teacher = torch.randn(2, ROWS, 1, generator=generator)
+    labels = torch.randn(ROWS, generator=generator)
+    objective = TaskObjective(temperature=3.0)
+    for name, wanted in (("task", labels), ("ce", teacher[:, 0])):
+        compare(
+            [logits],
+            lambda student, name=name: objective.sentence(student, labels, teacher)[name],
+            lambda student, wanted=wanted: mean([(student[n, 0] - wanted[n].double()) ** 2 for n in range(ROWS)]),
+        )
+
+
+@pytest.mark.parametrize("soft_positions", ["answer", "all"])
+def test_spans(generator: torch.Generator, soft_positions: Literal["answer", "all"]) -> None:
+    start, end, teacher_start, teacher_end = 3 * torch.randn(4, ROWS, LENGTH, generator=generator)
+    lengths = torch.randint(4, LENGTH + 1, (ROWS,), generator=generator)
+    inside = torch.arange(LENGTH) < lengths[:, None]
+    answerable = inside & (torch.rand(ROWS, LENGTH, generator=generator) < 0.6)
+    answerable[:, 0] = True
+    answerable[0, 1:] = False  # a window that can only say that it holds no answer
+    labels = (torch.rand(2, ROWS, generator=generator) * lengths).long()
+    objective = TaskObjective(temperature=2.0, soft_positions=soft_positions)
+    soft_at = answerable if soft_positions == "answer" else inside
+
+    def naive_soft(*student: Tensor) -> Tensor:
+        rows = [
+            naive_divergence(logits[n], teacher[n].double(), soft_at[n].nonzero()[:, 0].tolist(), 2.0)
+            for logits, teacher in zip(student, (teacher_start, teacher_end), strict=True)
+            for n in range(ROWS)
+        ]
+        return mean(rows)
+
+    def naive_hard(*student: Tensor) -> Tensor:
+        rows = [
+            naive_cross_entropy(logits[n], list(range(int(lengths[n]))), int(label[n]))
+            for logits, label in zip(student, labels, strict=True)
+            for n in range(ROWS)
+        ]
+        return mean(rows)
+
+    for name, naive in (("ce", naive_soft), ("task", naive_hard)):
+        compare(
+            [start, end],
+            lambda *student, name=name: objective.span(
+                student, (labels[0], labels[1]), inside, answerable, (teacher_start, teacher_end)
+            )[name],
+            naive,
+        )
+
+
+def test_spans_do_not_see_padding(generator: torch.Generator) -> None:
+    start, end, teacher_start, teacher_end = torch.randn(4, ROWS, LENGTH, generator=generator)
+    inside = torch.arange(LENGTH).expand(ROWS, LENGTH) < LENGTH - 3
+    zeros = torch.zeros(ROWS, dtype=torch.int64)
+    objective = TaskObjective(soft_positions="all")
+
+    def losses(filling: float) -> dict[str, Tensor]:
+        tensors = [t.masked_fill(~inside, filling).requires_grad_() for t in (start, end, teacher_start, teacher_end)]
+        found = objective.span((tensors[0], tensors[1]), (zeros, zeros), inside, inside, (tensors[2], tensors[3]))
+        sum(found.values()).backward()
+        assert all((tensor.grad[~inside] == 0).all() for tensor in tensors[:2])
+        return found
+
+    for name, value in losses(0.0).items():
+        torch.testing.assert_close(value, losses(50.0)[name])
+
+
+def test_hidden_states(generator: torch.Generator) -> None:
+    student, teacher = torch.randn(2, ROWS, LENGTH, WIDTH, generator=generator)
+    inside = torch.arange(LENGTH) < torch.randint(1, LENGTH + 1, (ROWS, 1), generator=generator)
+
+    def naive(mine: Tensor) -> Tensor:
+        pairs = [(mine[n, t], teacher[n, t].double()) for n, t in inside.nonzero().tolist()]
+        return mean([1 - (a * b).sum() / math.sqrt(float((b * b).sum())) / (a * a).sum().sqrt() for a, b in pairs])
+
+    compare([student], lambda mine: TaskObjective().hidden(mine, teacher, inside), naive)
+
+
+def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn_from_it(generator: torch.Generator) -> None:
+    logits = torch.randn(ROWS, CLASSES, generator=generator, requires_grad=True)
+    loss = TaskObjective().sentence(logits, torch.zeros(ROWS, dtype=torch.int64), logits.detach())["ce"]
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-6
+
+
+def test_the_weighted_sum() -> None:
+    terms = {
+        name: torch.tensor(value, requires_grad=True) for name, value in (("task", 2.0), ("ce", 3.0), ("cos", 5.0))
+    }
+    summed = TaskObjective(alpha_ce=0.1, alpha_task=0.2, alpha_cos=0.3).sum_up(terms)
+    assert summed["loss"].item() == pytest.approx(0.2 * 2 + 0.1 * 3 + 0.3 * 5)
+    assert not any(summed[name].requires_grad for name in terms)
+    summed["loss"].backward()
+    assert [float(term.grad) for term in terms.values()] == pytest.approx([0.2, 0.1, 0.3])
+    # Without a teacher the task's own loss is unweighted.
+    assert TaskObjective(alpha_task=0.2).sum_up({"task": terms["task"]})["loss"].item() == 2.0
