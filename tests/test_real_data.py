@@ -1,6 +1,7 @@
-"""The main job on real corpora, where the environment variable POTSTILL_TEST_DATA names a folder that holds some.
+"""The main job and fine-tuning on real data, where the environment variable POTSTILL_TEST_DATA names a folder of some.
 
-Expected there: `corpus/*.jsonl.zst`, documents as {"text": …} a line.
+Expected there: `corpus/*.jsonl.zst`, documents as {"text": …} a line; `glue`, tasks of the official download; and
+`xquad/xquad.en.json`.
 """
 
 import os
@@ -11,6 +12,8 @@ import pytest
 
 from potstill.corpus import Corpus, prepare
 from potstill.demo.demo import demo
+from potstill.finetuning.finetune import finetune
+from potstill.finetuning.options import FinetuneArguments
 from potstill.recipe import DistillationArguments
 from potstill.training.distill import distill
 
@@ -55,3 +58,22 @@ def test_a_few_steps_on_real_text_bring_the_student_nearer_to_its_teacher(corpus
     held_out = json.loads((distill(args) / "results.json").read_text())["held_out"]
     assert held_out["final"]["kl"] < held_out["initial"]["kl"]
     assert held_out["final"]["accuracy"] > held_out["initial"]["accuracy"]
+
+
+@pytest.mark.parametrize(("task", "data"), [("sst2", "glue"), ("stsb", "glue"), ("squad", "xquad/xquad.en.json")])
+def test_a_few_steps_of_fine_tuning(tmp_path: Path, task: str, data: str) -> None:
+    args = FinetuneArguments(
+        output_dir=str(tmp_path / "out"),
+        model=str(TEACHER),
+        task=task,
+        task_data=str(Path(DATA or "", data)),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        max_eval_samples=40,
+        use_cpu=True,
+    )
+    found = finetune(args).results
+    assert found["rows"]["train"] > 500
+    assert found["rows"]["dev"] == 40
+    assert found["steps"] == 2
+    assert np.isfinite(found["score"])
