@@ -16,7 +16,7 @@ from potstill.finetuning.job import Job
 from potstill.finetuning.predict import predict
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "gpt2"])
+@pytest.mark.parametrize("kind", ["distilbert", "roberta", "gpt2"])
 def test_only_the_head_is_trained(new_model: Callable[..., Path], glue: Path, tmp_path: Path, kind: str) -> None:
     folder, out = new_model(kind), tmp_path / "out"
     finetuned(model=folder, task="sst2", task_data=glue, output_dir=out, freeze_encoder=True, num_train_epochs=1)
@@ -42,14 +42,14 @@ def test_what_is_loaded_says_what_was_saved(
 ) -> None:
     data = glue if task == "sst2" else squad
     out = tmp_path / "out"
-    found = finetuned(model=bert, task=task, task_data=data, output_dir=out, freeze_encoder=True)
+    found = finetuned(model=bert, task=task, task_data=data, output_dir=out, freeze_encoder=True, max_steps=2)
     spans = SPANS if task == "squad" else {}
     job = new_job(model=str(out), task=task, task_data=str(data), **spans)
     auto: Any = AutoModelForSequenceClassification if task == "sst2" else AutoModelForQuestionAnswering
     score = job.data.score(lambda rows: predict(auto.from_pretrained(out), rows, 5), job.dev)
     assert score["score"] == found["score"]
-    again = finetuned(model=out, task=task, task_data=data, output_dir=tmp_path / "again", num_train_epochs=1)
-    assert again["steps"] > 0
+    again = finetuned(model=out, task=task, task_data=data, output_dir=tmp_path / "again", max_steps=2)
+    assert again["steps"] == 2
     for name, tensor in load_file(out / "model.safetensors").items():
         same = torch.equal(tensor, load_file(tmp_path / "again" / "model.safetensors")[name])
         assert same == name.startswith("encoder."), name

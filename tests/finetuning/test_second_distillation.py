@@ -118,8 +118,7 @@ def test_a_teacher_gets_its_token_types_though_the_student_has_none(
     assert loss.item() == pytest.approx(1 - cosine.mean().item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("task", ["squad", "squad_v2"])
-@pytest.mark.parametrize("soft_positions", ["answer", "all"])
+@pytest.mark.parametrize(("task", "soft_positions"), [("squad", "answer"), ("squad_v2", "all")])
 def test_questions(
     span_teacher: Path, distilbert: Path, squad: Path, tmp_path: Path, task: str, soft_positions: str
 ) -> None:

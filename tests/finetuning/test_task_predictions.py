@@ -1,9 +1,8 @@
 """What a model says of rows, in their order; and what a teacher says, computed once and kept."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,27 +105,21 @@ def test_soft_targets_are_computed_once_for_a_teacher_and_rows(rows: Rows, teach
     assert model.rows == 18
 
 
-KILLED = """
-import os, signal, sys
-import numpy as np
-from finetuning_samples import *
-from potstill.finetuning.predict import soft_targets
-from potstill.finetuning.rows import Rows
-from test_task_predictions import Counted
+def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(
+    rows: Rows, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = np.save
 
-save = np.save
-def killed(path, array):
-    save(path, array[:1])
-    os.kill(os.getpid(), signal.SIGKILL)
-np.save = killed
-soft_targets(Counted(), sys.argv[1], Rows({"input_ids": np.arange(6, dtype=np.int32)}, {}, np.array([3, 1, 2])), 2)
-"""
+    def killed(path: Path, array: np.ndarray) -> None:
+        save(path, array[:1])
+        os.kill(os.getpid(), signal.SIGKILL)
 
-
-def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(rows: Rows, teacher: Path) -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    run = subprocess.run([sys.executable, "-c", KILLED, teacher], env=os.environ | {"PYTHONPATH": path}, check=False)
-    assert run.returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", killed)
+        writer = multiprocessing.get_context("fork").Process(target=soft_targets, args=(Counted(), teacher, rows, 2))
+        writer.start()
+        writer.join(60)
+    assert writer.exitcode == -signal.SIGKILL
     kept = cache_folder() / "soft-targets"
     (abandoned,) = kept.iterdir()
     os.utime(abandoned, (0, 0))
