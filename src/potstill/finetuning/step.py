@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from potstill.finetuning.objective import Losses, TaskObjective
 from potstill.training.graphs import Graphed
 
 READ = ("input_ids", "attention_mask", "token_type_ids")
+# Not cuDNN's, whose gradients under a mask are NaN at times where 64 tokens remain of a length divided by 128:
+# https://github.com/pytorch/pytorch/issues/196678 (torch 2.11, H100 and H200).
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class TaskStep(nn.Module):
@@ -84,7 +88,8 @@ def run(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = False)
     """Run a model on what it reads of a batch."""
     taken = _parameters(type(model).forward)
     inputs = {name: batch[name] for name in READ if name in batch and name in taken}
-    return model(**inputs, output_hidden_states=hidden_states)
+    with sdpa_kernel(ATTENTION):
+        return model(**inputs, output_hidden_states=hidden_states)
 
 
 def _as_read_by_teacher(batch: dict[str, Tensor]) -> dict[str, Tensor]:
