@@ -101,12 +101,12 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("accumulated", [1, 4])
 def test_a_training_has_the_losses_of_one_that_is_not_recorded(
-    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, accumulated: int
+    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, accumulated: int
 ) -> None:
     losses = []
     for recorded in (False, True):
         options = {"use_cpu": False, "cuda_graphs": recorded, "gradient_accumulation_steps": accumulated}
-        trainer = new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / str(recorded), **options))
+        trainer = new_trainer(distillation(teacher_without_dropout, corpus_folder, tmp_path / str(recorded), **options))
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -71,8 +71,8 @@ class Bert:
         return model.base_model.embeddings(input_ids=input_ids)
 
     def encode(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-        """See `Family.encode`."""
-        return model.base_model(input_ids=input_ids).last_hidden_state
+        """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
+        return model.base_model.encoder(self.embed(model, input_ids)).last_hidden_state
 
     def head(self, model: PreTrainedModel) -> VocabularyHead:
         """See `Family.head`."""

@@ -30,8 +30,8 @@ class DistilBert:
         return model.base_model.embeddings(input_ids)
 
     def encode(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-        """See `Family.encode`."""
-        return model.base_model(input_ids=input_ids).last_hidden_state
+        """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
+        return model.base_model.transformer(self.embed(model, input_ids)).last_hidden_state
 
     def head(self, model: PreTrainedModel) -> VocabularyHead:
         """See `Family.head`."""
