@@ -13,6 +13,8 @@ from transformers import TrainingArguments
 from potstill.arguments import recipe_values
 from potstill.cli import VERBS, main
 from potstill.errors import PotstillError
+from potstill.evaluation.options import EvaluateArguments
+from potstill.finetuning.options import FinetuneArguments
 from potstill.options import Positional, UsageError, _documented_arguments, call
 from potstill.recipe import DistillationArguments, PretrainingArguments
 
@@ -85,6 +87,19 @@ def test_booleans(
     assert parsed(*flags, recipe=recipe).bf16 is expected
 
 
+@pytest.mark.parametrize(("flags", "value"), [([], None), (["--sure"], True), (["--sure", "false"], False)])
+def test_a_boolean_that_may_be_left_open(flags: list[str], value: bool | None) -> None:
+    def verb(sure: bool | None = None) -> bool | None:
+        """Do nothing.
+
+        Args:
+            sure: whether it is.
+        """
+        return sure
+
+    assert call(verb, "potstill test", flags) is value
+
+
 def test_switching_off_what_is_on(parsed: Callable[..., DistillationArguments]) -> None:
     assert parsed().eval_on_start is True
     assert parsed("--no_eval_on_start").eval_on_start is False
@@ -146,7 +161,7 @@ def test_every_parameter_has_a_help_text(verb: str) -> None:
     assert all(len(text) > 10 and text.endswith(".") for text in helps.values())
 
 
-@pytest.mark.parametrize("recipe", [DistillationArguments, PretrainingArguments])
+@pytest.mark.parametrize("recipe", [DistillationArguments, PretrainingArguments, FinetuneArguments, EvaluateArguments])
 def test_every_option_of_a_recipe_has_a_help_text(recipe: type) -> None:
     for field in dataclasses.fields(recipe):
         if field.init:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from potstill.errors import PotstillError
 
@@ -56,6 +57,9 @@ def call(verb: Callable[..., Any], prog: str, argv: Sequence[str]) -> Any:
     recipe: Any = only if dataclasses.is_dataclass(only) else None
     groups = _recipe_groups(recipe) if recipe else [_signature_group(verb)]
     parser = _Parser(groups, prog=prog, description=(inspect.getdoc(verb) or "").split("\n\n")[0], allow_abbrev=False)
+    for action in parser._actions:
+        if action.type is string_to_bool and action.nargs is None:  # `--bf16` alone is true where None is a value too
+            action.nargs, action.const = "?", True
     words = [] if recipe else _add_positionals(parser, verb)
     parser.add_argument("--config", metavar="FILE", help="YAML recipe: options by name; flags overrule it.")
     files = _Parser((), prog=prog, add_help=False, allow_abbrev=False)
