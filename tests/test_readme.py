@@ -25,6 +25,9 @@ SHORTER = {
     "--block_size 16",
     "pretrain": "--max_steps 4 --per_device_train_batch_size 2 --max_eval_samples 2 --use_cpu",
     "prepare": "--num_proc 1",
+    "finetune": "--max_steps 2 --use_cpu",
+    "evaluate": "--seeds 2 --max_steps 2 --use_cpu",
+    "compare": "",
 }
 
 
@@ -41,6 +44,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, make_teacher: Callable[.
     lines = "".join(json.dumps({"text": line}) + "\n" for line in written_text(1500, seed=1).splitlines())
     with pa.CompressedOutputStream(str(folder / "text" / "a.jsonl.zst"), "zstd") as file:
         file.write(lines.encode())
+    rows = [f"{line[:40]}\t{number % 2}" for number, line in enumerate(written_text(200, seed=2).splitlines())]
+    (folder / "glue" / "SST-2").mkdir(parents=True)
+    for split, part in (("train", rows[:-4]), ("dev", rows[-4:])):
+        (folder / "glue" / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *part]) + "\n")
     return folder
 
 
@@ -49,6 +56,7 @@ def test_commands_and_code_run_in_order(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(workplace)
+    monkeypatch.setenv("POTSTILL_CACHE", str(workplace / "cache"))
     for command in "".join(blocks("bash")).splitlines():
         program, *words = shlex.split(command.replace("--vocab_size 8192", "--vocab_size 100"))
         assert program == "potstill"
