@@ -1,6 +1,7 @@
 """The verb end to end: what it leaves loads where it should, says what was measured, and can be run again."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,13 @@ def test_questions(bert: Path, squad: Path, tmp_path: Path, capsys: pytest.Captu
     again = trainer.score()
     assert again.pop("score") == found["score"]
     assert again == found["metrics"]
+
+    code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    shown: dict[str, Any] = {}
+    exec(code[1].replace("path/of/this/folder", str(out)), shown)
+    assert shown["answer"]
+    assert shown["answer"] in shown["context"]
 
 
 def test_xquad_like_file_is_split_by_article(bert: Path, squad: Path, tmp_path: Path) -> None:

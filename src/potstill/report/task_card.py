@@ -70,11 +70,30 @@ def _usage(pipeline: str, spans: bool, frozen: bool) -> str:
             "```python\nimport potstill.finetuning.frozen  # how a frozen encoder under a head is loaded\n"
             f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("path/of/this/folder")\n```'
         )
-    call = 'model(question="…?", context="…")' if spans else 'model("…")'
+    if spans:
+        return _ANSWERING
     return (
         f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
-        f"{call}\n```"
+        'model("…")\n```'
     )
+
+
+# transformers 5 has no pipeline for it any more.
+_ANSWERING = """```python
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
+model = AutoModelForQuestionAnswering.from_pretrained("path/of/this/folder")
+question, context = "Where is Paris?", "Paris is in France."
+inputs = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+offsets = inputs.pop("offset_mapping")[0]
+outside = torch.tensor([sequence != 1 for sequence in inputs.sequence_ids()])
+outputs = model(**inputs)
+start = outputs.start_logits[0].masked_fill(outside, -torch.inf).argmax()
+end = start + outputs.end_logits[0].masked_fill(outside, -torch.inf)[start:].argmax()
+answer = context[offsets[start, 0] : offsets[end, 1]]
+```"""
 
 
 def _scores(results: dict[str, Any]) -> str:
