@@ -52,8 +52,8 @@ class Finetuned:
 def finetune(args: FinetuneArguments) -> Finetuned:
     """Fine-tune a model on a task, with a task teacher's soft targets if there is one, and score it.
 
-    The folder written loads with `AutoModelForSequenceClassification`, in `pipeline("text-classification")` too, or with
-    `AutoModelForQuestionAnswering`; a card, the recipe as YAML and the measured results lie beside the weights.
+    The folder written loads with `AutoModelForQuestionAnswering`, or with `AutoModelForSequenceClassification` and in
+    `pipeline("text-classification")`; a card, the recipe as YAML and the measured results lie beside the weights.
 
     Args:
         args: at least `model`, `task` and `output_dir`.
