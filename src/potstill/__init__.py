@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from potstill.corpus import Corpus, prepare
     from potstill.errors import PotstillError
     from potstill.evaluation.compare import compare
+    from potstill.evaluation.evaluate import evaluate
+    from potstill.evaluation.options import EvaluateArguments
+    from potstill.finetuning.finetune import finetune
+    from potstill.finetuning.options import FinetuneArguments
     from potstill.objective import DistillationObjective
     from potstill.recipe import DistillationArguments, PretrainingArguments
     from potstill.student import build_student, choose_layers
@@ -21,12 +25,16 @@ _HOME = {
     "DistillationArguments": "potstill.recipe",
     "DistillationObjective": "potstill.objective",
     "DistillationTrainer": "potstill.training.trainer",
+    "EvaluateArguments": "potstill.evaluation.options",
+    "FinetuneArguments": "potstill.finetuning.options",
     "PotstillError": "potstill.errors",
     "PretrainingArguments": "potstill.recipe",
     "build_student": "potstill.student",
     "choose_layers": "potstill.student",
     "compare": "potstill.evaluation.compare",
     "distill": "potstill.training.distill",
+    "evaluate": "potstill.evaluation.evaluate",
+    "finetune": "potstill.finetuning.finetune",
     "prepare": "potstill.corpus",
     "pretrain": "potstill.training.pretrain",
 }
@@ -36,12 +44,16 @@ __all__ = [
     "DistillationArguments",
     "DistillationObjective",
     "DistillationTrainer",
+    "EvaluateArguments",
+    "FinetuneArguments",
     "PotstillError",
     "PretrainingArguments",
     "build_student",
     "choose_layers",
     "compare",
     "distill",
+    "evaluate",
+    "finetune",
     "prepare",
     "pretrain",
 ]
