@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
+from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
 from potstill.evaluation.options import DISTILLED, LEARNING_RATES, EvaluateArguments
 from potstill.evaluation.pool import Progress, do_all
-from potstill.evaluation.results import PLAN, Plan, RunResult, run_path
-from potstill.evaluation.run import Work, hyperparameters, task_data
+from potstill.evaluation.results import PLAN, Plan, RunResult, load_results, run_path
+from potstill.evaluation.run import TITLES, Work, data_fingerprint, forget, hyperparameters, relevant, task_data
+from potstill.finetuning.job import Reader
 from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.predict import model_fingerprint
 from potstill.student.loading import model_folder
 from potstill.tasks.load import TaskDataAbsentError
 
@@ -27,7 +31,9 @@ SMALL = 50_000_000
 def evaluate(args: EvaluateArguments) -> str:
     """Fine-tune models on tasks with several seeds, keep each score, and compare the models.
 
-    Give the same command again to go on after an interruption: runs that are finished are not done anew.
+    Give the same command again to go on after an interruption: runs that are finished are not done anew. With other
+    models, tasks or seeds, and all else the same, what is there is kept and the rest is done. On GPUs the runs are
+    done in processes of their own, so a script calls this under `if __name__ == "__main__":`.
 
     Args:
         args: at least `models`, `suite` and `output_dir`.
@@ -38,20 +44,50 @@ def evaluate(args: EvaluateArguments) -> str:
     Raises:
         PotstillError: bad input, told before the first run where it can be known then; or a run failed.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise PotstillError("evaluate starts a process for each GPU itself: run it without torchrun or accelerate.")
     folder = Path(args.output_dir or "").expanduser()
     _check_folder(folder)
-    absent, rows = _look_at_data(args)
-    plan = args.plan(absent)
+    forget()
+    found = _Found(resuming=(folder / PLAN).is_file())
+    _look_at_models(args, found)
+    _look_at_data(args, found)
+    plan = args.plan(found.absent)
     if not plan.present:
-        raise PotstillError(f"There is no data of any task: {' '.join(absent.values())}")
-    plan.check()
-    evaluation = _Evaluation(args, plan, folder, rows)
+        raise PotstillError(f"There is no data of any task: {' '.join(found.absent.values())}")
+    evaluation = _Evaluation(args, plan, folder, found)
+    if found.resuming:
+        evaluation.take_up()
     plan.save(folder)
+    for task, why in found.absent.items():
+        print(f"{TITLES[task]} is absent: {why}", file=sys.stderr, flush=True)
     try:
         evaluation.run()
     finally:
         shutil.rmtree(folder / ".runs", ignore_errors=True)
+        forget()
     return compare(str(folder))
+
+
+@dataclass
+class _Found:
+    """What models and data are there.
+
+    Attributes:
+        resuming: whether there are results, which fingerprints are to be compared with.
+        parameters: path of a model → about how many it has; the vocabulary is not counted.
+        weights: path of a model → its fingerprint, if resuming.
+        absent: task → why there is no data of it.
+        rows: task → how many there are to train on.
+        data: task → its fingerprint, if resuming.
+    """
+
+    resuming: bool
+    parameters: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
 
 def _check_folder(folder: Path) -> None:
@@ -61,16 +97,43 @@ def _check_folder(folder: Path) -> None:
         raise PotstillError(f"--output_dir {folder} is not empty and has no {PLAN}: name another folder.")
 
 
-def _look_at_data(args: EvaluateArguments) -> tuple[dict[str, str], dict[str, int]]:
-    """Return why there is no data of some tasks, and how many rows the others have to train on."""
-    absent, rows = {}, {}
+def _look_at_models(args: EvaluateArguments, found: _Found) -> None:
+    """Read config and tokenizer of each model, as each of its runs will."""
+    tokenizers = {}
+    for name, path in args.named_models():
+        # Tasks differ in the length that a model is to read.
+        every = [FinetuneArguments(**args.run_options(name, task, args.seed)) for task in args.tasks()]
+        for run in {run.max_length: run for run in every}.values():
+            try:
+                reader = Reader.of(run, path, "model")
+            except PotstillError as error:
+                raise PotstillError(f"{name}: {error}") from error
+        tokenizers[name] = tokenizer_fingerprint(reader.tokenizer)
+        layers = getattr(reader.config, "num_hidden_layers", 12)
+        found.parameters[path] = 12 * layers * getattr(reader.config, "hidden_size", 768) ** 2
+        if found.resuming:
+            found.weights[path] = model_fingerprint(model_folder(path, "model"))
+    teacher, *_ = tokenizers
+    spans = [TITLES[run.task or ""] for run in every if run.is_question]
+    for name in args.second_distillation or []:
+        if spans and tokenizers[name] != tokenizers[teacher]:
+            raise PotstillError(
+                f"--second_distillation {name}: the answers of {spans[0]} are places among tokens, but {teacher} has "
+                "another tokenizer: leave out this model or this task."
+            )
+
+
+def _look_at_data(args: EvaluateArguments, found: _Found) -> None:
     name = args.named_models()[0][0]
     for task in args.tasks():
         try:
-            rows[task] = len(task_data(FinetuneArguments(**args.run_options(name, task, args.seed))).train)
+            data = task_data(FinetuneArguments(**args.run_options(name, task, args.seed)))
         except TaskDataAbsentError as error:
-            absent[task] = str(error)
-    return absent, rows
+            found.absent[task] = str(error)
+            continue
+        found.rows[task] = len(data.train)
+        if found.resuming:
+            found.data[task] = data_fingerprint(data)
 
 
 class _Evaluation:
@@ -80,76 +143,122 @@ class _Evaluation:
         args: of the verb.
         plan: models, tasks and seeds.
         folder: of the results.
-        rows: task → rows to train on.
+        found: models and data.
     """
 
-    def __init__(self, args: EvaluateArguments, plan: Plan, folder: Path, rows: dict[str, int]) -> None:
-        self.args, self.plan, self.folder, self.rows = args, plan, folder, rows
-        self.parameters = {name: _parameters(path) for name, path in plan.models}
-        self.medians: dict[str, int] = {}
+    def __init__(self, args: EvaluateArguments, plan: Plan, folder: Path, found: _Found) -> None:
+        self.args, self.plan, self.folder, self.found = args, plan, folder, found
+        self.paths = dict(plan.models)
+        self.teacher = plan.models[0][0]
+        self.teacher_seeds: dict[str, int] = {}
         self.rates: dict[tuple[str, str], float] = {}
+
+    def take_up(self) -> None:
+        """Make sure, before anything is run or written, that what is there is what would be run.
+
+        Raises:
+            PotstillError: a result is damaged, or of a run with other options, weights or data.
+        """
+        planned = set(self.plan.runs())
+        for result in load_results(self.folder)[1]:
+            if (result.model, result.task, result.seed) not in planned:
+                continue
+            if self.args.search and result.searched is not None:
+                self.rates.setdefault((result.model, result.task), result.hyperparameters.get("learning_rate", 0.0))
+            if result.model.endswith(DISTILLED) and result.teacher is not None:
+                # More seeds may have another median, but all of a row have one teacher.
+                name, _, seed = result.teacher.rpartition(", seed ")
+                if name == self.teacher and seed.isdecimal():
+                    self.teacher_seeds.setdefault(result.task, int(seed))
+            self._is_done(self._work(result.model, result.task, result.seed))
 
     def run(self) -> None:
         """Do all that is not done yet: the search, then the seeds; models with the second distillation last."""
         second = [name for name, _ in self.plan.models if name.endswith(DISTILLED)]
         self._stage([name for name, _ in self.plan.models if name not in second])
         if second:
-            self.medians = {task: self._median(task) for task in self.plan.present}
+            for task in self.plan.present:
+                if task not in self.teacher_seeds:
+                    self.teacher_seeds[task] = self._median(task)
             self._stage(second)
-            shutil.rmtree(self.folder / ".teachers", ignore_errors=True)
+        shutil.rmtree(self.folder / ".teachers", ignore_errors=True)
 
     def _stage(self, models: list[str]) -> None:
+        # By task first, whose data are then read once for all models.
+        cells = [(model, task) for task in self.plan.present for model in models]
         if self.args.search:
-            grid = [self._searching(m, t, rate) for m in models for t in self.plan.present for rate in LEARNING_RATES]
-            self._do(grid)
-            for model in models:
-                for task in self.plan.present:
-                    tried = {rate: self._searching(model, task, rate).file for rate in LEARNING_RATES}
-                    self.rates[model, task] = max(tried, key=lambda rate: RunResult.load(tried[rate]).score)
-        self._do([self._work(m, t, seed) for m in models for t in self.plan.present for seed in self.plan.seeds])
+            missing = [cell for cell in cells if cell not in self.rates]
+            self._do([self._searching(*cell, rate) for cell in missing for rate in LEARNING_RATES], "of the search")
+            for cell in missing:
+                self._choose(*cell)
+        self._do([self._work(*cell, seed) for cell in cells for seed in self.plan.seeds])
 
-    def _do(self, works: list[Work]) -> None:
-        to_do = [(work, self._size(work)) for work in works if not self._is_done(work)]
-        for task in dict.fromkeys(work.options["task"] for work, _ in to_do if work.taught_by is not None):
-            self._fine_tune_teacher(task)
-        progress = Progress(sum(size for _, size in to_do), len(works), len(works) - len(to_do))
-        small = max(self.parameters.values()) < SMALL
-        do_all(to_do, self.args.runs_per_gpu or (4 if small else 1), progress)
+    def _do(self, works: list[Work], what: str = "") -> None:
+        to_do = [work for work in works if not self._is_done(work)]
+        if not to_do:
+            return
+        self._do_teachers(list(dict.fromkeys(work.options["task"] for work in to_do if work.options["teacher"])))
+        done = len(works) - len(to_do)
+        there = f", {done} of them done before" if done else ""
+        print(" ".join(part for part in (f"{len(works)} runs", what) if part) + there, file=sys.stderr, flush=True)
+        self._start(to_do, len(works))
+
+    def _do_teachers(self, tasks: list[str]) -> None:
+        """Fine-tune the first model once more, with the median's seed, and keep it until the students are done."""
+        works = []
+        for task in tasks:
+            kept = self.folder / ".teachers" / task
+            work = self._work(self.teacher, task, self.teacher_seeds[task])
+            work = dataclasses.replace(work, file=kept.with_name(f"{task}.json"), keep=kept)
+            there = work.file.is_file() and kept.is_dir() and not self._differing(work, RunResult.load(work.file))
+            works += [] if there else [work]
+        self._start(works, len(works))
+
+    def _start(self, works: list[Work], count: int) -> None:
+        sized = [(work, self._size(work)) for work in works]
+        progress = Progress(sum(size for _, size in sized), count, count - len(works))
+        small = max(self.found.parameters.values()) < SMALL
+        do_all(sized, self.args.runs_per_gpu or (4 if small else 1), progress)
+
+    def _choose(self, model: str, task: str) -> None:
+        """Take the learning rate that scored best; its run is one of those planned."""
+        found = {}
+        for rate in LEARNING_RATES:
+            file = self._searching(model, task, rate).file
+            if file.is_file():
+                found[rate] = RunResult.load(file)
+        if not found:
+            raise PotstillError(f"{model} · {TITLES[task]}: none of the learning rates could be run; see above.")
+        best = max(found, key=lambda rate: found[rate].score)
+        self.rates[model, task] = best
+        planned = run_path(self.folder, model, task, self.plan.seeds[0])
+        if not planned.is_file():
+            found[best].save_as(planned)
 
     def _work(self, model: str, task: str, seed: int) -> Work:
         file = run_path(self.folder, model, task, seed)
-        if not self.args.search:
-            return self._described(model, task, seed, file)
-        return self._described(model, task, seed, file, self.rates[model, task])
+        return self._described(model, task, seed, file, self.rates.get((model, task)))
 
     def _searching(self, model: str, task: str, rate: float) -> Work:
-        file = self.folder / ".search" / model / task / f"learning_rate-{rate:g}.json"
-        return self._described(model, task, self.plan.seeds[0], file, rate)
+        seed = self.plan.seeds[0]
+        file = self.folder / ".search" / model / task / f"seed-{seed}-learning_rate-{rate:g}.json"
+        # A rate that is too high may end in losses that are no numbers.
+        return dataclasses.replace(self._described(model, task, seed, file, rate), may_fail=True)
 
-    def _described(self, model: str, task: str, seed: int, file: Path, rate: float | None = None) -> Work:
+    def _described(self, model: str, task: str, seed: int, file: Path, rate: float | None) -> Work:
         options, searched, taught_by = self.args.run_options(model, task, seed), None, None
         if rate is not None:
             options |= {"learning_rate": rate, "output_dir": f"{options['output_dir']}-{rate:g}"}
             searched = {"learning_rate": list(LEARNING_RATES)}
         if model.endswith(DISTILLED):
             options["teacher"] = str(self.folder / ".teachers" / task)
-            taught_by = f"{self.plan.models[0][0]}, seed {self.medians[task]}"
+            taught_by = f"{self.teacher}, seed {self.teacher_seeds.get(task)}"
         return Work(model, options, file, None, searched, taught_by)
 
     def _median(self, task: str) -> int:
         """Return the seed with which the first model's score on a task is the median, the lower one of two."""
-        name = self.plan.models[0][0]
-        results = [RunResult.load(run_path(self.folder, name, task, seed)) for seed in self.plan.seeds]
+        results = [RunResult.load(run_path(self.folder, self.teacher, task, seed)) for seed in self.plan.seeds]
         return sorted(results, key=lambda result: result.score)[(len(results) - 1) // 2].seed
-
-    def _fine_tune_teacher(self, task: str) -> None:
-        """Fine-tune the first model once more, with the median's seed, and keep it until the students are done."""
-        kept = self.folder / ".teachers" / task
-        if (kept / "config.json").is_file():
-            return
-        work = self._work(self.plan.models[0][0], task, self.medians[task])
-        teacher = dataclasses.replace(work, file=kept.with_suffix(".json"), keep=kept)
-        do_all([(teacher, 1.0)], 1, Progress(1.0, 1, 0))
 
     def _is_done(self, work: Work) -> bool:
         """Tell whether a run is there, and is what would be run.
@@ -159,29 +268,45 @@ class _Evaluation:
         """
         if not work.file.is_file():
             return False
-        result = RunResult.load(work.file)
-        mine, theirs = hyperparameters(work.args()), result.hyperparameters
-        differing = [name for name in sorted({*mine, *theirs}) if _plain(mine.get(name)) != theirs.get(name)]
+        differing = self._differing(work, RunResult.load(work.file))
         if differing:
-            name = differing[0]
             raise PotstillError(
-                f"{work.file} was run with {name} {theirs.get(name)}, not {mine.get(name)}: name another --output_dir, "
-                "or delete it."
+                f"{work.file} is of another run: {'; '.join(differing)}. Name another --output_dir, give what it was "
+                "run with, or delete it."
             )
         return True
+
+    def _differing(self, work: Work, result: RunResult) -> list[str]:
+        """Return what a result was run with that differs from what would be run, in words."""
+        args = work.args()
+        mine, theirs = hyperparameters(args), relevant(result.hyperparameters, args)
+        said = [
+            f"{name} was {theirs.get(name, 'not given')} and is {mine.get(name, 'not given')}"
+            for name in sorted({*mine, *theirs})
+            if _plain(mine.get(name)) != theirs.get(name)
+        ]
+        task, path = work.options["task"], self.paths[work.model]
+        values = {
+            "the model": (result.model, work.model),
+            "the task": (result.task, task),
+            "the seed": (result.seed, work.options["seed"]),
+            "its teacher": (result.teacher, work.taught_by),
+            "--search": (result.searched is not None, work.searched is not None or self.args.search),
+        }
+        said += [f"{what} was {theirs} and is {mine}" for what, (theirs, mine) in values.items() if theirs != mine]
+        if result.model_fingerprint != self.found.weights.get(path, result.model_fingerprint):
+            said.append(f"the weights of {work.model} ({path}) were others")
+        if result.data_fingerprint != self.found.data.get(task, result.data_fingerprint):
+            said.append(f"the data of {TITLES[task]} were others")
+        return said
 
     def _size(self, work: Work) -> float:
         """Return about how long a run takes, in a unit of its own."""
         args = work.args()
-        rows = self.rows[args.task or ""] * float(args.num_train_epochs or 1)
+        rows = self.found.rows[args.task or ""] * float(args.num_train_epochs or 1)
         # A small model's steps all take the same time; a large one's grow with what it computes.
-        return rows * (1 + (args.max_length or 128) / 128 * self.parameters[work.model] / SMALL)
-
-
-def _parameters(path: str) -> int:
-    """Return about how many parameters a model has, by its config; the vocabulary is not counted."""
-    config: Any = AutoConfig.from_pretrained(model_folder(path, "model"), local_files_only=True)
-    return 12 * config.num_hidden_layers * config.hidden_size**2
+        parameters = self.found.parameters[self.paths[work.model]]
+        return rows * (1 + (args.max_length or 128) / 128 * parameters / SMALL)
 
 
 def _plain(value: Any) -> Any:

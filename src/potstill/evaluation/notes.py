@@ -160,16 +160,20 @@ def _hyperparameters(comparison: Comparison) -> list[str]:
                 by_model.setdefault(run.model, []).append(run)
         runs = [run for mine in by_model.values() for run in mine]
         for option in dict.fromkeys(name for run in runs for name in (*run.hyperparameters, *(run.searched or {}))):
+            # What a teacher's losses weigh is nothing that runs without a teacher lack.
+            taught = {run.teacher is not None for run in runs if option in run.hyperparameters} == {True}
             values = {
                 model: _listed(_written(run.hyperparameters.get(option)) for run in mine)
                 for model, mine in by_model.items()
+                if not taught or any(run.teacher is not None for run in mine)
             }
             tried = {
                 model: _listed(_written(value) for run in mine for value in (run.searched or {}).get(option, []))
                 for model, mine in by_model.items()
+                if model in values
             }
             if option != "seed" and (
-                len(set(values.values())) > 1 or any(tried.values()) or ", " in values[runs[0].model]
+                len(set(values.values())) > 1 or any(tried.values()) or ", " in next(iter(values.values()))
             ):
                 said.setdefault(_difference(option, values, tried), []).append(comparison.titles[task])
     return [f"{', '.join(titles)}: {statement}." for statement, titles in said.items()]

@@ -65,14 +65,21 @@ class EvaluateArguments(FinetuneArguments):
             raise PotstillError("--search chooses the learning rate itself: leave --learning_rate out.")
         if self.resume_from_checkpoint:
             raise PotstillError("--resume_from_checkpoint is not needed: give the same --output_dir again.")
+        if self.overwrite_output_dir:
+            raise PotstillError("--overwrite_output_dir would throw finished runs away: name another --output_dir.")
         names = [name for name, _ in self.named_models()]
+        for name in names:
+            if name.endswith(DISTILLED):
+                raise PotstillError(f"The model {name!r} is named as --second_distillation names one: choose another.")
         for name in self.second_distillation or []:
             if name not in names[1:]:
-                raise PotstillError(
-                    f"--second_distillation {name!r} is none of the models after the first: {', '.join(names[1:])}."
-                )
-        self.tasks()
-        FinetuneArguments(**self.run_options(names[0], self.tasks()[0], self.seed))  # checks the rest
+                there = ", ".join(names[1:]) or "there is none"
+                raise PotstillError(f"--second_distillation {name!r} is none of the models after the first: {there}.")
+        self.plan({}).check()
+        # These check the rest.
+        options = [self.run_options(names[0], task, self.seed) for task in self.tasks()]
+        for some in options:
+            FinetuneArguments(**some | ({"teacher": names[0]} if self.second_distillation else {}))
 
     def named_models(self) -> list[tuple[str, str]]:
         """Return name and folder of each model, in order.
@@ -98,7 +105,8 @@ class EvaluateArguments(FinetuneArguments):
         for suite in self.suite or []:
             name, colon, some = suite.partition(":")
             if name not in SUITES:
-                raise PotstillError(f"There is no suite {name!r}; the suites are {', '.join(SUITES)}.")
+                within = f" ({name} is a task of glue: give glue:{name})" if name in GLUE else ""
+                raise PotstillError(f"There is no suite {name!r}; the suites are {', '.join(SUITES)}{within}.")
             chosen = some.split(",") if colon else list(SUITES[name])
             for task in chosen:
                 if task not in SUITES[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import gc
 import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from potstill.arguments import recipe_values
+from potstill.errors import PotstillError
 from potstill.evaluation.results import RunResult
 from potstill.files import complete_folder
 from potstill.finetuning.job import Job, TaskData, load_data
@@ -29,7 +31,22 @@ TITLES = {name: task.title for name, task in GLUE.items()} | {
     "squad": "SQuAD 1.1",
     "squad_v2": "SQuAD 2.0",
 }
-NOT_HYPERPARAMETERS = ("model", "task", "task_data", "seed", "teacher", "without_teacher_too", "disable_tqdm")
+NOT_HYPERPARAMETERS = {
+    *("model", "task", "task_data", "seed", "teacher", "without_teacher_too"),
+    # A score does not depend on these: a run that was interrupted may be taken up with others.
+    *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
+    *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
+}
+OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions"}
+OF_QUESTIONS = {"stride", "max_answer_length", "n_best", "null_threshold", "dev_share", "on_bad_answer"}
+
+
+class RunInterrupted(PotstillError):  # noqa: N818 (it tells what happened; nothing is wrong)
+    """A signal came in the last step of a run: the run is complete, the evaluation is not to go on."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__("Interrupted.")
+        self.exit_status = 128 + signal
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ class Work:
         keep: folder to save the task model to; None if only the score is wanted.
         searched: see `RunResult`.
         taught_by: what its task teacher is called in the result.
+        may_fail: whether the evaluation goes on without it: learning rates that are tried may be too high.
     """
 
     model: str
@@ -51,11 +69,13 @@ class Work:
     keep: Path | None = None
     searched: dict[str, list[Any]] | None = None
     taught_by: str | None = None
+    may_fail: bool = False
 
     def __str__(self) -> str:
         options = self.options
         rate = f" · lr {options['learning_rate']:g}" if options["learning_rate"] is not None else ""
-        return f"{self.model} · {TITLES[options['task']]}{rate} · seed {options['seed']}"
+        keep = ", to be a teacher" if self.keep is not None else ""
+        return f"{self.model} · {TITLES[options['task']]}{rate} · seed {options['seed']}{keep}"
 
     def args(self) -> FinetuneArguments:
         """Return the options as this process has them."""
@@ -64,14 +84,22 @@ class Work:
 
 def hyperparameters(args: FinetuneArguments) -> dict[str, Any]:
     """Return the options that a score depends on."""
-    return {name: value for name, value in recipe_values(args).items() if name not in NOT_HYPERPARAMETERS}
+    return relevant(recipe_values(args), args)
+
+
+def relevant(values: dict[str, Any], args: FinetuneArguments) -> dict[str, Any]:
+    """Return those of options by name that a score of such a run depends on."""
+    left_out = NOT_HYPERPARAMETERS | (set() if args.teacher else OF_TEACHERS)
+    left_out |= set() if args.is_question else OF_QUESTIONS
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def do(work: Work) -> RunResult:
     """Fine-tune and score, and write the result.
 
     Raises:
-        TrainingInterrupted: a signal came.
+        TrainingInterrupted: a signal ended the run.
+        RunInterrupted: a signal came so late that the run is complete.
         PotstillError: the run cannot be done.
     """
     args = work.args()
@@ -85,8 +113,10 @@ def do(work: Work) -> RunResult:
                 job.tokenizer.save_pretrained(partial)
     finally:
         shutil.rmtree(args.output_dir or "", ignore_errors=True)
+    received_signal = trainer.run_control.received_signal
     del trainer
     if args.device.type == "cuda":
+        gc.collect()  # a trainer and its callbacks hold each other, and so the weights
         torch.cuda.empty_cache()
     data = job.data
     result = RunResult(
@@ -104,19 +134,28 @@ def do(work: Work) -> RunResult:
         hardware=hardware(args.device),
         seconds=measured["seconds"],
         rows={"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
-        data_fingerprint=_data_fingerprint(data),
+        data_fingerprint=data_fingerprint(data),
         model_fingerprint=model_fingerprint(model_folder(args.model or "", "model")),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         searched=work.searched,
     )
     result.save_as(work.file)
+    if received_signal is not None:
+        raise RunInterrupted(received_signal)
     return result
 
 
-# A worker does the seeds of a task one after another, so what they share is kept: the last task's data, and the rows of
-# the last model.
+# A process does the seeds of a task one after another, and keeps what they share: the last task's data, and its rows as
+# the last model reads them.
 _data: dict[tuple[Any, ...], TaskData] = {}
 _jobs: dict[tuple[Any, ...], Job] = {}
+
+
+def forget() -> None:
+    """Read data and models anew from here on: files may have changed."""
+    _data.clear()
+    _jobs.clear()
+    data_fingerprint.cache_clear()
 
 
 def task_data(args: FinetuneArguments) -> TaskData:
@@ -136,7 +175,8 @@ def task_data(args: FinetuneArguments) -> TaskData:
 
 def _job(args: FinetuneArguments) -> Job:
     data = task_data(args)
-    key = (id(data), args.model, args.max_length, args.freeze_encoder)
+    # The id is of this data alone, for a job that is kept holds on to its data. The rest is what rows depend on.
+    key = (id(data), args.model, args.max_length, args.freeze_encoder, args.records)
     if key not in _jobs:
         _jobs.clear()
         _jobs[key] = Job.prepare(args, data)
@@ -144,5 +184,6 @@ def _job(args: FinetuneArguments) -> Job:
 
 
 @functools.lru_cache(maxsize=1)
-def _data_fingerprint(data: TaskData) -> str:
+def data_fingerprint(data: TaskData) -> str:
+    """Return a SHA-256 of the rows of a task."""
     return fingerprint({"train": data.train, **data.dev})
