@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import signal
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samples import WORDS
+
+from potstill.errors import PotstillError
 from potstill.evaluation.results import RunResult
+from potstill.evaluation.run import Work
+from potstill.finetuning.options import FinetuneArguments
 from potstill.tasks.glue import GLUE
 
 Write = Callable[..., Path]
@@ -33,3 +44,44 @@ def run_result(
         "date": "2026-11-22T10:00:00+00:00",
     }
     return RunResult(model=model, task=task, seed=seed, score=score, **values | fields)
+
+
+def write_task(folder: Path, task: str, rows: int = 24) -> None:
+    """SST-2, STS-B or RTE in short sentences, a word of which tells the label."""
+    rng = random.Random(task)
+    for split, count in (("train", rows), ("dev", 12)):
+        lines = []
+        for number in range(count):
+            label = number % 2
+            texts = [" ".join([rng.choice(WORDS), ("bol", "kim")[label], rng.choice(WORDS)]) for _ in "12"]
+            lines.append(
+                {
+                    "sst2": {"sentence": texts[0], "label": label},
+                    "rte": {"sentence1": texts[0], "sentence2": texts[1], "label": label},
+                    "stsb": {"sentence1": texts[0], "sentence2": texts[1], "label": 5 * rng.random()},
+                }[task]
+            )
+        file = folder / GLUE[task].title / f"{split}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@dataclass(frozen=True)
+class Disturbed(Work):
+    """A run that does something else than fine-tuning, in the process that was to do it."""
+
+    disturbance: str = ""
+
+    def args(self) -> FinetuneArguments:
+        """Disturb."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.with_suffix(".pid").write_text(str(os.getpid()))
+        if self.disturbance == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.disturbance == "refuse":
+            raise PotstillError("Its weights are broken.")
+        if self.disturbance == "bug":
+            raise ZeroDivisionError("a bug")
+        if self.disturbance == "sleep":
+            time.sleep(100)
+        return super().args()
