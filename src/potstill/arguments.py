@@ -53,7 +53,9 @@ class RunArguments(TrainingArguments):
         for name in ("label_smoothing_factor", "neftune_noise_alpha"):
             self._check(name, not getattr(self, name), "has no meaning for this objective; leave it out")
         for name in ("bf16_full_eval", "fp16_full_eval"):
-            self._check(name, not getattr(self, name), "is not supported: held-out figures are computed in float32")
+            self._check(
+                name, not getattr(self, name), "is not supported: the verb decides in which precision it measures"
+            )
         rule = "would change the optimiser's batch; lower --per_device_train_batch_size and raise "
         rule += "--gradient_accumulation_steps instead"
         self._check("auto_find_batch_size", not self.auto_find_batch_size, rule)
