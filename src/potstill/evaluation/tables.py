@@ -189,7 +189,7 @@ def _fitting(grid: Grid) -> list[list[int]]:
         width = 2 + max(map(cell_len, lines))
         if used + width > WIDTH:
             pages.append([])
-            used = first
+            used = first + 2  # the rule under the header stands out at both sides
         pages[-1].append(column)
         used += width
     return pages
