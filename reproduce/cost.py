@@ -1,0 +1,125 @@
+"""What every row cost: GPU-minutes, tokens, FLOPs, electricity and CO₂, and what the paper's own budget would cost.
+
+    python -m reproduce.cost --bench
+    python -m reproduce.cost --grams_per_kwh 56      # where the electricity is cleaner
+
+It reads what the other scripts wrote. Where no sensor was read, electricity is bounded from above by the 700 watts that
+an H200 takes at most; the machine around the GPUs and its cooling are not in it. The default of `--grams_per_kwh` is
+the world's mean of 2022, 436 g (Ember, Global Electricity Review 2023).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from reproduce.common import Place, parser, place_of, read_json, read_result, run, write_result
+from reproduce.runs import Job, run_job
+
+WATTS = 700.0
+GRAMS_PER_KWH = 436.0
+PAPER_WORDS, PAPER_EPOCHS = 3.3e9, 3
+"""BERT's corpus (Devlin et al. 2019: 800 M words of books, 2,500 M of Wikipedia), and how often DistilBERT saw it."""
+
+
+def main(argv: list[str]) -> None:
+    """Collect the costs and write them."""
+    made = parser(__doc__)
+    made.add_argument("--grams_per_kwh", type=float, default=GRAMS_PER_KWH, help="CO₂ of the electricity")
+    made.add_argument("--watts", type=float, default=WATTS, help="upper bound of a GPU's power where none was read")
+    made.add_argument("--bench", action="store_true", help="measure tokens/s at 512 tokens with the teacher's shape")
+    made.add_argument("--teacher", type=Path, help="folder of the teacher; that of reproduce.teacher if not given")
+    options, more = made.parse_known_args(argv)
+    place = place_of(options, more)
+    rows = [
+        _priced(title, part, cost, options.watts, options.grams_per_kwh)
+        for title, part, cost in collected(place.results)
+    ]
+    speed, source = _speed(place, options)
+    figures = {
+        "grams_per_kwh": options.grams_per_kwh,
+        "watts": options.watts,
+        "rows": rows,
+        "extrapolation": _extrapolated(place, speed, source, options.watts, options.grams_per_kwh),
+    }
+    write_result(place, "cost", figures)
+
+
+def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (title, part, cost) of everything that was run."""
+    found = []
+    teacher = read_result(results, "teacher")
+    for number, session in enumerate((teacher or {}).get("sessions", []), 1):
+        for stage in session["stages"]:
+            found.append((f"teacher, session {number}, {stage['block_size']} tokens", "training", stage["cost"]))
+    for script, prefix in (("students", ""), ("table4", "ablation, ")):
+        figures = read_result(results, script) or {"rows": {}}
+        for name, row in figures["rows"].items():
+            if "cost" in row:
+                found.append((f"{prefix}{name}", "training", row["cost"]))
+    for script, parts in (("table1", [None]), ("table2", ["imdb", "squad"]), ("table4", ["tasks"])):
+        figures = read_result(results, script)
+        for part in parts if figures else []:
+            of = figures if part is None else (figures or {})[part]
+            title = {"table1": "GLUE, all models", "table4": "GLUE, ablation"}.get(script, str(part))
+            found.append((f"{title}: fine-tuning", "fine-tuning", (of or {})["cost"]))
+    return found
+
+
+def _priced(title: str, part: str, cost: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
+    """Return a row: what was measured of a cost, and electricity by sensor or by its bound."""
+    gpu_seconds = cost["seconds_by_the_clock"] * cost["gpus"]
+    joules = cost["joules"] if cost["joules"] is not None else gpu_seconds * watts
+    kwh = joules / 3.6e6 if cost["gpus"] else None
+    return {
+        "title": title,
+        "part": part,
+        "gpus": cost["gpus"],
+        "gpu_minutes": cost.get("gpu_minutes"),
+        "gpu_minutes_by_the_clock": gpu_seconds / 60,
+        "tokens": cost.get("tokens"),
+        "flops": cost.get("flops"),
+        "kwh": kwh,
+        "kwh_is_measured": cost["joules"] is not None,
+        "grams_co2": None if kwh is None else kwh * grams_per_kwh,
+    }
+
+
+def _speed(place: Place, options: Any) -> tuple[float | None, str]:
+    """Return tokens/s of a distillation on one GPU, and where the figure is from."""
+    if options.bench:
+        words = {"teacher": options.teacher or place.teacher, "block_size": 512, "per_device_train_batch_size": 128}
+        file = place.work / "bench-512.json"
+        words |= {"bf16": bool(place.gpus), "torch_compile": bool(place.gpus), "json": file}
+        run_job(Job("bench-512", "bench train", words, distributed=False, more=place.more), place)
+        measured = read_json(file)
+        return measured["speed"]["tokens_per_second"] / measured["processes"], "potstill bench train, 512 tokens a block"
+    student = ((read_result(place.results, "students") or {"rows": {}})["rows"].get("student") or {}).get("cost")
+    if not student or not student["tokens_per_second"]:
+        return None, ""
+    return student["tokens_per_second"] / max(student["gpus"], 1), "the distillation of the student"
+
+
+def _extrapolated(
+    place: Place, tokens_per_second: float | None, source: str, watts: float, grams_per_kwh: float
+) -> dict[str, Any] | None:
+    """Return what three epochs over BERT's corpus would take on one GPU at a measured speed."""
+    per_word = (read_result(place.results, "teacher") or {}).get("tokens_per_word")
+    if tokens_per_second is None or per_word is None:
+        return None
+    tokens = PAPER_EPOCHS * PAPER_WORDS * per_word
+    hours = tokens / tokens_per_second / 3600
+    return {
+        "tokens_per_second": tokens_per_second,
+        "source": source,
+        "tokens_per_word": per_word,
+        "tokens": tokens,
+        "gpu_hours": hours,
+        "kwh_at_most": hours * watts / 1000,
+        "grams_co2_at_most": hours * watts / 1000 * grams_per_kwh,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,82 @@
+"""Masked LM of finished models on held-out text, each beside the teacher under the same masks.
+
+    python -m reproduce.held_out --models student=DIR … --teacher DIR --corpora own=DIR other=DIR --output FILE
+
+The other scripts run it as a process of its own, so that the memory it takes on a GPU is free again afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from potstill import Corpus, DistillationArguments, DistillationTrainer
+from potstill.errors import PotstillError
+from potstill.files import write_text
+from potstill.student import load_masked_lm
+from reproduce.common import Place, read_json, run
+from reproduce.power import visible_gpus
+from reproduce.runs import environment
+
+SAMPLES = 2048
+
+
+def held_out(
+    models: dict[str, Path], teacher: Path, corpora: dict[str, Path], place: Place
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return model → corpus → figures, `loss` and `accuracy` among them; see `potstill.training.evaluation`.
+
+    Raises:
+        PotstillError: a model or corpus cannot be read, which the process has told.
+    """
+    output = place.work / ".held-out.json"
+    output.unlink(missing_ok=True)
+    words = ["--teacher", str(teacher), "--output", str(output)]
+    for option, folders in (("--models", models), ("--corpora", corpora)):
+        words += [option, *(f"{name}={folder}" for name, folder in folders.items())]
+    gpus = visible_gpus(min(place.gpus, 1))
+    ended = subprocess.run([sys.executable, "-m", "reproduce.held_out", *words], env=environment(gpus), check=False)
+    if ended.returncode:
+        raise PotstillError(f"The held-out figures could not be measured (status {ended.returncode}); see above.")
+    found = read_json(output)
+    output.unlink()
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """Measure every model on every corpus and write the figures."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    made.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER")
+    made.add_argument("--corpora", nargs="+", required=True, metavar="NAME=FOLDER")
+    made.add_argument("--teacher", required=True)
+    made.add_argument("--output", type=Path, required=True)
+    options = made.parse_args(argv)
+    teacher = load_masked_lm(options.teacher)
+    corpora = {name: Corpus.open(folder) for name, folder in map(_pair, options.corpora)}
+    found: dict[str, dict[str, Any]] = {}
+    for name, folder in map(_pair, options.models):
+        model = load_masked_lm(folder, role=name)
+        with TemporaryDirectory() as scratch:
+            args = DistillationArguments(
+                output_dir=scratch, per_device_train_batch_size=1, max_eval_samples=SAMPLES, report_to="none"
+            )
+            found[name] = {
+                where: DistillationTrainer(model, corpus, args, teacher).evaluate(metric_key_prefix="")
+                for where, corpus in corpora.items()
+            }
+        found[name] = {where: {k.lstrip("_"): v for k, v in of.items()} for where, of in found[name].items()}
+    write_text(options.output, json.dumps(found, indent=1) + "\n")
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, _, folder = word.partition("=")
+    return name, folder
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,87 @@
+"""Models on tasks by `potstill evaluate`, and what is kept of it: medians, ranges, retention."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import PotstillError
+from potstill.evaluation.compare import compare
+from reproduce.common import Place
+from reproduce.runs import Job, run_job
+
+KEPT = ("value", "min", "max", "n", "retention", "beyond_spread", "chance_beyond_spread")
+
+
+def scored(
+    name: str, place: Place, models: dict[str, Path], suite: list[str], task_data: Path | None, **options: Any
+) -> dict[str, Any]:
+    """Fine-tune models on tasks with several seeds, and return the comparison with the first of them.
+
+    Args:
+        name: of the run.
+        place: where.
+        models: name → folder; the first is the reference.
+        suite: of `potstill evaluate`.
+        task_data: folder or file; the hub's data if None.
+        options: of `potstill evaluate`.
+    """
+    for model, folder in models.items():
+        if not folder.is_dir():
+            raise PotstillError(f"There is no folder {folder} for the model {model}: run the scripts before this one.")
+    given = {
+        "models": [f"{model}={folder}" for model, folder in models.items()],
+        "suite": suite,
+        "task_data": task_data,
+        "report_to": "none",
+    }
+    done = run_job(Job(name, "evaluate", given | options, distributed=False, more=place.more), place)
+    return comparison(done.folder) | {"cost": done.cost}
+
+
+def comparison(folder: Path) -> dict[str, Any]:
+    """Return what `potstill compare` makes of a folder of results, without its runs and the folders of this machine."""
+    whole = json.loads(compare(str(folder), format="json"))
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in whole["runs"]:
+        runs.setdefault((run["model"], run["task"]), []).append(run)
+    models = {}
+    for model, found in whole["models"].items():
+        tasks = {task: _kept(figures) for task, figures in found["tasks"].items() if figures}
+        for task, figures in tasks.items():
+            mine = runs[model, task]
+            figures["learning_rate"] = sorted({run["hyperparameters"]["learning_rate"] for run in mine})
+            figures["metrics"] = _medians([run["metrics"] for run in mine])
+        models[model] = {
+            "tasks": tasks,
+            "macros": {title: _kept(figures) for title, figures in found["macros"].items()},
+        }
+    return {
+        "reference": whole["reference"],
+        "titles": whole["titles"],
+        "models": models,
+        "macro_tasks": whole["macro_tasks"],
+        "seeds": whole["plan"]["seeds"],
+        "absent": list(whole["plan"]["absent"]),
+        "missing": whole["missing"],
+        "searched": sorted(
+            {rate for run in whole["runs"] for rate in (run["searched"] or {}).get("learning_rate", [])}
+        ),
+        "epochs": {run["task"]: run["hyperparameters"]["num_train_epochs"] for run in whole["runs"]},
+        "rows": {run["task"]: run["rows"] for run in whole["runs"]},
+    }
+
+
+def _kept(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: figures[name] for name in KEPT if name in figures}
+
+
+def _medians(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the median over seeds of each metric that is a number."""
+    return {
+        name: statistics.median(of[name] for of in metrics)
+        for name, value in metrics[0].items()
+        if isinstance(value, int | float) and all(name in of for of in metrics)
+    }

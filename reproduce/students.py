@@ -1,0 +1,108 @@
+"""A teacher to a student: distilled, trained without the teacher for as long, and as it was before training.
+
+    python -m reproduce.students --minutes 10
+    python -m reproduce.students --minutes 10 --teacher DIR --corpus blocks-128/ --layers alternate
+
+All three start from the same layers of the teacher; the two that are trained see the same blocks for the same
+GPU-minutes. On several GPUs each training is divided among them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from potstill import build_student
+from potstill.corpus import load_tokenizer
+from potstill.files import complete_folder
+from potstill.student import family_of
+from reproduce.common import Place, existing, parser, place_of, run, write_result
+from reproduce.held_out import held_out
+from reproduce.runs import run_job
+from reproduce.training import corpus_figures, distilling, figures, model_figures
+
+WITHOUT_TEACHER = {"alpha_ce": 0, "alpha_cos": 0}
+
+
+def add_recipe(made: Any) -> None:
+    """Add the options that say how a student is distilled."""
+    made.add_argument("--teacher", type=Path, help="folder of the teacher; that of reproduce.teacher if not given")
+    made.add_argument("--corpus", type=Path, help="folder of blocks; those of 128 tokens if not given")
+    made.add_argument(
+        "--layers",
+        default="0,1,2,3,4,11",
+        help="layers of the teacher to start from; one not grown by copying wants alternate",
+    )
+    made.add_argument("--masking", choices=("uniform", "frequency"), default="uniform")
+    made.add_argument("--soft_targets", choices=("all", "masked"), default="all")
+    made.add_argument("--batch_size", type=int, default=128, help="blocks on each GPU")
+    made.add_argument("--learning_rate", type=float, default=5e-4)
+
+
+def recipe_of(options: Any, place: Place) -> dict[str, Any]:
+    """Return the options of `potstill distill` that `add_recipe` has."""
+    return {
+        "teacher": existing(options.teacher or place.teacher, "teacher"),
+        "corpus": existing(options.corpus or place.blocks(128), "teacher"),
+        "layers": options.layers,
+        "masking": options.masking,
+        "soft_targets": options.soft_targets,
+        "per_device_train_batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Train both, build the third, and measure them beside the teacher on held-out text."""
+    made = parser(__doc__, minutes=10)
+    add_recipe(made)
+    made.add_argument(
+        "--other_corpus", type=Path, help="blocks of another source to measure on; those of the teacher's"
+    )
+    options, more = made.parse_known_args(argv)
+    place = place_of(options, more)
+    recipe = recipe_of(options, place)
+    teacher, corpus = recipe["teacher"], recipe["corpus"]
+
+    done = {
+        name: run_job(distilling(name, place, minutes=options.minutes, **recipe | changes), place)
+        for name, changes in (("student", {}), ("alone", WITHOUT_TEACHER))
+    }
+    models = {"teacher": teacher, **{name: trained.folder for name, trained in done.items()}}
+    models["initialised"] = _initialised(place, teacher, options.layers)
+    other = options.other_corpus or place.work / "blocks-other"
+    corpora = {"own": corpus} | ({"other": other} if other.is_dir() else {})
+    measured = held_out(models, teacher, corpora, place)
+    rows: dict[str, Any] = {name: {"held_out": measured[name]} for name in models}
+    for name, trained in done.items():
+        rows[name] |= {key: value for key, value in figures(trained).items() if key in ("parameters", "cost")}
+    write_result(
+        place,
+        "students",
+        {
+            "teacher": model_figures(teacher),
+            "corpus": corpus_figures(corpus),
+            "other": corpus_figures(other) if "other" in corpora else None,
+            "minutes": options.minutes,
+            "recipe": {name: value for name, value in recipe.items() if name not in ("teacher", "corpus")},
+            "rows": rows,
+        },
+    )
+
+
+def _initialised(place: Place, teacher: Path, layers: str) -> Path:
+    """Write the student as `potstill distill` starts with it."""
+    folder = place.work / "initialised"
+    student = build_student(str(teacher), layers=layers)
+    logging.disable_progress_bar()
+    with complete_folder(folder) as partial:
+        student.save_pretrained(partial)
+        load_tokenizer(str(teacher), family_of(student).token_types).save_pretrained(partial)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,66 @@
+"""Table 4: what each part of the method is worth: distillations with one thing changed, on GLUE.
+
+    python -m reproduce.table4 --minutes 5 --task_data glue/
+
+Every student is distilled for the same GPU-minutes; on several GPUs as many run side by side, one on each, so that a
+step has the same size whatever the machine. The last three rows are not in the paper; users ask about them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reproduce.common import named_values, parser, place_of, run, write_result
+from reproduce.runs import run_jobs
+from reproduce.scoring import scored
+from reproduce.students import add_recipe, recipe_of
+from reproduce.table1 import add_tasks, tuning_of
+from reproduce.training import distilling, figures
+
+ROWS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "no-ce": {"alpha_ce": 0},
+    "no-cos": {"alpha_cos": 0},
+    "no-mlm": {"alpha_mlm": 0},
+    "random": {"initialise": "random"},
+    "masked": {"soft_targets": "masked"},
+    "first": {"layers": "first"},
+    "alternate": {"layers": "alternate"},
+}
+"""Row → what differs from the first one."""
+
+
+def main(argv: list[str]) -> None:
+    """Distil each, score all, and write the macro scores."""
+    made = parser(__doc__, minutes=5)
+    add_recipe(made)
+    made.add_argument("--rows", nargs="+", choices=list(ROWS)[1:], default=list(ROWS)[1:], help="beside the full one")
+    made.add_argument("--task_data", type=Path, help="folder of GLUE's data; the hub's if not given")
+    made.add_argument("--suite", default="glue", help="glue, or some of its tasks as glue:cola,rte")
+    made.add_argument("--task_options", nargs="*", default=[], metavar="NAME=VALUE", help="more for `evaluate`")
+    add_tasks(made)
+    options, more = made.parse_known_args(argv)
+    place = place_of(options, more)
+    recipe = recipe_of(options, place)
+    names = ["full", *(name for name in ROWS if name in options.rows)]
+    if "," in options.layers:  # a row that names a rule for its layers is to have as many
+        recipe["num_hidden_layers"] = len(options.layers.split(","))
+    jobs = [
+        distilling(f"ablation-{name}", place, minutes=options.minutes, distributed=False, **recipe | ROWS[name])
+        for name in names
+    ]
+    done = dict(zip(names, run_jobs(jobs, place), strict=True))
+    models = {name: trained.folder for name, trained in done.items()}
+    tuning = tuning_of(options) | named_values(options.task_options, "--task_options")
+    # Options that this script does not know are of the distillations.
+    tasks = scored("ablation-glue", replace(place, more=()), models, [options.suite], options.task_data, **tuning)
+    rows = {name: figures(trained) for name, trained in done.items()}
+    recipe = {name: value for name, value in recipe.items() if name not in ("teacher", "corpus")}
+    write_result(place, "table4", {"minutes": options.minutes, "recipe": recipe, "rows": rows, "tasks": tasks})
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

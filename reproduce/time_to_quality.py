@@ -1,0 +1,200 @@
+"""Quality against time: held-out masked LM of a student over GPU-minutes, by potstill's step and by the plain one.
+
+    python -m reproduce.time_to_quality --minutes 8
+
+Three runs of the same recipe, each on one GPU: both steps for `--minutes`, and potstill's for a share of them in which
+its learning rate comes down to zero too. The plain step is eager PyTorch under autocast with the models' own forward
+passes (`potstill bench train --baseline`). The clock starts with the first step, so that compiling counts; held-out
+text is scored while it stands still.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from transformers import TrainerCallback
+
+from potstill import DistillationArguments, DistillationTrainer, build_student
+from potstill.bench.plain import PlainStep
+from potstill.errors import PotstillError
+from potstill.files import write_text
+from potstill.student import load_masked_lm
+from reproduce.common import parser, place_of, read_json, run, write_result
+from reproduce.power import visible_gpus
+from reproduce.runs import environment
+from reproduce.students import add_recipe, recipe_of
+from reproduce.training import model_figures
+
+CURVES = ("plain", "potstill", "potstill-short")
+POINTS = 24
+
+
+def main(argv: list[str]) -> None:
+    """Run the three, and write their curves, a plot, and the minutes that each needs for the plain one's last loss."""
+    made = parser(__doc__, minutes=8)
+    add_recipe(made)
+    made.add_argument("--short", type=float, default=0.4, help="share of the minutes of the third run")
+    made.add_argument("--max_steps", type=int, default=-1, help="end each run after so many steps")
+    made.add_argument("--max_eval_samples", type=int, default=512)
+    made.add_argument("--one", choices=CURVES, help="only this run, in this process: the script calls itself so")
+    options = made.parse_args(argv)
+    place = place_of(options)
+    if options.one:
+        write_text(place.work / f"curve-{options.one}.json", json.dumps(_curve(options), indent=1) + "\n")
+        return
+    recipe = recipe_of(options, place)
+    files = {name: place.work / f"curve-{name}.json" for name in CURVES}
+    to_do = [name for name, file in files.items() if not _is_done(file, options)]
+    gpus = visible_gpus(place.gpus)
+
+    def start(number: int, name: str) -> int:
+        words = [sys.executable, "-m", "reproduce.time_to_quality", *argv, "--one", name]
+        seen = environment(gpus[number % len(gpus) : number % len(gpus) + 1] if gpus else [])
+        return subprocess.run([*words, "--gpus", str(min(place.gpus, 1))], env=seen, check=False).returncode
+
+    with ThreadPoolExecutor(max(1, place.gpus)) as pool:
+        if any(pool.map(start, range(len(to_do)), to_do)):
+            raise PotstillError("A run of time_to_quality failed; why, it says above.")
+    curves = {name: read_json(file) for name, file in files.items()}
+    level = curves["plain"]["points"][-1]["loss"]
+    write_result(
+        place,
+        "time_to_quality",
+        {
+            "teacher": model_figures(recipe["teacher"]),
+            "curves": curves,
+            "level": level,
+            "minutes_to_level": {name: minutes_to(curve["points"], level) for name, curve in curves.items()},
+        },
+    )
+    draw({name: curve["points"] for name, curve in curves.items()}, place.results / "time-to-quality.svg")
+
+
+class _Measuring(TrainerCallback):
+    """Has held-out text scored at even distances of training time, and keeps the clock of what was found.
+
+    Args:
+        seconds: of the whole training.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.every = seconds / POINTS
+        self.points: list[dict[str, float]] = []
+        self.trained = 0.0
+        self.since: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.since = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Stop the clock where it is time to measure, and at the end."""
+        now = self.trained + time.monotonic() - (self.since or 0.0)
+        due = (
+            now >= self.every * len(self.points) or control.should_training_stop or state.global_step == state.max_steps
+        )
+        control.should_evaluate = due
+        if due:
+            if args.device.type == "cuda":
+                torch.cuda.synchronize(args.device)
+            self.trained += time.monotonic() - (self.since or 0.0)
+        return control
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Note what was measured, and let the clock go on."""
+        point = {"minutes": self.trained / 60, "step": state.global_step}
+        self.points.append(point | {name: metrics[f"eval_{name}"] for name in ("loss", "accuracy", "kl")})
+        self.since = time.monotonic()
+
+
+def _curve(options: Any) -> dict[str, Any]:
+    """Train as one of the curves says, and return its points."""
+    place = place_of(options)
+    recipe = recipe_of(options, place)
+    minutes = options.minutes * (options.short if options.one == "potstill-short" else 1)
+    plain, gpu = options.one == "plain", place.gpus > 0
+    teacher = load_masked_lm(recipe.pop("teacher"))
+    student = build_student(teacher, layers=recipe["layers"])
+    with TemporaryDirectory() as folder:
+        args = DistillationArguments(
+            output_dir=folder,
+            use_cpu=not gpu,
+            bf16=gpu,
+            torch_compile=gpu and not plain,
+            dataloader_num_workers=2 if gpu else 0,
+            max_train_minutes=None if options.max_steps > 0 else minutes,
+            max_steps=options.max_steps,
+            num_train_epochs=1000,
+            save_strategy="no",
+            eval_strategy="no",
+            eval_on_start=False,
+            max_eval_samples=options.max_eval_samples,
+            report_to="none",
+            **recipe | {"corpus": str(recipe["corpus"])},
+        )
+        measuring = _Measuring(60 * minutes)
+        trainer = DistillationTrainer(student, recipe["corpus"], args, teacher, callbacks=[measuring])
+        if plain:
+            trainer.model = trainer.model_wrapped = PlainStep(student, teacher, trainer.step.objective)
+        trainer.train()
+    return {"of": _asked(options), "minutes": minutes, "points": measuring.points}
+
+
+def _asked(options: Any) -> dict[str, Any]:
+    """Return the options that a curve depends on."""
+    names = ("minutes", "short", "max_steps", "layers", "masking", "soft_targets", "batch_size", "learning_rate")
+    return {name: getattr(options, name) for name in names}
+
+
+def _is_done(file: Path, options: Any) -> bool:
+    if not file.is_file():
+        return False
+    if read_json(file)["of"] != _asked(options):
+        raise PotstillError(f"{file} is of other options: name another --work_dir, or delete it.")
+    return True
+
+
+def minutes_to(points: list[dict[str, float]], level: float) -> float | None:
+    """Return after how many minutes a curve is first at a loss or below, between points by a straight line."""
+    for before, after in pairwise(points):
+        if before["loss"] > level >= after["loss"]:
+            share = (before["loss"] - level) / (before["loss"] - after["loss"])
+            return before["minutes"] + share * (after["minutes"] - before["minutes"])
+    return points[0]["minutes"] if points and points[0]["loss"] <= level else None
+
+
+def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Draw held-out loss over minutes."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        axes.plot(
+            [point["minutes"] for point in points],
+            [point["loss"] for point in points],
+            label=name,
+            marker="o",
+            markersize=3,
+        )
+    axes.set_xlabel("GPU-minutes")
+    axes.set_ylabel("held-out masked-LM loss, nats")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    sys.exit(run(main))

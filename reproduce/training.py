@@ -1,0 +1,147 @@
+"""What the scripts that train have in common: options of a run, and the figures and cost that it leaves."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+
+from potstill.bench.flops import step_flops
+from potstill.corpus import Corpus
+from potstill.objective import DistillationObjective
+from reproduce.common import Place, read_json, shortened
+from reproduce.runs import Done, Job
+
+
+def running_options(place: Place) -> dict[str, Any]:
+    """Return what every training is run with: precision by device, and a budget of minutes that alone ends it."""
+    options: dict[str, Any] = {"num_train_epochs": 1000, "report_to": "none", "save_total_limit": 1}
+    if place.gpus:
+        options |= {"bf16": True, "torch_compile": True, "dataloader_num_workers": 2}
+    return options
+
+
+def distilling(
+    name: str, place: Place, teacher: Path, corpus: Path, minutes: float, distributed: bool = True, **options: Any
+) -> Job:
+    """Return a distillation of so many GPU-minutes.
+
+    Args:
+        name: of the run.
+        place: where.
+        teacher: folder.
+        corpus: folder of blocks.
+        minutes: GPU-minutes, compiling included.
+        distributed: whether all GPUs share it.
+        options: of `potstill distill`; they overrule those here.
+    """
+    every = running_options(place) | {
+        "per_device_train_batch_size": 128,
+        "logging_steps": 100,
+        "eval_steps": 2000,
+        "max_eval_samples": 1024,
+        "save_steps": 5000,
+    }
+    return Job(
+        name,
+        "distill",
+        {"teacher": teacher, "corpus": corpus} | every | options,
+        minutes,
+        distributed,
+        place.more,
+    )
+
+
+def figures(done: Done) -> dict[str, Any]:
+    """Return what a training measured and what it cost, FLOPs counted from the shapes of the models."""
+    results = read_json(done.folder / "results.json")
+    cost, processes = results["cost"], results["cost"]["processes"]
+    speeds = [entry["tokens_per_second"] for entry in results["log_history"] if "tokens_per_second" in entry]
+    return {
+        "held_out": results["held_out"]["final"],
+        "held_out_at_start": results["held_out"]["initial"],
+        "parameters": results["parameters"],
+        "cost": {
+            "steps": cost["steps"],
+            "tokens": cost["tokens"],
+            "gpu_minutes": round(cost["seconds"] * processes / 60, 3),
+            "tokens_per_second": round(statistics.median(speeds), 1) if speeds else None,
+            "flops": count_flops(done.folder, results),
+            "hardware": cost["hardware"],
+            **done.cost,
+        },
+    }
+
+
+def count_flops(folder: Path, results: dict[str, Any]) -> float:
+    """Return the model FLOPs of a training from its recipe and its tokens.
+
+    Of a model that was grown, each part of the training counts with the depth that it had.
+    """
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    block_size = Corpus.open(recipe["corpus"]).train.block_size
+    student = shape_of(folder)
+    if "teacher" in recipe:
+        objective = DistillationObjective(
+            recipe["alpha_ce"], recipe["alpha_mlm"], recipe["alpha_cos"], recipe["temperature"], recipe["soft_targets"]
+        )
+        teacher: PreTrainedModel | None = shape_of(recipe["teacher"])
+    else:
+        objective, teacher = DistillationObjective(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0), None
+    total = 0.0
+    for depth, tokens in _tokens_by_depth(recipe, results, student.config.num_hidden_layers):
+        model = shape_of(folder, depth)
+        total += tokens * step_flops(model, teacher, objective, block_size, recipe["mlm_probability"]).step
+    return total
+
+
+def shape_of(folder: str | Path, depth: int | None = None) -> PreTrainedModel:
+    """Return a masked-LM model without weights, of the shape of one in a folder or of another depth."""
+    config = AutoConfig.from_pretrained(folder)
+    if depth is not None:
+        config.num_hidden_layers = depth
+    with torch.device("meta"):
+        return AutoModelForMaskedLM.from_config(config)
+
+
+def _tokens_by_depth(recipe: dict[str, Any], results: dict[str, Any], depth: int) -> list[tuple[int, float]]:
+    """Return the tokens read at each depth; where it grew is known to the steps between two lines of the log."""
+    tokens, steps = results["cost"]["tokens"], max(results["cost"]["steps"], 1)
+    if not recipe.get("grow"):
+        return [(depth, tokens)]
+    depths = [int(part) for part in str(recipe["grow"]).split(",")]
+    given = recipe.get("grow_at")
+    count = len(depths) - 1
+    shares = [float(part) for part in str(given).split(",")] if given else [(i + 1) / count / 2 for i in range(count)]
+    log = [(entry["step"], entry["progress"]) for entry in results["log_history"] if "progress" in entry]
+    grown = [max((step for step, progress in log if progress <= share), default=0) for share in shares]
+    ends = [*grown, results["cost"]["steps"]]
+    starts = [0, *grown]
+    return [(d, tokens * (end - start) / steps) for d, start, end in zip(depths, starts, ends, strict=True)]
+
+
+def corpus_figures(folder: Path) -> dict[str, Any]:
+    """Return what a corpus is made of, without the folders of this machine."""
+    manifest = Corpus.open(folder).manifest
+    return {
+        "block_size": manifest.block_size,
+        "sources": [shortened(source.name) for source in manifest.sources],
+        "documents": {name: split.documents for name, split in manifest.splits.items()},
+        "tokens": {name: split.tokens for name, split in manifest.splits.items()},
+    }
+
+
+def model_figures(folder: Path) -> dict[str, Any]:
+    """Return what a model is, by its config."""
+    config = AutoConfig.from_pretrained(folder)
+    return {
+        "name": folder.resolve().name,
+        "model_type": config.model_type,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+    }
