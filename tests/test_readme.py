@@ -28,6 +28,7 @@ SHORTER = {
     "finetune": "--max_steps 2 --use_cpu",
     "evaluate": "--seeds 2 --max_steps 2 --use_cpu",
     "compare": "",
+    "export": "--max_check_samples 4",
 }
 
 

@@ -1,0 +1,146 @@
+"""The model that is exported: which head it has, what it reads, what it says."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from potstill.corpus import load_tokenizer
+from potstill.errors import PotstillError, first_line
+from potstill.finetuning.models import load_config
+from potstill.student.loading import model_folder, quiet_loading
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model is for.
+
+    Attributes:
+        task: as `pipeline` calls it.
+        auto: the class that loads it.
+        outputs: names of its logits, in order.
+    """
+
+    task: str
+    auto: Any
+    outputs: tuple[str, ...] = ("logits",)
+
+
+HEADS = {
+    "ForMaskedLM": Head("fill-mask", AutoModelForMaskedLM),
+    "ForSequenceClassification": Head("text-classification", AutoModelForSequenceClassification),
+    "ForTokenClassification": Head("token-classification", AutoModelForTokenClassification),
+    "ForQuestionAnswering": Head("question-answering", AutoModelForQuestionAnswering, ("start_logits", "end_logits")),
+}
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as PyTorch runs it.
+
+    Attributes:
+        name: folder or hub name, as given.
+        folder: where its files are.
+        model: in float32, on the CPU, in evaluation mode.
+        tokenizer: of the model.
+        head: what it is for.
+        inputs: names of what it reads, in order, each (B, L) int64.
+        max_length: longest input, in tokens.
+    """
+
+    name: str
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    head: Head
+    inputs: tuple[str, ...]
+    max_length: int
+
+    @classmethod
+    def open(cls, name: str) -> Source:
+        """Load a model with the head that its config names.
+
+        Raises:
+            PotstillError: there is no such model, it has no head of those in `HEADS`, or its weights are damaged or
+                incomplete.
+        """
+        config = load_config(name)
+        architecture = (config.architectures or ["none"])[0]
+        head = next((head for ending, head in HEADS.items() if architecture.endswith(ending)), None)
+        if head is None:
+            raise PotstillError(
+                f"The model {name!r} is a {architecture}, which has no head to export: give one for "
+                f"{', '.join(head.task for head in HEADS.values())}."
+            )
+        folder = model_folder(name, "model")
+        tokenizer = load_tokenizer(name)
+        with quiet_loading():
+            try:
+                model, report = head.auto.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    attn_implementation="sdpa",
+                    output_loading_info=True,
+                )
+            except Exception as error:  # whatever a damaged or foreign file provokes in several libraries
+                raise PotstillError(f"The model {name!r} cannot be loaded: {first_line(error)}.") from error
+        if report["missing_keys"]:
+            raise PotstillError(
+                f"The weights of the model {name!r} are incomplete: {min(report['missing_keys'])} is not in its files."
+            )
+        taken = inspect.signature(type(model).forward).parameters
+        inputs = tuple(input_ for input_ in INPUTS if input_ in taken)
+        longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 512)
+        if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            longest = min(longest, config.max_position_embeddings - config.pad_token_id - 1)
+        return cls(name, folder, model.eval(), tokenizer, head, inputs, longest)
+
+    def module(self) -> nn.Module:
+        """Return what is exported: takes `inputs` in order, returns the logits of `head.outputs` in order."""
+        return _Logits(self.model, self.inputs, self.head.outputs)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Return the logits, float32, by name of output."""
+        tensors = [torch.from_numpy(inputs[name]) for name in self.inputs]
+        with torch.inference_mode():
+            outputs = self.module()(*tensors)
+        return {name: output.numpy() for name, output in zip(self.head.outputs, outputs, strict=True)}
+
+    def tokenise(self, texts: list[str], pairs: list[str] | None = None) -> Arrays:
+        """Return what the model reads of texts, or of pairs, cut to its length and padded to the longest."""
+        encoded = self.tokenizer(
+            texts, pairs, padding=True, truncation=True, max_length=self.max_length, return_tensors="np"
+        )
+        zeros = np.zeros_like(encoded["input_ids"])
+        return {name: np.asarray(encoded.get(name, zeros), np.int64) for name in self.inputs}
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: PreTrainedModel, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.inputs, self.outputs = model, inputs, outputs
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(outputs[name] for name in self.outputs)
