@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from potstill.corpus import load_tokenizer
-from potstill.errors import PotstillError, first_line
-from potstill.finetuning.models import load_config
-from potstill.student.loading import model_folder, quiet_loading
+from potstill.errors import PotstillError
+from potstill.finetuning.models import load_as, load_config
+from potstill.student.loading import model_folder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -91,23 +91,11 @@ class Source:
             )
         folder = model_folder(name, "model")
         tokenizer = load_tokenizer(name)
-        with quiet_loading():
-            try:
-                model, report = head.auto.from_pretrained(
-                    folder,
-                    config=config,
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    local_files_only=True,
-                    attn_implementation="sdpa",
-                    output_loading_info=True,
-                )
-            except Exception as error:  # whatever a damaged or foreign file provokes in several libraries
-                raise PotstillError(f"The model {name!r} cannot be loaded: {first_line(error)}.") from error
-        if report["missing_keys"]:
+        model, report = load_as(head.auto, name, config, "model")
+        lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+        if lacking:
             raise PotstillError(
-                f"The weights of the model {name!r} are incomplete: {min(report['missing_keys'])} is not in its files."
+                f"The weights of the model {name!r} are incomplete: its files lack {lacking[0]} as its config has it."
             )
         taken = inspect.signature(type(model).forward).parameters
         inputs = tuple(input_ for input_ in INPUTS if input_ in taken)

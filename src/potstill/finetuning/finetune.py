@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from potstill.arguments import recipe_values
 from potstill.errors import PotstillError
@@ -20,11 +21,10 @@ from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.questions import QuestionData
 from potstill.finetuning.trainer import FinetuneTrainer, flat, train_once
 from potstill.report.task_card import task_card
-from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, last_checkpoint
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.hardware import hardware
-from potstill.training.output import RECIPE, RESULTS, claim_output_dir, clear_checkpoints
+from potstill.training.output import RECIPE, RESULTS, claim_output_dir, clear_checkpoints, whole_output
 
 
 @dataclass(frozen=True)
@@ -113,30 +113,17 @@ def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _write(trainer: FinetuneTrainer, folder: Path, results: dict[str, Any]) -> None:
-    """Write the folder file by file from a complete copy inside it; checkpoints in it stay."""
     if not trainer.args.should_save:
         return
-    staging = folder / ".output.partial"
     recipe = recipe_values(trainer.args)
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+    header = f"# potstill finetune --config {RECIPE} --output_dir …\n"
+    with whole_output(folder) as staging:
         trainer.trained.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
-        lines = [
-            f"# potstill finetune --config {RECIPE} --output_dir …",
-            *(f"{k}: {json.dumps(v)}" for k, v in recipe.items()),
-        ]
-        (staging / RECIPE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (staging / RECIPE).write_text(header + yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        frozen = isinstance(trainer.trained, FrozenEncoder)
-        (staging / "README.md").write_text(task_card(recipe, results, frozen), encoding="utf-8")
-        for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
-    except WRITE_ERRORS as error:
-        raise cannot_write(folder, error, last_checkpoint(folder)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        card = task_card(recipe, results, isinstance(trainer.trained, FrozenEncoder))
+        (staging / "README.md").write_text(card, encoding="utf-8")
 
 
 def _metrics(results: dict[str, Any]) -> str:

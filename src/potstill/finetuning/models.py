@@ -61,7 +61,7 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
         setattr(config, key, value)
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    model, report = _load(name, head, config, "model", seed)
+    model, report = load_as(head, name, config, "model", seed)
     inner = f"{model.base_model_prefix}."
     # A pooler is a part of the head that BERT keeps in its encoder; pre-training by masked LM alone leaves it out.
     lacking = sorted(key for key in report["missing_keys"] if key.startswith(inner) and ".pooler." not in key)
@@ -101,7 +101,7 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
                 f"the teacher {name!r} numbers the labels {', '.join(mine)} where the task has {', '.join(wanted)}: "
                 "give one that is fine-tuned on this task"
             )
-    model, report = _load(name, head, config, "teacher", 0)
+    model, report = load_as(head, name, config, "teacher")
     untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if untrained:
         raise PotstillError(
@@ -111,7 +111,19 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
     return model.eval().requires_grad_(False)
 
 
-def _load(name: str, head: AutoHead, config: PreTrainedConfig, role: str, seed: int) -> tuple[Any, dict[str, Any]]:
+def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int = 0) -> tuple[Any, dict[str, Any]]:
+    """Load a model in float32 with a head, and say what of it was not in its files.
+
+    Args:
+        head: auto class of the head.
+        name: folder or hub name.
+        config: of the model.
+        role: what the model is to the user, for messages.
+        seed: draws what its files lack.
+
+    Raises:
+        PotstillError: there is no such model, its weights are damaged or do not fit its config, or it has no such head.
+    """
     folder = model_folder(name, role)
     with quiet_loading(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -133,7 +145,8 @@ def _load(name: str, head: AutoHead, config: PreTrainedConfig, role: str, seed: 
             except Exception as error:  # whatever a damaged or foreign file provokes in several libraries
                 if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
                     continue
-                what = "question answering" if head is AutoModelForQuestionAnswering else "sequence classification"
+                kind = head.__name__.removeprefix("AutoModelFor")
+                what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
                 raise PotstillError(
                     f"the {role} {name!r} cannot be loaded with a head for {what}: {first_line(error)}"
                 ) from error
