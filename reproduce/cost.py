@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.common import Place, parser, place_of, read_json, read_result, run, write_result
+from reproduce.power import visible_gpus
 from reproduce.runs import Job, run_job
 
 WATTS = 700.0
@@ -54,16 +55,20 @@ def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
         for stage in session["stages"]:
             found.append((f"teacher, session {number}, {stage['block_size']} tokens", "training", stage["cost"]))
     for script, prefix in (("students", ""), ("table4", "ablation, ")):
-        figures = read_result(results, script) or {"rows": {}}
-        for name, row in figures["rows"].items():
+        trained = read_result(results, script) or {"rows": {}}
+        for name, row in trained["rows"].items():
             if "cost" in row:
                 found.append((f"{prefix}{name}", "training", row["cost"]))
-    for script, parts in (("table1", [None]), ("table2", ["imdb", "squad"]), ("table4", ["tasks"])):
-        figures = read_result(results, script)
-        for part in parts if figures else []:
-            of = figures if part is None else (figures or {})[part]
-            title = {"table1": "GLUE, all models", "table4": "GLUE, ablation"}.get(script, str(part))
-            found.append((f"{title}: fine-tuning", "fine-tuning", (of or {})["cost"]))
+    for script, part, title in (
+        ("table1", None, "GLUE"),
+        ("table2", "imdb", "IMDb"),
+        ("table2", "squad", "questions"),
+        ("table4", "tasks", "GLUE for the ablation"),
+    ):
+        scores = read_result(results, script)
+        if scores is not None:
+            cost = (scores if part is None else scores[part])["cost"]
+            found.append((f"fine-tuning on {title}, all models", "fine-tuning", cost))
     return found
 
 
@@ -90,11 +95,13 @@ def _speed(place: Place, options: Any) -> tuple[float | None, str]:
     """Return tokens/s of a distillation on one GPU, and where the figure is from."""
     if options.bench:
         words = {"teacher": options.teacher or place.teacher, "block_size": 512, "per_device_train_batch_size": 128}
-        file = place.work / "bench-512.json"
-        words |= {"bf16": bool(place.gpus), "torch_compile": bool(place.gpus), "json": file}
-        run_job(Job("bench-512", "bench train", words, distributed=False, more=place.more), place)
-        measured = read_json(file)
-        return measured["speed"]["tokens_per_second"] / measured["processes"], "potstill bench train, 512 tokens a block"
+        folder = place.work / "bench-512"
+        folder.mkdir(parents=True, exist_ok=True)
+        words |= {"bf16": bool(place.gpus), "torch_compile": bool(place.gpus), "json": folder / "bench.json"}
+        job = Job("bench-512", "bench train", words, distributed=False, more=place.more)
+        run_job(job, place, visible_gpus(min(place.gpus, 1)))
+        measured = read_json(folder / "bench.json")
+        return measured["speed"]["tokens_per_second"], "`potstill bench train`, blocks of 512 tokens"
     student = ((read_result(place.results, "students") or {"rows": {}})["rows"].get("student") or {}).get("cost")
     if not student or not student["tokens_per_second"]:
         return None, ""

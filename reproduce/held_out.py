@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from potstill import Corpus, DistillationArguments, DistillationTrainer
-from potstill.errors import PotstillError
 from potstill.files import write_text
 from potstill.student import load_masked_lm
 from reproduce.common import Place, read_json, run
 from reproduce.power import visible_gpus
-from reproduce.runs import environment
+from reproduce.runs import run_script
 
 SAMPLES = 2048
 
@@ -40,9 +38,7 @@ def held_out(
     for option, folders in (("--models", models), ("--corpora", corpora)):
         words += [option, *(f"{name}={folder}" for name, folder in folders.items())]
     gpus = visible_gpus(min(place.gpus, 1))
-    ended = subprocess.run([sys.executable, "-m", "reproduce.held_out", *words], env=environment(gpus), check=False)
-    if ended.returncode:
-        raise PotstillError(f"The held-out figures could not be measured (status {ended.returncode}); see above.")
+    run_script("held_out", words, gpus)
     found = read_json(output)
     output.unlink()
     return found

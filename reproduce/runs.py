@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
-from types import FrameType
 from typing import Any
 
 from potstill.errors import PotstillError
@@ -23,6 +20,7 @@ from potstill.files import write_text
 from potstill.training.checkpoints import last_checkpoint
 from reproduce.common import Place, read_json
 from reproduce.power import PowerMeter, visible_gpus
+from reproduce.processes import passing_signals, run_words
 
 RESUMABLE = ("distill", "pretrain")
 """Verbs that resume by an option; the others go on by themselves, or write all or nothing."""
@@ -91,24 +89,25 @@ def run_job(job: Job, place: Place, gpus: list[str] | None = None, prefix: str =
         "minutes": job.minutes,
         "more": list(job.more),
     }
-    note: dict[str, Any] = {"made_by": made_by, "gpus": len(gpus), "finished": False, "sessions": []}
+    note: dict[str, Any] = {"sessions": []}
     if noted.is_file():
-        note = _checked(read_json(noted), made_by, noted, len(gpus))
-        if note["finished"] and folder.is_dir():
+        note = read_json(noted)
+        same = _is_same(note, made_by, noted, folder, len(gpus))
+        if same and note["finished"] and folder.is_dir():
             print(f"{prefix}{job.name}: done before", flush=True)
             return _done(folder, note)
-        note["finished"] = False
+    note |= {"made_by": made_by, "gpus": len(gpus), "finished": False}
     write_text(noted, json.dumps(note, indent=1) + "\n")
     words = [*_launcher(job, len(gpus)), *_words(job, folder, len(gpus))]
     print(f"{prefix}{job.name}: {' '.join(words[1:])}", flush=True)
     started = time.monotonic()
     with PowerMeter(gpus) as meter:
-        status = _run_words(words, environment(gpus), prefix)
+        status = run_words(words, _environment(gpus), prefix)
     note["sessions"].append({"seconds": round(time.monotonic() - started, 1), "joules": meter.joules})
     note["finished"] = status == 0
     write_text(noted, json.dumps(note, indent=1) + "\n")
     if status:
-        raise _ended(job, status)
+        raise _ended(f"{job.name} (potstill {job.verb})", status)
     return _done(folder, note)
 
 
@@ -137,7 +136,7 @@ def run_jobs(jobs: Sequence[Job], place: Place) -> list[Done]:
         finally:
             free.put(gpu)
 
-    with _passing_signals(), ThreadPoolExecutor(place.gpus) as pool:
+    with passing_signals(), ThreadPoolExecutor(place.gpus) as pool:
         futures: list[Future[Done | None]] = [pool.submit(on_one, job) for job in jobs]
     for future in futures:
         if (error := future.exception()) is not None:
@@ -145,8 +144,12 @@ def run_jobs(jobs: Sequence[Job], place: Place) -> list[Done]:
     return [done for future in futures if (done := future.result()) is not None]
 
 
-def _checked(note: dict[str, Any], made_by: dict[str, Any], noted: Path, gpus: int) -> dict[str, Any]:
-    """Return what is noted of a run, once it is clear that it is the same run."""
+def _is_same(note: dict[str, Any], made_by: dict[str, Any], noted: Path, folder: Path, gpus: int) -> bool:
+    """Return whether a run that is noted is the one to be run; one that left nothing may give way to another.
+
+    Raises:
+        PotstillError: it is another, or one that was begun on another number of GPUs.
+    """
     before = note["made_by"]
     old, new = (
         made["options"] | {name: made[name] for name in made if name != "options"} for made in (before, made_by)
@@ -154,12 +157,15 @@ def _checked(note: dict[str, Any], made_by: dict[str, Any], noted: Path, gpus: i
     differing = [
         f"{name} was {old.get(name)} and is {new.get(name)}" for name in old | new if old.get(name) != new.get(name)
     ]
+    begun = note["finished"] or last_checkpoint(folder) is not None
+    if made_by["verb"] == before["verb"] == "evaluate":  # which compares what is there with what is wanted by itself
+        return not differing
     mend = f"name another --work_dir, or delete {noted} and its folder to run it anew"
-    if differing:
+    if differing and begun:
         raise PotstillError(f"{noted} is of another run ({'; '.join(differing)}): {mend}.")
-    if not note["finished"] and note["gpus"] != gpus and note["sessions"]:
+    if begun and not note["finished"] and note["gpus"] != gpus:
         raise PotstillError(f"{noted} was begun with --gpus {note['gpus']}: go on with as many, {mend}.")
-    return note
+    return not differing
 
 
 def _words(job: Job, folder: Path, gpus: int) -> list[str]:
@@ -187,69 +193,33 @@ def _launcher(job: Job, gpus: int) -> list[str]:
     return [sys.executable, "-m", "potstill"]
 
 
-def environment(gpus: list[str]) -> dict[str, str]:
-    """Return the environment of a process that is to see these GPUs only."""
+def run_script(name: str, options: Sequence[str], gpus: list[str] | None = None, prefix: str = "") -> None:
+    """Run one of the scripts beside this file as a process of its own.
+
+    Args:
+        name: of the script.
+        options: as words.
+        gpus: that it is to see; all if None.
+        prefix: of every line that it prints.
+
+    Raises:
+        PotstillError: it failed, and has said why; its exit status is the error's.
+    """
+    seen = dict(os.environ) if gpus is None else _environment(gpus)
+    status = run_words([sys.executable, "-m", f"reproduce.{name}", *options], seen, prefix)
+    if status:
+        raise _ended(f"reproduce.{name}", status)
+
+
+def _environment(gpus: list[str]) -> dict[str, str]:
     return os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PYTHONUNBUFFERED": "1"}
 
 
-def _run_words(words: list[str], environment: dict[str, str], prefix: str) -> int:
-    """Run a command with its output where it can be seen, and return its exit status."""
-    if not prefix:
-        with subprocess.Popen(words, env=environment) as process, _passing_signals(process):
-            return _waited(process)
-    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(words, env=environment, text=True, errors="replace", **piped) as process:  # type: ignore[call-overload]
-        _running.add(process)
-        try:
-            for line in process.stdout:
-                print(f"{prefix}{line}", end="", flush=True)
-            return _waited(process)
-        finally:
-            _running.discard(process)
-
-
-_running: set[subprocess.Popen[Any]] = set()
-_signalled: list[int] = []
-
-
-@contextmanager
-def _passing_signals(process: subprocess.Popen[Any] | None = None) -> Iterator[None]:
-    """Let runs end by themselves on Ctrl-C or SIGTERM, for a training then saves a checkpoint.
-
-    Args:
-        process: the run; those in `_running` if None.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def passed(number: int, frame: FrameType | None) -> None:
-        _signalled.append(number)
-        for running in [process] if process is not None else list(_running):
-            # A terminal sends Ctrl-C to all processes; a second one would end a training without its checkpoint.
-            if number == signal.SIGTERM:
-                running.terminate()
-
-    _signalled.clear()
-    before = {number: signal.signal(number, passed) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _waited(process: subprocess.Popen[Any]) -> int:
-    status = process.wait()
-    # What a launcher makes of a signal differs; what this script was told does not.
-    return 128 + _signalled[0] if status and _signalled else status if status >= 0 else 128 - status
-
-
-def _ended(job: Job, status: int) -> PotstillError:
+def _ended(what: str, status: int) -> PotstillError:
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        error = PotstillError(f"{job.name} was interrupted: give the same command again to go on.")
+        error = PotstillError(f"{what} was interrupted: give the same command again to go on.")
     else:
-        error = PotstillError(f"{job.name}: potstill {job.verb} ended with status {status}; why, it says above.")
+        error = PotstillError(f"{what} ended with status {status}; why, it says above.")
     error.exit_status = status
     return error
 

@@ -63,7 +63,8 @@ def main(argv: list[str]) -> None:
         model = _task_model(folder, name)
         rows[name] = _size(model) | {"forms": {}}
         tokenizer = load_tokenizer(str(folder), token_types=model.config.model_type == "bert")
-        inputs[name] = [dict(tokenizer(*pair, truncation=True, max_length=128, return_tensors="pt")) for pair in pairs]
+        reading = {"truncation": True, "max_length": min(128, model.config.max_position_embeddings)}
+        inputs[name] = [dict(tokenizer(*pair, **reading, return_tensors="pt")) for pair in pairs]
         runners |= {(name, form): make(model) for form, make in FORMS.items()}
     for (name, form), seconds in timed(runners, inputs).items():
         quartiles = statistics.quantiles(seconds, n=4)

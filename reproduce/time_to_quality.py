@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,8 @@ from potstill.files import write_text
 from potstill.student import load_masked_lm
 from reproduce.common import parser, place_of, read_json, run, write_result
 from reproduce.power import visible_gpus
-from reproduce.runs import environment
+from reproduce.processes import passing_signals
+from reproduce.runs import run_script
 from reproduce.students import add_recipe, recipe_of
 from reproduce.training import model_figures
 
@@ -58,14 +58,14 @@ def main(argv: list[str]) -> None:
     to_do = [name for name, file in files.items() if not _is_done(file, options)]
     gpus = visible_gpus(place.gpus)
 
-    def start(number: int, name: str) -> int:
-        words = [sys.executable, "-m", "reproduce.time_to_quality", *argv, "--one", name]
-        seen = environment(gpus[number % len(gpus) : number % len(gpus) + 1] if gpus else [])
-        return subprocess.run([*words, "--gpus", str(min(place.gpus, 1))], env=seen, check=False).returncode
+    def start(number: int, name: str) -> None:
+        seen = [gpus[number % len(gpus)]] if gpus else []
+        run_script("time_to_quality", [*argv, "--one", name, "--gpus", str(len(seen))], seen, f"{name} | ")
 
-    with ThreadPoolExecutor(max(1, place.gpus)) as pool:
-        if any(pool.map(start, range(len(to_do)), to_do)):
-            raise PotstillError("A run of time_to_quality failed; why, it says above.")
+    with passing_signals(), ThreadPoolExecutor(max(1, place.gpus)) as pool:
+        runs = [pool.submit(start, number, name) for number, name in enumerate(to_do)]
+    for one in runs:
+        one.result()
     curves = {name: read_json(file) for name, file in files.items()}
     level = curves["plain"]["points"][-1]["loss"]
     write_result(

@@ -1,0 +1,112 @@
+"""Write the section of docs/results.md that the scripts' JSON files give.
+
+    python -m reproduce.render
+    python -m reproduce.render --check      # only say whether the page is what it would be
+
+Every figure is from a file in `--results_dir`; what has not been run is said to be not measured yet.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import PotstillError
+from potstill.files import write_text
+from reproduce import render_tables as tables
+from reproduce.common import HERE, parser, read_result, run
+
+BEGIN = "<!-- reproduce: begin (written by python -m reproduce.render) -->"
+END = "<!-- reproduce: end -->"
+NOT_YET = "Not measured yet."
+NAMES = ("teacher", "students", "table1", "table2", "table3", "table4", "cost", "time_to_quality")
+
+
+def main(argv: list[str]) -> None:
+    """Write the section, or compare it with what is there."""
+    made = parser(__doc__)
+    made.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md")
+    made.add_argument("--check", action="store_true")
+    options = made.parse_args(argv)
+    try:
+        page = options.page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PotstillError(f"{options.page} cannot be read: {error.strerror}.") from error
+    written = with_section(page, section(options.results_dir), str(options.page))
+    if options.check and written != page:
+        raise PotstillError(f"{options.page} is not what the results give: run `python -m reproduce.render`.")
+    if written != page:
+        write_text(options.page, written)
+        print(f"wrote {options.page}")
+
+
+def with_section(page: str, section: str, name: str = "the page") -> str:
+    """Return a page with what stands between the two markers replaced.
+
+    Raises:
+        PotstillError: it does not have both markers once, in order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in before or END in after:
+        raise PotstillError(f"{name} must have the line `{BEGIN}` and after it the line `{END}`, each once.")
+    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+
+
+def section(results: Path) -> str:
+    """Return the section as Markdown.
+
+    Args:
+        results: folder of the JSON files.
+    """
+    found = {name: read_result(results, name) for name in NAMES}
+    parts = [
+        "## The paper's experiment, from text to tables",
+        _introduction(found),
+        _part("The teacher", found["teacher"], tables.teacher),
+        _part("The student, on held-out text", found["students"], tables.students),
+        _part("Table 1: GLUE", found["table1"], tables.glue),
+        _part("Table 2: IMDb and questions", found["table2"], tables.tasks),
+        _part("Table 3: size and speed", found["table3"], tables.speed),
+        _part("Table 4: ablation", found["table4"], tables.ablation),
+        _part("Cost", found["cost"], tables.cost),
+        _part("Quality against time", found["time_to_quality"], tables.curves),
+    ]
+    return "\n\n".join(parts)
+
+
+def _introduction(found: dict[str, Any]) -> str:
+    """Say whose figures these are before any of them is read."""
+    said = [
+        "`python -m reproduce` runs DistilBERT's experiment with potstill's own verbs; this section is written from "
+        "what it measured."
+    ]
+    students, teacher = found["students"], found["teacher"]
+    if students is not None and (teacher is None or teacher["teacher"] != students["teacher"]):
+        said.append(f"**The teacher is `{students['teacher']['name']}`**, given with `--teacher`.")
+    else:
+        said.append(
+            "**The teacher is not the published BERT.** It was pre-trained from text by `potstill pretrain`, on a "
+            "small part of the text and for a small part of the time that BERT had, so absolute scores are not BERT's. "
+            "What is reproduced is what the paper is about: how much of its teacher a student keeps."
+        )
+    return " ".join(said)
+
+
+def _part(title: str, found: dict[str, Any] | None, write: Any) -> str:
+    """Return a table under its heading, with the command, hardware and date below it."""
+    if found is None:
+        return f"### {title}\n\n{NOT_YET}"
+    return f"### {title}\n\n{write(found)}\n\n{_conditions(found['conditions'])}"
+
+
+def _conditions(conditions: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items() if name != "potstill")
+    where = f"{conditions['gpus']} × {conditions['hardware']}" if conditions["gpus"] else conditions["hardware"]
+    commit = f", commit {conditions['commit']}" if conditions["commit"] else ""
+    return f"    {conditions['command']}\n\n{where}, {versions}, {conditions['date']}{commit}."
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

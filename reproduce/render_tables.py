@@ -1,0 +1,307 @@
+"""The tables of docs/results.md, each from the JSON file of a script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+NOTHING = "–"
+ROWS = {
+    "teacher": "teacher",
+    "student": "student, distilled",
+    "student (D)": "student, second distillation",
+    "alone": "student, without the teacher",
+    "initialised": "student as initialised",
+    "full": "all of it",
+    "no-ce": "without L_ce",
+    "no-cos": "without L_cos",
+    "no-mlm": "without L_mlm",
+    "random": "all losses, random initialisation",
+    "masked": "L_ce at masked tokens only",
+    "first": "layers `first`",
+    "alternate": "layers `alternate`",
+}
+
+PAPER_CHANGES = {"no-ce": -2.96, "no-cos": -1.46, "no-mlm": -0.31, "random": -3.69}
+"""Macro score over nine tasks against that of the whole method (Sanh et al. 2019, table 4)."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
+
+
+def teacher(found: dict[str, Any]) -> str:
+    """Return how the teacher came about and what it knows."""
+    shape, corpus = found["teacher"], found["corpus"]
+    rows = []
+    for number, session in enumerate(found["sessions"], 1):
+        for stage in session["stages"]:
+            cost = stage["cost"]
+            rows.append(
+                [
+                    f"session {number}, blocks of {stage['block_size']} tokens",
+                    f"{cost['gpu_minutes']:.1f}",
+                    millions(cost["tokens"]),
+                    count(cost["tokens_per_second"]),
+                    *_masked_lm(stage["held_out"]),
+                ]
+            )
+    for where, measured in found["held_out"].items():
+        what = "text of another source" if where == "other" else f"blocks of {where} tokens"
+        rows.append([f"**the teacher**, {what}", "", "", "", *_masked_lm(measured)])
+    documents, tokens = corpus["documents"], corpus["tokens"]
+    said = (
+        f"{shape['layers']} layers, {shape['hidden_size']} wide, {found['parameters']:,} parameters, a vocabulary of "
+        f"{shape['vocab_size']:,} made from the text: {documents['train']:,} documents, {millions(tokens['train'])} "
+        f"tokens to train on; {documents['validation']:,} documents, {millions(tokens['validation'])} tokens held out. "
+        "Held-out masks are uniform."
+    )
+    return f"{said}\n\n{table(['', 'GPU-minutes', 'tokens', 'tokens/s', 'held-out loss', 'accuracy'], rows)}"
+
+
+def students(found: dict[str, Any]) -> str:
+    """Return what the students know beside their teacher."""
+    rows = []
+    teacher_accuracy = found["rows"]["teacher"]["held_out"]["own"]["accuracy"]
+    for name, row in found["rows"].items():
+        cost, own, other = row.get("cost") or {}, row["held_out"]["own"], row["held_out"].get("other")
+        taught = name != "teacher"
+        rows.append(
+            [
+                ROWS.get(name, name),
+                number(cost.get("gpu_minutes"), 1),
+                millions(cost.get("tokens")),
+                *_masked_lm(own),
+                percent(own["accuracy"] / teacher_accuracy if teacher_accuracy and taught else None),
+                number(own.get("kl") if taught else None, 3),
+                percent(own.get("agreement") if taught else None),
+                number((other or {}).get("loss"), 3),
+            ]
+        )
+    recipe = found["recipe"]
+    said = (
+        f"Layers {recipe['layers']} of the teacher, masks {recipe['masking']} in training, soft targets at "
+        f"{recipe['soft_targets']} tokens. All students start from the same layers."
+    )
+    header = ["", "GPU-minutes", "tokens", "held-out loss", "accuracy", "of the teacher's", "KL", "agreement"]
+    return f"{said}\n\n{table([*header, 'loss on another source'], rows)}"
+
+
+def glue(found: dict[str, Any]) -> str:
+    """Return scores on GLUE, retention, and the macro scores."""
+    paper = "In the paper the student keeps 96.9 % of the macro score over nine tasks, 96.2 % without WNLI."
+    return f"{_scores(found)}\n\n{_retention(found)}\n\n{_settings(found)} {paper}"
+
+
+def tasks(found: dict[str, Any]) -> str:
+    """Return IMDb and question answering in one table."""
+    imdb, squad = found["imdb"], found["squad"]
+    rows = []
+    for name in dict.fromkeys([*imdb["models"], *squad["models"]]):
+        review = (imdb["models"].get(name) or {"tasks": {}})["tasks"].get("imdb")
+        answer = (squad["models"].get(name) or {"tasks": {}})["tasks"].get("squad")
+        exact = (answer or {"metrics": {}})["metrics"].get("exact")
+        rows.append([ROWS.get(name, name), _cell(review), number(exact, 1), _cell(answer)])
+    said = [f"{title}: {_settings(part)}" for title, part in (("IMDb", imdb), ("Questions", squad))]
+    said.append(
+        "The paper's student loses 0.6 points on IMDb, 3.5 and 2.7 on SQuAD, with the second distillation 2.1 and 1.6."
+    )
+    return "\n\n".join([table(["", "IMDb, accuracy", "questions, exact match", "F1"], rows), *said])
+
+
+def speed(found: dict[str, Any]) -> str:
+    """Return sizes and the time of a pass on the CPU."""
+    first = next(iter(found["rows"].values()))
+    rows = []
+    for name, row in found["rows"].items():
+        for form, measured in row["forms"].items():
+            low, high = measured["quartiles"]
+            ratio = first["forms"][form]["seconds_of_a_pass"] / measured["seconds_of_a_pass"]
+            rows.append(
+                [
+                    ROWS.get(name, name),
+                    form,
+                    f"{row['encoder_parameters'] / 1e6:.1f} M",
+                    f"{row['bytes']:,}",
+                    f"{measured['milliseconds']:.1f} ({low:.1f}–{high:.1f})",
+                    f"{measured['seconds_of_a_pass']:.1f}",
+                    f"{ratio:.2f} ×",
+                ]
+            )
+    said = (
+        f"{found['pairs']:,} dev pairs of STS-B one at a time on {found['hardware']}; models in turns, pair by pair. "
+        "Median and quartiles. Parameters are the encoder's; bytes those of the task model in float32."
+    )
+    header = ["", "form", "parameters", "bytes", "ms a pair", "seconds of a pass", "speed"]
+    return f"{said}\n\n{table(header, rows)}"
+
+
+def ablation(found: dict[str, Any]) -> str:
+    """Return macro scores of students that lack something, and what that changes."""
+    scored = found["tasks"]
+    columns = list(scored["macro_tasks"])
+    whole = scored["models"]["full"]["macros"]
+    rows = []
+    for name, row in found["rows"].items():
+        macros = scored["models"][name]["macros"]
+        cells = [ROWS.get(name, name)]
+        for column in columns:
+            change = macros[column]["value"] - whole[column]["value"]
+            mark = "\\*" if macros[column].get("beyond_spread") else ""
+            cells += [_cell(macros[column]), NOTHING if name == "full" else f"{mark}{change:+.2f}"]
+        paper = PAPER_CHANGES.get(name)
+        rows.append([*cells, NOTHING if paper is None else f"{paper:+.2f}", *_masked_lm(row["held_out"])])
+    header = [""]
+    for column in columns:
+        header += [column, "change"]
+    header.append("the paper's")
+    said = (
+        f"{found['minutes']:g} GPU-minutes of distillation each. \\* The ranges over the seeds have no score in common "
+        "with those of the first row. The spread is of fine-tuning alone: each student was distilled once."
+    )
+    return f"{said}\n\n{table([*header, 'held-out loss', 'accuracy'], rows)}\n\n{_settings(scored)}"
+
+
+def cost(found: dict[str, Any]) -> str:
+    """Return what every row took, and what the paper's budget would take."""
+    rows = []
+    for row in found["rows"]:
+        bound = "" if row["kwh_is_measured"] else "≤ "
+        rows.append(
+            [
+                ROWS.get(row["title"], row["title"]),
+                f"{row['gpu_minutes_by_the_clock']:.1f}",
+                number(row["gpu_minutes"], 1),
+                millions(row["tokens"]),
+                f"{row['flops']:.3g}" if row["flops"] else NOTHING,
+                NOTHING if row["kwh"] is None else f"{bound}{row['kwh']:.3f}",
+                NOTHING if row["grams_co2"] is None else f"{bound}{row['grams_co2']:.0f}",
+            ]
+        )
+    said = [
+        f"Electricity is that of the GPUs alone, by their own sensors; ≤ where it is bounded by {found['watts']:g} W a "
+        f"GPU. CO₂ at {found['grams_per_kwh']:g} g/kWh (436 is the world's mean of 2022: Ember, Global Electricity "
+        "Review 2023). GPU-minutes by the clock include starting; FLOPs are counted, not measured."
+    ]
+    paper = found["extrapolation"]
+    if paper is not None:
+        said.append(
+            f"**The paper's budget**, 3 epochs of 3.3 billion words, is {paper['tokens'] / 1e9:.1f} billion tokens of "
+            f"this vocabulary ({paper['tokens_per_word']:.2f} a word). At {count(paper['tokens_per_second'])} tokens/s "
+            f"({paper['source']}) that would take one such GPU {paper['gpu_hours']:.1f} hours, at most "
+            f"{paper['kwh_at_most']:.1f} kWh and {paper['grams_co2_at_most'] / 1000:.1f} kg of CO₂: an extrapolation. "
+            "The paper reports some 90 hours of eight V100s."
+        )
+    header = ["", "GPU-minutes by the clock", "of training", "tokens", "FLOPs", "kWh", "g CO₂"]
+    return "\n\n".join([said[0], table(header, rows), *said[1:]])
+
+
+def curves(found: dict[str, Any]) -> str:
+    """Return how long each step takes to the same loss."""
+    names = {"plain": "plain step", "potstill": "potstill's step", "potstill-short": "potstill's, in less time"}
+    slow = found["minutes_to_level"].get("plain")
+    rows = []
+    for name, curve in found["curves"].items():
+        last, needed = curve["points"][-1], found["minutes_to_level"].get(name)
+        ratio = f"{slow / needed:.2f} ×" if slow and needed else NOTHING
+        rows.append(
+            [
+                names[name],
+                f"{last['minutes']:.2f}",
+                f"{last['step']:,}",
+                number(last["loss"], 3),
+                number(needed, 2),
+                ratio,
+            ]
+        )
+    said = (
+        "The same recipe by potstill's step and by the plain one, each on one GPU; the third run has less time for all "
+        "of its schedule. Minutes of training, compiling included, evaluation not."
+    )
+    level = f"minutes to a loss of {found['level']:.3f}"
+    header = ["", "minutes", "steps", "held-out loss", level, "faster"]
+    plot = "![Held-out loss over GPU-minutes](../reproduce/results/time-to-quality.svg)"
+    return "\n\n".join([said, table(header, rows), plot])
+
+
+def _scores(found: dict[str, Any]) -> str:
+    columns = [*found["macro_tasks"], *(task for task in found["titles"] if task not in found["absent"])]
+    rows = []
+    for model, figures in found["models"].items():
+        cells = [_cell((figures["macros"] | figures["tasks"]).get(column)) for column in columns]
+        rows.append([ROWS.get(model, model), *cells])
+    return table(["", *(found["titles"].get(column, column) for column in columns)], rows)
+
+
+def _retention(found: dict[str, Any]) -> str:
+    """Return percent of the reference's score, with a mark where the ranges over seeds are apart."""
+    columns = [*found["macro_tasks"], *(task for task in found["titles"] if task not in found["absent"])]
+    rows = []
+    for model, figures in found["models"].items():
+        if model == found["reference"]:
+            continue
+        cells = []
+        for column in columns:
+            measured = (figures["macros"] | figures["tasks"]).get(column) or {}
+            mark = "\\*" if measured.get("beyond_spread") else ""
+            cells.append(mark + number(measured.get("retention"), 1))
+        rows.append([ROWS.get(model, model), *cells])
+    header = [f"percent of the {found['reference']}'s", *(found["titles"].get(column, column) for column in columns)]
+    return table(header, rows)
+
+
+def _settings(found: dict[str, Any]) -> str:
+    """Return how models were fine-tuned, in words."""
+    said = f"Medians of {len(found['seeds'])} seeds with the lowest and highest."
+    every = sorted(
+        {
+            rate
+            for model in found["models"].values()
+            for task in model["tasks"].values()
+            for rate in task["learning_rate"]
+        }
+    )
+    rates = ", ".join(f"{rate:g}" for rate in found["searched"] or every)
+    said += f" Learning rate: the best of {rates} for each model and task, chosen with the first seed" * bool(
+        found["searched"]
+    )
+    said += f" Learning rate {rates}" * (not found["searched"])
+    epochs = sorted(set(found["epochs"].values()))
+    said += f"; epochs: {', '.join(f'{value:g}' for value in epochs)}."
+    if found["absent"]:
+        said += f" No data at hand: {', '.join(found['titles'].get(task, task) for task in found['absent'])}."
+    if found["missing"]:
+        said += f" {len(found['missing'])} cells lack seeds."
+    return said
+
+
+def _cell(figures: dict[str, Any] | None) -> str:
+    if not figures:
+        return NOTHING
+    spread = f" ({figures['min']:.1f}–{figures['max']:.1f})" if figures["n"] > 1 else ""
+    return f"{figures['value']:.1f}{spread}"
+
+
+def _masked_lm(measured: dict[str, float] | None) -> list[str]:
+    return [number((measured or {}).get("loss"), 3), percent((measured or {}).get("accuracy"))]
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return a figure with so many digits behind the point."""
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def count(value: float | None) -> str:
+    """Return a large figure with its thousands set off."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def millions(value: float | None) -> str:
+    """Return a large figure in millions."""
+    return NOTHING if value is None else f"{value / 1e6:,.1f} M"
