@@ -4,14 +4,20 @@ VENV ?= .venv
 # Installed first and pinned, so that a later range cannot pull in another build. Any torch>=2.11 will do.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+# What `make reproduce` trains and measures on: English Wikipedia's better articles, GLUE, IMDb and SQuAD from the hub.
+# Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
+REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test check clean
+.PHONY: demo test check reproduce clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+reproduce: $(VENV)/.installed
+	$(BIN)/python -m reproduce $(REPRODUCE)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     made = parser(__doc__)
     made.add_argument("--text", nargs="+", help="to pre-train on; needed unless there is a --teacher")
     made.add_argument("--other_text", nargs="+", help="text of another source, only to measure on")
+    made.add_argument("--prepare_options", nargs="*", metavar="NAME=VALUE", help="more for `potstill prepare`")
     made.add_argument("--teacher", type=Path, help="a BERT of your own, instead of one made from --text")
     made.add_argument("--corpus", type=Path, help="with --teacher: blocks prepared with its tokenizer")
     made.add_argument("--layers", help="layers of the teacher that students start from; alternate for one not grown")
@@ -52,7 +53,7 @@ def commands(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
         folders = {"teacher": options.teacher} | {name: options.work_dir / name for name in ("student", "alone")}
         models = ["--models", *(f"{name}={folder}" for name, folder in folders.items())]
     whole = [*models, f"initialised={options.work_dir / 'initialised'}"] if models else []
-    found = [("teacher", _given(options, "text", "other_text"))] if options.text else []
+    found = [("teacher", _given(options, "text", "other_text", "prepare_options"))] if options.text else []
     found += [
         ("students", recipe),
         ("table1", [*whole, *tasks, *seeds]),

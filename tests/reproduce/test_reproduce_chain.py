@@ -1,0 +1,116 @@
+"""From text to a teacher and its students, tiny: the scripts as they are, the verbs in this process to save time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import written_text
+
+from potstill.cli import main as potstill
+from reproduce import held_out, runs, students, teacher
+from reproduce.common import run
+
+SCRIPTS = {"held_out": held_out.main}
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Have commands run here; returns the verbs that were."""
+    ran: list[list[str]] = []
+
+    def run_words(words: list[str], environment: dict[str, str], prefix: str) -> int:
+        if words[2] != "potstill":
+            return run(SCRIPTS[words[2].removeprefix("reproduce.")], words[3:])
+        ran.append(words[3:])
+        return potstill(words[3:])
+
+    monkeypatch.setattr(runs, "run_words", run_words)
+    return ran
+
+
+def test_text_to_teacher_to_students(
+    in_process: list[list[str]], tmp_path: Path, signals_restored: None, no_hub: None
+) -> None:
+    (tmp_path / "text.txt").write_text(written_text(300, seed=1))
+    (tmp_path / "other.txt").write_text(written_text(60, seed=2))
+    here = ["--work_dir", str(tmp_path / "work"), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
+    sizes = [
+        "--layers",
+        "4",
+        "--hidden_size",
+        "16",
+        "--grow",
+        "1,2,4",
+        "--grow_at",
+        "0.25,0.5",
+        "--batch_tokens",
+        "128",
+    ]
+    lengths = ["--short", "16", "--long", "32", "--vocab_size", "150", "--prepare_options", "num_proc=1"]
+    text = ["--text", str(tmp_path / "text.txt"), "--other_text", str(tmp_path / "other.txt")]
+    steps = ["--use_cpu", "--max_steps", "8", "--logging_steps", "1"]
+    assert run(teacher.main, [*here, *sizes, *lengths, *text, *steps]) == 0
+    assert [words[0] for words in in_process] == ["prepare"] * 3 + ["pretrain"] * 2
+
+    found = result(tmp_path, "teacher")
+    assert found["teacher"] == {
+        "name": "teacher",
+        "model_type": "bert",
+        "layers": 4,
+        "hidden_size": 16,
+        "vocab_size": 150,
+    }
+    short, long = found["sessions"][0]["stages"]
+    assert (short["block_size"], long["block_size"]) == (16, 32)
+    assert short["cost"]["tokens"] == long["cost"]["tokens"] == 8 * 128
+    assert found["held_out"].keys() == {"16", "32", "other"}
+    assert found["held_out"]["32"]["loss"] == pytest.approx(long["held_out"]["loss"], rel=1e-5)
+    # At 32 tokens all four layers are trained at every step; at 16 they grow on the way, which costs less.
+    assert 0 < short["cost"]["flops"] < long["cost"]["flops"]
+    assert found["tokens_per_word"] > 1
+
+    count = len(in_process)
+    assert run(teacher.main, [*here, *sizes, *lengths, *text, *steps]) == 0
+    assert len(in_process) == count, "what was finished ran again"
+
+    recipe = ["--corpus", str(tmp_path / "work" / "blocks-16"), "--layers", "0,3", "--batch_size", "8"]
+    assert run(students.main, [*here, *recipe, *steps]) == 0
+    rows = result(tmp_path, "students")["rows"]
+    assert list(rows) == ["teacher", "student", "alone", "initialised"]
+    assert rows["student"]["cost"]["tokens"] == rows["alone"]["cost"]["tokens"]
+    assert rows["student"]["cost"]["flops"] > rows["alone"]["cost"]["flops"]
+    assert rows["teacher"]["held_out"]["own"]["loss"] == pytest.approx(found["held_out"]["16"]["loss"], rel=1e-5)
+    for name in ("student", "alone"):
+        trained = json.loads((tmp_path / "work" / name / "results.json").read_text())["held_out"]
+        assert rows[name]["held_out"]["own"]["loss"] == pytest.approx(trained["final"]["loss"], rel=1e-5)
+        # The third student is what the first two began as.
+        assert rows["initialised"]["held_out"]["own"]["loss"] == pytest.approx(trained["initial"]["loss"], rel=1e-5)
+    assert str(tmp_path) not in json.dumps([found, result(tmp_path, "students")])
+
+    more = tmp_path / "more"
+    again = ["--work_dir", str(more), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
+    going_on = ["--continue_from", str(tmp_path / "work" / "teacher"), "--long_share", "0"]
+    assert run(teacher.main, [*again, *sizes, *lengths, *text[:2], *steps, *going_on]) == 0
+    sessions = result(tmp_path, "teacher")["sessions"]
+    assert [session["continued"] for session in sessions] == [False, True]
+    assert len(sessions[1]["stages"]) == 1
+    start = sessions[1]["stages"][0]["held_out_at_start"]["loss"]
+    assert start == pytest.approx(found["held_out"]["16"]["loss"], rel=1e-5)
+
+
+def result(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "results" / f"{name}.json").read_text())
+
+
+def test_without_a_teacher_students_are_told_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    here = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path), "--gpus", "0"]
+    assert run(students.main, here) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "run `python -m reproduce.teacher` before" in told
+
+
+def test_more_gpus_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(students.main, ["--gpus", "99"]) == 1
+    assert "--gpus is 99, but" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""What the scripts compute themselves: FLOPs by depth, cost, minutes to a loss, scores, and models cut in parts."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from potstill.errors import PotstillError
+from potstill.evaluation.results import Plan, RunResult
+from potstill.student import load_masked_lm
+from reproduce import __main__ as everything
+from reproduce import cost, keep, table3, table4
+from reproduce.common import FORMAT, parser
+from reproduce.scoring import comparison
+from reproduce.time_to_quality import minutes_to
+from reproduce.training import _tokens_by_depth
+
+
+def test_tokens_by_depth() -> None:
+    log = [{"step": step, "progress": step / 100} for step in range(5, 101, 5)]
+    results = {"cost": {"tokens": 1000, "steps": 100}, "log_history": log}
+    recipe = {"grow": "3,6,12", "grow_at": "0.1,0.25"}
+    assert _tokens_by_depth(recipe, results, 12) == [(3, 100), (6, 150), (12, 750)]
+    assert _tokens_by_depth({"grow": "6,12"}, results, 12) == [(6, 500), (12, 500)]
+    assert _tokens_by_depth({"grow": None}, results, 6) == [(6, 1000)]
+
+
+def test_minutes_to_a_loss() -> None:
+    points = [{"minutes": float(m), "loss": loss} for m, loss in ((0, 9.0), (1, 5.0), (2, 3.0), (3, 3.5), (4, 2.0))]
+    assert minutes_to(points, 4.0) == 1.5
+    assert minutes_to(points, 3.0) == 2.0
+    assert minutes_to(points, 9.0) == 0.0
+    assert minutes_to(points, 1.0) is None
+
+
+def test_electricity_is_measured_or_bounded_and_said_to_be() -> None:
+    spent = {"gpus": 4, "seconds_by_the_clock": 900.0, "joules": None, "tokens": 7, "gpu_minutes": 50.0}
+    bounded = cost._priced("student", "training", spent, watts=700.0, grams_per_kwh=400.0)
+    assert bounded["kwh"] == pytest.approx(4 * 0.25 * 0.7)
+    assert bounded["grams_co2"] == pytest.approx(280)
+    assert not bounded["kwh_is_measured"]
+    measured = cost._priced("student", "training", spent | {"joules": 1.8e6}, 700.0, 400.0)
+    assert (measured["kwh"], measured["kwh_is_measured"]) == (pytest.approx(0.5), True)
+    on_cpu = cost._priced("student", "training", spent | {"gpus": 0}, 700.0, 400.0)
+    assert on_cpu["kwh"] is on_cpu["grams_co2"] is None
+
+
+def test_the_budget_of_the_paper_at_a_measured_speed(tmp_path: Path) -> None:
+    spent = {"gpus": 2, "seconds_by_the_clock": 60.0, "joules": None, "tokens_per_second": 2e6}
+    for name, figures in (
+        ("teacher", {"tokens_per_word": 1.2, "sessions": [{"stages": [{"block_size": 128, "cost": spent}]}]}),
+        ("students", {"rows": {"teacher": {}, "student": {"cost": spent}}}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"format_version": FORMAT} | figures))
+    cost.main(["--results_dir", str(tmp_path), "--work_dir", str(tmp_path), "--gpus", "0"])
+    written = json.loads((tmp_path / "cost.json").read_text())
+    assert [row["title"] for row in written["rows"]] == ["teacher, session 1, 128 tokens", "student"]
+    assert written["extrapolation"]["gpu_hours"] == pytest.approx(3 * 3.3e9 * 1.2 / 1e6 / 3600)
+
+
+def test_scores_are_medians_with_what_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "glue"
+    Plan(
+        [("teacher", "/models/t"), ("student", "/models/s")],
+        ["cola", "rte", "wnli", "mnli"],
+        {"mnli": "none"},
+        [1, 2, 3],
+    ).save(folder)
+    for model, base in (("teacher", 60.0), ("student", 50.0)):
+        for task in ("cola", "rte", "wnli"):
+            for seed in (1, 2, 3):
+                score = base + seed * (10 if task == "wnli" else 1)
+                RunResult(
+                    model=model,
+                    model_path=f"/models/{model}",
+                    task=task,
+                    title=task,
+                    suite="glue",
+                    seed=seed,
+                    score=score,
+                    metrics={"accuracy": score},
+                    teacher=None,
+                    hyperparameters={"learning_rate": 5e-5, "num_train_epochs": 3.0},
+                    versions={},
+                    hardware="",
+                    seconds={},
+                    rows={"train": 9},
+                    data_fingerprint=task,
+                    model_fingerprint=model,
+                    date="2030-01-01",
+                ).save(folder)
+    found = comparison(folder)
+    student = found["models"]["student"]
+    assert student["tasks"]["cola"]["value"] == 52
+    assert student["tasks"]["cola"]["retention"] == pytest.approx(100 * 52 / 62)
+    assert (student["tasks"]["cola"]["min"], student["tasks"]["cola"]["max"]) == (51, 53)
+    assert student["tasks"]["rte"]["metrics"] == {"accuracy": 52}
+    assert student["macros"]["GLUE macro"]["value"] == pytest.approx((52 + 52 + 70) / 3)
+    assert student["macros"]["without WNLI"]["value"] == 52
+    assert student["macros"]["without WNLI"]["beyond_spread"] is True
+    assert found["absent"] == ["mnli"]
+    assert "/models" not in json.dumps(found)
+
+
+def test_every_row_of_the_ablation_changes_what_it_says() -> None:
+    changed = {name: set(changes) for name, changes in table4.ROWS.items()}
+    assert changed["full"] == set()
+    assert changed["no-ce"] == {"alpha_ce"}
+    assert changed["no-cos"] == {"alpha_cos"}
+    assert changed["no-mlm"] == {"alpha_mlm"}
+    assert changed["random"] == {"initialise"}
+
+
+def test_models_take_turns_pair_by_pair() -> None:
+    order: list[str] = []
+    runners = {(name, "eager"): (lambda inputs, name=name: order.append(name)) for name in ("a", "b", "c")}
+    seconds = table3.timed(runners, {name: [{}] * 6 for name in "abc"})
+    assert all(len(taken) == 6 for taken in seconds.values())
+    assert "".join(order[-18:]) == "abcbcacab" * 2
+
+
+def test_a_model_is_cut_in_parts_and_put_together(teacher_folder: Path, tmp_path: Path) -> None:
+    parts, joined = tmp_path / "parts", tmp_path / "joined"
+    keep.main(["split", str(teacher_folder), str(parts), "--megabytes", "0.02"])
+    assert all(file.stat().st_size <= 20_000 for file in parts.glob("model.safetensors.*"))
+    keep.main(["join", str(parts), str(joined)])
+    before, after = (load_file(folder / "model.safetensors") for folder in (teacher_folder, joined))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(after[name], value.half()), name
+    assert load_masked_lm(str(joined)).dtype == torch.float32
+    (parts / "model.safetensors.001").unlink()
+    with pytest.raises(PotstillError, match="do not make the whole"):
+        keep.main(["join", str(parts), str(tmp_path / "again")])
+    assert not (tmp_path / "again").exists()
+
+
+def everything_of(words: list[str], tmp_path: Path) -> dict[str, list[str]]:
+    made = parser("x")
+    for name in ("teacher", "corpus", "task_data", "imdb", "squad"):
+        made.add_argument(f"--{name}", type=Path)
+    for name in ("text", "other_text", "prepare_options"):
+        made.add_argument(f"--{name}", nargs="+")
+    made.add_argument("--layers")
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--minutes", type=float)
+    options: argparse.Namespace = made.parse_args([*words, "--work_dir", str(tmp_path)])
+    return dict(everything.commands(options))
+
+
+def test_one_command_runs_all_in_order(tmp_path: Path) -> None:
+    found = everything_of(["--text", "a", "b", "--task_data", "glue", "--minutes", "2"], tmp_path)
+    names = ["teacher", "students", "table1", "table2", "table3", "table4", "time_to_quality", "cost", "render"]
+    assert list(found) == names
+    assert found["teacher"][-4:] == ["2.0", "--text", "a", "b"]
+    assert "--task_data" in found["table1"]
+    assert "--models" not in found["table1"]
+
+
+def test_a_teacher_of_ones_own_takes_the_place_of_text(tmp_path: Path) -> None:
+    found = everything_of(["--teacher", "bert", "--corpus", "blocks", "--layers", "alternate"], tmp_path)
+    assert "teacher" not in found
+    for script in ("students", "table4", "time_to_quality"):
+        assert " ".join(found[script]).count("--teacher bert --corpus blocks --layers alternate") == 1
+    assert "teacher=bert" in found["table1"]
+    assert f"initialised={tmp_path / 'initialised'}" in found["table1"]
