@@ -63,7 +63,7 @@ def parser(description: str | None, minutes: float | None = None) -> argparse.Ar
         epilog="Any other option is given to potstill's verb. Repeat a command to go on: what is finished is skipped.",
         allow_abbrev=False,
     )
-    made.add_argument("--work_dir", type=Path, default=HERE / "work", help="folder of runs and weights")
+    made.add_argument("--work_dir", type=Path, default=HERE / "scratch", help="folder of runs and weights")
     made.add_argument("--results_dir", type=Path, default=HERE / "results", help="folder of the JSON files")
     made.add_argument("--gpus", type=int, help="GPUs to use; 0 for the CPU, all that are visible if not given")
     if minutes is not None:

@@ -1,6 +1,6 @@
-"""Carry a model to another machine: in half precision, in parts small enough for places that limit files.
+"""Take a model to another machine: in half precision, in parts small enough for places that limit files.
 
-    python -m reproduce.keep split reproduce/work/teacher parts/ --megabytes 15
+    python -m reproduce.keep split reproduce/scratch/teacher parts/ --megabytes 15
     python -m reproduce.keep join parts/ teacher/
 
 The joined folder is an ordinary model folder with weights in float16, which potstill computes with in float32.

@@ -61,7 +61,8 @@ class Exported:
         lines = [f"{self.format}, {self.task}: {sizes}; {self.agreement}"]
         if self.scores is not None:
             before, after = self.scores
-            lines.append(", ".join(f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in before))
+            names = [name for name in before if name != "score"]
+            lines.append(", ".join(f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in names))
         return "\n".join([*lines, f"wrote {self.file}"])
 
 
