@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     fast = curve(options, plain=False)
     if options.against:
-        plain, label = json.loads(options.against.read_text())["potstill"], str(options.against)
+        plain, label = json.loads(options.against.read_text())["potstill"], options.against.stem
     else:
         plain, label = curve(options, plain=True), "plain step"
     if os.environ.get("RANK", "0") != "0":
