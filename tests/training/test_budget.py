@@ -174,3 +174,16 @@ def test_progress_is_the_larger_of_steps_and_time(clock: SimpleNamespace) -> Non
     clock.now += 45
     run.on_pre_optimizer_step(args, state, None)
     assert run.progress(state) == 1.0
+
+
+def test_time_left_is_what_ends_first(clock: SimpleNamespace) -> None:
+    run_control, state = RunControl(max_minutes=1), TrainerState(global_step=1, max_steps=1_000_000)
+    run_control.start()
+    clock.now += 10
+    # Processes agree on the time only every few steps: until then progress is that of steps, the budget's end is known.
+    assert run_control.seconds_left(state) == 50
+    state.global_step = 500_000
+    assert run_control.seconds_left(state) == 10
+    clock.now += 60
+    assert run_control.seconds_left(state) == 0
+    assert RunControl().seconds_left(TrainerState(global_step=1, max_steps=2)) == 0

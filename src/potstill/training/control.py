@@ -82,6 +82,12 @@ class RunControl(TrainerCallback):
         by_time = 0.0 if self.max_seconds is None else self._agreed / self.max_seconds
         return min(1.0, max(by_steps, by_time))
 
+    def seconds_left(self, state: TrainerState) -> float:
+        """Return the seconds until the steps or the budget end, whichever is first, at the pace so far."""
+        by_steps = state.global_step / max(state.max_steps, 1)
+        left = self.elapsed * (1 - by_steps) / max(by_steps, 1e-9)
+        return left if self.max_seconds is None else max(0.0, min(left, self.max_seconds - self.elapsed))
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -185,8 +185,8 @@ class ResumableTrainer(Trainer):
             now = time.monotonic()
             steps = self.state.global_step - self._window_step
             logs[f"{self.unit}_per_second"] = steps * self.units_per_step / max(now - self._window_started, 1e-9)
-            logs["progress"] = progress = self.run_control.progress(self.state)
-            logs["seconds_left"] = self.run_control.elapsed * (1 - progress) / max(progress, 1e-9)
+            logs["progress"] = self.run_control.progress(self.state)
+            logs["seconds_left"] = self.run_control.seconds_left(self.state)
             self._sums, self._micro_steps = {}, 0
             self._window_started, self._window_step = now, self.state.global_step
         # `Trainer` closes with speeds and a mean loss that know nothing of a budget or of a resumption.
