@@ -104,7 +104,9 @@ class PretrainingArguments(Recipe):
     num_attention_heads: int | None = option(None, "Attention heads; one for every 64 of the width if not given.")
     intermediate_size: int | None = option(None, "Width of the feed-forward layers; 4 × hidden_size if not given.")
     max_position_embeddings: int = option(512, "Longest text the model can read, in tokens.")
-    dropout: float = option(0.1, "Dropout of hidden states and attention.")
+    dropout: float | None = option(
+        None, "Dropout of hidden states and attention; 0.1 for a new model and that of --model if not given."
+    )
     grow: str | None = option(
         None, "Depths to grow through, such as 3,6,12: training starts shallow and copies its layers on the way."
     )
@@ -118,7 +120,7 @@ class PretrainingArguments(Recipe):
         for name in (*sizes, "max_position_embeddings"):
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "must be above 0")
-        self._check("dropout", 0 <= self.dropout < 1, "must be 0 or more and below 1")
+        self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "must be 0 or more and below 1")
 
     def depths(self) -> list[int]:
         """Return the depths that training goes through, the last one being the model's."""

@@ -192,3 +192,16 @@ def test_continuing_from_a_model(teacher_folder: Path, corpus_folder: Path, tmp_
         torch.testing.assert_close(end[name], start[name], atol=1e-6, rtol=0)
     with pytest.raises(PotstillError, match="has 4 layers, more than the 2 asked for"):
         pretrain(pretraining(corpus_folder, tmp_path / "other", model=str(teacher_folder), num_hidden_layers=2))
+
+
+@pytest.mark.parametrize("dropout", [None, 0.3])
+def test_a_continued_model_keeps_its_dropout_unless_told(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, dropout: float | None
+) -> None:
+    own = BertForMaskedLM.from_pretrained(teacher_folder).config.hidden_dropout_prob
+    args = pretraining(corpus_folder, tmp_path / "model", model=str(teacher_folder), dropout=dropout, max_steps=1)
+    continued = BertForMaskedLM.from_pretrained(pretrain(args))
+    expected = own if dropout is None else dropout
+    assert expected != 0.1 or dropout is None  # 0.1 is what a new model has
+    assert continued.config.hidden_dropout_prob == continued.config.attention_probs_dropout_prob == expected
+    assert {module.p for module in continued.modules() if isinstance(module, torch.nn.Dropout)} == {expected}

@@ -16,6 +16,9 @@ from potstill.training.growth import grow_checkpoint
 from potstill.training.output import claim_output_dir, clear_checkpoints, write_output
 from potstill.training.trainer import DistillationTrainer
 
+DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"}
+"""What configs of BERT and of DistilBERT call it."""
+
 
 def pretrain(args: PretrainingArguments) -> Path:
     """Train a BERT by masked LM over a prepared corpus, and write its folder.
@@ -80,10 +83,14 @@ def initial_model(args: PretrainingArguments, depth: int, vocabulary: int, pad_t
                 f"--model {args.model} has {model.config.num_hidden_layers} layers, more than the {depth} asked for: "
                 "set --num_hidden_layers."
             )
+        if args.dropout is not None:
+            for name in DROPOUTS & set(model.config.to_dict()):  # `grow` makes the layers anew, by the config
+                setattr(model.config, name, args.dropout)
         return model
     heads = args.num_attention_heads or max(1, args.hidden_size // 64)
     if args.hidden_size % heads:
         raise PotstillError(f"--hidden_size {args.hidden_size} is no multiple of --num_attention_heads {heads}.")
+    dropout = 0.1 if args.dropout is None else args.dropout
     config = BertConfig(
         vocab_size=vocabulary,
         hidden_size=args.hidden_size,
@@ -91,8 +98,8 @@ def initial_model(args: PretrainingArguments, depth: int, vocabulary: int, pad_t
         num_attention_heads=heads,
         intermediate_size=args.intermediate_size or 4 * args.hidden_size,
         max_position_embeddings=args.max_position_embeddings,
-        hidden_dropout_prob=args.dropout,
-        attention_probs_dropout_prob=args.dropout,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         pad_token_id=pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
