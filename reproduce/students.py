@@ -38,7 +38,7 @@ def add_recipe(made: Any) -> None:
     )
     made.add_argument("--masking", choices=("uniform", "frequency"), default="uniform")
     made.add_argument("--soft_targets", choices=("all", "masked"), default="all")
-    made.add_argument("--batch_size", type=int, default=128, help="blocks on each GPU")
+    made.add_argument("--batch_size", type=int, default=256, help="blocks on each GPU")
     made.add_argument("--learning_rate", type=float, default=5e-4)
 
 
