@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> None:
     made.add_argument("--teacher", required=True)
     made.add_argument("--output", type=Path, required=True)
     options = made.parse_args(argv)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # several GPUs would each want a process
     teacher = load_masked_lm(options.teacher)
     corpora = {name: Corpus.open(folder) for name, folder in map(_pair, options.corpora)}
     found: dict[str, dict[str, Any]] = {}

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from potstill.corpus import load_tokenizer
+from potstill.corpus import Corpus, load_tokenizer
 from potstill.corpus.reading import Reader, ReadingOptions
 from potstill.corpus.sources import find_sources
 from potstill.errors import PotstillError
@@ -66,9 +66,7 @@ def main(argv: list[str]) -> None:
     teacher = place.teacher
     _publish(trained[-1].folder, teacher, sessions)
 
-    corpora = {str(size): place.blocks(size) for size in (options.short, options.long)}
-    if options.other_text:
-        corpora["other"] = place.work / "blocks-other"
+    corpora = _corpora(place, options)
     write_result(
         place,
         "teacher",
@@ -88,7 +86,15 @@ def main(argv: list[str]) -> None:
 
 
 def _prepare(place: Place, options: Any) -> None:
-    """Write the blocks of both lengths, and those of other text, with one vocabulary."""
+    """Write the blocks of both lengths, and those of other text, with one vocabulary.
+
+    Blocks that an earlier session left in the work folder are used as they are, if its teacher reads them.
+    """
+    if options.continue_from and all(map(Path.is_dir, _corpora(place, options).values())):
+        tokenizer = load_tokenizer(str(options.continue_from))
+        for folder in _corpora(place, options).values():
+            Corpus.open(folder).check_tokenizer(tokenizer, str(options.continue_from))
+        return
     extra = named_values(options.prepare_options, "--prepare_options")
     # The longer blocks make the vocabulary, for the tokenizer states that length as the longest that its model reads.
     first = {"train_tokenizer": True, "vocab_size": options.vocab_size}
@@ -102,6 +108,11 @@ def _prepare(place: Place, options: Any) -> None:
         other = {"block_size": options.short, "validation_fraction": 0.9}
         job = Job("blocks-other", "prepare", {"text": options.other_text, **own, **other}, distributed=False)
         run_job(job, place)
+
+
+def _corpora(place: Place, options: Any) -> dict[str, Path]:
+    corpora = {str(size): place.blocks(size) for size in (options.short, options.long)}
+    return corpora | ({"other": place.work / "blocks-other"} if options.other_text else {})
 
 
 def _preparing(place: Place, size: int, text: list[str], options: dict[str, Any]) -> Job:

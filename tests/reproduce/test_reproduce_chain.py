@@ -1,6 +1,7 @@
 """From text to a teacher and its students, tiny: the scripts as they are, the verbs in this process to save time."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from reproduce import held_out, runs, students, teacher
 from reproduce.common import run
 
 SCRIPTS = {"held_out": held_out.main}
+EMBEDDED = files("potstill") / "demo/assets/teacher"
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Have commands run here; returns the verbs that were."""
     ran: list[list[str]] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which reproduce.held_out would choose one of for good
 
     def run_words(words: list[str], environment: dict[str, str], prefix: str) -> int:
         if words[2] != "potstill":
@@ -30,7 +33,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_text_to_teacher_to_students(
-    in_process: list[list[str]], tmp_path: Path, signals_restored: None, no_hub: None
+    in_process: list[list[str]],
+    tmp_path: Path,
+    signals_restored: None,
+    no_hub: None,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     (tmp_path / "text.txt").write_text(written_text(300, seed=1))
     (tmp_path / "other.txt").write_text(written_text(60, seed=2))
@@ -97,6 +104,18 @@ def test_text_to_teacher_to_students(
     assert len(sessions[1]["stages"]) == 1
     start = sessions[1]["stages"][0]["held_out_at_start"]["loss"]
     assert start == pytest.approx(found["held_out"]["16"]["loss"], rel=1e-5)
+
+    # Blocks that are there are not made again, save for a teacher of another vocabulary.
+    third = tmp_path / "third"
+    for size in ("16", "32"):
+        (third / f"blocks-{size}").parent.mkdir(exist_ok=True)
+        (third / f"blocks-{size}").symlink_to(more / f"blocks-{size}", target_is_directory=True)
+    there = ["--work_dir", str(third), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
+    count = len(in_process)
+    assert run(teacher.main, [*there, *sizes, *lengths, *text[:2], *steps, *going_on]) == 0
+    assert [words[0] for words in in_process[count:]] == ["pretrain"]
+    assert run(teacher.main, [*there, *sizes, *lengths, *text[:2], *steps, "--continue_from", str(EMBEDDED)]) == 1
+    assert "prepared with the tokenizer" in capsys.readouterr().err
 
 
 def result(folder: Path, name: str) -> dict[str, Any]:
