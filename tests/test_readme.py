@@ -29,6 +29,7 @@ SHORTER = {
     "evaluate": "--seeds 2 --max_steps 2 --use_cpu",
     "compare": "",
     "export": "--max_check_samples 4",
+    "bench inference": "--compiled false --max_requests 8 --batch_size 1 --threads 1",
 }
 
 
@@ -49,6 +50,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, make_teacher: Callable[.
     (folder / "glue" / "SST-2").mkdir(parents=True)
     for split, part in (("train", rows[:-4]), ("dev", rows[-4:])):
         (folder / "glue" / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *part]) + "\n")
+    (folder / "glue" / "STS-B").mkdir()
+    pairs = "".join(f"bola dome\tkila me .\t{number % 6}\n" for number in range(8))
+    (folder / "glue" / "STS-B" / "dev.tsv").write_text(f"sentence1\tsentence2\tscore\n{pairs}")
     return folder
 
 

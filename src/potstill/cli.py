@@ -24,6 +24,10 @@ VERBS = {
     "export": ("potstill.export.export:export", "a model for another runtime, checked against its source"),
     "demo": ("potstill.demo.demo:demo", "the whole job on an embedded teacher and text, offline, on a CPU"),
     "bench train": ("potstill.bench.train:bench_train", "how fast the training step of a recipe is on this machine"),
+    "bench inference": (
+        "potstill.bench.inference.bench:bench_inference",
+        "how small and fast models are here, in every form: size, memory, latency, and the limit",
+    ),
 }
 
 USAGE = "\n".join(
@@ -32,8 +36,8 @@ USAGE = "\n".join(
         "",
         "Distil a transformer encoder into one half its depth.",
         "",
-        *(f"  {verb:<13}{what}" for verb, (_, what) in VERBS.items()),
-        f"  {'version':<13}the installed version",
+        *(f"  {verb:<17}{what}" for verb, (_, what) in VERBS.items()),
+        f"  {'version':<17}the installed version",
     ]
 )
 

@@ -12,11 +12,17 @@ def hardware(device: torch.device) -> str:
     """Return the name of the accelerator, or of the processor and its number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    names = [line.split(":", 1)[1].strip() for line in _cpu_info() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
-def _cpu_info() -> list[str]:
+def processor() -> str:
+    """Return the name of the processor."""
+    names = [line.split(":", 1)[1].strip() for line in cpu_info() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cpu_info() -> list[str]:
+    """Return the lines of /proc/cpuinfo, none where there is no such file."""
     try:
         return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

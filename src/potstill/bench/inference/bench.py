@@ -1,0 +1,135 @@
+"""The verb `bench inference`: models side by side on this machine's processor, in every form that there is of them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from statistics import median
+
+import torch
+from torch import nn
+
+from potstill.bench.inference.counting import Counted, count
+from potstill.bench.inference.elmo import WORD_LENGTH, ElmoShaped
+from potstill.bench.inference.energy import check_energy
+from potstill.bench.inference.limits import Limits, bound, measure_limits
+from potstill.bench.inference.machine import Machine
+from potstill.bench.inference.measure import Measured, measure
+from potstill.bench.inference.models import Form, Model, elmo_form, forms_of, read_models
+from potstill.bench.inference.options import BenchInferenceArguments
+from potstill.bench.inference.processes import processes
+from potstill.bench.inference.report import InferenceBench
+from potstill.bench.inference.requests import read_requests
+from potstill.bench.inference.result import Latency, Lengths, Row
+from potstill.bench.inference.turns import Ratio, say
+
+
+def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
+    """Measure models where they run, side by side: size, memory, FLOPs, latency, throughput, and the limit.
+
+    Folders of transformers models are run by PyTorch, eager and compiled; folders that `potstill export` wrote in their
+    own runtimes. Each form has a process of its own, and they take turns.
+
+    Args:
+        args: models, requests, and how they are measured.
+
+    Returns:
+        What was measured; `str` of it is a report.
+
+    Raises:
+        PotstillError: bad input, or a model cannot be run.
+    """
+    if args.energy:
+        check_energy(args.country)
+    models = read_models(args.named_models(), args.data)
+    forms = [form for model in models for form in forms_of(model, args.compiled)]
+    forms += [elmo_form()] if args.elmo else []
+    requests = None if args.data is None else read_requests(args.data, args.task_data, args.max_requests)
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    say(f"{len(forms)} forms of {len(models)} models: measuring the machine, loading")
+    limits = measure_limits(args.threads)
+    with processes(forms, args.threads) as workers:
+        measured = measure(args, workers, requests)
+    limits = limits.best(measure_limits(args.threads))
+    result = InferenceBench(
+        machine=Machine.here(),
+        versions=_versions(models),
+        data=measured.requests.title,
+        requests=len(measured.requests),
+        max_length=args.max_length,
+        threads=args.threads,
+        warmup=args.warmup,
+        passes=args.passes,
+        turns=len(measured.latency[0]),
+        date=began,
+        limits=limits,
+        disturbance=measured.disturbance,
+        energy=measured.energy_how,
+        rows=_rows(models, forms, measured, limits, args.passes),
+    )
+    if args.output:
+        result.save(args.output)
+    return result
+
+
+def _rows(models: Sequence[Model], forms: Sequence[Form], measured: Measured, limits: Limits, passes: int) -> list[Row]:
+    """Return what was measured of each form, and what follows from it."""
+    described = {model.name: model for model in models}
+    counts: dict[str, Counted] = {}
+    rows = []
+    first = [sum(turn) for turn in measured.latency[0]]
+    for number, form in enumerate(forms):
+        model, lengths = described.get(form.name), measured.lengths[number]
+        counted = counts[form.name] = counts.get(form.name) or _counted(model, lengths)
+        by_turn = [sum(turn) for turn in measured.latency[number]]
+        latency = Latency.of([seconds for turn in measured.latency[number] for seconds in turn], passes)
+        tokenised = measured.tokenisation[number]
+        peak, before = measured.memory[number]
+        rows.append(
+            Row(
+                model=form.name,
+                form=form.title,
+                path=form.path,
+                task=form.task,
+                new_head=form.num_labels is not None,
+                parameters=counted.parameters,
+                encoder_parameters=counted.encoder_parameters,
+                bytes_on_disk=model.bytes_on_disk() if model else None,
+                peak_memory_bytes=peak,
+                model_memory_bytes=peak - before,
+                flops=sum(counted.flops[length] for length in lengths) / len(lengths),
+                flops_by_length=counted.flops,
+                lengths=Lengths.of(lengths),
+                latency=latency,
+                ratio=Ratio.of(first, by_turn) if number else None,
+                throughput=measured.throughput[number],
+                tokenisation=1000 * median(tokenised) if tokenised else None,
+                bound=bound(counted, form.int8, lengths, latency.mean / 1000, limits),
+                energy=measured.energy[number],
+            )
+        )
+    return rows
+
+
+def _counted(model: Model | None, lengths: Sequence[int]) -> Counted:
+    """Count what a model, or ELMo's shape, is made of and costs: on the meta device, where there are no weights."""
+    shape: nn.Module
+    if model is None:
+        with torch.device("meta"):
+            shape = ElmoShaped().eval()
+        return count(
+            shape, shape.encoder, lengths, lambda n: torch.empty(1, n, WORD_LENGTH, dtype=torch.long, device="meta")
+        )
+    shape = model.shape()
+    return count(shape, shape.base_model, lengths, lambda n: torch.empty(1, n, dtype=torch.long, device="meta"))
+
+
+def _versions(models: Sequence[Model]) -> dict[str, str]:
+    """Return the versions of Python, potstill, and the libraries that run the models."""
+    found = {"Python": platform.python_version()}
+    found |= {name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")}
+    for model in models:
+        found |= model.exported.versions if model.exported else {}
+    return found

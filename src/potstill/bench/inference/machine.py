@@ -1,0 +1,127 @@
+"""What the measurements are made on: processor, instruction sets, caches, memory, and what else it was busy with."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from potstill.bench.inference.options import cores
+from potstill.training.hardware import cpu_info, processor
+
+SETS = {
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512f",),
+    "VNNI": ("avx512_vnni", "avx_vnni", "asimddp"),
+    "BF16": ("avx512_bf16", "bf16"),
+    "AMX": ("amx_int8",),
+    "I8MM": ("i8mm",),
+}
+"""Instruction set → what /proc/cpuinfo calls it, or its like on Arm (`asimddp`: products of 8-bit integers)."""
+
+ARM_ONLY = ("I8MM",)
+CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine.
+
+    Attributes:
+        processor: its name.
+        cores: that this process may use.
+        instruction_sets: name → whether the processor has it; empty where the system does not say.
+        cache_bytes: of the last level of cache, which others may share; None where the system does not say.
+        memory_bytes: of the machine.
+        system: operating system and its version.
+    """
+
+    processor: str
+    cores: int
+    instruction_sets: dict[str, bool]
+    cache_bytes: int | None
+    memory_bytes: int
+    system: str
+
+    @classmethod
+    def here(cls) -> Machine:
+        """Describe this one."""
+        return cls(
+            processor(), cores(), instruction_sets(cpu_info()), _last_cache(), psutil.virtual_memory().total,
+            f"{platform.system()} {platform.release()}",
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        sets = ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in self.instruction_sets.items())
+        cache = f" · cache {self.cache_bytes / 2**20:,.0f} MiB" if self.cache_bytes else ""
+        return f"{self.processor}, {self.cores} cores · {sets or 'instruction sets unknown'}{cache} · {self.system}"
+
+
+def instruction_sets(lines: Sequence[str]) -> dict[str, bool]:
+    """Return which sets a processor has, by the lines of /proc/cpuinfo."""
+    found = [line.split(":", 1) for line in lines if line.startswith(("flags", "Features")) and ":" in line]
+    if not found:
+        return {}
+    kind, flags = found[0][0].strip(), set(found[0][1].split())
+    wanted = SETS if kind == "Features" else {name: words for name, words in SETS.items() if name not in ARM_ONLY}
+    return {name: not flags.isdisjoint(words) for name, words in wanted.items()}
+
+
+def _last_cache() -> int | None:
+    sizes = []
+    for index in CACHE.glob("index*"):
+        with suppress(OSError, ValueError):
+            size = (index / "size").read_text().strip()
+            sizes.append(int(size.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(size[-1], 1))
+    return max(sizes, default=None)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What else went on while something was measured, as shares of the time of all cores.
+
+    Attributes:
+        others: that other processes took.
+        stolen: that a hypervisor gave to other machines; None where the system does not say.
+    """
+
+    others: float
+    stolen: float | None
+
+    def __str__(self) -> str:
+        stolen = "" if self.stolen is None else f", the hypervisor {self.stolen:.1%}"
+        return f"other processes took {self.others:.1%} of the cores' time{stolen}"
+
+
+class DisturbanceMeter:
+    """Measures from its making on what a machine does besides some processes.
+
+    Args:
+        processes: numbers of those that measure, besides this one.
+    """
+
+    def __init__(self, processes: Sequence[int]) -> None:
+        self._processes = [psutil.Process(), *map(psutil.Process, processes)]
+        self._before = psutil.cpu_times(), self._own()
+
+    def read(self) -> Disturbance:
+        """Return what went on since."""
+        (before, own_before), now = self._before, psutil.cpu_times()
+        spent = {name: getattr(now, name) - getattr(before, name) for name in now._fields}
+        idle, stolen = spent["idle"] + spent.get("iowait", 0.0), spent.get("steal", 0.0)
+        guest = spent.get("guest", 0.0) + spent.get("guest_nice", 0.0)  # which are counted among user's already
+        all_time = max(sum(spent.values()) - guest, 1e-9)
+        others = all_time - idle - stolen - (self._own() - own_before)
+        return Disturbance(max(0.0, others / all_time), stolen / all_time if "steal" in spent else None)
+
+    def _own(self) -> float:
+        total = 0.0
+        for process in self._processes:
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total

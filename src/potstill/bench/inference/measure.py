@@ -1,0 +1,161 @@
+"""Everything that is measured, in order, by telling the forms' processes what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from potstill.bench.inference.energy import SECONDS_OF_A_TURN, TURNS, Energy, EnergyMeter, mean
+from potstill.bench.inference.machine import Disturbance, DisturbanceMeter
+from potstill.bench.inference.options import BenchInferenceArguments
+from potstill.bench.inference.processes import Process, all_at_once
+from potstill.bench.inference.requests import SYNTHETIC_LENGTHS, Requests, evenly, synthetic_requests
+from potstill.bench.inference.result import Throughput
+from potstill.bench.inference.turns import Progress, Ratio, say, take_turns, turns_of
+from potstill.errors import PotstillError
+
+BATCHED_REQUESTS, BATCHES_AT_LEAST = 256, 4
+"""Requests that throughput is measured on, spread evenly, or more where they would be fewer batches than that."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, by form in the order of the processes.
+
+    Attributes:
+        requests: that were run.
+        lengths: of the requests in each form's tokens.
+        tokenisation: seconds of each text; empty where there are none.
+        latency: seconds of each request of each turn.
+        throughput: by batch size.
+        memory: largest resident size, and that before the model was loaded, in bytes.
+        disturbance: what else went on during latency and throughput.
+        energy: None if not asked for.
+        energy_how: where its figures are from.
+    """
+
+    requests: Requests
+    lengths: list[list[int]]
+    tokenisation: list[list[float]]
+    latency: list[list[list[float]]]
+    throughput: list[list[Throughput]]
+    memory: list[tuple[int, int]]
+    disturbance: Disturbance
+    energy: list[Energy | None]
+    energy_how: str | None
+
+
+def measure(args: BenchInferenceArguments, workers: Sequence[Process], requests: Requests | None) -> Measured:
+    """Measure all forms.
+
+    Args:
+        args: how.
+        workers: a process of each form.
+        requests: what to run; random tokens if None.
+
+    Raises:
+        PotstillError: a model cannot be loaded, or a request is longer than it reads.
+    """
+    most = _most(workers, all_at_once(workers, [("open", worker.form, args.threads) for worker in workers]))
+    shortest = min(most.values(), default=SYNTHETIC_LENGTHS[-1])
+    if args.max_length is not None and args.max_length > shortest:
+        name = min(most, key=most.__getitem__)
+        raise PotstillError(
+            f"--max_length is {args.max_length}, but the model {name!r} reads {shortest} tokens at most."
+        )
+    if requests is None:
+        requests = synthetic_requests(args.max_requests, args.max_length or shortest)
+    lengths = all_at_once(workers, [("read", requests, args.max_length)] * len(workers))
+    for worker, found in zip(workers, lengths, strict=True):
+        _check_lengths(worker.form.name, found, most.get(worker.form.name), requests)
+    say("warming up")
+    all_at_once(workers, [("warm_up", args.warmup)] * len(workers))
+    meter = DisturbanceMeter([worker.pid for worker in workers])
+    tokenisation = [worker.call("tokenise", args.max_length) for worker in workers]
+    turns = turns_of(len(requests), args.passes)
+    latency = take_turns(turns, len(workers), lambda form, turn: workers[form].call("run", turn), Progress("latency"))
+    memory = [worker.call("memory") for worker in workers]
+    throughput: list[list[Throughput]] = [[] for _ in workers]
+    for size in args.batch_size or ():
+        measured = _single(latency) if size == 1 else _batched(workers, size, len(requests))
+        for row, cell in zip(throughput, measured, strict=True):
+            row.append(cell)
+    disturbance = meter.read()
+    energy: list[Energy | None] = [None] * len(workers)
+    how = None
+    if args.energy:
+        energy, how = _energy(workers, args.country)
+    return Measured(requests, lengths, tokenisation, latency, throughput, memory, disturbance, energy, how)
+
+
+def _most(workers: Sequence[Process], longest: Sequence[int | None]) -> dict[str, int]:
+    """Return how many tokens each model reads at most, by name, without those that read any number."""
+    named = zip((worker.form.name for worker in workers), longest, strict=True)
+    return {name: most for name, most in named if most is not None}
+
+
+def _check_lengths(name: str, lengths: Sequence[int], most: int | None, requests: Requests) -> None:
+    if most is None or max(lengths) <= most:
+        return
+    number = next(number for number, length in enumerate(lengths) if length > most)
+    raise PotstillError(
+        f"The text of {requests.places[number]} has {lengths[number]:,} tokens, and the model {name!r} reads {most:,} "
+        f"at most: shorten it, or cut all with --max_length {most}."
+    )
+
+
+def _single(latency: list[list[list[float]]]) -> list[Throughput]:
+    """Return how many requests a second there are one after the other."""
+    by_turn = [[sum(turn) for turn in form] for form in latency]
+    return [
+        Throughput(
+            1,
+            sum(map(len, latency[number])) / sum(turns),
+            Ratio.of(by_turn[0], turns) if number else None,
+        )
+        for number, turns in enumerate(by_turn)
+    ]
+
+
+def _batched(workers: Sequence[Process], size: int, requests: int) -> list[Throughput]:
+    """Return how many requests a second there are of so many at a time; requests are repeated where there are few.
+
+    ELMo's shape is left out: it is there for the latency that the paper compares with.
+    """
+    count = max(BATCHES_AT_LEAST, BATCHED_REQUESTS // size)
+    numbers = [number % requests for number in evenly(max(requests, count * size), count * size)]
+    batches = [numbers[start : start + size] for start in range(0, count * size, size)]
+    asked = [number for number, worker in enumerate(workers) if worker.form.runner != "elmo"]
+    answers = all_at_once([workers[number] for number in asked], [("batch", batches)] * len(asked))
+    padding = dict(zip(asked, answers, strict=True))
+    able = [number for number, answer in padding.items() if not isinstance(answer, str)]
+    turns = take_turns(
+        list(range(count)),
+        len(able),
+        lambda place, batch: [workers[able[place]].call("run_batch", batch)],
+        Progress(f"{size} at a time"),
+    )
+    seconds = {number: [taken for (taken,) in turn] for number, turn in zip(able, turns, strict=True)}
+    found = []
+    for number in range(len(workers)):
+        if number not in seconds:
+            found.append(Throughput(size, None, why_not=padding.get(number)))
+            continue
+        ratio = Ratio.of(seconds[0], seconds[number]) if number and 0 in seconds else None
+        found.append(Throughput(size, count * size / sum(seconds[number]), ratio, padding[number]))
+    return found
+
+
+def _energy(workers: Sequence[Process], country: str | None) -> tuple[list[Energy | None], str]:
+    """Return the energy of a request by form, measured in turns, and how."""
+    meter = EnergyMeter(country)
+    parts: list[list[Energy]] = [[] for _ in workers]
+    try:
+        for turn in range(TURNS):
+            say(f"energy: turn {turn + 1} of {TURNS}, {SECONDS_OF_A_TURN * len(workers):.0f} s each")
+            for worker, part in zip(workers, parts, strict=True):
+                part.append(meter.measure(partial(worker.call, "run_for", SECONDS_OF_A_TURN)))
+        return [mean(part) for part in parts], meter.how
+    finally:
+        meter.close()

@@ -1,0 +1,124 @@
+"""An exported folder as others use it: what it says of itself, and how its model is run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from potstill.errors import PotstillError, first_line
+from potstill.export.check import Runtime
+from potstill.export.export import SUMMARY, open_exported
+
+RUNTIMES = {
+    "onnx": ("ONNX Runtime", "onnxruntime"),
+    "openvino": ("OpenVINO", "openvino"),
+    "executorch": ("ExecuTorch", "executorch"),
+    "coreml": ("Core ML", "coremltools"),
+}
+"""First word of a format → what its runtime is called, and the package that it is in."""
+
+NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
+"""Endings of what lies beside a model: its config, its tokenizer, notes."""
+
+
+@dataclass(frozen=True)
+class ExportedFolder:
+    """A folder that `export` wrote.
+
+    Attributes:
+        folder: where it is.
+        format: as `--format` names it.
+        task: as `pipeline` calls it.
+        inputs: names of what the model reads, in order, each (B, L) int64.
+        max_length: longest input, in tokens.
+    """
+
+    folder: Path
+    format: str
+    task: str
+    inputs: tuple[str, ...]
+    max_length: int
+
+    @classmethod
+    def is_one(cls, folder: Path) -> bool:
+        """Return whether `export` wrote a folder."""
+        return (folder / SUMMARY).is_file()
+
+    @classmethod
+    def read(cls, folder: Path) -> ExportedFolder:
+        """Read what a folder says of itself; the model is not loaded.
+
+        Raises:
+            PotstillError: it cannot be read, or its model or config is missing.
+        """
+        path = folder / SUMMARY
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            found = cls(
+                folder,
+                str(summary["format"]),
+                str(summary["task"]),
+                tuple(map(str, summary["inputs"])),
+                int(summary["max_length"]),
+            )
+            file = folder / summary["file"]
+        except OSError as error:
+            raise PotstillError(f"{path} cannot be read: {error.strerror}.") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise PotstillError(f"{path} is damaged ({first_line(error)}): export the model again.") from error
+        for needed in (file, folder / "config.json"):
+            if not needed.exists():
+                raise PotstillError(f"The export in {folder} lacks its {needed.name}: export the model again.")
+        return found
+
+    @property
+    def kind(self) -> str:
+        """First word of the format."""
+        return self.format.partition("-")[0]
+
+    @property
+    def title(self) -> str:
+        """Runtime and precision in words."""
+        name = RUNTIMES.get(self.kind, (self.kind, ""))[0]
+        return " ".join([name, *self.format.split("-")[1:]])
+
+    @property
+    def bytes(self) -> int:
+        """Of the model's files on disk, without config and tokenizer."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and path.suffix not in NO_WEIGHTS)
+        return sum(path.stat().st_size for path in files)
+
+    @property
+    def package(self) -> str:
+        """What its runtime is imported from.
+
+        Raises:
+            PotstillError: it is not installed.
+        """
+        name = RUNTIMES.get(self.kind, ("", self.kind))[1]
+        if importlib.util.find_spec(name) is None:
+            raise PotstillError(
+                f"{self.folder} is for {self.title}, which needs {name}: pip install 'potstill[{self.kind}]'."
+            )
+        return name
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Version of the runtime, by its package."""
+        return {self.package: version(self.package)}
+
+    def open(self, threads: int | None = None) -> Runtime:
+        """Load the model in its own runtime.
+
+        Args:
+            threads: of one request; the runtime's choice if None.
+
+        Raises:
+            PotstillError: the runtime is not installed, or the model damaged.
+        """
+        importlib.import_module(self.package)
+        return open_exported(self.folder, threads)
