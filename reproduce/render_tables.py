@@ -16,6 +16,7 @@ ROWS = {
     "no-ce": "without L_ce",
     "no-cos": "without L_cos",
     "no-mlm": "without L_mlm",
+    "ELMo-shaped": "ELMo's shape, random weights",
     "random": "all losses, random initialisation",
     "masked": "L_ce at masked tokens only",
     "first": "layers `first`",
@@ -112,28 +113,31 @@ def tasks(found: dict[str, Any]) -> str:
 
 def speed(found: dict[str, Any]) -> str:
     """Return sizes and the time of a pass on the CPU."""
-    first = next(iter(found["rows"].values()))
     rows = []
     for name, row in found["rows"].items():
         for form, measured in row["forms"].items():
             low, high = measured["quartiles"]
-            ratio = first["forms"][form]["seconds_of_a_pass"] / measured["seconds_of_a_pass"]
+            ratio = "1"
+            if measured["ratio"] is not None:
+                ratio = "{:.2f} × ({:.2f}–{:.2f})".format(*measured["ratio"])
             rows.append(
                 [
                     ROWS.get(name, name),
                     form,
                     f"{row['encoder_parameters'] / 1e6:.1f} M",
-                    f"{row['bytes']:,}",
+                    count(row["bytes"]),
+                    f"{row['flops'] / 1e9:.3g}",
                     f"{measured['milliseconds']:.1f} ({low:.1f}–{high:.1f})",
                     f"{measured['seconds_of_a_pass']:.1f}",
-                    f"{ratio:.2f} ×",
+                    ratio,
                 ]
             )
     said = (
-        f"{found['pairs']:,} dev pairs of STS-B one at a time on {found['hardware']}; models in turns, pair by pair. "
-        "Median and quartiles. Parameters are the encoder's; bytes those of the task model in float32."
+        f"{found['pairs']:,} dev pairs of STS-B one at a time, {found['threads']} threads, on {found['hardware']} "
+        f"({found['disturbance']}); models in turns. Median and quartiles; times as fast as the first row: median over "
+        "turns, and what a tenth of them is below and above. Parameters are the encoder's, bytes the task model's."
     )
-    header = ["", "form", "parameters", "bytes", "ms a pair", "seconds of a pass", "speed"]
+    header = ["", "form", "parameters", "bytes", "GFLOPs", "ms a pair", "seconds of a pass", "speed"]
     return f"{said}\n\n{table(header, rows)}"
 
 

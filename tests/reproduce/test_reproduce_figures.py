@@ -12,7 +12,7 @@ from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan, RunResult
 from potstill.student import load_masked_lm
 from reproduce import __main__ as everything
-from reproduce import cost, keep, table3, table4
+from reproduce import cost, keep, table4
 from reproduce.common import FORMAT, parser
 from reproduce.scoring import comparison
 from reproduce.time_to_quality import minutes_to
@@ -112,14 +112,6 @@ def test_every_row_of_the_ablation_changes_what_it_says() -> None:
     assert changed["no-cos"] == {"alpha_cos"}
     assert changed["no-mlm"] == {"alpha_mlm"}
     assert changed["random"] == {"initialise"}
-
-
-def test_models_take_turns_pair_by_pair() -> None:
-    order: list[str] = []
-    runners = {(name, "eager"): (lambda inputs, name=name: order.append(name)) for name in ("a", "b", "c")}
-    seconds = table3.timed(runners, {name: [{}] * 6 for name in "abc"})
-    assert all(len(taken) == 6 for taken in seconds.values())
-    assert "".join(order[-18:]) == "abcbcacab" * 2
 
 
 def test_a_model_is_cut_in_parts_and_put_together(teacher_folder: Path, tmp_path: Path) -> None:
