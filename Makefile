@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test check reproduce clean
+.PHONY: demo test check reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
@@ -24,6 +24,11 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/typos
+
+# The page that `potstill serve` brings to the browser, built anew from web/ into the package. The only target that needs Node.
+web:
+	cd web && npm ci && npm run build
+	$(PYTHON) web/pack.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+import{a,b,c,d,e,f,g,h,i,j}from"./chunk-NA76HIGS.js";import"./chunk-476ZUILE.js";export{i as InferenceSession,d as TRACE,g as TRACE_EVENT_BEGIN,h as TRACE_EVENT_END,e as TRACE_FUNC_BEGIN,f as TRACE_FUNC_END,c as Tensor,j as default,b as env,a as registerBackend};
