@@ -22,6 +22,7 @@ VERBS = {
     "evaluate": ("potstill.evaluation.evaluate:evaluate", "models × tasks × seeds in, tables and retention out"),
     "compare": ("potstill.evaluation.compare:compare", "results of several models in, tables side by side out"),
     "export": ("potstill.export.export:export", "a model for another runtime, checked against its source"),
+    "serve": ("potstill.serve.serve:serve", "a page on this machine that runs exported models in the browser"),
     "demo": ("potstill.demo.demo:demo", "the whole job on an embedded teacher and text, offline, on a CPU"),
     "bench train": ("potstill.bench.train:bench_train", "how fast the training step of a recipe is on this machine"),
     "bench inference": (

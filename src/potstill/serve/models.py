@@ -1,0 +1,175 @@
+"""A model as the page can run it: checked before anything is served, and described for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from potstill.errors import PotstillError, first_line
+from potstill.serve.onnx_file import is_whole
+
+WEIGHTS = {"onnx/model.onnx": "float32", "onnx/model_quantized.onnx": "int8"}
+"""File → precision, in the order in which they are looked for; the names are those of transformers.js."""
+OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+TASKS = {
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForQuestionAnswering": "question-answering",
+}
+"""End of an architecture's name → what the page does with it."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that the page can run.
+
+    Attributes:
+        folder: as `export` wrote it.
+        name: shown as its title.
+        file: the ONNX file in the folder.
+        precision: of its weights, `float32` or `int8`.
+        task: as `pipeline` calls it.
+        layers: how many it has; None if its config does not say.
+        max_length: longest text it reads, in tokens.
+        labels: of a classifier, by number; none where it gives one score.
+        multi_label: whether several labels can hold at once.
+    """
+
+    folder: Path
+    name: str
+    file: str
+    precision: str
+    task: str
+    layers: int | None
+    max_length: int
+    labels: tuple[str, ...]
+    multi_label: bool
+
+    @classmethod
+    def open(cls, folder: str, flag: str) -> ServedModel:
+        """Check a folder and describe the model in it.
+
+        Args:
+            folder: as `export --format onnx` or `onnx-int8` wrote it.
+            flag: the option that named it, for messages.
+
+        Raises:
+            PotstillError: there is no such folder, it holds no ONNX export, or one that is damaged or for a task that
+                the page cannot do.
+        """
+        path = Path(folder).expanduser()
+        if not path.is_dir():
+            wrong = "is a file: name the folder that it is in" if path.exists() else "does not exist"
+            raise PotstillError(f"{flag} {folder} {wrong}.")
+        file = next((name for name in WEIGHTS if (path / name).is_file()), None)
+        if file is None:
+            raise PotstillError(f"{flag} {folder} {_what_instead(path, folder)}")
+        for other in OTHER_FILES:
+            if not (path / other).is_file():
+                raise PotstillError(f"{flag} {folder} is incomplete: it has no {other}; export the model again.")
+        if not is_whole(path / file):
+            raise PotstillError(
+                f"{flag} {folder} is damaged: {file} is cut short or no ONNX file; export the model again."
+            )
+        beside = next((path / "onnx").glob(f"{Path(file).name}[_.]data*"), None)
+        if beside is not None:
+            raise PotstillError(
+                f"{flag} {folder} keeps its weights in a second file, {beside.name}, which the page cannot load."
+            )
+        config = _config(path, f"{flag} {folder}")
+        architecture = (config.architectures or ["model without a head"])[0]
+        task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
+        if task is None:
+            raise PotstillError(
+                f"{flag} {folder} is a {architecture}, which the page has no use for: it does "
+                f"{', '.join(list(TASKS.values())[:-1])} and {list(TASKS.values())[-1]}."
+            )
+        labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label))
+        return cls(
+            folder=path,
+            name=path.resolve().name,
+            file=file,
+            precision=WEIGHTS[file],
+            task=task,
+            layers=getattr(config, "num_hidden_layers", None),
+            max_length=_max_length(path, config),
+            labels=labels if task == "text-classification" and len(labels) > 1 else (),
+            multi_label=config.problem_type == "multi_label_classification",
+        )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files of the model that are served."""
+        return (self.file, *OTHER_FILES)
+
+    def description(self, path: str) -> dict[str, Any]:
+        """Return what the page is told of the model.
+
+        Args:
+            path: where its files are, relative to the page; ends with a slash.
+        """
+        return {
+            "name": self.name,
+            "path": path,
+            "file": self.file,
+            "bytes": (self.folder / self.file).stat().st_size,
+            "task": self.task,
+            "precision": self.precision,
+            "layers": self.layers,
+            "max_length": self.max_length,
+            "labels": list(self.labels),
+            "multi_label": self.multi_label,
+        }
+
+
+def check_pair(model: ServedModel, other: ServedModel) -> None:
+    """Make sure that two models can be asked the same.
+
+    Raises:
+        PotstillError: they do different tasks, or sort into different numbers of labels.
+    """
+    if model.task != other.task:
+        raise PotstillError(
+            f"The two models do different tasks: {model.folder} does {model.task}, {other.folder} {other.task}."
+        )
+    if len(model.labels) != len(other.labels):
+        sizes = [f"{len(one.labels)} labels" if one.labels else "a score" for one in (model, other)]
+        raise PotstillError(
+            f"The two models do different tasks: {model.folder} answers with {sizes[0]}, "
+            f"{other.folder} with {sizes[1]}."
+        )
+
+
+def _what_instead(path: Path, folder: str) -> str:
+    """Say what a folder without an ONNX file is, and what to do."""
+    export = f"potstill export --model {folder} --format onnx --output_dir {folder.rstrip('/')}-onnx"
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+        return f"is a model for PyTorch; browsers run ONNX, so export it first: {export}"
+    for format, pattern in (("OpenVINO", "*.xml"), ("ExecuTorch", "*.pte"), ("Core ML", "*.mlpackage")):
+        if any(path.glob(pattern)):
+            return f"is an export for {format}; browsers run ONNX: export the model with --format onnx or onnx-int8."
+    return f"holds no exported model: there is no {' or '.join(WEIGHTS)} in it."
+
+
+def _config(path: Path, what: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # of several libraries
+        raise PotstillError(f"{what} has a config.json that cannot be read: {first_line(error)}.") from error
+
+
+def _max_length(path: Path, config: Any) -> int:
+    """Return the longest text in tokens: as the export measured it, otherwise as tokenizer and config have it."""
+    for name, key in (("potstill_export.json", "max_length"), ("tokenizer_config.json", "model_max_length")):
+        try:
+            value = json.loads((path / name).read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(value, int | float) and value > 0:
+            return int(min(value, getattr(config, "max_position_embeddings", None) or 512))
+    return int(getattr(config, "max_position_embeddings", None) or 512)

@@ -1,0 +1,167 @@
+"""What is served is checked first: each wrong folder is told in one sentence, and nothing listens."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serve_samples import SMALLEST_ONNX, write_export
+
+from potstill.cli import main
+from potstill.errors import PotstillError
+from potstill.serve.models import ServedModel, check_pair
+from potstill.serve.onnx_file import is_whole
+
+pytestmark = pytest.mark.usefixtures("signals_restored")
+
+
+def test_what_the_page_is_told(tmp_path: Path) -> None:
+    labels = {"id2label": {"1": "good", "0": "bad"}, "architectures": ["BertForSequenceClassification"]}
+    model = ServedModel.open(str(write_export(tmp_path / "student", "onnx/model_quantized.onnx", **labels)), "--model")
+    assert model.description("models/0/") == {
+        "name": "student",
+        "path": "models/0/",
+        "file": "onnx/model_quantized.onnx",
+        "bytes": len(SMALLEST_ONNX),
+        "task": "text-classification",
+        "precision": "int8",
+        "layers": 3,
+        "max_length": 128,
+        "labels": ["bad", "good"],
+        "multi_label": False,
+    }
+
+
+def test_layers_and_lengths_of_other_families(tmp_path: Path) -> None:
+    distilbert = {
+        "model_type": "distilbert",
+        "architectures": ["DistilBertForQuestionAnswering"],
+        "num_hidden_layers": 6,
+    }
+    folder = write_export(tmp_path / "a", **distilbert)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 1e30}')
+    model = ServedModel.open(str(folder), "--model")
+    assert (model.layers, model.max_length, model.task, model.labels) == (6, 512, "question-answering", ())
+    (folder / "potstill_export.json").write_text('{"max_length": 510}')  # as the export measured it
+    assert ServedModel.open(str(folder), "--model").max_length == 510
+
+
+def test_scores_have_no_labels(tmp_path: Path) -> None:
+    config = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    assert ServedModel.open(str(write_export(tmp_path / "a", **config)), "--model").labels == ()
+
+
+def said(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert main(["serve", "--port", "0", *options]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1, output.err
+    assert "Traceback" not in output.err
+    return output.err
+
+
+def test_folders_that_hold_no_model_for_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = str(write_export(tmp_path / "good"))
+    assert "does not exist" in said(capsys, "--model", str(tmp_path / "none"))
+    assert "is a file" in said(capsys, "--model", str(Path(good) / "config.json"))
+    assert "holds no exported model" in said(capsys, "--model", str(tmp_path))
+    assert "--compare" in said(capsys, "--model", good, "--compare", str(tmp_path))
+
+    pytorch = tmp_path / "student"
+    pytorch.mkdir()
+    (pytorch / "config.json").write_text("{}")
+    (pytorch / "model.safetensors").write_bytes(b"")
+    assert f"export --model {pytorch} --format onnx --output_dir {pytorch}-onnx" in said(
+        capsys, "--model", f"{pytorch}"
+    )
+
+    openvino = tmp_path / "openvino"
+    openvino.mkdir()
+    (openvino / "openvino_model.xml").write_text("")
+    assert "is an export for OpenVINO" in said(capsys, "--model", str(openvino))
+
+    tokens = write_export(tmp_path / "tokens", architectures=["BertForTokenClassification"])
+    message = said(capsys, "--model", str(tokens))
+    assert "is a BertForTokenClassification" in message
+    assert "fill-mask, text-classification and question-answering" in message
+
+    headless = write_export(tmp_path / "headless", architectures=None)
+    assert "is a model without a head" in said(capsys, "--model", str(headless))
+
+    broken = write_export(tmp_path / "broken")
+    (broken / "config.json").write_text("{")
+    assert "config.json that cannot be read" in said(capsys, "--model", str(broken))
+    (broken / "tokenizer.json").unlink()
+    assert "has no tokenizer.json" in said(capsys, "--model", str(broken))
+
+    split = write_export(tmp_path / "split")
+    (split / "onnx" / "model.onnx.data").write_bytes(b"")
+    assert "in a second file, model.onnx.data" in said(capsys, "--model", str(split))
+
+    for length in (0, 5, len(SMALLEST_ONNX) - 1):
+        (split / "onnx" / "model.onnx").write_bytes(SMALLEST_ONNX[:length])
+        assert "is cut short" in said(capsys, "--model", str(split))
+
+
+def test_two_models_must_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = {"architectures": ["BertForSequenceClassification"]}
+    fill = write_export(tmp_path / "fill")
+    two = write_export(tmp_path / "two", **head)
+    three = write_export(tmp_path / "three", **head, id2label={"0": "a", "1": "b", "2": "c"})
+    score = write_export(tmp_path / "score", **head, id2label={"0": "a"})
+    message = said(capsys, "--model", str(fill), "--compare", str(two))
+    assert message.endswith(f"different tasks: {fill} does fill-mask, {two} text-classification.\n")
+    assert "with 3 labels" in said(capsys, "--model", str(two), "--compare", str(three))
+    assert "with a score" in said(capsys, "--model", str(two), "--compare", str(score))
+    check_pair(*(ServedModel.open(str(folder), "--model") for folder in (fill, fill)))
+
+
+def test_ports_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(write_export(tmp_path / "model"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"Port {port} is taken: pass another as --port" in said(capsys, "--model", model, "--port", port)
+    assert "between 0 and 65535" in said(capsys, "--model", model, "--port", "65536")
+
+
+def test_a_real_model_is_whole_until_it_is_cut(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, numbers = onnx.helper, onnx.TensorProto.FLOAT
+    x, y = (helper.make_tensor_value_info(name, numbers, ["n"]) for name in "xy")
+    weights = helper.make_tensor("w", numbers, [300], [0.5] * 300)
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "graph", [x], [y], [weights])
+    model = helper.make_model(graph, doc_string="a sentence", producer_name="a test")
+    helper.set_model_props(model, {"key": "value"})
+    content = model.SerializeToString()
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    assert is_whole(file)
+    for length in range(len(content)):
+        file.write_bytes(content[:length])
+        whole = is_whole(file)
+        if whole:  # what follows the operators may be missing: a cut there leaves a model
+            onnx.load(file)
+            assert length > content.index(b"graph") + 1200
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_told_from_a_model(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.mktemp("any") / "model.onnx"
+    file.write_bytes(content)
+    assert is_whole(file) in (True, False)
+    file.write_bytes(SMALLEST_ONNX + b"\xff" + content)
+    is_whole(file)
+
+
+def test_a_summary_that_is_no_json_is_passed_over(tmp_path: Path) -> None:
+    folder = write_export(tmp_path / "model")
+    for text in ("{", "[1]", json.dumps({"max_length": "many"})):
+        (folder / "potstill_export.json").write_text(text)
+        assert ServedModel.open(str(folder), "--model").max_length == 128
+    (folder / "onnx" / "model.onnx").unlink()
+    with pytest.raises(PotstillError, match="holds no exported model"):
+        ServedModel.open(str(folder), "--model")
