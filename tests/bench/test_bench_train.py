@@ -244,11 +244,11 @@ def test_every_option_has_a_help_text() -> None:
 @pytest.mark.usefixtures("signals_restored")
 def test_the_second_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench"]) == 2
-    assert capsys.readouterr().err == "potstill: 'bench' needs a second word: bench train.\n"
+    assert capsys.readouterr().err == "potstill: 'bench' needs a second word: bench train, bench inference.\n"
     assert main(["bench", "--bench_steps", "3"]) == 2
-    assert capsys.readouterr().err == "potstill: 'bench' needs a second word: bench train.\n"
+    assert capsys.readouterr().err == "potstill: 'bench' needs a second word: bench train, bench inference.\n"
     assert main(["bench", "foo"]) == 2
-    assert capsys.readouterr().err == "potstill: there is no verb 'bench foo'; there is bench train.\n"
+    assert capsys.readouterr().err == "potstill: there is no verb 'bench foo'; there is bench train, bench inference.\n"
     assert main(["bench", "--help"]) == 0
     assert capsys.readouterr().out.startswith("potstill bench train ")
     with pytest.raises(SystemExit) as exit_:
