@@ -256,6 +256,29 @@ def test_classification_and_what_it_says_of_bad_input(
         ).to_contain_text(message)
 
 
+def test_scores_and_several_labels_at_once(
+    open_page: Callable[..., Any], exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, text = small_classifier(), "Neither good nor bad."
+    with torch.inference_mode():
+        logits = source(**AutoTokenizer.from_pretrained(TEACHER)(text, return_tensors="pt")).logits[0]
+
+    def answered(name: str, **changes: Any) -> Any:
+        folder = shutil.copytree(exported("classifier", source), tmp_path / name)
+        config = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(config))
+        page = open_page(folder)
+        page.get_by_label("Text", exact=True).fill(text)
+        page.get_by_role("button", name="Run").click()
+        check_times(page, 1)
+        return page.get_by_role("article")
+
+    labels = {name: 100 * p for name, p in zip(("dull", "fair", "<b>fine</b>"), logits.sigmoid().tolist(), strict=True)}
+    assert shares(answered("several", problem_type="multi_label_classification")) == pytest.approx(labels, abs=0.06)
+    score = answered("score", id2label={"0": "LABEL_0"}).locator(".score").inner_text()
+    assert float(score) == pytest.approx(float(logits[0]), abs=6e-4)
+
+
 def test_webgpu_says_the_same(open_page: Callable[..., Any], exported: Callable[..., Path]) -> None:
     page = open_page(exported("classifier", small_classifier()))
     device = page.get_by_label("Runs on")

@@ -171,24 +171,20 @@ def test_signals_end_it_without_a_traceback(model: Path) -> None:
     start = [sys.executable, "-c", "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "]
     start[-1] += "os.execv(sys.argv[1], sys.argv[1:])"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = [
-        (
-            subprocess.Popen(
-                [*start, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-            ),
-            number,
-            status,
-        )
-        for number, status in ((signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM))
-    ]
-    for process, number, status in running:
-        assert process.stdout is not None
-        assert "student on http://127.0.0.1:" in process.stdout.readline()
-        process.send_signal(number)
-        out, err = process.communicate(timeout=20)
-        assert process.returncode == status, err
-        assert "Traceback" not in err
-        assert out.strip() == ("stopped" if status == 0 else "")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ends = ((signal.SIGINT, 0, "stopped"), (signal.SIGTERM, 128 + signal.SIGTERM, ""))
+    running = [subprocess.Popen([*start, *command], env=environment, **pipes) for _ in ends]
+    try:
+        for process, (number, status, closing) in zip(running, ends, strict=True):
+            assert "student on http://127.0.0.1:" in process.stdout.readline()
+            process.send_signal(number)
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == status, err
+            assert "Traceback" not in err
+            assert out.strip() == closing
+    finally:
+        for process in running:
+            process.kill()
 
 
 def test_the_page_was_built_from_these_sources() -> None:
