@@ -15,7 +15,8 @@ from inference_samples import Local, called
 from transformers import BertModel, BertTokenizer
 
 from potstill.bench.inference import measure
-from potstill.bench.inference.requests import evenly, read_requests
+from potstill.bench.inference.models import forms_of, read_models
+from potstill.bench.inference.requests import evenly, read_requests, synthetic_requests
 from potstill.bench.inference.turns import Progress, Ratio, take_turns, turns_of
 from potstill.cli import main
 from potstill.errors import PotstillError
@@ -134,7 +135,7 @@ def test_what_is_measured(
 def test_forms_take_turns_and_each_is_first_at_times(
     bench: Callable[..., tuple[dict[str, Any], str]], local: type[Local], classifier: Path
 ) -> None:
-    bench("--models", *(f"{name}={classifier}" for name in "abc"), *EAGER, "--batch_size", 1, "--max_requests", 60)
+    bench("--models", *(f"{name}={classifier}" for name in "abc"), *EAGER, "--batch_size", 1, 2, "--max_requests", 60)
     runs = [(form[0], tuple(numbers)) for form, numbers in called(local.told, "run")]
     assert "".join(form for form, _ in runs[:9]) == "abcbcacab"
     for start in range(0, len(runs), 3):  # all have run a turn before any runs the next
@@ -143,21 +144,59 @@ def test_forms_take_turns_and_each_is_first_at_times(
         assert [number for form, numbers in runs if form == name for number in numbers] == list(range(60))
     methods = [method for _, method, _ in local.told]
     assert max(at for at, method in enumerate(methods) if method == "warm_up") < methods.index("run")
+    assert methods.index("memory") < methods.index("batch")  # of which it would be, not of single requests
 
 
 def test_the_first_request_of_a_turn_is_run_once_more_and_not_counted(classifier: Path) -> None:
-    from potstill.bench.inference.models import forms_of, read_models
-    from potstill.bench.inference.requests import synthetic_requests
-
-    (form,) = forms_of(read_models([("a", str(classifier))], None)[0], compiled=False)
-    local = Local(form, 1)
-    local.call("open", form, 1)
+    local = opened(classifier)
     local.call("read", synthetic_requests(10, 32), None)
     ran: list[int] = []
     lengths = {id(batch): batch["input_ids"].shape[1] for batch in local.worker._singles}
     local.worker._runner.run = lambda batch: ran.append(lengths[id(batch)])  # type: ignore[method-assign]
     assert len(local.call("run", [1, 2])) == 2
     assert ran == [16, 16, 32]
+
+
+def opened(folder: Path) -> Local:
+    (form,) = forms_of(read_models([("a", str(folder))], None)[0], compiled=False)
+    local = Local(form, 1)
+    local.call("open", form, 1)
+    return local
+
+
+def test_padding_changes_nothing_but_the_time(classifier: Path) -> None:
+    local = opened(classifier)
+    local.call("read", synthetic_requests(10, 32), None)
+    runner, rows = local.worker._runner, local.worker._rows
+    said: list[torch.Tensor] = []
+    runner._model.register_forward_hook(lambda module, inputs, output: said.append(output.logits))  # type: ignore[attr-defined]
+    for batch in ([rows[0]], [rows[2]], [rows[0], rows[2]]):
+        runner.run(runner.prepare(batch))
+    torch.testing.assert_close(said[2], torch.cat(said[:2]))
+    assert rows[0]["input_ids"].shape[1] < rows[2]["input_ids"].shape[1]
+
+
+def test_threads_are_those_asked_for(
+    bench: Callable[..., tuple[dict[str, Any], str]], classifier: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    of_torch: list[int] = []
+    of_onnx: list[int] = []
+    session = onnxruntime.InferenceSession
+
+    def open_session(file: Any, options: Any = None, **more: Any) -> Any:
+        of_onnx.append(options.intra_op_num_threads)
+        return session(file, options, **more)
+
+    monkeypatch.setattr("potstill.bench.inference.options.cores", lambda: 3)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    monkeypatch.setattr(torch, "set_num_threads", of_torch.append)
+    models = ["--models", f"a={classifier}", f"b={exported}", *EAGER]
+    _, printed = bench(*models, "--threads", 3, "--max_requests", 4, "--batch_size", 1)
+    assert set(of_onnx) == {3}  # the model, and the product that bounds it
+    assert of_torch.count(3) >= 4  # for the limits twice, and for each form
+    assert "3 threads a request" in printed
 
 
 def test_a_slow_machine_slows_all(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:

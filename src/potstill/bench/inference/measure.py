@@ -126,6 +126,7 @@ def _batched(workers: Sequence[Process], size: int, requests: int) -> list[Throu
     count = max(BATCHES_AT_LEAST, BATCHED_REQUESTS // size)
     numbers = [number % requests for number in evenly(max(requests, count * size), count * size)]
     batches = [numbers[start : start + size] for start in range(0, count * size, size)]
+    say(f"{size} at a time: warming up")
     asked = [number for number, worker in enumerate(workers) if worker.form.runner != "elmo"]
     answers = all_at_once([workers[number] for number in asked], [("batch", batches)] * len(asked))
     padding = dict(zip(asked, answers, strict=True))
