@@ -37,8 +37,9 @@ def test_weights_that_are_read_are_all_but_the_tables(teacher_folder: Path) -> N
     assert counted.matrix_weights == linear  # the vocabulary's projection is the table, and all of it is read
     vectors = sum(parameter.numel() for parameter in whole.parameters() if parameter.dim() == 1)
     assert counted.vector_weights == vectors
-    assert counted.bytes_read(int8=False) == 4 * (linear + vectors)
-    assert counted.bytes_read(int8=True) == linear + 4 * vectors
+    assert counted.bytes_read(32) == 4 * (linear + vectors)
+    assert counted.bytes_read(8) == linear + 4 * vectors
+    assert counted.bytes_read(4) == linear // 2 + 4 * vectors
 
     read = _counted(read_models([("teacher", str(teacher_folder))], "stsb")[0], [8])
     in_layers = sum(m.weight.numel() for m in whole.bert.encoder.modules() if isinstance(m, nn.Linear))

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForQuestionAnswering, BertTokenizer
 
 from potstill.bench.inference import energy
 from potstill.cli import main
+from potstill.export.runtime import ExportedFolder
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "local")
 
@@ -120,6 +121,28 @@ def test_a_model_cut_short(refused: Callable[..., str], make_classifier: Callabl
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     message = refused("--models", f"a={folder}")
     assert f"the model {str(folder)!r} cannot be loaded with a head for sequence classification" in message
+
+
+@pytest.mark.parametrize(
+    ("described", "title", "bits"),
+    [
+        ({"format": "onnx"}, "ONNX Runtime", 32),
+        ({"format": "onnx-int8"}, "ONNX Runtime int8", 8),
+        ({"format": "onnx-int8", "weight_bits": 4, "quantization": "dynamic"}, "ONNX Runtime int4", 4),
+        ({"format": "openvino-int8", "weight_bits": 8, "quantization": "static"}, "OpenVINO int8 static", 8),
+        ({"format": "coreml"}, "Core ML float16", 16),
+        ({"format": "executorch", "weight_bits": 32, "quantization": None}, "ExecuTorch", 32),
+    ],
+)
+def test_forms_are_named_by_runtime_and_precision(
+    classifier: Path, tmp_path: Path, described: dict[str, object], title: str, bits: int
+) -> None:
+    rest = {"task": "text-classification", "inputs": ["input_ids"], "max_length": 8, "file": "model"}
+    (tmp_path / "potstill_export.json").write_text(json.dumps(described | rest))
+    (tmp_path / "model").write_bytes(b"12345")
+    shutil.copy(classifier / "config.json", tmp_path)
+    found = ExportedFolder.read(tmp_path)
+    assert (found.title, found.weight_bits, found.bytes) == (title, bits, 5)
 
 
 def test_a_runtime_that_is_not_there(

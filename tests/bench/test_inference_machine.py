@@ -37,7 +37,7 @@ COUNTED = Counted(10, 9, matrix_weights=1_000_000, vector_weights=5_000, flops={
 
 def test_the_longer_of_reading_and_computing_bounds_each_request() -> None:
     # Reading 4.02 MB takes 4.02 ms; the products 1 ms and 10 ms.
-    found = bound(COUNTED, False, [8, 64], mean_seconds=0.01402, limits=LIMITS)
+    found = bound(COUNTED, 32, [8, 64], mean_seconds=0.01402, limits=LIMITS)
     assert found.weight_bytes == 4_020_000
     assert found.milliseconds_of_weights == pytest.approx(4.02)
     assert found.milliseconds_of_products == pytest.approx(5.5)
@@ -46,7 +46,7 @@ def test_the_longer_of_reading_and_computing_bounds_each_request() -> None:
 
 
 def test_integers_are_read_and_multiplied_as_such() -> None:
-    found = bound(COUNTED, True, [8], mean_seconds=1, limits=LIMITS)
+    found = bound(COUNTED, 8, [8], mean_seconds=1, limits=LIMITS)
     assert found.weight_bytes == 1_020_000
     assert found.milliseconds_of_weights == pytest.approx(1.02)
     assert found.milliseconds_of_products == pytest.approx(0.25)

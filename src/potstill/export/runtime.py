@@ -14,12 +14,15 @@ from potstill.export.check import Runtime
 from potstill.export.export import SUMMARY, open_exported
 
 RUNTIMES = {
-    "onnx": ("ONNX Runtime", "onnxruntime"),
-    "openvino": ("OpenVINO", "openvino"),
-    "executorch": ("ExecuTorch", "executorch"),
-    "coreml": ("Core ML", "coremltools"),
+    "onnx": ("ONNX Runtime", "onnxruntime", "onnxruntime"),
+    "openvino": ("OpenVINO", "openvino", "openvino"),
+    "executorch": ("ExecuTorch", "executorch", "executorch.runtime"),
+    "coreml": ("Core ML", "coremltools", "coremltools"),
 }
-"""First word of a format → what its runtime is called, and the package that it is in."""
+"""First word of a format → what its runtime is called, the package that it is in, and the module that runs models."""
+
+BITS = {"coreml": 16, "onnx-int8": 8, "openvino-int8": 8}
+"""Bits of a weight by format, where an export does not say; in others 32."""
 
 NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
 """Endings of what lies beside a model: its config, its tokenizer, notes."""
@@ -33,6 +36,8 @@ class ExportedFolder:
         folder: where it is.
         format: as `--format` names it.
         task: as `pipeline` calls it.
+        weight_bits: of a weight of a matrix: 32 or 16 in floating point, 8 or 4 of integers.
+        static: whether activations are quantised by ranges that were measured before, rather than as they come.
         inputs: names of what the model reads, in order, each (B, L) int64.
         max_length: longest input, in tokens.
     """
@@ -40,6 +45,8 @@ class ExportedFolder:
     folder: Path
     format: str
     task: str
+    weight_bits: int
+    static: bool
     inputs: tuple[str, ...]
     max_length: int
 
@@ -62,6 +69,8 @@ class ExportedFolder:
                 folder,
                 str(summary["format"]),
                 str(summary["task"]),
+                int(summary.get("weight_bits") or BITS.get(summary["format"], 32)),
+                summary.get("quantization") == "static",
                 tuple(map(str, summary["inputs"])),
                 int(summary["max_length"]),
             )
@@ -83,8 +92,9 @@ class ExportedFolder:
     @property
     def title(self) -> str:
         """Runtime and precision in words."""
-        name = RUNTIMES.get(self.kind, (self.kind, ""))[0]
-        return " ".join([name, *self.format.split("-")[1:]])
+        name = RUNTIMES.get(self.kind, (self.kind,))[0]
+        precision = {32: "", 16: "float16"}.get(self.weight_bits, f"int{self.weight_bits}")
+        return " ".join(word for word in (name, precision, "static" * self.static) if word)
 
     @property
     def bytes(self) -> int:
@@ -111,6 +121,18 @@ class ExportedFolder:
         """Version of the runtime, by its package."""
         return {self.package: version(self.package)}
 
+    def import_runtime(self) -> None:
+        """Import what runs the model.
+
+        Raises:
+            PotstillError: it is not installed, or cannot be imported.
+        """
+        package = self.package
+        try:
+            importlib.import_module(RUNTIMES.get(self.kind, ("", "", package))[2])
+        except Exception as error:  # of many types: compiled parts are bound to versions of other packages
+            raise PotstillError(f"{package}, which runs {self.folder}, cannot be used: {first_line(error)}.") from error
+
     def open(self, threads: int | None = None) -> Runtime:
         """Load the model in its own runtime.
 
@@ -118,7 +140,7 @@ class ExportedFolder:
             threads: of one request; the runtime's choice if None.
 
         Raises:
-            PotstillError: the runtime is not installed, or the model damaged.
+            PotstillError: the runtime cannot be used, or the model is damaged.
         """
-        importlib.import_module(self.package)
+        self.import_runtime()
         return open_exported(self.folder, threads)

@@ -106,7 +106,7 @@ def _rows(models: Sequence[Model], forms: Sequence[Form], measured: Measured, li
                 ratio=Ratio.of(first, by_turn) if number else None,
                 throughput=measured.throughput[number],
                 tokenisation=1000 * median(tokenised) if tokenised else None,
-                bound=bound(counted, form.int8, lengths, latency.mean / 1000, limits),
+                bound=bound(counted, form.weight_bits, lengths, latency.mean / 1000, limits),
                 energy=measured.energy[number],
             )
         )

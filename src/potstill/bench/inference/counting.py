@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-FLOAT_BYTES, INT8_BYTES = 4, 1
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Counted:
     vector_weights: int
     flops: dict[int, int]
 
-    def bytes_read(self, int8: bool) -> int:
+    def bytes_read(self, weight_bits: int) -> int:
         """Return the bytes of weights that one request has to read, each of them once.
 
         Args:
-            int8: whether matrices are of 8-bit integers rather than of float32; vectors are of float32 in any case.
+            weight_bits: of a weight of a matrix; vectors are of float32 in any case.
         """
-        return self.matrix_weights * (INT8_BYTES if int8 else FLOAT_BYTES) + self.vector_weights * FLOAT_BYTES
+        return self.matrix_weights * weight_bits // 8 + self.vector_weights * FLOAT_BYTES
 
 
 def count(model: nn.Module, encoder: nn.Module, lengths: Iterable[int], inputs: Callable[[int], Tensor]) -> Counted:

@@ -63,19 +63,19 @@ class Bound:
     times: float
 
 
-def bound(counted: Counted, int8: bool, lengths: Sequence[int], mean_seconds: float, limits: Limits) -> Bound:
+def bound(counted: Counted, weight_bits: int, lengths: Sequence[int], mean_seconds: float, limits: Limits) -> Bound:
     """Return the least time that requests of some lengths can take.
 
     Args:
         counted: of the model.
-        int8: whether its matrices are of 8-bit integers.
+        weight_bits: of a weight of a matrix; below 16 of integers.
         lengths: of the requests, in tokens.
         mean_seconds: that a request took.
         limits: of the machine.
     """
-    read = counted.bytes_read(int8)
+    read = counted.bytes_read(weight_bits)
     weights = read / limits.bytes_per_second
-    rate = limits.int8_per_second if int8 else limits.flops_per_second
+    rate = limits.int8_per_second if weight_bits < 16 else limits.flops_per_second
     products = np.array([counted.flops[length] for length in lengths]) / rate
     least = float(np.maximum(products, weights).mean())
     return Bound(read, 1000 * weights, 1000 * float(products.mean()), 1000 * least, mean_seconds / least)

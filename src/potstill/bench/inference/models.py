@@ -80,7 +80,7 @@ class Form:
         path: folder or hub name; empty for ELMo's shape.
         task: see `Model`.
         num_labels: of a new head; None where the model keeps its own.
-        int8: whether its matrices are of 8-bit integers.
+        weight_bits: of a weight of a matrix; below 16 of integers.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Form:
     path: str
     task: str
     num_labels: int | None = None
-    int8: bool = False
+    weight_bits: int = 32
 
     def __str__(self) -> str:
         return f"{self.name} ({self.title})"
@@ -129,7 +129,7 @@ def forms_of(model: Model, compiled: bool) -> list[Form]:
     form = Form(model.name, "PyTorch, eager", "eager", model.path, model.task)
     if model.exported is not None:
         exported = model.exported
-        return [replace(form, title=exported.title, runner="exported", int8="int8" in exported.format)]
+        return [replace(form, title=exported.title, runner="exported", weight_bits=exported.weight_bits)]
     if model.new_head:
         form = replace(form, num_labels=model.config.num_labels)
     return [form, replace(form, title="PyTorch, compiled", runner="compiled")] if compiled else [form]

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from potstill.bench.inference.memory import forget_peak, peak
@@ -146,10 +147,7 @@ def _import_what_it_needs(form: Form, threads: int) -> None:
 
     torch.set_num_threads(threads)
     if form.runner == "exported":
-        import importlib
-        from pathlib import Path
-
-        importlib.import_module(potstill.export.runtime.ExportedFolder.read(Path(form.path).expanduser()).package)
+        potstill.export.runtime.ExportedFolder.read(Path(form.path).expanduser()).import_runtime()
 
 
 def main(descriptor: int) -> None:
