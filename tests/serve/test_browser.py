@@ -137,7 +137,7 @@ def check_times(page: Any, models: int) -> None:
     assert all(5 <= len(runs) <= 20 and min(runs) > 0 for runs in times)
     medians = [float(np.median(runs)) for runs in times]
     for median, shown in zip(medians, page.locator(".time strong").all_inner_texts(), strict=True):
-        assert float(shown.removesuffix(" ms")) == pytest.approx(median, rel=0.06)
+        assert float(shown.removesuffix("ms")) == pytest.approx(median, rel=0.06)
     comparison = page.get_by_role("region", name="Comparison")
     expect(comparison).to_contain_text(f"{len(times[0])} warm runs")
     if models == 2:
@@ -325,7 +325,7 @@ def test_the_answer_is_marked_in_the_text(open_page: Callable[..., Any], exporte
     before = page.evaluate("document.querySelector('mark').previousSibling.textContent.length")
     assert before == words[0].start
     none, best = 100 * probabilities[0], 100 * probabilities[1:].max()
-    found = [float(value) for value in re.findall(r"([\d.]+) %", card.locator(".answer .hint").inner_text())]
+    found = [float(value) for value in re.findall(r"([\d.]+)\s%", card.locator(".answer .hint").inner_text())]
     assert found == pytest.approx([float(best), float(none)], abs=0.06)
 
     page.get_by_label("Text to find the answer in").fill("")

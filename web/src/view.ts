@@ -3,6 +3,9 @@
 import type { Answer, Model, Share } from "./messages";
 import { quantile } from "./numbers";
 
+/** Keeps a number and its unit on one line. */
+const NARROW = "\u202f";
+
 export function element<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   className = "",
@@ -53,11 +56,11 @@ export function timeWords(times: readonly number[]): [string, string] {
 }
 
 export function milliseconds(value: number): string {
-  return `${digits(value)} ms`;
+  return `${digits(value)}${NARROW}ms`;
 }
 
 export function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
+  return `${(100 * share).toFixed(1)}${NARROW}%`;
 }
 
 function digits(value: number): string {
@@ -67,7 +70,7 @@ function digits(value: number): string {
 function list(shares: readonly Share[]): HTMLElement {
   const items = shares.map(({ text, probability }) => {
     const item = element("li", "", element("span", "", text), element("span", "", percent(probability)));
-    item.style.setProperty("--share", percent(probability).replace(" ", ""));
+    item.style.setProperty("--share", `${100 * probability}%`);
     return item;
   });
   return element("ol", "shares", ...items);
