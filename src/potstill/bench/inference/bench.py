@@ -48,7 +48,7 @@ def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
     forms += [elmo_form()] if args.elmo else []
     requests = None if args.data is None else read_requests(args.data, args.task_data, args.max_requests)
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    say(f"{len(forms)} forms of {len(models)} models: measuring the machine, loading")
+    say(f"measuring the machine, loading {', '.join(map(str, forms))}")
     limits = measure_limits(args.threads)
     with processes(forms, args.threads) as workers:
         measured = measure(args, workers, requests)
