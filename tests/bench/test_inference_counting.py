@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import DistilBertConfig, DistilBertForMaskedLM
+from transformers import DebertaV2Config, DistilBertConfig, DistilBertForMaskedLM
 
 from potstill.bench.flops import forward_flops
 from potstill.bench.inference.bench import _counted
@@ -112,6 +112,15 @@ def test_both_directions_of_elmo_read_all_words(monkeypatch: pytest.MonkeyPatch)
     for changed in (first, last):
         assert not np.allclose(changed[:, :4], same[:, :4])
         assert not np.allclose(changed[:, 4:], same[:, 4:])
+
+
+def test_a_model_that_looks_at_values_is_counted_too() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = DebertaV2Config(vocab_size=50, max_position_embeddings=16, position_buckets=8, **sizes)
+    model = Model("deberta", "", "feature-extraction", config)
+    with pytest.raises(RuntimeError, match="meta"):
+        model.shape()(torch.zeros(1, 4, dtype=torch.long, device="meta"))
+    assert _counted(model, [4]).flops[4] > 2 * 4 * (4 * 16 * 16 + 2 * 16 * 32)
 
 
 def test_a_shape_has_no_weights_and_ties_what_is_tied(make_classifier: Callable[..., Path]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from inference_samples import SIZES, Local
-from transformers import BertConfig, BertForQuestionAnswering, BertTokenizer
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, BertTokenizer
 
 from potstill.bench.inference import energy
 from potstill.cli import main
@@ -159,6 +160,17 @@ def test_a_runtime_that_is_not_there(
     assert "--energy needs codecarbon: pip install 'potstill[energy]'" in refused(
         "--models", f"a={classifier}", "--energy"
     )
+
+
+def test_flops_that_cannot_be_counted(
+    refused: Callable[..., str], classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: BertForSequenceClassification, input_ids: torch.Tensor) -> None:
+        raise ValueError(f"no {input_ids.device}")
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", forward)
+    assert "The FLOPs of the model 'a' cannot be counted: no cpu." in refused("--models", f"a={classifier}")
+    assert Local.told == []
 
 
 def test_data(refused: Callable[..., str], classifier: Path, tmp_path: Path) -> None:

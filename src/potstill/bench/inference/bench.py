@@ -9,7 +9,6 @@ from importlib.metadata import version
 from statistics import median
 
 import torch
-from torch import nn
 
 from potstill.bench.inference.counting import Counted, count
 from potstill.bench.inference.elmo import WORD_LENGTH, ElmoShaped
@@ -24,6 +23,7 @@ from potstill.bench.inference.report import InferenceBench
 from potstill.bench.inference.requests import read_requests
 from potstill.bench.inference.result import Latency, Lengths, Row
 from potstill.bench.inference.turns import Ratio, say
+from potstill.errors import PotstillError, first_line
 
 
 def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
@@ -47,6 +47,8 @@ def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
     forms = [form for model in models for form in forms_of(model, args.compiled)]
     forms += [elmo_form()] if args.elmo else []
     requests = None if args.data is None else read_requests(args.data, args.task_data, args.max_requests)
+    for model in models:
+        _counted(model, [2])  # which, were it to fail, had better fail before all else is measured
     began = datetime.now(UTC).isoformat(timespec="seconds")
     say(f"measuring the machine, loading {', '.join(map(str, forms))}")
     limits = measure_limits(args.threads)
@@ -114,16 +116,31 @@ def _rows(models: Sequence[Model], forms: Sequence[Form], measured: Measured, li
 
 
 def _counted(model: Model | None, lengths: Sequence[int]) -> Counted:
-    """Count what a model, or ELMo's shape, is made of and costs: on the meta device, where there are no weights."""
-    shape: nn.Module
+    """Count what a model, or ELMo's shape, is made of and costs: on the meta device, where nothing is computed.
+
+    Raises:
+        PotstillError: it cannot be counted.
+    """
     if model is None:
         with torch.device("meta"):
-            shape = ElmoShaped().eval()
+            elmo = ElmoShaped().eval()
         return count(
-            shape, shape.encoder, lengths, lambda n: torch.empty(1, n, WORD_LENGTH, dtype=torch.long, device="meta")
+            elmo, elmo.encoder, lengths, lambda n: torch.zeros(1, n, WORD_LENGTH, dtype=torch.long, device="meta")
         )
-    shape = model.shape()
-    return count(shape, shape.base_model, lengths, lambda n: torch.empty(1, n, dtype=torch.long, device="meta"))
+    try:
+        return _counted_on("meta", model, lengths)
+    except Exception:  # a model may look at values, of which there are none there
+        try:
+            return _counted_on("cpu", model, lengths)
+        except Exception as error:  # whatever a model does that takes more than token ids
+            raise PotstillError(
+                f"The FLOPs of the model {model.name!r} cannot be counted: {first_line(error)}."
+            ) from error
+
+
+def _counted_on(device: str, model: Model, lengths: Sequence[int]) -> Counted:
+    shape = model.shape(device)
+    return count(shape, shape.base_model, lengths, lambda n: torch.zeros(1, n, dtype=torch.long, device=device))
 
 
 def _versions(models: Sequence[Model]) -> dict[str, str]:

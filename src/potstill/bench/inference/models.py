@@ -48,14 +48,17 @@ class Model:
         """The class that loads it."""
         return next((head.auto for head in HEADS.values() if head.task == self.task), AutoModel)
 
-    def shape(self) -> PreTrainedModel:
-        """Return it without weights, on the meta device; its attention is made of plain matrix products.
+    def shape(self, device: str = "meta") -> PreTrainedModel:
+        """Return it with attention made of plain matrix products, and without its weights.
+
+        Args:
+            device: where there are none at all, or `cpu`, where they are random.
 
         Raises:
             PotstillError: there is no such model for its config.
         """
         try:
-            with torch.device("meta"), quiet_loading():
+            with torch.device(device), quiet_loading():
                 return self.auto.from_config(self.config, attn_implementation="eager").eval()
         except Exception as error:  # of several libraries
             raise PotstillError(f"The model {self.name!r} cannot be built: {first_line(error)}.") from error
