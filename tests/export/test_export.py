@@ -1,68 +1,48 @@
-"""Exported models say what their source says, in their own runtime; what does not is not written."""
+"""The verb `export`: folders that are whole models, and nothing where the export does not say what the model says."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from export_samples import SIZES
 from transformers import (
+    AutoTokenizer,
     BertConfig,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
+    BertForNextSentencePrediction,
     BertModel,
-    DistilBertConfig,
-    DistilBertForTokenClassification,
-    PreTrainedTokenizerFast,
 )
 
 from potstill.cli import main
 from potstill.errors import PotstillError
-from potstill.export.check import Agreement, compare
-from potstill.export.export import export, open_exported
+from potstill.export.check import compare
+from potstill.export.export import open_exported
+from potstill.export.onnx import FLOAT
+from potstill.export.openvino import write_openvino
 from potstill.export.source import Source
 
-onnx = pytest.importorskip("onnx")
-for package in ("onnxscript", "onnxruntime", "openvino", "nncf"):
+for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package)
 
-SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SST2 = "\n".join(["sentence\tlabel", *(f"word number {number}\t{number % 2}" for number in range(20))]) + "\n"
 
 
-@pytest.fixture(scope="module")
-def new_model(
-    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast
-) -> Callable[[type, Any], Path]:
-    """Save a random model of a class and config, with its tokenizer."""
+class Shifted:
+    """Says something else than its source: every second logit is larger by what is given."""
 
-    def save(kind: type, config: Any) -> Path:
-        folder = tmp_path_factory.mktemp("model")
-        model = kind(config)
-        for parameter in model.parameters():
-            parameter.data.add_(0.05 * np.random.default_rng(0).standard_normal())
-        model.save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
-        return folder
+    def __init__(self, source: Source, by: float) -> None:
+        self.source, self.by = source, by
 
-    return save
-
-
-@pytest.fixture(scope="module")
-def classifier(new_model: Callable[[type, Any], Path], tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
-    return new_model(
-        BertForSequenceClassification,
-        BertConfig(vocab_size=len(tiny_tokenizer), num_labels=2, max_position_embeddings=48, **SIZES),
-    )
-
-
-@pytest.fixture(scope="module")
-def as_onnx(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "onnx"
-    export(str(classifier), "onnx", str(folder))
-    return folder
+    def run(self, inputs: Any) -> Any:
+        found = self.source.run(inputs)
+        for logits in found.values():
+            logits[..., 1::2] += self.by
+        return found
 
 
 def test_onnx_takes_any_batch_and_length(classifier: Path, as_onnx: Path) -> None:
@@ -74,90 +54,82 @@ def test_onnx_takes_any_batch_and_length(classifier: Path, as_onnx: Path) -> Non
         mask[0, length - 1 :] = 0
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids % 2}
         np.testing.assert_allclose(exported.run(inputs)["logits"], source.run(inputs)["logits"], atol=1e-4)
+    long = {name: np.ones((2, 49), np.int64) for name in source.inputs}
+    with pytest.raises(PotstillError, match=r"model.onnx cannot run a batch of 2 with 49 tokens: .* longer than what"):
+        exported.run(long)
 
 
 def test_the_folder_is_a_whole_model(as_onnx: Path) -> None:
     summary = json.loads((as_onnx / "potstill_export.json").read_text())
     assert summary["task"] == "text-classification"
     assert summary["agreement"]["same"] == 1
+    assert summary["agreement"]["answers"] > 50
     assert {"config.json", "tokenizer.json", "onnx", "potstill_export.json"} <= {p.name for p in as_onnx.iterdir()}
     assert [path.name for path in (as_onnx / "onnx").iterdir()] == ["model.onnx"]
     assert not (as_onnx / ".scratch").exists()
+    assert AutoTokenizer.from_pretrained(as_onnx).model_max_length == summary["max_length"] == 32
+    assert "potstill" not in (as_onnx / "config.json").read_text()
 
 
-@pytest.mark.parametrize("format", ["onnx-int8", "openvino"])
-def test_formats(format: Any, new_model: Callable[[type, Any], Path], teacher_folder: Path, tmp_path: Path) -> None:
-    exported = export(str(teacher_folder), format, str(tmp_path / "out"))
-    assert exported.task == "fill-mask"
-    assert exported.agreement.answers > 100
-    if format == "onnx-int8":
-        weights = onnx.load(exported.file).graph.initializer
-        bytes_by_type = {kind: sum(len(w.raw_data) for w in weights if w.data_type == kind) for kind in (1, 3)}
-        assert bytes_by_type[onnx.TensorProto.INT8] > 2 * bytes_by_type[onnx.TensorProto.FLOAT]
-        assert not exported.file.with_name("model.onnx").exists()
-    assert 0 <= exported.agreement.relative < (0.25 if format == "onnx-int8" else 1e-3)
+def test_openvino(classifier: Path, as_onnx: Path, tmp_path: Path) -> None:
+    write_openvino(as_onnx / FLOAT, tmp_path / "openvino_model.xml")
+    agreement = compare(Source.open(str(classifier)), open_exported(tmp_path, threads=1))
+    assert agreement.same == 1
+    assert agreement.relative < 1e-4
 
 
-def test_question_answering_and_openvino_in_int8(
-    new_model: Callable[[type, Any], Path], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+def test_scores_before_and_after(
+    classifier: Path, as_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = BertConfig(vocab_size=len(tiny_tokenizer), max_position_embeddings=64, **SIZES)
-    exported = export(str(new_model(BertForQuestionAnswering, config)), "openvino-int8", str(tmp_path / "out"))
-    assert exported.task == "question-answering"
-    assert exported.file.name == "openvino_model.xml"
+    def write(source: Source, file: Path) -> None:
+        file.write_bytes((as_onnx / FLOAT).read_bytes())
 
-
-def test_token_classification(
-    new_model: Callable[[type, Any], Path], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    config = DistilBertConfig(
-        vocab_size=len(tiny_tokenizer), dim=32, n_layers=1, n_heads=2, hidden_dim=64, max_position_embeddings=64
-    )
-    exported = export(str(new_model(DistilBertForTokenClassification, config)), "onnx", str(tmp_path / "out"))
-    assert exported.agreement.same == 1
-
-
-def test_scores_before_and_after(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("potstill.export.export.write_onnx", write)
     (tmp_path / "SST-2").mkdir()
-    rows = [f"word number {number}\t{number % 2}" for number in range(20)]
-    (tmp_path / "SST-2" / "dev.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    (tmp_path / "SST-2" / "dev.tsv").write_text(SST2)
     options = ["--task", "sst2", "--check_data", str(tmp_path), "--output_dir", str(tmp_path / "out")]
     assert main(["export", "--model", str(classifier), "--format", "onnx", *options]) == 0
-    assert "accuracy " in capsys.readouterr().out
-    before, after = json.loads((tmp_path / "out" / "potstill_export.json").read_text())["scores"]
-    assert before == after
-
-
-class Shifted:
-    """Says something else than its source."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def run(self, inputs: Any) -> Any:
-        return {name: logits + 0.5 for name, logits in self.source.run(inputs).items()}
-
-
-def test_a_difference_is_measured(classifier: Path) -> None:
-    source = Source.open(str(classifier))
-    found = compare(source, Shifted(source))
-    assert found.largest == pytest.approx(0.5, abs=1e-5)
-    assert found.same == 1
-    assert compare(source, source) == Agreement(0, found.spread, 1, found.answers)
+    out, err = capfd.readouterr()
+    assert "accuracy " in out
+    assert err == ""
+    scores = json.loads((tmp_path / "out" / "potstill_export.json").read_text())["scores"]
+    assert scores["before"] == scores["after"]
+    assert scores["agreement"]["answers"] == 20
 
 
 def test_what_says_something_else_is_not_written(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("potstill.export.export.open_exported", lambda folder: Shifted(Source.open(str(classifier))))
-    out = tmp_path / "out"
-    assert main(["export", "--model", str(classifier), "--format", "onnx", "--output_dir", str(out)]) == 1
-    assert "does not say what" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    source = Source.open(str(classifier))
+    monkeypatch.setattr("potstill.export.export._write", lambda *_: tmp_path / ".out.partial" / "model.onnx")
+    (tmp_path / "data" / "SST-2").mkdir(parents=True)
+    (tmp_path / "data" / "SST-2" / "dev.tsv").write_text(SST2)
+
+    def said(by: float, *options: str) -> str:
+        monkeypatch.setattr("potstill.export.export.open_exported", lambda *_, **__: Shifted(source, by))
+        words = ["export", "--model", str(classifier), "--format", "onnx", "--output_dir", str(tmp_path / "out")]
+        assert main([*words, *options]) == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        return capsys.readouterr().err
+
+    message = said(1e-2)
+    assert "does not say what" in message
+    assert "over the --tolerance of 0.10%" in message
+    assert "--min_agreement" not in message
+    message = said(50.0, "--tolerance", "1e3")
+    assert "under the --min_agreement of 99.00%" in message
+    assert "over the" not in message
+    assert "over the --tolerance" in said(float("nan"))
+    data = ["--task", "sst2", "--check_data", str(tmp_path / "data"), "--tolerance", "1e3", "--min_agreement", "0"]
+    always = [logits.argmax() for logits in (source.run(source.tokenise(["word"]))["logits"],)]
+    by = -50.0 if always[0] == 1 else 50.0
+    labels = SST2.replace(f"\t{1 - always[0]}\n", f"\t{always[0]}\n")
+    (tmp_path / "data" / "SST-2" / "dev.tsv").write_text(labels)
+    assert "over the --score_tolerance of 0.10%" in said(by, *data)
 
 
 def test_bad_input(
-    classifier: Path, as_onnx: Path, new_model: Callable[[type, Any], Path], tmp_path: Path,
+    classifier: Path, as_onnx: Path, new_model: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def said(model: Path | str, *options: str) -> str:
@@ -165,22 +137,64 @@ def test_bad_input(
         assert main(words) in (1, 2)
         message = capsys.readouterr().err
         assert "Traceback" not in message
+        assert len(message.splitlines()) == 1
         assert not (tmp_path / "out").exists()
         return message
 
-    assert "does not exist" in said(tmp_path / "none", "--format", "onnx")
-    headless = new_model(BertModel, BertConfig(vocab_size=50, **SIZES))
-    assert "has no head to export" in said(headless, "--format", "onnx")
-    assert "go together" in said(classifier, "--format", "onnx", "--task", "sst2")
-    assert "must be above 0" in said(classifier, "--format", "onnx", "--tolerance", "0")
+    onnx, int8 = ("--format", "onnx"), ("--format", "onnx-int8")
+    assert "does not exist" in said(tmp_path / "none", *onnx)
+    assert "config.json" in said(tmp_path, *onnx)
+    assert "no weights" in said(as_onnx, *onnx)
+    config = BertConfig(vocab_size=50, **SIZES)
+    assert "is a BertModel, which has no head to export" in said(new_model(BertModel, config), *onnx)
+    assert "has no head to export" in said(new_model(BertForNextSentencePrediction, config), *onnx)
+    assert "--tolerance is 0.0: it must be above 0" in said(classifier, *onnx, "--tolerance", "0")
+    assert "--min_agreement is 2.0" in said(classifier, *onnx, "--min_agreement", "2")
+    assert "--score_tolerance is -1.0" in said(classifier, *onnx, "--score_tolerance", "-1")
+    assert "--max_check_samples is 0" in said(classifier, *onnx, "--max_check_samples", "0")
+    assert "--quantization is for onnx-int8" in said(classifier, *onnx, "--quantization", "static")
+    assert "--weight_bits is for onnx-int8" in said(classifier, *onnx, "--weight_bits", "8")
+    assert "it can be 4 or 8" in said(classifier, *int8, "--weight_bits", "5")
+    assert "goes with --quantization dynamic" in said(
+        classifier, *int8, "--weight_bits", "4", "--quantization", "static"
+    )
+    assert "is for --quantization static" in said(classifier, *int8, "--calibration_data", "text")
+    static = (*int8, "--quantization", "static", "--calibration_data")
+    assert "There is no file or folder" in said(classifier, *static, str(tmp_path / "none.txt"))
     assert "invalid choice" in said(classifier, "--format", "tflite").lower()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install 'potstill[openvino]'" in said(classifier, "--format", "openvino")
+    for extra in ("onnx", "openvino", "executorch", "coreml"):
+        assert f"pip install 'potstill[{extra}]'" in said(classifier, "--format", extra)
 
-    cut = tmp_path / "cut"
-    (cut / "onnx").mkdir(parents=True)
-    (cut / "onnx" / "model.onnx").write_bytes((as_onnx / "onnx" / "model.onnx").read_bytes()[:1000])
+
+def test_damaged_exports(as_onnx: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut" / "onnx").mkdir(parents=True)
+    whole = (as_onnx / "onnx" / "model.onnx").read_bytes()
+    (tmp_path / "cut" / "onnx" / "model.onnx").write_bytes(whole[:1000])
     with pytest.raises(PotstillError, match="cannot be run by onnxruntime"):
-        open_exported(cut)
+        open_exported(tmp_path / "cut")
     with pytest.raises(PotstillError, match="holds no exported model"):
         open_exported(tmp_path)
+    (tmp_path / "model.pte").write_bytes(b"nothing")
+    with pytest.raises(PotstillError, match=r"potstill_export.json is missing or damaged"):
+        open_exported(tmp_path)
+
+
+def test_an_interrupted_export_leaves_nothing(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(source: Source, file: Path) -> None:
+        file.write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("what was there")
+    monkeypatch.setattr("potstill.export.export.write_onnx", interrupted)
+    words = ["export", "--model", str(classifier), "--format", "openvino", "--output_dir", str(out)]
+    assert main([*words, "--overwrite_output_dir"]) == 130
+    assert capsys.readouterr().err == "potstill export: interrupted.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["old"]
+    assert main(words) == 1
+    assert "is not empty" in capsys.readouterr().err

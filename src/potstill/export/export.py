@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import json
 import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from potstill.errors import PotstillError
-from potstill.export.check import Agreement, Runtime, batches, compare
-from potstill.export.onnx import FLOAT, INT8, OnnxModel, quantise_onnx, write_onnx
+from potstill.export import coreml, executorch
+from potstill.export.check import Agreement, Runtime, compare, real_batches
+from potstill.export.formats import HAS_CORE_ML, NEEDS, Format, Quantization, Target, Tolerance
+from potstill.export.onnx import FLOAT, INT8, OnnxModel, write_onnx
+from potstill.export.onnx_int8 import quantise_onnx
 from potstill.export.openvino import FILE, OpenvinoModel, quantise_openvino, write_openvino
-from potstill.export.score import score_both
+from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
+from potstill.export.texts import embedded_texts, read_texts
 from potstill.files import check_output_dir, complete_folder
 
-Format = Literal["onnx", "onnx-int8", "openvino", "openvino-int8"]
-
-NEEDS = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino", "nncf"),
-}
-"""Extra → packages that it brings."""
-
-TOLERANCES = {"float32": 1e-3, "int8": 0.25}
-"""Largest difference of a logit, as a share of the range of all logits."""
-
 SUMMARY = "potstill_export.json"
+
+CALIBRATION_TEXTS = 192
+"""Texts by which the ranges of activations are measured."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Exported:
         task: as `pipeline` calls it.
         bytes: of the model's file or files.
         source_bytes: of the source's weights.
-        agreement: of export and source.
+        agreement: of export and source; None where this machine has not the runtime to compare them.
         scores: of a task, of source and of export; None if not asked for.
     """
 
@@ -53,16 +49,14 @@ class Exported:
     task: str
     bytes: int
     source_bytes: int
-    agreement: Agreement
-    scores: tuple[dict[str, float], dict[str, float]] | None
+    agreement: Agreement | None
+    scores: Scores | None
 
     def __str__(self) -> str:
         sizes = f"{self.bytes / 1e6:,.1f} MB (source {self.source_bytes / 1e6:,.1f} MB)"
-        lines = [f"{self.format}, {self.task}: {sizes}; {self.agreement}"]
+        lines = [f"{self.format}, {self.task}: {sizes}; {self.agreement or coreml.NOT_COMPARED}"]
         if self.scores is not None:
-            before, after = self.scores
-            names = [name for name in before if name != "score"]
-            lines.append(", ".join(f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in names))
+            lines.append(str(self.scores))
         return "\n".join([*lines, f"wrote {self.file}"])
 
 
@@ -70,10 +64,15 @@ def export(
     model: str,
     format: Format,
     output_dir: str,
-    tolerance: float | None = None,
+    quantization: Quantization | None = None,
+    weight_bits: int | None = None,
+    calibration_data: str | None = None,
     task: str | None = None,
     check_data: str | None = None,
     max_check_samples: int | None = None,
+    tolerance: float | None = None,
+    min_agreement: float | None = None,
+    score_tolerance: float | None = None,
     overwrite_output_dir: bool = False,
 ) -> Exported:
     """Write a model for another runtime, load it there, and make sure that it says the same.
@@ -82,13 +81,22 @@ def export(
 
     Args:
         model: Folder or hub name of the model.
-        format: onnx or openvino, in float32; onnx-int8 or openvino-int8, with int8 weights.
+        format: onnx, openvino or executorch, in float32; coreml, in float16; onnx-int8 or openvino-int8.
         output_dir: Folder to write to; the tokenizer and config go there too.
+        quantization: How int8 formats treat activations: dynamic measures their range as they come, static has
+            measured it before. Dynamic for onnx-int8 and static for openvino-int8 if not given.
+        weight_bits: 8, or 4 for a smaller file: with onnx-int8 the embeddings and feed-forward layers, which become
+            int8 when the model is loaded; with openvino-int8 all weights.
+        calibration_data: Text to measure ranges by, as for prepare; what comes with the package if not given.
+        task: Sentence task that the model is fine-tuned on, such as sst2: its score before and after is measured.
+        check_data: Labelled data for the score before and after: for a task the folder of its data, as for finetune;
+            without one, for classification a folder with a dev.jsonl (text, label), for question answering a file like
+            SQuAD's, for token classification one with tokens and tags, for fill-mask text.
+        max_check_samples: Rows to score, spread over the data; all if not given, of text the first 1,000 lines.
         tolerance: Largest difference of a logit from the source's, as a share of their range, above which the export
-            fails and leaves nothing behind; 0.001 for float32 and 0.25 for int8 if not given.
-        task: Task that the model is fine-tuned on, such as sst2: its score before and after is measured.
-        check_data: Folder of that task's data, as for finetune.
-        max_check_samples: Rows to score, from the beginning; all of the development set if not given.
+            fails and leaves nothing behind; 0.001 in float32, 0.25 in int8 and 0.4 with 4 bits if not given.
+        min_agreement: Least share of answers that must be the same; 0.99, 0.8 and 0.7 if not given.
+        score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.01 and 0.02 if not given.
         overwrite_output_dir: Write into --output_dir although it has something in it.
 
     Returns:
@@ -97,35 +105,41 @@ def export(
     Raises:
         PotstillError: bad input, a package is missing, the model cannot be translated, or it does not say the same.
     """
-    kind, _, precision = format.partition("-")
-    if kind not in NEEDS:
-        raise PotstillError(f"There is no format {format!r}; the formats are onnx, onnx-int8, openvino, openvino-int8.")
-    missing = [name for name in NEEDS[kind] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PotstillError(f"--format {format} needs {', '.join(missing)}: pip install 'potstill[{kind}]'.")
-    if (task is None) != (check_data is None):
-        raise PotstillError("--task and --check_data go together: the task's name and the folder of its data.")
+    target = Target.of(format, quantization, weight_bits)
+    allowed = _allowed(target.tolerance, tolerance, min_agreement, score_tolerance)
+    if calibration_data is not None and target.quantization != "static":
+        raise PotstillError("--calibration_data is for --quantization static.")
+    if max_check_samples is not None and max_check_samples < 1:
+        raise PotstillError(f"--max_check_samples is {max_check_samples}: it must be at least 1.")
+    can_run = target.kind != "coreml" or HAS_CORE_ML
+    if not can_run and (task or check_data):
+        raise PotstillError("--check_data needs a Mac for --format coreml: Core ML runs nowhere else.")
     folder = check_output_dir(output_dir, overwrite_output_dir)
     source = Source.open(model)
-    if tolerance is None:
-        tolerance = TOLERANCES[precision or "float32"]
-    if tolerance <= 0:
-        raise PotstillError(f"--tolerance is {tolerance}: it must be above 0.")
+    texts: list[str] = []
+    if target.quantization == "static":
+        read = calibration_data is not None
+        texts = read_texts(calibration_data or "", CALIBRATION_TEXTS) if read else embedded_texts(CALIBRATION_TEXTS)
     with complete_folder(folder) as partial:
-        file = _write(source, format, partial)
-        exported = open_exported(partial)
-        agreement = compare(source, exported)
-        if not agreement.relative <= tolerance:  # one that is no number is over it too
-            raise PotstillError(
-                f"The export does not say what {model!r} says: {agreement}, over the tolerance of {tolerance:.2%}; "
-                "nothing was written. Raise --tolerance only if the task's score bears it."
-            )
-        scores = None
-        if task is not None and check_data is not None:
-            scores = score_both(source, exported, task, check_data, max_check_samples)
+        file = _write(source, target, partial, texts)
+        agreement = scores = None
+        if can_run:
+            exported = open_exported(partial, source=source)
+            agreement = compare(source, exported)
+            _judge(source, agreement, allowed, "")
+            if task is not None or check_data is not None:
+                scores = score_both(source, exported, task, check_data, max_check_samples)
+                _judge(source, scores.agreement, allowed, " on --check_data")
+                if not scores.lost <= allowed.score:
+                    raise PotstillError(
+                        f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
+                        f"--score_tolerance of {allowed.score:.2%}; nothing was written."
+                    )
         source.model.config.save_pretrained(partial)
+        source.tokenizer.model_max_length = source.max_length
         source.tokenizer.save_pretrained(partial)
-        weights = [path for path in partial.rglob("*") if path.suffix in (".onnx", ".bin", ".xml")]
+        beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
+        weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
         result = Exported(
             folder=folder,
             file=folder / file.relative_to(partial),
@@ -136,27 +150,18 @@ def export(
             agreement=agreement,
             scores=scores,
         )
-        summary = {
-            "format": format,
-            "task": result.task,
-            "file": str(file.relative_to(partial)),
-            "source": model,
-            "inputs": source.inputs,
-            "max_length": source.max_length,
-            "agreement": asdict(agreement),
-            "scores": scores,
-            "versions": {name: version(name) for name in ("potstill", "torch", "transformers", *NEEDS[kind])},
-        }
+        summary = _summary(source, target, result, str(file.relative_to(partial)))
         (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return result
 
 
-def open_exported(folder: Path, threads: int | None = None) -> Runtime:
+def open_exported(folder: Path, threads: int | None = None, source: Source | None = None) -> Runtime:
     """Load what an export folder holds, in its own runtime.
 
     Args:
         folder: as `export` wrote it.
         threads: of one request; the runtime's choice if None.
+        source: the model it was made from, where the folder does not yet say what it reads.
 
     Raises:
         PotstillError: the folder holds no export, or a damaged one.
@@ -166,24 +171,90 @@ def open_exported(folder: Path, threads: int | None = None) -> Runtime:
             return OnnxModel(folder / name, threads)
     if (folder / FILE).is_file():
         return OpenvinoModel(folder / FILE, threads)
-    raise PotstillError(f"{folder} holds no exported model: there is no {FLOAT}, {INT8} or {FILE} in it.")
+    if not (folder / executorch.FILE).exists() and not (folder / coreml.FILE).exists():
+        names = (FLOAT, INT8, FILE, executorch.FILE, coreml.FILE)
+        raise PotstillError(f"{folder} holds no exported model: there is none of {', '.join(names)} in it.")
+    inputs, outputs = (source.inputs, source.head.outputs) if source is not None else _names(folder)
+    if (folder / executorch.FILE).is_file():
+        return executorch.ExecutorchModel(folder / executorch.FILE, inputs, outputs, threads)
+    return coreml.CoremlModel(folder / coreml.FILE, inputs, outputs)
 
 
-def _write(source: Source, format: str, folder: Path) -> Path:
+def _names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return tuple(summary["inputs"]), tuple(summary["outputs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PotstillError(f"{folder / SUMMARY} is missing or damaged: export the model again.") from error
+
+
+def _allowed(default: Tolerance, largest: float | None, agreement: float | None, score: float | None) -> Tolerance:
+    given = {"largest": largest, "agreement": agreement, "score": score}
+    allowed = dataclasses.replace(default, **{name: value for name, value in given.items() if value is not None})
+    if not allowed.largest > 0:
+        raise PotstillError(f"--tolerance is {allowed.largest}: it must be above 0.")
+    if not 0 <= allowed.agreement <= 1:
+        raise PotstillError(f"--min_agreement is {allowed.agreement}: it is a share, from 0 to 1.")
+    if not allowed.score >= 0:
+        raise PotstillError(f"--score_tolerance is {allowed.score}: it must not be below 0.")
+    return allowed
+
+
+def _judge(source: Source, agreement: Agreement, allowed: Tolerance, where: str) -> None:
+    """Refuse an export that is too far from its source."""
+    over = []
+    if not agreement.relative <= allowed.largest:  # one that is no number is over it too
+        over.append(f"over the --tolerance of {allowed.largest:.2%}")
+    if not agreement.same >= allowed.agreement:
+        over.append(f"under the --min_agreement of {allowed.agreement:.2%}")
+    if over:
+        raise PotstillError(
+            f"The export does not say what {source.name!r} says{where}: {agreement}, {' and '.join(over)}; nothing was "
+            "written."
+        )
+
+
+def _summary(source: Source, target: Target, result: Exported, file: str) -> dict[str, Any]:
+    """Return what an export folder says of itself."""
+    scores = result.scores
+    return {
+        "format": target.format,
+        "task": result.task,
+        "file": file,
+        "quantization": target.quantization,
+        "weight_bits": target.weight_bits,
+        "source": source.name,
+        "inputs": source.inputs,
+        "outputs": source.head.outputs,
+        "max_length": source.max_length,
+        "agreement": asdict(result.agreement) if result.agreement else coreml.NOT_COMPARED,
+        "scores": scores and {"before": scores.before, "after": scores.after, "agreement": asdict(scores.agreement)},
+        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", *NEEDS[target.kind])},
+    }
+
+
+def _write(source: Source, target: Target, folder: Path, texts: list[str]) -> Path:
     """Write the model's file in a folder, and return it."""
+    if target.kind == "executorch":
+        executorch.write_executorch(source, folder / executorch.FILE)
+        return folder / executorch.FILE
+    if target.kind == "coreml":
+        coreml.write_coreml(source, folder / coreml.FILE)
+        return folder / coreml.FILE
     scratch = folder / ".scratch"
     scratch.mkdir()
     try:
-        target = folder / {"onnx": FLOAT, "onnx-int8": INT8}.get(format, FILE)
-        target.parent.mkdir(exist_ok=True)
-        in_float = target if format == "onnx" else scratch / "model.onnx"
+        file = folder / {"onnx": FLOAT, "onnx-int8": INT8}.get(target.format, FILE)
+        file.parent.mkdir(exist_ok=True)
+        in_float = file if target.format == "onnx" else scratch / "model.onnx"
         write_onnx(source, in_float)
-        if format == "onnx-int8":
-            quantise_onnx(in_float, target)
-        elif format == "openvino":
-            write_openvino(in_float, target)
-        elif format == "openvino-int8":
-            quantise_openvino(in_float, target, batches(source, seed=1))
-        return target
+        examples = real_batches(source, texts) if texts else None
+        if target.format == "onnx-int8":
+            quantise_onnx(in_float, file, target.weight_bits, examples)
+        elif target.format == "openvino":
+            write_openvino(in_float, file)
+        elif target.format == "openvino-int8":
+            quantise_openvino(in_float, file, target.weight_bits, examples)
+        return file
     finally:
         shutil.rmtree(scratch)

@@ -1,17 +1,13 @@
-"""ONNX: what onnxruntime runs, on servers and in the browser, in float32 and in int8."""
+"""ONNX: what onnxruntime runs, on servers and in the browser."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from potstill.errors import PotstillError, first_line
+from potstill.export.quiet import quiet
 from potstill.export.source import Arrays, Source
 
 OPSET = 20
@@ -30,11 +26,10 @@ def write_onnx(source: Source, file: Path) -> None:
     Raises:
         PotstillError: the exporter cannot translate the model.
     """
-    texts = ["One sentence.", "Another one, which is somewhat longer than that."]
-    inputs = source.tokenise(texts)
+    inputs = source.tokenise(["One sentence.", "Another one, which is somewhat longer than that."])
     batch, length = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=2, max=source.max_length)
     try:
-        with _quiet():
+        with quiet():
             torch.onnx.export(
                 source.module(),
                 tuple(torch.from_numpy(inputs[name]) for name in source.inputs),
@@ -47,7 +42,7 @@ def write_onnx(source: Source, file: Path) -> None:
                 external_data=False,
                 verbose=False,
             )
-        _strip(file)
+            _strip(file)
     except Exception as error:  # of many types, from dynamo, the exporter and onnx
         raise PotstillError(f"The model {source.name!r} cannot be translated to ONNX: {first_line(error)}.") from error
 
@@ -61,21 +56,6 @@ def _strip(file: Path) -> None:
         del node.metadata_props[:]
         node.doc_string = ""
     onnx.save(model, file)
-
-
-def quantise_onnx(float_file: Path, file: Path) -> None:
-    """Write an ONNX model with int8 weights, a scale for each channel; activations are quantised as they come.
-
-    Raises:
-        PotstillError: onnxruntime cannot quantise it.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    try:
-        with _quiet():
-            quantize_dynamic(float_file, file, per_channel=True, weight_type=QuantType.QInt8)
-    except Exception as error:  # of many types
-        raise PotstillError(f"{float_file} cannot be quantised: {first_line(error)}.") from error
 
 
 class OnnxModel:
@@ -93,33 +73,34 @@ class OnnxModel:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         if threads is not None:
             options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of onnxruntime's own many types
             raise PotstillError(f"{file} cannot be run by onnxruntime: {first_line(error)}.") from error
+        self._file = file
         self.inputs = tuple(entry.name for entry in self._session.get_inputs())
         self.outputs = tuple(entry.name for entry in self._session.get_outputs())
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the logits, by name of output."""
-        found = self._session.run(None, {name: inputs[name] for name in self.inputs})
+        """Return the logits, by name of output.
+
+        Raises:
+            PotstillError: the model cannot run them: they are longer than what it was made for, say.
+        """
+        try:
+            found = self._session.run(None, {name: inputs[name] for name in self.inputs})
+        except Exception as error:  # likewise
+            raise cannot_run(self._file, inputs, error) from error
         return dict(zip(self.outputs, found, strict=True))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's report of its own progress off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "root", "")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def cannot_run(file: Path, inputs: Arrays, error: Exception) -> PotstillError:
+    """Return the sentence for inputs that a runtime refuses."""
+    rows, length = inputs["input_ids"].shape
+    return PotstillError(
+        f"{file.name} cannot run a batch of {rows} with {length} tokens: {first_line(error)}; is it longer than what "
+        "the model reads?"
+    )

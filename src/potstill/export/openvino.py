@@ -1,4 +1,4 @@
-"""OpenVINO: what Intel's runtime runs, in float32 and in int8."""
+"""OpenVINO: what Intel's runtime runs, in float32 and with quantised weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from potstill.errors import PotstillError, first_line
+from potstill.export.onnx import cannot_run
+from potstill.export.quiet import quiet
 from potstill.export.source import Arrays
 
 FILE = "openvino_model.xml"  # where optimum-intel looks
@@ -28,30 +30,36 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
         raise PotstillError(f"The model cannot be translated for OpenVINO: {first_line(error)}.") from error
 
 
-def quantise_openvino(onnx_file: Path, file: Path, examples: Iterable[Arrays]) -> None:
-    """Write an ONNX model in OpenVINO's format with int8 weights and activations.
+def quantise_openvino(onnx_file: Path, file: Path, weight_bits: int, examples: Iterable[Arrays] | None) -> None:
+    """Write an ONNX model in OpenVINO's format with quantised weights.
 
     Args:
         onnx_file: in float32.
         file: to be written.
-        examples: what the model reads, by which the ranges of its activations are measured.
+        weight_bits: 8, or 4 in groups of 32 for all matrices and tables.
+        examples: what the model reads, by which the ranges of its activations are measured, which then are int8 too;
+            None to leave the activations to the runtime.
 
     Raises:
         PotstillError: OpenVINO or NNCF cannot translate or quantise it.
     """
-    import logging
-
-    import nncf
-    import openvino
-
-    nncf.set_log_level(logging.ERROR)
     try:
-        model = openvino.convert_model(onnx_file)
-        examples = list(examples)
-        quantised = nncf.quantize(
-            model, nncf.Dataset(examples), subset_size=len(examples), model_type=nncf.ModelType.TRANSFORMER
-        )
-        openvino.save_model(quantised, file, compress_to_fp16=False)
+        with quiet():
+            import nncf
+            import openvino
+
+            model = openvino.convert_model(onnx_file)
+            if examples is not None:
+                rows = list(examples)
+                model = nncf.quantize(
+                    model, nncf.Dataset(rows), subset_size=len(rows), model_type=nncf.ModelType.TRANSFORMER
+                )
+            elif weight_bits == 4:
+                mode = nncf.CompressWeightsMode.INT4_ASYM
+                model = nncf.compress_weights(model, mode=mode, group_size=32, all_layers=True)
+            else:
+                model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+            openvino.save_model(model, file, compress_to_fp16=False)
     except Exception as error:  # of several libraries
         raise PotstillError(f"The model cannot be quantised for OpenVINO: {first_line(error)}.") from error
 
@@ -79,10 +87,18 @@ class OpenvinoModel:
             self._model = openvino.compile_model(file, "CPU", options)
         except Exception as error:  # of OpenVINO's own types
             raise PotstillError(f"{file} cannot be run by OpenVINO: {first_line(error)}.") from error
+        self._file = file
         self.inputs = tuple(port.any_name for port in self._model.inputs)
         self.outputs = tuple(port.any_name for port in self._model.outputs)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the logits, by name of output."""
-        found = self._model({name: inputs[name] for name in self.inputs})
+        """Return the logits, by name of output.
+
+        Raises:
+            PotstillError: the model cannot run them: they are longer than what it was made for, say.
+        """
+        try:
+            found = self._model({name: inputs[name] for name in self.inputs})
+        except Exception as error:  # of OpenVINO's own types
+            raise cannot_run(self._file, inputs, error) from error
         return {name: np.asarray(found[name]) for name in self.outputs}

@@ -1,62 +1,242 @@
-"""The score of a task before and after an export."""
+"""The score of a task before and after an export, for every head."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from potstill.errors import PotstillError
-from potstill.export.check import Runtime
-from potstill.export.source import Source
+from potstill.export.check import Agreement, Comparison, Runtime
+from potstill.export.quiet import quiet
+from potstill.export.source import Arrays, Source
+from potstill.export.tags import read_tagged, tag_batches, tag_scores
+from potstill.export.texts import read_texts
+from potstill.finetuning.rows import drawn
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
 from potstill.tasks.load import load_split
+from potstill.tasks.sentence import SentenceTask, Table
+from potstill.tasks.squad import read_squad
+from potstill.tasks.squad_answers import find_answers
+from potstill.tasks.squad_score import score_answers
+from potstill.tasks.squad_windows import make_windows
 
-ROWS_AT_A_TIME = 16
+ROWS_AT_A_TIME = 8
 SENTENCE_TASKS = GLUE | {IMDB.name: IMDB}
+MASKED_SHARE = 0.15
+
+Metrics = dict[str, float]
+Logits = list[np.ndarray[Any, Any]]
+"""Of one output, a row an array."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a task makes of a model and of its export.
+
+    Attributes:
+        before: metrics of the source; `score` is the one that decides.
+        after: those of the export.
+        agreement: of the two on the same rows.
+    """
+
+    before: Metrics
+    after: Metrics
+    agreement: Agreement
+
+    @property
+    def lost(self) -> float:
+        """Share of the source's score that the export has lost; below 0 where it gained."""
+        before, after = self.before["score"], self.after["score"]
+        return (before - after) / abs(before) if before else float(after < before)
+
+    def __str__(self) -> str:
+        names = [name for name in self.before if name != "score"]
+        told = ", ".join(f"{name} {self.before[name]:.2f} → {self.after[name]:.2f}" for name in names)
+        return f"{told}; {self.agreement}"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to run, and what their logits are worth.
+
+    Attributes:
+        rows: what the model reads of each, (L,) arrays.
+        score: logits of all rows by name of output, rows in order and without their padding → metrics.
+    """
+
+    rows: list[Arrays]
+    score: Callable[[dict[str, Logits]], Metrics]
 
 
 def score_both(
-    source: Source, exported: Runtime, task: str, check_data: str, max_samples: int | None
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Score a model and its export on the development sets of a sentence task.
+    source: Source, exported: Runtime, task: str | None, check_data: str | None, max_samples: int | None
+) -> Scores:
+    """Score a model and its export on labelled data.
 
     Args:
         source: a model for that task.
         exported: the same in another runtime.
-        task: name of the task.
-        check_data: folder of its data: see `load_split`.
-        max_samples: rows of each set, from its beginning; all if None.
-
-    Returns:
-        The metrics of both, in percent; where there are several sets their mean.
+        task: for sentences the name of a task of `finetune`, whose development set is scored; None for a folder of the
+            user's own, with the model's labels. For the other heads None.
+        check_data: where the data are: for sentences as for `load_split`; for questions a file in SQuAD's format or
+            the folder of one; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
+        max_samples: rows to use, spread over the data; all if None.
 
     Raises:
-        PotstillError: there is no such task, the model is not for it, or the data cannot be read.
+        PotstillError: the data cannot be read, or the model is not for them.
     """
-    if task not in SENTENCE_TASKS:
-        raise PotstillError(f"There is no task {task!r} to check with; the tasks are {', '.join(SENTENCE_TASKS)}.")
-    described = SENTENCE_TASKS[task]
-    labels = source.model.config.num_labels
-    if source.head.task != "text-classification" or labels != max(1, len(described.labels)):
+    comparison = Comparison(source, exported)
+    found = [_score(comparison, examples) for examples in _examples(source, task, check_data, max_samples)]
+    before, after = (
+        {name: float(np.mean([metrics[side][name] for metrics in found])) for name in found[0][side]} for side in (0, 1)
+    )
+    return Scores(before, after, comparison.agreement())
+
+
+def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics]:
+    source = comparison.source
+    lengths = [len(row["input_ids"]) for row in examples.rows]
+    order = np.argsort(lengths, kind="stable")
+    sides: tuple[dict[str, Logits], ...] = ({}, {})
+    for start in range(0, len(order), ROWS_AT_A_TIME):
+        places = order[start : start + ROWS_AT_A_TIME]
+        results = comparison.run(_padded(source, [examples.rows[place] for place in places]))
+        for side, arrays in zip(sides, results, strict=True):
+            for name, array in arrays.items():
+                logits = side.setdefault(name, [np.empty(0)] * len(order))
+                for place, row in zip(places, array, strict=True):
+                    per_token = source.head.task != "text-classification"
+                    logits[place] = np.asarray(row[: lengths[place]] if per_token else row, np.float32)
+    return examples.score(sides[0]), examples.score(sides[1])
+
+
+def _padded(source: Source, rows: list[Arrays]) -> Arrays:
+    longest = max(len(row["input_ids"]) for row in rows)
+    filling = {"input_ids": source.tokenizer.pad_token_id or 0}
+    return {
+        name: np.stack([np.pad(row[name], (0, longest - len(row[name])), constant_values=filling.get(name, 0))
+                        for row in rows]).astype(np.int64)
+        for name in source.inputs
+    }  # fmt: skip
+
+
+def _rows(source: Source, texts: list[str], pairs: list[str] | None = None) -> list[Arrays]:
+    """Return what the model reads of each text, without padding."""
+    return [
+        {name: array[0] for name, array in source.tokenise([text], None if pairs is None else [pairs[number]]).items()}
+        for number, text in enumerate(texts)
+    ]
+
+
+def _examples(source: Source, task: str | None, data: str | None, limit: int | None) -> Iterator[Examples]:
+    kind = source.head.task
+    if kind == "text-classification":
+        described = _sentence_task(source, task)
+        for split in described.dev:
+            yield _sentences(source, described, split, data, limit)
+        return
+    if task is not None and not (kind == "question-answering" and task in ("squad", "squad_v2")):
+        raise PotstillError(f"The task {task} is not what the model {source.name!r} is for: it is for {kind}.")
+    if data is None:
+        raise PotstillError(f"--check_data is missing: where are the data of --task {task}?")
+    makers = {"question-answering": _questions, "token-classification": _tagged, "fill-mask": _masked}
+    yield makers[kind](source, data, limit)
+
+
+def _sentence_task(source: Source, name: str | None) -> SentenceTask:
+    """Return the task of a name, or one of the model's own labels."""
+    config = source.model.config
+    labels = () if config.num_labels == 1 else tuple(str(config.id2label[n]) for n in range(config.num_labels))
+    if name is None:
+        numbers = {str(number): number for number in range(len(labels))}
+        table = Table("text", None, "label", numbers | dict(zip(labels, numbers.values(), strict=True)) or None)
+        metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",) if labels else ("pearson", "spearman")
+        return SentenceTask("labels", "the data", labels, metrics, table, table, "")
+    if name not in SENTENCE_TASKS:
+        raise PotstillError(f"There is no task {name!r} to check with; the tasks are {', '.join(SENTENCE_TASKS)}.")
+    task = SENTENCE_TASKS[name]
+    if config.num_labels != max(1, len(task.labels)):
         raise PotstillError(
-            f"{described.title} is not what the model {source.name!r} is for: it is for {source.head.task}"
-            f"{f' with {labels} labels' if source.head.task == 'text-classification' else ''}."
+            f"{task.title} is not what the model {source.name!r} is for: it is for {source.head.task} with "
+            f"{config.num_labels} label{'s' * (config.num_labels > 1)}."
         )
-    found: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
-    for name in described.dev:
-        rows = load_split(described, name, check_data)
-        rows = rows.select(range(min(max_samples or len(rows), len(rows))))
-        logits: tuple[list[Any], list[Any]] = ([], [])
-        for start in range(0, len(rows), ROWS_AT_A_TIME):
-            some = rows[start : start + ROWS_AT_A_TIME]
-            inputs = source.tokenise(some["text"], some.get("pair"))
-            for runtime, outputs in zip((source, exported), logits, strict=True):
-                outputs.append(runtime.run(inputs)["logits"])
-        for outputs, metrics in zip(logits, found, strict=True):
-            values = np.concatenate(outputs) if outputs else np.empty((0, labels))
-            predictions = values[:, 0] if described.is_regression else values.argmax(axis=1)
-            metrics.append(described.score(predictions, np.asarray(rows["label"][:])))
-    before, after = ({name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]} for metrics in found)
-    return before, after
+    return task
+
+
+def _sentences(source: Source, task: SentenceTask, split: str, data: str | None, limit: int | None) -> Examples:
+    rows = drawn(load_split(task, split, data), limit)
+    labels = np.asarray(rows["label"][:])
+    names = [str(source.model.config.id2label.get(number, "")).lower() for number in range(len(task.labels))]
+    wanted = [label.lower() for label in task.labels]
+    # A model of other hands may number the same labels in another order.
+    number_of = [wanted.index(name) for name in names] if sorted(names) == sorted(wanted) else list(range(len(names)))
+
+    def score(logits: dict[str, Logits]) -> Metrics:
+        values = np.stack(logits["logits"]) if logits else np.empty((0, 1))
+        found = values[:, 0] if task.is_regression else np.asarray(number_of)[values.argmax(axis=1)]
+        return task.score(found, labels)
+
+    return Examples(_rows(source, rows["text"][:], rows["pair"][:] if "pair" in rows.features else None), score)
+
+
+def _questions(source: Source, data: str, limit: int | None) -> Examples:
+    squad = read_squad(data, "dev", "skip")
+    rows = drawn(squad.dataset, limit)
+    longest = min(384, source.max_length)
+    with quiet():  # a bar
+        windows = make_windows(rows, source.tokenizer, longest, longest // 3, longest // 6)
+    columns = {name: windows[name][:] for name in ("input_ids", "token_type_ids") if name in windows.features}
+    inputs = [
+        {name: np.asarray(columns[name][n]) if name in columns else np.full(length, name == "attention_mask", np.int64)
+         for name in source.inputs}
+        for n, length in enumerate(windows["length"][:])
+    ]  # fmt: skip
+
+    def score(logits: dict[str, Logits]) -> Metrics:
+        impossible = squad.has_impossible
+        answers = find_answers(rows, windows, logits["start_logits"], logits["end_logits"], no_answer=impossible)
+        found = score_answers(rows, answers.predictions(0.0 if impossible else None))
+        return {"exact": found["exact"], "f1": found["f1"], "score": found["f1"]}
+
+    return Examples(inputs, score)
+
+
+def _tagged(source: Source, data: str, limit: int | None) -> Examples:
+    sentences = read_tagged(data, source.model.config.id2label)
+    if limit is not None:
+        sentences = sentences[:: -(-len(sentences) // limit)]
+    rows, places = tag_batches(source, [words for words, _ in sentences])
+    tags = [numbers for _, numbers in sentences]
+    return Examples(rows, lambda logits: tag_scores(logits["logits"], places, tags, source.model.config.id2label))
+
+
+def _masked(source: Source, data: str, limit: int | None) -> Examples:
+    """Hide 15 % of the tokens of each text, the same every time."""
+    generator = np.random.default_rng(0)
+    rows, hidden, tokens = [], [], []
+    for row in _rows(source, read_texts(data, limit or 1000)):
+        ids = row["input_ids"]
+        maskable = np.flatnonzero(~np.isin(ids, source.tokenizer.all_special_ids))
+        if len(maskable) == 0:
+            continue
+        chosen = np.sort(generator.choice(maskable, max(1, round(MASKED_SHARE * len(maskable))), replace=False))
+        rows.append(row | {"input_ids": np.copy(ids)})
+        rows[-1]["input_ids"][chosen] = source.tokenizer.mask_token_id
+        hidden.append(chosen)
+        tokens.append(ids[chosen])
+    if not rows:
+        raise PotstillError(f"{data} holds no text that the model's tokenizer knows.")
+
+    def score(logits: dict[str, Logits]) -> Metrics:
+        guesses = np.concatenate([row[places] for row, places in zip(logits["logits"], hidden, strict=True)])
+        wanted = np.concatenate(tokens)
+        loss = -log_softmax(guesses, axis=-1)[np.arange(len(wanted)), wanted].mean()
+        accuracy = 100 * float((guesses.argmax(axis=-1) == wanted).mean())
+        return {"masked-LM loss": float(loss), "accuracy": accuracy, "score": accuracy}
+
+    return Examples(rows, score)

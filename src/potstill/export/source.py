@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -21,6 +22,7 @@ from transformers import (
 
 from potstill.corpus import load_tokenizer
 from potstill.errors import PotstillError
+from potstill.export.module import ExportModule
 from potstill.finetuning.models import load_as, load_config
 from potstill.student.loading import model_folder
 
@@ -104,16 +106,21 @@ class Source:
             longest = min(longest, config.max_position_embeddings - config.pad_token_id - 1)
         return cls(name, folder, model.eval(), tokenizer, head, inputs, longest)
 
+    @property
+    def is_regression(self) -> bool:
+        """Whether the model gives a text a number instead of a class."""
+        return self.head.task == "text-classification" and self.model.config.num_labels == 1
+
     def module(self) -> nn.Module:
         """Return what is exported: takes `inputs` in order, returns the logits of `head.outputs` in order."""
-        return _Logits(self.model, self.inputs, self.head.outputs)
+        first = self.head.task == "text-classification"
+        return ExportModule(copy.deepcopy(self.model), self.inputs, self.head.outputs, first).eval()
 
     def run(self, inputs: Arrays) -> Arrays:
         """Return the logits, float32, by name of output."""
-        tensors = [torch.from_numpy(inputs[name]) for name in self.inputs]
         with torch.inference_mode():
-            outputs = self.module()(*tensors)
-        return {name: output.numpy() for name, output in zip(self.head.outputs, outputs, strict=True)}
+            outputs = self.model(**{name: torch.from_numpy(inputs[name]) for name in self.inputs})
+        return {name: outputs[name].numpy() for name in self.head.outputs}
 
     def tokenise(self, texts: list[str], pairs: list[str] | None = None) -> Arrays:
         """Return what the model reads of texts, or of pairs, cut to its length and padded to the longest."""
@@ -122,13 +129,3 @@ class Source:
         )
         zeros = np.zeros_like(encoded["input_ids"])
         return {name: np.asarray(encoded.get(name, zeros), np.int64) for name in self.inputs}
-
-
-class _Logits(nn.Module):
-    def __init__(self, model: PreTrainedModel, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model, self.inputs, self.outputs = model, inputs, outputs
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model(**dict(zip(self.inputs, tensors, strict=True)))
-        return tuple(outputs[name] for name in self.outputs)

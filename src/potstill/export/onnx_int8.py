@@ -1,0 +1,241 @@
+"""ONNX in int8: onnxruntime's own quantiser for the matrices, and the tables of the embeddings besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.errors import PotstillError, first_line
+from potstill.export.four_bits import in_blocks
+from potstill.export.quiet import quiet
+from potstill.export.source import Arrays
+
+LARGE = 100_000
+"""Numbers in a table from which on it is worth quantising."""
+
+
+def quantise_onnx(float_file: Path, file: Path, weight_bits: int, examples: Iterable[Arrays] | None) -> None:
+    """Write an ONNX model with int8 weights, a scale for each output of a matrix and for each row of a table.
+
+    Weights take seven of the eight bits: with eight, x86 CPUs without VNNI overflow where they add two products, and
+    would say something else than others. What enters a feed-forward matrix is divided by the largest number of its
+    token first, for one token far above the others would leave these few of the 256 steps. A table that is the head's
+    matrix too, as in fill-mask, is written once.
+
+    Args:
+        float_file: in float32.
+        file: to be written.
+        weight_bits: 8; or 4 for those of the embeddings and of the feed-forward layers, which are written in blocks
+            of 4 bits and become int8 when the model is loaded, so that they are as fast.
+        examples: what the model reads, by which the ranges of its activations are measured once and for all; None to
+            measure each as it comes.
+
+    Raises:
+        PotstillError: onnxruntime cannot quantise it.
+    """
+    import onnx
+
+    scratch = float_file.with_name("prepared.onnx")
+    try:
+        model = onnx.load(float_file)
+        weights = {weight.name: weight for weight in model.graph.initializer}
+        tied = _untie(model, weights)
+        if examples is None:
+            _level_tokens(model, weights)
+        onnx.save(model, scratch)
+        with quiet():
+            _quantise(scratch, file, examples)
+        quantised = onnx.load(file)
+        editor = _Editor(quantised, {name: onnx.numpy_helper.to_array(of) for name, of in weights.items()})
+        editor.shrink(tied, weight_bits == 4)
+        onnx.save(quantised, file)
+    except Exception as error:  # of many types
+        raise PotstillError(f"The model cannot be quantised by onnxruntime: {first_line(error)}.") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _untie(model: Any, weights: dict[str, Any]) -> dict[str, str]:
+    """Give matrices that are transposed tables a copy of their own, and return table → name of its copy."""
+    import onnx
+
+    tied = {}
+    for node in list(model.graph.node):
+        if node.op_type == "Transpose" and node.input[0] in weights:
+            copy = np.ascontiguousarray(onnx.numpy_helper.to_array(weights[node.input[0]]).T)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(copy, node.output[0]))
+            model.graph.node.remove(node)
+            tied[node.input[0]] = node.output[0]
+    return tied
+
+
+def _is_feed_forward(matrix: Any) -> bool:
+    """Whether a matrix widens or narrows the hidden states; the projection to a vocabulary is far wider."""
+    return len(matrix) == 2 and min(matrix) < max(matrix) <= 8 * min(matrix)
+
+
+def _level_tokens(model: Any, weights: dict[str, Any]) -> None:
+    """Divide what enters a feed-forward matrix by the largest number of each token, and multiply what comes out."""
+    import onnx
+
+    constants = {"last_axis": np.array([-1], np.int64), "smallest": np.array(1e-6, np.float32)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(of, name) for name, of in constants.items())
+    nodes = []
+    for node in model.graph.node:
+        matrix = weights.get(node.input[1]) if node.op_type == "MatMul" else None
+        if matrix is None or not _is_feed_forward(matrix.dims):
+            nodes.append(node)
+            continue
+        read, made = node.input[0], node.output[0]
+        node.input[0], node.output[0] = f"{made}_levelled_in", f"{made}_levelled"
+        for kind, inputs, output in (
+            ("Abs", [read], f"{made}_absolute"),
+            ("ReduceMax", [f"{made}_absolute", "last_axis"], f"{made}_maximum"),
+            ("Max", [f"{made}_maximum", "smallest"], f"{made}_largest"),
+            ("Div", [read, f"{made}_largest"], f"{made}_levelled_in"),
+        ):
+            nodes.append(onnx.helper.make_node(kind, inputs, [output]))
+        nodes += [node, onnx.helper.make_node("Mul", [f"{made}_levelled", f"{made}_largest"], [made])]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _quantise(float_file: Path, file: Path, examples: Iterable[Arrays] | None) -> None:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+
+    common: dict[str, Any] = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8}
+    if examples is None:
+        quantize_dynamic(float_file, file, op_types_to_quantize=["MatMul"], **common)
+        return
+
+    class Reader(CalibrationDataReader):
+        def __init__(self, batches: Iterator[Arrays]) -> None:
+            self.batches = batches
+
+        def get_next(self) -> Arrays | None:
+            return next(self.batches, None)
+
+    quantize_static(
+        float_file,
+        file,
+        Reader(iter(examples)),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        op_types_to_quantize=["MatMul"],
+        extra_options={"MatMulConstBOnly": True},  # products of activations are small, and lose the most
+        **common,
+    )
+
+
+class _Editor:
+    """Changes a quantised model in place.
+
+    Args:
+        model: what onnxruntime has written.
+        weights: in float32, by their names before.
+    """
+
+    def __init__(self, model: Any, weights: dict[str, Any]) -> None:
+        self.model, self.weights = model, weights
+        self.constants = {weight.name: weight for weight in model.graph.initializer}
+        self.new: list[Any] = []  # nodes of constants alone, which have to come first
+
+    def shrink(self, tied: dict[str, str], four_bits: bool) -> None:
+        """Quantise the tables of embeddings and, in four bits, the matrices of the feed-forward layers anew."""
+        for node in list(self.model.graph.node):
+            table = node.input[0] if node.op_type == "Gather" else ""
+            values = self.weights.get(table)
+            if values is None or values.ndim != 2 or values.size < LARGE:
+                continue
+            if table in tied and f"{tied[table]}_quantized" in self.constants:
+                self._embed_tied(node, tied[table], values, four_bits)
+            else:
+                self._embed(node, table, values, four_bits)
+        if four_bits:
+            for name, matrix in self.weights.items():
+                if _is_feed_forward(matrix.shape) and f"{name}_quantized" in self.constants:
+                    self._in_four_bits(f"{name}_quantized", matrix, f"{name}_scale")
+            opset = next(entry for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
+            opset.version = max(opset.version, 21)  # the first with numbers of 4 bits
+        used = {name for node in (*self.model.graph.node, *self.new) for name in node.input}
+        kept = [weight for weight in self.constants.values() if weight.name in used]
+        nodes = [*self.new, *self.model.graph.node]
+        del self.model.graph.initializer[:], self.model.graph.node[:]
+        self.model.graph.initializer.extend(kept)
+        self.model.graph.node.extend(nodes)
+
+    def _embed(self, node: Any, name: str, table: Any, four_bits: bool) -> None:
+        """Look rows up in int8, each with a scale of its own."""
+        rows = f"{name}_quantized"
+        if four_bits:
+            self._in_four_bits(f"{rows}_columns", table.T, f"{name}_scale")
+            self._node("Transpose", [f"{rows}_columns"], rows, perm=[1, 0])
+        elif rows not in self.constants:
+            scale = np.abs(table).max(axis=1) / 127
+            scale[scale == 0] = 1
+            self._constant(rows, np.round(table / scale[:, None]).astype(np.int8))
+            self._constant(f"{name}_scale", scale.astype(np.float32))
+        self._look_up(node, rows, f"{name}_scale")
+
+    def _embed_tied(self, node: Any, name: str, table: Any, four_bits: bool) -> None:
+        """Look rows up in the head's matrix, of which they are the columns."""
+        if four_bits:
+            self._in_four_bits(f"{name}_quantized", table.T, f"{name}_scale")
+        self._node("Transpose", [f"{name}_quantized"], f"{name}_rows", perm=[1, 0])
+        self._look_up(node, f"{name}_rows", f"{name}_scale")
+
+    def _look_up(self, node: Any, rows: str, scale: str) -> None:
+        import onnx
+
+        ids, output = node.input[1], node.output[0]
+        self._constant("last_axis", np.array([-1], np.int64))
+        made = [
+            onnx.helper.make_node("Gather", [rows, ids], [f"{output}_int8"]),
+            onnx.helper.make_node("Cast", [f"{output}_int8"], [f"{output}_float"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Gather", [scale, ids], [f"{output}_scales"]),
+            onnx.helper.make_node("Unsqueeze", [f"{output}_scales", "last_axis"], [f"{output}_scale"]),
+            onnx.helper.make_node("Mul", [f"{output}_float", f"{output}_scale"], [output]),
+        ]
+        place = list(self.model.graph.node).index(node)
+        self.model.graph.node.remove(node)
+        for offset, new in enumerate(made):
+            self.model.graph.node.insert(place + offset, new)
+
+    def _in_four_bits(self, name: str, matrix: Any, scale: str) -> None:
+        """Write a matrix, (inputs, outputs), as the product of 4-bit numbers and a factor for each of their blocks.
+
+        Only constants enter, so onnxruntime multiplies them out to int8 once, when it loads the model.
+        """
+        import ml_dtypes
+        import onnx
+
+        found = in_blocks(matrix)
+        self._constant(f"{name}_4", found.numbers.astype(ml_dtypes.int4))
+        self._constant(f"{name}_factors", found.factors.astype(ml_dtypes.uint4))
+        self._constant(f"{name}_shape", np.array([-1, matrix.shape[1]], np.int64))
+        self._constant(scale, found.scale)
+        for part in ("4", "factors"):
+            self._node("Cast", [f"{name}_{part}"], f"{name}_{part}_wide", to=onnx.TensorProto.INT32)
+        self._node("Mul", [f"{name}_4_wide", f"{name}_factors_wide"], f"{name}_product")
+        self._node("Reshape", [f"{name}_product", f"{name}_shape"], f"{name}_matrix")
+        self._node("Cast", [f"{name}_matrix"], name, to=onnx.TensorProto.INT8)
+        self.constants.pop(name, None)
+
+    def _constant(self, name: str, values: Any) -> None:
+        import onnx
+
+        self.constants[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        import onnx
+
+        self.new.append(onnx.helper.make_node(kind, inputs, [output], **attributes))

@@ -1,0 +1,139 @@
+"""Exports with quantised weights: what is in the files, and that they say about the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from export_samples import DISTIL, SIZES
+from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig, DistilBertForMaskedLM
+
+from potstill.export.check import real_batches
+from potstill.export.export import export, open_exported
+from potstill.export.onnx import OnnxModel
+from potstill.export.onnx_int8 import quantise_onnx
+from potstill.export.openvino import quantise_openvino
+from potstill.export.source import Source
+
+onnx = pytest.importorskip("onnx")
+for package in ("onnxscript", "onnxruntime", "openvino", "nncf"):
+    pytest.importorskip(package)
+
+INT8, UINT4, INT4 = 3, 21, 22
+
+
+@pytest.fixture(scope="module")
+def large_table(new_model: Any, tiny_tokenizer: Any) -> Path:
+    """A DistilBERT for fill-mask whose table is large enough to be worth quantising."""
+    config = DistilBertConfig(vocab_size=4000, max_position_embeddings=40, **(DISTIL | {"hidden_dim": 128}))
+    folder: Path = new_model(DistilBertForMaskedLM, config)
+    return folder
+
+
+def initializers(file: Path) -> dict[str, Any]:
+    return {weight.name: weight for weight in onnx.load(file).graph.initializer}
+
+
+def bytes_by_type(file: Path) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for weight in initializers(file).values():
+        found[weight.data_type] = found.get(weight.data_type, 0) + len(weight.raw_data)
+    return found
+
+
+@pytest.fixture(scope="module")
+def in_float(large_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("float")
+    export(str(large_table), "onnx", str(folder / "out"))
+    return folder / "out" / "onnx" / "model.onnx"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_dynamic(large_table: Path, in_float: Path, tmp_path: Path, bits: int) -> None:
+    file = tmp_path / "model.onnx"
+    copy = tmp_path / "float.onnx"
+    copy.write_bytes(in_float.read_bytes())
+    quantise_onnx(copy, file, bits, None)
+    assert sorted(tmp_path.iterdir()) == [copy, file]
+    bytes_, table, square, wide = bytes_by_type(file), 4000 * 32, 2 * 4 * 32 * 32, 2 * 2 * 32 * 128
+    head = 32 * 32
+    if bits == 8:
+        assert bytes_[INT8] - table - square - wide - head == pytest.approx(0, abs=3_000)  # zero points
+        assert INT4 not in bytes_
+    else:
+        assert bytes_[INT4] == (table + wide) / 2  # the table once, though it is the head's matrix too
+        assert bytes_[UINT4] == (table + wide) / 32 / 2
+        assert bytes_[INT8] - square - head == pytest.approx(0, abs=6_000)
+    for weight in initializers(file).values():
+        if weight.data_type == INT8 and weight.name.endswith("_quantized"):
+            assert np.abs(onnx.numpy_helper.to_array(weight)).max() <= 64, weight.name  # seven bits
+    source, exported = Source.open(str(large_table)), OnnxModel(file, threads=1)
+    inputs = source.tokenise(["bol bom bon", "bol"])
+    expected, found = source.run(inputs)["logits"], exported.run(inputs)["logits"]
+    error = float(np.sqrt(((found - expected) ** 2).mean()) / expected.std())
+    assert 0 < error < (0.05 if bits == 8 else 0.15)
+
+
+def test_a_token_far_above_the_others_does_not_spoil_them(in_float: Path, tmp_path: Path) -> None:
+    """Each token has a range of its own where it enters a feed-forward layer."""
+    file = tmp_path / "model.onnx"
+    copy = tmp_path / "float.onnx"
+    copy.write_bytes(in_float.read_bytes())
+    quantise_onnx(copy, file, 8, None)
+    nodes = onnx.load(file).graph.node
+    assert sum(node.op_type == "Div" for node in nodes) == 4
+    by_name = {name: node for node in nodes for name in node.output}
+    quantised = [by_name[node.input[0]] for node in nodes if node.op_type == "DynamicQuantizeLinear"]
+    assert sum(node.op_type == "Div" for node in quantised) == 4
+
+
+def test_static(large_table: Path, in_float: Path, tmp_path: Path) -> None:
+    copy, file = tmp_path / "float.onnx", tmp_path / "model.onnx"
+    copy.write_bytes(in_float.read_bytes())
+    source = Source.open(str(large_table))
+    quantise_onnx(copy, file, 8, real_batches(source, ["bol bom bon", "bos bot"]))
+    kinds = [node.op_type for node in onnx.load(file).graph.node]
+    assert "QuantizeLinear" in kinds
+    assert "DynamicQuantizeLinear" not in kinds
+    table = 4000 * 32
+    assert table < bytes_by_type(file)[INT8] < 1.5 * table
+    inputs = source.tokenise(["bol bom bon", "bol"])
+    expected, found = source.run(inputs)["logits"], OnnxModel(file, threads=1).run(inputs)["logits"]
+    assert 0 < float(np.sqrt(((found - expected) ** 2).mean()) / expected.std()) < 0.2
+
+
+def test_openvino(new_model: Any, tiny_tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer), max_position_embeddings=64, **(SIZES | {"num_hidden_layers": 1})
+    )
+    model = str(new_model(BertForQuestionAnswering, config))
+    text = tmp_path / "text.txt"
+    text.write_text("bol bom bon bos bot bola bole\nbos bot\n")
+    capfd.readouterr()
+    exported = export(
+        model, "openvino-int8", str(tmp_path / "out"), calibration_data=str(text), tolerance=1.0, min_agreement=0.5
+    )
+    out, err = capfd.readouterr()
+    assert out + err == ""  # the bars of its libraries are not ours
+    assert exported.task == "question-answering"
+    assert {path.name for path in exported.folder.glob("openvino*")} == {"openvino_model.xml", "openvino_model.bin"}
+    assert "FakeQuantize" in exported.file.read_text()
+    summary = json.loads((exported.folder / "potstill_export.json").read_text())
+    assert (summary["quantization"], summary["weight_bits"]) == ("static", 8)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "u8"), (4, "u4")])
+def test_openvino_leaves_activations_to_the_runtime(
+    large_table: Path, in_float: Path, tmp_path: Path, bits: int, kind: str
+) -> None:
+    quantise_openvino(in_float, tmp_path / "openvino_model.xml", bits, None)
+    written = (tmp_path / "openvino_model.xml").read_text()
+    assert f'element_type="{kind}"' in written
+    assert "FakeQuantize" not in written
+    source = Source.open(str(large_table))
+    inputs = source.tokenise(["bol bom bon", "bol"])
+    expected, found = source.run(inputs)["logits"], open_exported(tmp_path, threads=1).run(inputs)["logits"]
+    assert 0 < float(np.sqrt(((found - expected) ** 2).mean()) / expected.std()) < (0.05 if bits == 8 else 0.2)
