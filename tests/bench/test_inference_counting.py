@@ -53,7 +53,7 @@ def test_flops_that_are_no_parabola_are_counted_one_by_one() -> None:
             return x.mT @ x if x.shape[0] % 7 else x.mT @ x @ x.mT @ x
 
     model = Cubic()
-    counted = count(model, model, range(1, 30), lambda n: torch.empty(n, n, device="meta"))
+    counted = count(model, model, range(1, 30), lambda n: (torch.empty(n, n, device="meta"),))
     for length, flops in counted.flops.items():
         assert flops == 2 * length**3 * (1 if length % 7 else 3)
 

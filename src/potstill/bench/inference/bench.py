@@ -125,7 +125,7 @@ def _counted(model: Model | None, lengths: Sequence[int]) -> Counted:
         with torch.device("meta"):
             elmo = ElmoShaped().eval()
         return count(
-            elmo, elmo.encoder, lengths, lambda n: torch.zeros(1, n, WORD_LENGTH, dtype=torch.long, device="meta")
+            elmo, elmo.encoder, lengths, lambda n: (torch.zeros(1, n, WORD_LENGTH, dtype=torch.long, device="meta"),)
         )
     try:
         return _counted_on("meta", model, lengths)
@@ -139,8 +139,14 @@ def _counted(model: Model | None, lengths: Sequence[int]) -> Counted:
 
 
 def _counted_on(device: str, model: Model, lengths: Sequence[int]) -> Counted:
-    shape = model.shape(device)
-    return count(shape, shape.base_model, lengths, lambda n: torch.zeros(1, n, dtype=torch.long, device=device))
+    module, inner = model.as_run(device)
+    names = ("input_ids",) if model.exported is None else model.exported.inputs
+
+    def inputs(length: int) -> tuple[torch.Tensor, ...]:
+        fill = {"attention_mask": torch.ones}
+        return tuple(fill.get(name, torch.zeros)(1, length, dtype=torch.long, device=device) for name in names)
+
+    return count(module, inner.base_model, lengths, inputs)
 
 
 def _versions(models: Sequence[Model]) -> dict[str, str]:

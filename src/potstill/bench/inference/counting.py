@@ -41,7 +41,9 @@ class Counted:
         return self.matrix_weights * weight_bits // 8 + self.vector_weights * FLOAT_BYTES
 
 
-def count(model: nn.Module, encoder: nn.Module, lengths: Iterable[int], inputs: Callable[[int], Tensor]) -> Counted:
+def count(
+    model: nn.Module, encoder: nn.Module, lengths: Iterable[int], inputs: Callable[[int], tuple[Tensor, ...]]
+) -> Counted:
     """Count what a model is made of and what requests of some lengths cost.
 
     Args:
@@ -64,9 +66,9 @@ def count(model: nn.Module, encoder: nn.Module, lengths: Iterable[int], inputs: 
 
 
 @torch.inference_mode()
-def _flops(model: nn.Module, inputs: Tensor) -> int:
+def _flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     with FlopCounterMode(display=False) as counter:
-        model(inputs)
+        model(*inputs)
     return counter.get_total_flops()
 
 

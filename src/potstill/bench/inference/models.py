@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from potstill.bench.inference.options import ELMO
 from potstill.bench.inference.requests import STSB
 from potstill.errors import PotstillError, first_line
 from potstill.export.runtime import ExportedFolder
-from potstill.export.source import HEADS
+from potstill.export.source import HEADS, Source
 from potstill.finetuning.models import load_config
 from potstill.student.loading import CONFIG, model_folder, quiet_loading
 
@@ -62,6 +63,26 @@ class Model:
                 return self.auto.from_config(self.config, attn_implementation="eager").eval()
         except Exception as error:  # of several libraries
             raise PotstillError(f"The model {self.name!r} cannot be built: {first_line(error)}.") from error
+
+    def as_run(self, device: str) -> tuple[nn.Module, PreTrainedModel]:
+        """Return what computes the logits, without weights, and the model in it: an export may compute less than that.
+
+        What it takes is token ids, or for an export what its folder says.
+
+        Args:
+            device: see `shape`.
+
+        Raises:
+            PotstillError: likewise.
+        """
+        shape = self.shape(device)
+        if self.exported is None:
+            return shape, shape
+        head = next(head for head in HEADS.values() if head.task == self.task)
+        no_tokenizer: Any = None
+        exported = self.exported
+        source = Source(self.name, exported.folder, shape, no_tokenizer, head, exported.inputs, exported.max_length)
+        return source.module(), shape
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of its weights: of its files, or under a new head of those it would be saved to."""
