@@ -29,8 +29,8 @@ def write_coreml(source: Source, folder: Path) -> None:
     Raises:
         PotstillError: the model cannot be converted, or what was written is not what it should be.
     """
-    import coremltools
-
+    with quiet():
+        import coremltools
     try:
         with quiet():
             program = one_row_program(source).run_decompositions({})
@@ -106,10 +106,10 @@ class CoremlModel:
 
 
 def _open(folder: Path, **options: Any) -> Any:
-    import coremltools
-
     try:
         with quiet():
+            import coremltools
+
             return coremltools.models.MLModel(str(folder), **options)
     except Exception as error:  # of many types
         raise PotstillError(f"{folder} is no Core ML package that can be read: {first_line(error)}.") from error

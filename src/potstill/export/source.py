@@ -23,6 +23,7 @@ from transformers import (
 from potstill.corpus import load_tokenizer
 from potstill.errors import PotstillError
 from potstill.export.module import ExportModule
+from potstill.export.quiet import quiet
 from potstill.finetuning.models import load_as, load_config
 from potstill.student.loading import model_folder
 
@@ -93,7 +94,8 @@ class Source:
             )
         folder = model_folder(name, "model")
         tokenizer = load_tokenizer(name)
-        model, report = load_as(head.auto, name, config, "model")
+        with quiet():  # transformers imports what is installed beside it, which may complain of the machine
+            model, report = load_as(head.auto, name, config, "model")
         lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
         if lacking:
             raise PotstillError(
