@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -103,10 +104,7 @@ class Source:
             )
         taken = inspect.signature(type(model).forward).parameters
         inputs = tuple(input_ for input_ in INPUTS if input_ in taken)
-        longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 512)
-        if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            longest = min(longest, config.max_position_embeddings - config.pad_token_id - 1)
-        return cls(name, folder, model.eval(), tokenizer, head, inputs, longest)
+        return cls(name, folder, model.eval(), tokenizer, head, inputs, longest_input(tokenizer, config))
 
     @property
     def is_regression(self) -> bool:
@@ -131,3 +129,11 @@ class Source:
         )
         zeros = np.zeros_like(encoded["input_ids"])
         return {name: np.asarray(encoded.get(name, zeros), np.int64) for name in self.inputs}
+
+
+def longest_input(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int:
+    """Return how many tokens a model reads at most."""
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # whose positions begin behind that of padding
+        positions -= config.pad_token_id + 1
+    return min(tokenizer.model_max_length, positions)

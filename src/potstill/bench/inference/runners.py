@@ -81,7 +81,7 @@ class TorchRunner(_Tokenised):
         from transformers import AutoModel, AutoModelForSequenceClassification
 
         from potstill.corpus import load_tokenizer
-        from potstill.export.source import INPUTS, Source
+        from potstill.export.source import INPUTS, Source, longest_input
         from potstill.finetuning.models import load_as, load_config, load_with_head
 
         if form.num_labels is None and form.task != ENCODING:
@@ -99,7 +99,7 @@ class TorchRunner(_Tokenised):
                 model, _ = load_as(AutoModel, form.path, load_config(form.path), "model")
             taken = inspect.signature(type(model).forward).parameters
             self.inputs = tuple(name for name in INPUTS if name in taken)
-            self.longest = _longest(self.tokenizer.model_max_length, model.config)
+            self.longest = longest_input(self.tokenizer, model.config)
         self._torch = torch
         self._model: Any = model.eval()
         if form.runner == "compiled":
@@ -170,14 +170,6 @@ class ElmoRunner:
         """Compute the scores."""
         with self._torch.inference_mode():
             self._model(batch)
-
-
-def _longest(of_tokenizer: int, config: Any) -> int:
-    """Return how many tokens a model reads at most."""
-    positions = getattr(config, "max_position_embeddings", None) or 512
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # whose positions begin behind that of padding
-        positions -= config.pad_token_id + 1
-    return min(of_tokenizer, positions)
 
 
 def _stacked(rows: Sequence[np.ndarray], padding: int) -> np.ndarray:
