@@ -144,6 +144,7 @@ def test_forms_are_named_by_runtime_and_precision(
     shutil.copy(classifier / "config.json", tmp_path)
     found = ExportedFolder.read(tmp_path)
     assert (found.title, found.weight_bits, found.bytes) == (title, bits, 5)
+    assert found.bits_in_memory == (8 if title.endswith("int4") else bits)
 
 
 def test_a_runtime_that_is_not_there(

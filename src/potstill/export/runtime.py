@@ -36,7 +36,7 @@ class ExportedFolder:
         folder: where it is.
         format: as `--format` names it.
         task: as `pipeline` calls it.
-        weight_bits: of a weight of a matrix: 32 or 16 in floating point, 8 or 4 of integers.
+        weight_bits: of a weight of a matrix on disk: 32 or 16 in floating point, 8 or 4 of integers.
         static: whether activations are quantised by ranges that were measured before, rather than as they come.
         inputs: names of what the model reads, in order, each (B, L) int64.
         max_length: longest input, in tokens.
@@ -95,6 +95,11 @@ class ExportedFolder:
         name = RUNTIMES.get(self.kind, (self.kind,))[0]
         precision = {32: "", 16: "float16"}.get(self.weight_bits, f"int{self.weight_bits}")
         return " ".join(word for word in (name, precision, "static" * self.static) if word)
+
+    @property
+    def bits_in_memory(self) -> int:
+        """Of a weight of a matrix once it is loaded: onnxruntime makes int8 of 4 bits."""
+        return max(self.weight_bits, 8) if self.kind == "onnx" else self.weight_bits
 
     @property
     def bytes(self) -> int:

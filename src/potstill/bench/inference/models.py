@@ -104,7 +104,7 @@ class Form:
         path: folder or hub name; empty for ELMo's shape.
         task: see `Model`.
         num_labels: of a new head; None where the model keeps its own.
-        weight_bits: of a weight of a matrix; below 16 of integers.
+        weight_bits: of a weight of a matrix in memory; below 16 of integers.
     """
 
     name: str
@@ -153,7 +153,7 @@ def forms_of(model: Model, compiled: bool) -> list[Form]:
     form = Form(model.name, "PyTorch, eager", "eager", model.path, model.task)
     if model.exported is not None:
         exported = model.exported
-        return [replace(form, title=exported.title, runner="exported", weight_bits=exported.weight_bits)]
+        return [replace(form, title=exported.title, runner="exported", weight_bits=exported.bits_in_memory)]
     if model.new_head:
         form = replace(form, num_labels=model.config.num_labels)
     return [form, replace(form, title="PyTorch, compiled", runner="compiled")] if compiled else [form]
