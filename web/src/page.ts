@@ -3,7 +3,7 @@
 import { checkBrowser, deviceName, devices } from "./devices";
 import { sentence, Told } from "./errors";
 import type { Device, FromWorker, Model, Question, Task, ToWorker } from "./messages";
-import { median } from "./numbers";
+import { median, quantile } from "./numbers";
 import { answerNodes, facts, megabytes, timeWords } from "./view";
 
 const TASKS: Record<Task, string> = {
@@ -170,19 +170,26 @@ function showTimes(times: readonly number[][]): void {
   const device = deviceName(choices[select.selectedIndex]!);
   const length = [...new Set(tokens)].map(String).join(" and ");
   const runs = `${times[0]!.length} warm runs${times.length > 1 ? " of each, in turn" : ""}`;
-  byId("method").textContent = `${runs}; ${length} tokens; ${device}; without tokenising.`;
-  byId("ratio").replaceChildren(...ratioWords(times));
+  const [words, spread] = ratioWords(times);
+  byId("ratio").replaceChildren(...words);
+  byId("method").textContent = `${spread}${runs}; ${length} tokens; ${device}; without tokenising.`;
   byId("comparison").hidden = false;
   say("Done.");
 }
 
-function ratioWords(times: readonly number[][]): (Node | string)[] {
-  if (times.length < 2) return [`${models[0]!.name} answers in ${timeWords(times[0]!)[0]}.`];
-  const [own, other] = times.map((runs) => median(runs)) as [number, number];
-  const [fast, slow] = own <= other ? [0, 1] : [1, 0];
-  const ratio = document.createElement("strong");
-  ratio.textContent = `${(Math.max(own, other) / Math.min(own, other)).toFixed(2)} ×`;
-  return [`${models[fast]!.name} is `, ratio, ` as fast as ${models[slow]!.name}.`];
+/** How much faster one model is, and how sure that is. */
+function ratioWords(times: readonly number[][]): [(Node | string)[], string] {
+  const [own, other] = times as [number[], number[] | undefined];
+  if (other === undefined) return [[`${models[0]!.name} answers in ${timeWords(own)[0]}.`], ""];
+  // Two runs in turn meet the same machine, be it busy or not: the ratio is taken of each two, then the median.
+  const faster = median(own.map((time, round) => other[round]! / time)) >= 1;
+  const [fast, slow] = faster ? [own, other] : [other, own];
+  const ratios = fast.map((time, round) => slow[round]! / time);
+  const shown = document.createElement("strong");
+  shown.textContent = `${median(ratios).toFixed(2)} ×`;
+  const [first, second] = (faster ? models : [...models].reverse()).map(({ name }) => name);
+  const spread = `Half of the ratios lay from ${quantile(ratios, 0.25).toFixed(2)} to ${quantile(ratios, 0.75).toFixed(2)}; `;
+  return [[`${first} is `, shown, ` as fast as ${second}.`], spread];
 }
 
 function clearAnswers(): void {
