@@ -45,6 +45,7 @@ def quantise_onnx(float_file: Path, file: Path, weight_bits: int, examples: Iter
         tied = _untie(model, weights)
         if examples is None:
             _level_tokens(model, weights)
+        del model.graph.value_info[:]  # older quantisers transpose a Gemm's matrix and leave its old shape here
         onnx.save(model, scratch)
         with quiet():
             _quantise(scratch, file, examples)
