@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from potstill.errors import PotstillError
-from potstill.processes import first_to_fail
+from potstill.processes import first_to_fail, leave_group
 
 VERBS = {
     "prepare": ("potstill.corpus.prepare:prepare", "text in, fixed-length token blocks out"),
@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = call(getattr(importlib.import_module(module), function), f"potstill {verb}", rest)
         if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks
             print(f"wrote {result}/" if isinstance(result, Path) else result, flush=True)
+        leave_group()
     except PotstillError as error:
         _fail(f"potstill {verb}: {error}")
         return error.exit_status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
 
 
@@ -24,3 +25,10 @@ def first_to_fail() -> bool:
         return store.add(f"potstill/failed/{attempt}", 1) == 1
     except (ImportError, KeyError, ValueError, RuntimeError):
         return True
+
+
+def leave_group() -> None:
+    """Leave the group of processes that a training has made, if there is one, so that the others need not guess."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

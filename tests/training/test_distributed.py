@@ -206,3 +206,15 @@ def test_without_a_store_every_process_tells(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("MASTER_PORT", raising=False)
     assert first_to_fail()
     assert first_to_fail()
+
+
+@pytest.mark.usefixtures("signals_restored")
+def test_a_run_that_is_done_leaves_its_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def training(*args: object) -> Path:
+        store = f"file://{tmp_path / 'store'}"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        return tmp_path
+
+    monkeypatch.setattr("potstill.options.call", training)
+    assert main(["distill"]) == 0
+    assert not torch.distributed.is_initialized()

@@ -31,7 +31,7 @@ MASKED_SHARE = 0.15
 
 Metrics = dict[str, float]
 Logits = list[np.ndarray[Any, Any]]
-"""Of one output, a row an array."""
+"""Of one output, or what is kept of it, a row an array."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,13 @@ class Examples:
 
     Attributes:
         rows: what the model reads of each, (L,) arrays.
-        score: logits of all rows by name of output, rows in order and without their padding → metrics.
+        score: what is kept of the logits of all rows, by name of output, rows in order → metrics.
+        keep: number of a row and its logits, without those of padding → what `score` needs of them; all if None.
     """
 
     rows: list[Arrays]
     score: Callable[[dict[str, Logits]], Metrics]
+    keep: Callable[[int, np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None
 
 
 def score_both(
@@ -110,8 +112,10 @@ def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics
             for name, array in arrays.items():
                 logits = side.setdefault(name, [np.empty(0)] * len(order))
                 for place, row in zip(places, array, strict=True):
-                    per_token = source.head.task != "text-classification"
-                    logits[place] = np.asarray(row[: lengths[place]] if per_token else row, np.float32)
+                    if source.head.task != "text-classification":
+                        row = row[: lengths[place]]
+                    kept = row if examples.keep is None else examples.keep(int(place), row)
+                    logits[place] = np.array(kept, np.float32)  # a copy: the batch need not stay
     return examples.score(sides[0]), examples.score(sides[1])
 
 
@@ -232,11 +236,13 @@ def _masked(source: Source, data: str, limit: int | None) -> Examples:
     if not rows:
         raise PotstillError(f"{data} holds no text that the model's tokenizer knows.")
 
-    def score(logits: dict[str, Logits]) -> Metrics:
-        guesses = np.concatenate([row[places] for row, places in zip(logits["logits"], hidden, strict=True)])
-        wanted = np.concatenate(tokens)
-        loss = -log_softmax(guesses, axis=-1)[np.arange(len(wanted)), wanted].mean()
-        accuracy = 100 * float((guesses.argmax(axis=-1) == wanted).mean())
-        return {"masked-LM loss": float(loss), "accuracy": accuracy, "score": accuracy}
+    def keep(number: int, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the loss of each hidden token, and whether it was guessed: logits of all would fill the memory."""
+        guesses, wanted = log_softmax(logits[hidden[number]].astype(np.float64), axis=-1), tokens[number]
+        return np.stack([-guesses[np.arange(len(wanted)), wanted], guesses.argmax(axis=-1) == wanted])
 
-    return Examples(rows, score)
+    def score(kept: dict[str, Logits]) -> Metrics:
+        loss, right = np.concatenate(kept["logits"], axis=1).astype(np.float64).mean(axis=1)
+        return {"masked-LM loss": float(loss), "accuracy": 100 * float(right), "score": 100 * float(right)}
+
+    return Examples(rows, score, keep)
