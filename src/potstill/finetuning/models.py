@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -147,9 +148,11 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
                     continue
                 kind = head.__name__.removeprefix("AutoModelFor")
                 what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
-                raise PotstillError(
-                    f"the {role} {name!r} cannot be loaded with a head for {what}: {first_line(error)}"
-                ) from error
+                if isinstance(error, SafetensorError):
+                    why = f"its weights are damaged or incomplete: copy or download it again ({first_line(error)})"
+                else:
+                    why = first_line(error)
+                raise PotstillError(f"the {role} {name!r} cannot be loaded with a head for {what}: {why}") from error
     inner = f"{model.base_model_prefix}."
     foreign = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(inner))
     if foreign:
