@@ -6,6 +6,7 @@ Every option is a field, a flag of the command line and a key of a YAML file, by
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -120,3 +121,18 @@ def recipe_values(args: RunArguments) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return an enumeration by its name, anything else as it is."""
     return value.value if isinstance(value, Enum) else value
+
+
+def named_models(words: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return name and folder of each model that `--models` names, in order.
+
+    Raises:
+        PotstillError: one is not written as NAME=FOLDER.
+    """
+    pairs = []
+    for model in words or []:
+        name, equals, folder = model.partition("=")
+        if not (name and equals and folder):
+            raise PotstillError(f"--models {model!r} is not NAME=FOLDER, as in student=out/student.")
+        pairs.append((name, folder))
+    return pairs

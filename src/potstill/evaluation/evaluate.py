@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from potstill.arguments import named_models
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
@@ -100,7 +101,7 @@ def _check_folder(folder: Path) -> None:
 def _look_at_models(args: EvaluateArguments, found: _Found) -> None:
     """Read config and tokenizer of each model, as each of its runs will."""
     tokenizers = {}
-    for name, path in args.named_models():
+    for name, path in named_models(args.models):
         # Tasks differ in the length that a model is to read.
         every = [FinetuneArguments(**args.run_options(name, task, args.seed)) for task in args.tasks()]
         for run in {run.max_length: run for run in every}.values():
@@ -124,7 +125,7 @@ def _look_at_models(args: EvaluateArguments, found: _Found) -> None:
 
 
 def _look_at_data(args: EvaluateArguments, found: _Found) -> None:
-    name = args.named_models()[0][0]
+    name = named_models(args.models)[0][0]
     for task in args.tasks():
         try:
             data = task_data(FinetuneArguments(**args.run_options(name, task, args.seed)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.arguments import option
+from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
 from potstill.finetuning.options import TASKS, FinetuneArguments
@@ -67,7 +67,7 @@ class EvaluateArguments(FinetuneArguments):
             raise PotstillError("--resume_from_checkpoint is not needed: give the same --output_dir again.")
         if self.overwrite_output_dir:
             raise PotstillError("--overwrite_output_dir would throw finished runs away: name another --output_dir.")
-        names = [name for name, _ in self.named_models()]
+        names = [name for name, _ in named_models(self.models)]
         for name in names:
             if name.endswith(DISTILLED):
                 raise PotstillError(f"The model {name!r} is named as --second_distillation names one: choose another.")
@@ -80,20 +80,6 @@ class EvaluateArguments(FinetuneArguments):
         options = [self.run_options(names[0], task, self.seed) for task in self.tasks()]
         for some in options:
             FinetuneArguments(**some | ({"teacher": names[0]} if self.second_distillation else {}))
-
-    def named_models(self) -> list[tuple[str, str]]:
-        """Return name and folder of each model, in order.
-
-        Raises:
-            PotstillError: one is not written as NAME=FOLDER.
-        """
-        pairs = []
-        for model in self.models or []:
-            name, equals, folder = model.partition("=")
-            if not (name and equals and folder):
-                raise PotstillError(f"--models {model!r} is not NAME=FOLDER, as in student=out/student.")
-            pairs.append((name, folder))
-        return pairs
 
     def tasks(self) -> list[str]:
         """Return the tasks of the suites, in order.
@@ -122,7 +108,7 @@ class EvaluateArguments(FinetuneArguments):
         Args:
             absent: task → why there is no data of it.
         """
-        models = self.named_models()
+        models = named_models(self.models)
         paths = dict(models)
         models += [(name + DISTILLED, paths[name]) for name in self.second_distillation or []]
         return Plan(models, self.tasks(), absent, list(range(self.seed, self.seed + self.seeds)))
@@ -136,7 +122,7 @@ class EvaluateArguments(FinetuneArguments):
             seed: of the run.
         """
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FinetuneArguments) if f.init}
-        path = dict(self.named_models())[model.removesuffix(DISTILLED)]
+        path = dict(named_models(self.models))[model.removesuffix(DISTILLED)]
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")
         return given | {"model": path, "task": task, "seed": seed, "output_dir": output, "save_strategy": "no"}
 

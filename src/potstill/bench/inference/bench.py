@@ -10,6 +10,7 @@ from statistics import median
 
 import torch
 
+from potstill.arguments import named_models
 from potstill.bench.inference.counting import Counted, count
 from potstill.bench.inference.elmo import WORD_LENGTH, ElmoShaped
 from potstill.bench.inference.energy import check_energy
@@ -43,7 +44,7 @@ def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
     """
     if args.energy:
         check_energy(args.country)
-    models = read_models(args.named_models(), args.data)
+    models = read_models(named_models(args.models), args.data)
     forms = [form for model in models for form in forms_of(model, args.compiled)]
     forms += [elmo_form()] if args.elmo else []
     requests = None if args.data is None else read_requests(args.data, args.task_data, args.max_requests)

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.arguments import option
+from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
 
 BATCH_SIZES = (1, 8, 32)
@@ -57,7 +57,7 @@ class BenchInferenceArguments:
         """Check each value by itself."""
         if not self.models:
             raise PotstillError("--models is missing: name models as NAME=FOLDER, the first being the reference.")
-        names = [name for name, _ in self.named_models()]
+        names = [name for name, _ in named_models(self.models)]
         for name in names:
             if names.count(name) > 1:
                 raise PotstillError(f"--models has two models of the name {name!r}: give each its own.")
@@ -80,20 +80,6 @@ class BenchInferenceArguments:
             raise PotstillError("--country is whose electricity --energy counts: give both.")
         if self.output and (Path(self.output).is_dir() or not Path(self.output).absolute().parent.is_dir()):
             raise PotstillError(f"--output {self.output} cannot be written: name a file in a folder that exists.")
-
-    def named_models(self) -> list[tuple[str, str]]:
-        """Return name and folder of each model, in order.
-
-        Raises:
-            PotstillError: one is not written as NAME=FOLDER.
-        """
-        pairs = []
-        for model in self.models or []:
-            name, equals, folder = model.partition("=")
-            if not (name and equals and folder):
-                raise PotstillError(f"--models {model!r} is not NAME=FOLDER, as in student=out/student.")
-            pairs.append((name, folder))
-        return pairs
 
 
 def cores() -> int:
