@@ -120,6 +120,12 @@ def test_what_says_something_else_is_not_written(
     assert "under the --min_agreement of 99.00%" in message
     assert "over the" not in message
     assert "over the --tolerance" in said(float("nan"))
+    assert "; nothing was written.\n" in message
+    # The last --format counts.
+    assert "(--format onnx stays nearer to it)" in said(1e3, "--format", "onnx-int8")
+    assert "(--weight_bits 8 stays nearer to it)" in said(1e3, "--format", "onnx-int8", "--weight_bits", "4")
+    static = ("--format", "onnx-int8", "--quantization", "static")
+    assert "(--quantization dynamic stays nearer to it)" in said(1e3, *static)
     data = ["--task", "sst2", "--check_data", str(tmp_path / "data"), "--tolerance", "1e3", "--min_agreement", "0"]
     always = [logits.argmax() for logits in (source.run(source.tokenise(["word"]))["logits"],)]
     by = -50.0 if always[0] == 1 else 50.0

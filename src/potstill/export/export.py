@@ -126,14 +126,14 @@ def export(
         if can_run:
             exported = open_exported(partial, source=source)
             agreement = compare(source, exported)
-            _judge(source, agreement, allowed, "")
+            _judge(source, target, agreement, allowed, "")
             if task is not None or check_data is not None:
                 scores = score_both(source, exported, task, check_data, max_check_samples)
-                _judge(source, scores.agreement, allowed, " on --check_data")
+                _judge(source, target, scores.agreement, allowed, " on --check_data")
                 if not scores.lost <= allowed.score:
                     raise PotstillError(
                         f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
-                        f"--score_tolerance of {allowed.score:.2%}; nothing was written."
+                        f"--score_tolerance of {allowed.score:.2%}; {_nothing(target)}."
                     )
         source.model.config.save_pretrained(partial)
         source.tokenizer.model_max_length = source.max_length
@@ -200,7 +200,7 @@ def _allowed(default: Tolerance, largest: float | None, agreement: float | None,
     return allowed
 
 
-def _judge(source: Source, agreement: Agreement, allowed: Tolerance, where: str) -> None:
+def _judge(source: Source, target: Target, agreement: Agreement, allowed: Tolerance, where: str) -> None:
     """Refuse an export that is too far from its source."""
     over = []
     if not agreement.relative <= allowed.largest:  # one that is no number is over it too
@@ -209,9 +209,13 @@ def _judge(source: Source, agreement: Agreement, allowed: Tolerance, where: str)
         over.append(f"under the --min_agreement of {allowed.agreement:.2%}")
     if over:
         raise PotstillError(
-            f"The export does not say what {source.name!r} says{where}: {agreement}, {' and '.join(over)}; nothing was "
-            "written."
+            f"The export does not say what {source.name!r} says{where}: {agreement}, {' and '.join(over)}; "
+            f"{_nothing(target)}."
         )
+
+
+def _nothing(target: Target) -> str:
+    return "nothing was written" + (f" ({target.nearer} stays nearer to it)" if target.nearer else "")
 
 
 def _summary(source: Source, target: Target, result: Exported, file: str) -> dict[str, Any]:

@@ -97,3 +97,12 @@ class Target:
     def tolerance(self) -> Tolerance:
         """How near the export must be, where the user does not say."""
         return TOLERANCES[{32: "float32", 16: "float16", 8: "int8", 4: "4-bit"}[self.weight_bits]]
+
+    @property
+    def nearer(self) -> str | None:
+        """The options that stay nearer to the source at the least cost; None where there are none."""
+        if self.weight_bits == 4:
+            return "--weight_bits 8"
+        if self.quantization == "static":
+            return "--quantization dynamic"
+        return f"--format {self.kind}" if self.weight_bits == 8 else None
