@@ -24,7 +24,7 @@ from potstill.errors import PotstillError
 from potstill.export.check import Agreement, compare, hide
 from potstill.export.score import score_both
 from potstill.export.source import Source
-from potstill.export.tags import entities
+from potstill.export.tags import entities, tag_batches, tag_scores
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -141,6 +141,8 @@ def test_tags(sources: dict[str, Source], tmp_path: Path) -> None:
     conll.write_text("-DOCSTART- -X- O\n\n" + "\n".join(lines))
     scores = score_both(source, source, None, str(named), None)
     assert scores == score_both(source, source, None, str(conll), None)
+    tokens = [len(source.tokenizer(words, is_split_into_words=True)["input_ids"]) for words in sentences]
+    assert score_both(source, source, None, str(named), 11).agreement.answers == sum(tokens[:11])
     right = []
     for words, numbers in zip(sentences, tags, strict=True):
         encoded = source.tokenizer(words, is_split_into_words=True)
@@ -152,6 +154,16 @@ def test_tags(sources: dict[str, Source], tmp_path: Path) -> None:
     conll.write_text("word B-ORG\n")
     with pytest.raises(PotstillError, match="line 1, has the tag 'B-ORG'; the model has O, B-PER"):
         score_both(source, source, None, str(conll), None)
+
+
+def test_a_word_without_tokens_leaves_the_others_their_tags(sources: dict[str, Source]) -> None:
+    words, tags = ["alpha", "\u200b", "word", "of"], [1, 4, 2, 0]
+    (row,), (places,) = tag_batches(sources["tags"], [words])
+    assert list(places) == [0, 2, 3]
+    logits = np.zeros((len(row["input_ids"]), len(TAGS)))
+    for word, place in places.items():
+        logits[place, tags[word]] = 1
+    assert tag_scores([logits], [places], [tags], dict(enumerate(TAGS)))["accuracy"] == 100
 
 
 def test_questions(sources: dict[str, Source], tmp_path: Path) -> None:

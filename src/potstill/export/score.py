@@ -212,8 +212,8 @@ def _questions(source: Source, data: str, limit: int | None) -> Examples:
 
 def _tagged(source: Source, data: str, limit: int | None) -> Examples:
     sentences = read_tagged(data, source.model.config.id2label)
-    if limit is not None:
-        sentences = sentences[:: -(-len(sentences) // limit)]
+    if limit is not None and limit < len(sentences):
+        sentences = [sentences[number * len(sentences) // limit] for number in range(limit)]
     rows, places = tag_batches(source, [words for words, _ in sentences])
     tags = [numbers for _, numbers in sentences]
     return Examples(rows, lambda logits: tag_scores(logits["logits"], places, tags, source.model.config.id2label))

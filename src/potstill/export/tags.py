@@ -54,10 +54,10 @@ def read_tagged(path: str, names: Mapping[int, str]) -> list[Sentence]:
     return sentences
 
 
-def tag_batches(source: Source, sentences: list[list[str]]) -> tuple[list[Arrays], list[list[int]]]:
-    """Return what the model reads of each sentence, and the place of the first token of each of its words.
+def tag_batches(source: Source, sentences: list[list[str]]) -> tuple[list[Arrays], list[dict[int, int]]]:
+    """Return what the model reads of each sentence, and by number of a word the place of its first token.
 
-    Words that the model's length cuts off have none.
+    Words that the model's length cuts off have none, nor have those of which the tokenizer leaves nothing.
     """
     rows, places = [], []
     for words in sentences:
@@ -66,17 +66,17 @@ def tag_batches(source: Source, sentences: list[list[str]]) -> tuple[list[Arrays
         zeros = np.zeros_like(ids)
         rows.append({name: np.asarray(encoded.get(name, zeros), np.int64) for name in source.inputs})
         of_word = encoded.word_ids()
-        places.append([of_word.index(n) for n in range(len(words)) if n in of_word])
+        places.append({n: of_word.index(n) for n in range(len(words)) if n in of_word})
     return rows, places
 
 
 def tag_scores(
-    logits: Sequence[Any], places: Sequence[list[int]], tags: Sequence[list[int]], names: Mapping[int, str]
+    logits: Sequence[Any], places: Sequence[Mapping[int, int]], tags: Sequence[list[int]], names: Mapping[int, str]
 ) -> dict[str, float]:
     """Return the accuracy over words and, where tags begin with B- and I-, the F1 of whole entities, in percent."""
     right = words = found_right = found = wanted = 0
     for row, at, numbers in zip(logits, places, tags, strict=True):
-        guessed, numbers = row[at].argmax(axis=-1).tolist(), numbers[: len(at)]
+        guessed, numbers = row[list(at.values())].argmax(axis=-1).tolist(), [numbers[word] for word in at]
         right += sum(mine == theirs for mine, theirs in zip(guessed, numbers, strict=True))
         words += len(at)
         mine, theirs = (set(entities([names[number] for number in tagged])) for tagged in (guessed, numbers))
