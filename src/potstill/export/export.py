@@ -12,7 +12,7 @@ from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.export import coreml, executorch
-from potstill.export.check import Agreement, Runtime, compare, real_batches
+from potstill.export.check import TEXTS, Agreement, Runtime, compare, real_batches
 from potstill.export.formats import HAS_CORE_ML, NEEDS, Format, Quantization, Target, Tolerance
 from potstill.export.onnx import FLOAT, INT8, OnnxModel, write_onnx
 from potstill.export.onnx_int8 import quantise_onnx
@@ -92,11 +92,14 @@ def export(
         check_data: Labelled data for the score before and after: for a task the folder of its data, as for finetune;
             without one, for classification a folder with a dev.jsonl (text, label), for question answering a file like
             SQuAD's, for token classification one with tokens and tags, for fill-mask text.
-        max_check_samples: Rows to score, spread over the data; all if not given, of text the first 1,000 lines.
+        max_check_samples: Rows to score, spread over the data; all if not given. Of text the first lines, 1,000 if not
+            given.
         tolerance: Largest difference of a logit from the source's, as a share of their range, above which the export
-            fails and leaves nothing behind; 0.001 in float32, 0.25 in int8 and 0.4 with 4 bits if not given.
-        min_agreement: Least share of answers that must be the same; 0.99, 0.8 and 0.7 if not given.
-        score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.01 and 0.02 if not given.
+            fails and leaves nothing behind; 0.001 in float32, 0.02 in float16, 0.25 in int8 and 0.4 with 4
+            bits if not given.
+        min_agreement: Least share of answers that must be the same; 0.99, 0.95, 0.8 and 0.7 if not given.
+        score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.005, 0.01 and 0.02 if not
+            given.
         overwrite_output_dir: Write into --output_dir although it has something in it.
 
     Returns:
@@ -118,8 +121,10 @@ def export(
     source = Source.open(model)
     texts: list[str] = []
     if target.quantization == "static":
-        read = calibration_data is not None
-        texts = read_texts(calibration_data or "", CALIBRATION_TEXTS) if read else embedded_texts(CALIBRATION_TEXTS)
+        if calibration_data is not None:
+            texts = read_texts(calibration_data, CALIBRATION_TEXTS)
+        else:  # others than those of the comparison, which come first
+            texts = embedded_texts(TEXTS + CALIBRATION_TEXTS)[TEXTS:]
     with complete_folder(folder) as partial:
         file = _write(source, target, partial, texts)
         agreement = scores = None
