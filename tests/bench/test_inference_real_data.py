@@ -45,7 +45,6 @@ def test_compiled_and_eager(tmp_path: Path, small_machine: None) -> None:
     for row in (eager, compiled):
         assert row["latency"]["p99"] > row["latency"]["median"] > 0
         assert row["throughput"][1]["per_second"] > 0
-    assert compiled["model_memory_bytes"] > eager["model_memory_bytes"]  # the compiler's
 
 
 def test_one_graph_serves_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from potstill.export.onnx_int8 import quantise_onnx
 from potstill.export.openvino import quantise_openvino
 from potstill.export.source import Source
 
-onnx = pytest.importorskip("onnx")
-for package in ("onnxscript", "onnxruntime", "openvino", "nncf"):
+onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+for package in ("onnxscript", "openvino", "nncf"):
     pytest.importorskip(package)
 
 INT8, UINT4, INT4 = 3, 21, 22
@@ -77,7 +77,9 @@ def test_dynamic(large_table: Path, in_float: Path, tmp_path: Path, bits: int) -
     assert 0 < error < (0.05 if bits == 8 else 0.15)
 
 
-def test_a_token_far_above_the_others_does_not_spoil_them(in_float: Path, tmp_path: Path) -> None:
+def test_a_token_far_above_the_others_does_not_spoil_them(
+    in_float: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each token has a range of its own where it enters a feed-forward layer."""
     file = tmp_path / "model.onnx"
     copy = tmp_path / "float.onnx"
@@ -88,6 +90,29 @@ def test_a_token_far_above_the_others_does_not_spoil_them(in_float: Path, tmp_pa
     by_name = {name: node for node in nodes for name in node.output}
     quantised = [by_name[node.input[0]] for node in nodes if node.op_type == "DynamicQuantizeLinear"]
     assert sum(node.op_type == "Div" for node in quantised) == 4
+
+    def error(level: bool, monkeypatch: pytest.MonkeyPatch) -> float:
+        """Of the first token's sum, by rms, where the last token's numbers are a thousand times as large."""
+        if not level:
+            monkeypatch.setattr("potstill.export.onnx_int8._level_tokens", lambda *_: None)
+        quantise_onnx(single, file, 8, None)
+        made = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        return float(np.sqrt(((made - x @ matrix)[0, 0] ** 2).mean()) / (x @ matrix)[0, 0].std())
+
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(32, 128)).astype(np.float32)
+    x = generator.normal(size=(1, 5, 32)).astype(np.float32)
+    x[0, -1] *= 1000
+    helper, single = onnx.helper, tmp_path / "single.onnx"
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, None, size])
+        for name, size in (("x", 32), ("y", 128))
+    ]
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([product], "one", ends[:1], ends[1:], [onnx.numpy_helper.from_array(matrix, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), single)
+    assert error(True, monkeypatch) < 0.03
+    assert error(False, monkeypatch) > 0.5
 
 
 def test_static(large_table: Path, in_float: Path, tmp_path: Path) -> None:
@@ -123,6 +148,11 @@ def test_openvino(new_model: Any, tiny_tokenizer: Any, tmp_path: Path, capfd: py
     assert "FakeQuantize" in exported.file.read_text()
     summary = json.loads((exported.folder / "potstill_export.json").read_text())
     assert (summary["quantization"], summary["weight_bits"]) == ("static", 8)
+    source = Source.open(model)
+    inputs = source.tokenise(["bol bom bon", "bol"])
+    expected, found = source.run(inputs), open_exported(exported.folder, threads=1).run(inputs)
+    for name, logits in expected.items():
+        assert 0 < float(np.sqrt(((found[name] - logits) ** 2).mean()) / logits.std()) < 0.2
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, "u8"), (4, "u4")])
