@@ -17,6 +17,7 @@ from typing import Any
 from reproduce.common import Place, parser, place_of, read_json, read_result, run, write_result
 from reproduce.power import visible_gpus
 from reproduce.runs import Job, run_job
+from reproduce.training import lengths
 
 WATTS = 700.0
 GRAMS_PER_KWH = 436.0
@@ -53,7 +54,7 @@ def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
     teacher = read_result(results, "teacher")
     for number, session in enumerate((teacher or {}).get("sessions", []), 1):
         for stage in session["stages"]:
-            found.append((f"teacher, session {number}, {stage['block_size']} tokens", "training", stage["cost"]))
+            found.append((f"teacher, session {number}, {lengths(stage)}", "training", stage["cost"]))
     for script, prefix in (("students", ""), ("table4", "ablation, ")):
         trained = read_result(results, script) or {"rows": {}}
         for name, row in trained["rows"].items():

@@ -26,16 +26,19 @@ SAMPLES = 2048
 
 
 def held_out(
-    models: dict[str, Path], teacher: Path, corpora: dict[str, Path], place: Place
+    models: dict[str, Path], teacher: Path, corpora: dict[str, Path], place: Place, short: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return model → corpus → figures, `loss` and `accuracy` among them; see `potstill.training.evaluation`.
+
+    A corpus of longer blocks than `short` tokens is measured on blocks cut to so many, and once more, as
+    "own, 512 tokens" say, on whole ones.
 
     Raises:
         PotstillError: a model or corpus cannot be read, which the process has told.
     """
     output = place.work / ".held-out.json"
     output.unlink(missing_ok=True)
-    words = ["--teacher", str(teacher), "--output", str(output)]
+    words = ["--teacher", str(teacher), "--output", str(output), "--short", str(short)]
     for option, folders in (("--models", models), ("--corpora", corpora)):
         words += [option, *(f"{name}={folder}" for name, folder in folders.items())]
     gpus = visible_gpus(min(place.gpus, 1))
@@ -51,6 +54,7 @@ def main(argv: list[str]) -> None:
     made.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER")
     made.add_argument("--corpora", nargs="+", required=True, metavar="NAME=FOLDER")
     made.add_argument("--teacher", required=True)
+    made.add_argument("--short", type=int, required=True, help="tokens that longer blocks are cut to")
     made.add_argument("--output", type=Path, required=True)
     options = made.parse_args(argv)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # several GPUs would each want a process
@@ -59,16 +63,29 @@ def main(argv: list[str]) -> None:
     found: dict[str, dict[str, Any]] = {}
     for name, folder in map(_pair, options.models):
         model = load_masked_lm(folder, role=name)
-        with TemporaryDirectory() as scratch:
-            args = DistillationArguments(
-                output_dir=scratch, per_device_train_batch_size=1, max_eval_samples=SAMPLES, report_to="none"
-            )
-            found[name] = {
-                where: DistillationTrainer(model, corpus, args, teacher).evaluate(metric_key_prefix="")
-                for where, corpus in corpora.items()
-            }
-        found[name] = {where: {k.lstrip("_"): v for k, v in of.items()} for where, of in found[name].items()}
+        found[name] = {}
+        for where, corpus in corpora.items():
+            found[name] |= _measured(model, teacher, where, corpus, options.short)
     write_text(options.output, json.dumps(found, indent=1) + "\n")
+
+
+def _measured(model: Any, teacher: Any, where: str, corpus: Corpus, short: int) -> dict[str, dict[str, float]]:
+    """Return the figures of one model on one corpus, at one length or at two."""
+    size = corpus.train.block_size
+    with TemporaryDirectory() as scratch:
+        args = DistillationArguments(
+            output_dir=scratch,
+            per_device_train_batch_size=1,
+            short_block_size=short if short < size else None,
+            max_eval_samples=max(1, SAMPLES * short // max(short, size)),
+            report_to="none",
+        )
+        found = DistillationTrainer(model, corpus, args, teacher).evaluate(metric_key_prefix="")
+    found = {name.removeprefix("_"): value for name, value in found.items()}
+    cut = {name.removeprefix("short_"): value for name, value in found.items() if name.startswith("short_")}
+    if not cut:
+        return {where: found}
+    return {where: cut, f"{where}, {size} tokens": {name: found[name] for name in cut}}
 
 
 def _pair(word: str) -> tuple[str, str]:

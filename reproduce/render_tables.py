@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from reproduce.training import lengths
+
 NOTHING = "–"
 ROWS = {
     "teacher": "teacher",
@@ -41,7 +43,7 @@ def teacher(found: dict[str, Any]) -> str:
             cost = stage["cost"]
             rows.append(
                 [
-                    f"session {number}, blocks of {stage['block_size']} tokens",
+                    f"session {number}, {lengths(stage)}",
                     f"{cost['gpu_minutes']:.1f}",
                     millions(cost["tokens"]),
                     count(cost["tokens_per_second"]),
@@ -49,7 +51,7 @@ def teacher(found: dict[str, Any]) -> str:
                 ]
             )
     for where, measured in found["held_out"].items():
-        what = "text of another source" if where == "other" else f"blocks of {where} tokens"
+        what = where.replace("own", "held-out text").replace("other", "text of another source")
         rows.append([f"**the teacher**, {what}", "", "", "", *_masked_lm(measured)])
     documents, tokens = corpus["documents"], corpus["tokens"]
     said = (
@@ -67,6 +69,7 @@ def students(found: dict[str, Any]) -> str:
     teacher_accuracy = found["rows"]["teacher"]["held_out"]["own"]["accuracy"]
     for name, row in found["rows"].items():
         cost, own, other = row.get("cost") or {}, row["held_out"]["own"], row["held_out"].get("other")
+        whole: dict[str, float] = next((of for where, of in row["held_out"].items() if where.startswith("own, ")), {})
         taught = name != "teacher"
         rows.append(
             [
@@ -77,6 +80,7 @@ def students(found: dict[str, Any]) -> str:
                 percent(own["accuracy"] / teacher_accuracy if teacher_accuracy and taught else None),
                 number(own.get("kl") if taught else None, 3),
                 percent(own.get("agreement") if taught else None),
+                number(whole.get("loss"), 3),
                 number((other or {}).get("loss"), 3),
             ]
         )
@@ -86,7 +90,7 @@ def students(found: dict[str, Any]) -> str:
         f"{recipe['soft_targets']} tokens. All students start from the same layers."
     )
     header = ["", "GPU-minutes", "tokens", "held-out loss", "accuracy", "of the teacher's", "KL", "agreement"]
-    return f"{said}\n\n{table([*header, 'loss on another source'], rows)}"
+    return f"{said}\n\n{table([*header, 'loss on whole blocks', 'loss on another source'], rows)}"
 
 
 def glue(found: dict[str, Any]) -> str:
@@ -288,7 +292,10 @@ def _cell(figures: dict[str, Any] | None) -> str:
 
 
 def _masked_lm(measured: dict[str, float] | None) -> list[str]:
-    return [number((measured or {}).get("loss"), 3), percent((measured or {}).get("accuracy"))]
+    """Return loss and accuracy, on blocks cut short where most steps read such."""
+    found = measured or {}
+    prefix = "short_" if "short_loss" in found else ""
+    return [number(found.get(f"{prefix}loss"), 3), percent(found.get(f"{prefix}accuracy"))]
 
 
 def number(value: float | None, digits: int) -> str:

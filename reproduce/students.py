@@ -16,13 +16,13 @@ from typing import Any
 from transformers.utils import logging
 
 from potstill import build_student
-from potstill.corpus import load_tokenizer
+from potstill.corpus import Corpus, load_tokenizer
 from potstill.files import complete_folder
 from potstill.student import family_of
 from reproduce.common import Place, existing, parser, place_of, run, write_result
 from reproduce.held_out import held_out
 from reproduce.runs import run_job
-from reproduce.training import corpus_figures, distilling, figures, model_figures
+from reproduce.training import add_lengths, corpus_figures, cut_short, distilling, figures, model_figures
 
 WITHOUT_TEACHER = {"alpha_ce": 0, "alpha_cos": 0}
 
@@ -30,7 +30,7 @@ WITHOUT_TEACHER = {"alpha_ce": 0, "alpha_cos": 0}
 def add_recipe(made: Any) -> None:
     """Add the options that say how a student is distilled."""
     made.add_argument("--teacher", type=Path, help="folder of the teacher; that of reproduce.teacher if not given")
-    made.add_argument("--corpus", type=Path, help="folder of blocks; those of 128 tokens if not given")
+    made.add_argument("--corpus", type=Path, help="folder of blocks; those of reproduce.teacher if not given")
     made.add_argument(
         "--layers",
         default="0,1,2,3,4,11",
@@ -38,19 +38,22 @@ def add_recipe(made: Any) -> None:
     )
     made.add_argument("--masking", choices=("uniform", "frequency"), default="uniform")
     made.add_argument("--soft_targets", choices=("all", "masked"), default="all")
-    made.add_argument("--batch_size", type=int, default=256, help="blocks on each GPU")
+    add_lengths(made)
     made.add_argument("--learning_rate", type=float, default=5e-4)
 
 
 def recipe_of(options: Any, place: Place) -> dict[str, Any]:
     """Return the options of `potstill distill` that `add_recipe` has."""
+    teacher = existing(options.teacher or place.teacher, "teacher")
+    corpus = existing(options.corpus or place.blocks(512), "teacher")
     return {
-        "teacher": existing(options.teacher or place.teacher, "teacher"),
-        "corpus": existing(options.corpus or place.blocks(128), "teacher"),
+        "teacher": teacher,
+        "corpus": corpus,
+        **cut_short(corpus, options),
         "layers": options.layers,
         "masking": options.masking,
         "soft_targets": options.soft_targets,
-        "per_device_train_batch_size": options.batch_size,
+        "per_device_train_batch_size": max(1, options.batch_tokens // Corpus.open(corpus).train.block_size),
         "learning_rate": options.learning_rate,
     }
 
@@ -75,7 +78,7 @@ def main(argv: list[str]) -> None:
     models["initialised"] = _initialised(place, teacher, options.layers)
     other = options.other_corpus or place.work / "blocks-other"
     corpora = {"own": corpus} | ({"other": other} if other.is_dir() else {})
-    measured = held_out(models, teacher, corpora, place)
+    measured = held_out(models, teacher, corpora, place, options.short_block_size)
     rows: dict[str, Any] = {name: {"held_out": measured[name]} for name in models}
     for name, trained in done.items():
         rows[name] |= {key: value for key, value in figures(trained).items() if key in ("parameters", "cost")}

@@ -4,8 +4,8 @@
     python -m reproduce.teacher --text 'text/*.jsonl.zst' --minutes 60 --continue_from DIR --work_dir second/
 
 It starts with 3 layers and grows to 6 and 12 by copying them, for a BERT of 12 layers begun as such stays on a plateau
-for hours; most of the time goes to blocks of 128 tokens, the last part to 512, as BERT's did. `--continue_from` goes on
-from the weights of an earlier session, with a new optimiser and a short warm-up.
+for hours. Nine steps of ten read 128 tokens and one reads 512, as many as BERT's two phases did. `--continue_from` goes
+on from the weights of an earlier session, with a new optimiser and a short warm-up.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from typing import Any
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.corpus.reading import Reader, ReadingOptions
 from potstill.corpus.sources import find_sources
-from potstill.errors import PotstillError
 from potstill.files import complete_folder, write_text
 from reproduce.common import Place, named_values, parser, place_of, read_json, run, write_result
 from reproduce.held_out import held_out
 from reproduce.runs import Done, Job, run_job
-from reproduce.training import corpus_figures, figures, model_figures, running_options
+from reproduce.training import add_lengths, corpus_figures, cut_short, figures, model_figures, running_options
 
 HISTORY = "sessions.json"
 SAMPLED_DOCUMENTS = 5000
@@ -41,108 +40,91 @@ def main(argv: list[str]) -> None:
     made.add_argument("--layers", type=int, default=12)
     made.add_argument("--hidden_size", type=int, default=768)
     made.add_argument("--grow", default="3,6,12", help="depths to grow through")
-    made.add_argument("--grow_at", default="0.1,0.25", help="shares of the short stage at which to grow")
-    made.add_argument("--short", type=int, default=128, help="tokens of a block in the first stage")
-    made.add_argument("--long", type=int, default=512, help="tokens of a block in the second stage")
-    made.add_argument("--long_share", type=float, default=0.15, help="share of the minutes for long blocks; 0: none")
-    made.add_argument("--batch_tokens", type=int, default=32768, help="tokens of a step on each GPU")
+    made.add_argument("--grow_at", default="0.1,0.25", help="shares of the time at which to grow")
+    made.add_argument("--block_size", type=int, default=512, help="tokens of a block, and positions of the teacher")
+    add_lengths(made)
     made.add_argument("--learning_rate", type=float, default=5e-4)
-    made.add_argument("--long_learning_rate", type=float, default=2e-4)
     made.add_argument("--dropout", type=float, default=0.0, help="of a new model")
     made.add_argument("--continue_from", type=Path, help="folder of a teacher that an earlier session made")
     options, more = made.parse_known_args(argv)
     place = place_of(options, more)
-    if not 0 <= options.long_share < 1:
-        raise PotstillError(f"--long_share is {options.long_share:g}: it must be 0 or more and below 1.")
-
-    _prepare(place, options)
-    trained = [_pretrain(place, options, "short")]
-    if options.long_share:
-        trained.append(_pretrain(place, options, "long", trained[0].folder))
+    corpora = _prepare(place, options)
+    trained = _pretrain(place, options)
     earlier = _sessions(options.continue_from) if options.continue_from else []
-    stages = [{"block_size": options.short, **figures(trained[0])}]
-    stages += [{"block_size": options.long, **figures(done)} for done in trained[1:]]
-    sessions = [*earlier, {"stages": stages, "continued": bool(options.continue_from)}]
+    stage = {"block_size": options.block_size, **cut_short(corpora["own"], options), **figures(trained)}
+    sessions = [*earlier, {"stages": [stage], "continued": bool(options.continue_from)}]
     teacher = place.teacher
-    _publish(trained[-1].folder, teacher, sessions)
+    _publish(trained.folder, teacher, sessions)
 
-    corpora = _corpora(place, options)
+    measured = held_out({"teacher": teacher}, teacher, corpora, place, options.short_block_size)["teacher"]
     write_result(
         place,
         "teacher",
         {
             "teacher": model_figures(teacher),
-            "parameters": stages[-1]["parameters"],
-            "corpus": corpus_figures(place.blocks(options.short)),
+            "parameters": stage["parameters"],
+            "corpus": corpus_figures(corpora["own"]),
             "other": corpus_figures(corpora["other"]) if options.other_text else None,
             "tokens_per_word": _tokens_per_word(options.text, place),
             "sessions": sessions,
             "held_out": {
-                where: {name: measured[name] for name in ("loss", "accuracy")}
-                for where, measured in held_out({"teacher": teacher}, teacher, corpora, place)["teacher"].items()
+                where: {name: found[name] for name in ("loss", "accuracy")} for where, found in measured.items()
             },
         },
     )
 
 
-def _prepare(place: Place, options: Any) -> None:
-    """Write the blocks of both lengths, and those of other text, with one vocabulary.
+def _prepare(place: Place, options: Any) -> dict[str, Path]:
+    """Write the blocks, and those of other text, with one vocabulary; return their folders.
 
     Blocks that an earlier session left in the work folder are used as they are, if its teacher reads them.
     """
-    if options.continue_from and all(map(Path.is_dir, _corpora(place, options).values())):
+    corpora = {"own": place.blocks(options.block_size)}
+    if options.other_text:
+        corpora["other"] = place.work / "blocks-other"
+    if options.continue_from and all(map(Path.is_dir, corpora.values())):
         tokenizer = load_tokenizer(str(options.continue_from))
-        for folder in _corpora(place, options).values():
+        for folder in corpora.values():
             Corpus.open(folder).check_tokenizer(tokenizer, str(options.continue_from))
-        return
-    extra = named_values(options.prepare_options, "--prepare_options")
-    # The longer blocks make the vocabulary, for the tokenizer states that length as the longest that its model reads.
-    first = {"train_tokenizer": True, "vocab_size": options.vocab_size}
+        return corpora
+    vocabulary = {"train_tokenizer": True, "vocab_size": options.vocab_size}
     if options.continue_from:
-        first = {"tokenizer": options.continue_from}
-    run_job(_preparing(place, options.long, options.text, first | extra), place)
-    own = {"tokenizer": place.blocks(options.long) / "tokenizer"}
-    run_job(_preparing(place, options.short, options.text, own | extra), place)
+        vocabulary = {"tokenizer": options.continue_from}
+    extra = named_values(options.prepare_options, "--prepare_options")
+    run_job(_preparing(corpora["own"], options.block_size, options.text, vocabulary | extra), place)
     if options.other_text:
         # Nothing trains on it, but a corpus has blocks to train on: a tenth of it goes there.
-        other = {"block_size": options.short, "validation_fraction": 0.9}
-        job = Job("blocks-other", "prepare", {"text": options.other_text, **own, **other}, distributed=False)
-        run_job(job, place)
+        other = {"tokenizer": corpora["own"] / "tokenizer", "validation_fraction": 0.9}
+        run_job(_preparing(corpora["other"], options.block_size, options.other_text, other), place)
+    return corpora
 
 
-def _corpora(place: Place, options: Any) -> dict[str, Path]:
-    corpora = {str(size): place.blocks(size) for size in (options.short, options.long)}
-    return corpora | ({"other": place.work / "blocks-other"} if options.other_text else {})
+def _preparing(folder: Path, size: int, text: list[str], options: dict[str, Any]) -> Job:
+    return Job(folder.name, "prepare", {"text": text, "block_size": size, **options}, distributed=False)
 
 
-def _preparing(place: Place, size: int, text: list[str], options: dict[str, Any]) -> Job:
-    return Job(place.blocks(size).name, "prepare", {"text": text, "block_size": size, **options}, distributed=False)
-
-
-def _pretrain(place: Place, options: Any, stage: str, model: Path | None = None) -> Done:
-    """Pre-train at one of the two lengths: a new model, that of `--continue_from`, or the one given."""
-    short = stage == "short"
-    size = options.short if short else options.long
-    share = 1 - options.long_share if short else options.long_share
+def _pretrain(place: Place, options: Any) -> Done:
+    """Pre-train a new model, or that of `--continue_from`."""
+    corpus = place.blocks(options.block_size)
     every = running_options(place) | {
-        "corpus": place.blocks(size),
+        "corpus": corpus,
+        **cut_short(corpus, options),
         "num_hidden_layers": options.layers,
-        "per_device_train_batch_size": max(1, options.batch_tokens // size),
-        "learning_rate": options.learning_rate if short else options.long_learning_rate,
+        "per_device_train_batch_size": max(1, options.batch_tokens // options.block_size),
+        "learning_rate": options.learning_rate,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "logging_steps": 100,
         "eval_steps": 2000,
-        "max_eval_samples": 1024 if short else 256,
+        "max_eval_samples": 256,
         "save_steps": 4000,
     }
-    model = model or options.continue_from
-    if model is not None:
-        every |= {"model": model, "warmup_steps": 0.02}
+    if options.continue_from:
+        every |= {"model": options.continue_from, "warmup_steps": 0.02}
     else:
-        shape = {"hidden_size": options.hidden_size, "max_position_embeddings": options.long}
+        shape = {"hidden_size": options.hidden_size, "max_position_embeddings": options.block_size}
         every |= shape | {"dropout": options.dropout, "grow": options.grow, "grow_at": options.grow_at}
-    return run_job(Job(f"teacher-{stage}", "pretrain", every, share * options.minutes, more=place.more), place)
+    return run_job(Job("teacher-run", "pretrain", every, options.minutes, more=place.more), place)
 
 
 def _sessions(folder: Path) -> list[dict[str, Any]]:

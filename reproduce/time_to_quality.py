@@ -114,7 +114,8 @@ class _Measuring(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Note what was measured, and let the clock go on."""
         point = {"minutes": self.trained / 60, "step": state.global_step}
-        self.points.append(point | {name: metrics[f"eval_{name}"] for name in ("loss", "accuracy", "kl")})
+        prefix = "eval_short_" if "eval_short_loss" in metrics else "eval_"  # the length of most steps
+        self.points.append(point | {name: metrics[prefix + name] for name in ("loss", "accuracy", "kl")})
         self.since = time.monotonic()
 
 
@@ -153,8 +154,9 @@ def _curve(options: Any) -> dict[str, Any]:
 
 def _asked(options: Any) -> dict[str, Any]:
     """Return the options that a curve depends on."""
-    names = ("minutes", "short", "max_steps", "layers", "masking", "soft_targets", "batch_size", "learning_rate")
-    return {name: getattr(options, name) for name in names}
+    names = ("minutes", "short", "max_steps", "layers", "masking", "soft_targets", "learning_rate")
+    lengths = ("short_block_size", "short_share", "batch_tokens")
+    return {name: getattr(options, name) for name in (*names, *lengths)}
 
 
 def _is_done(file: Path, options: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,30 @@ def distilling(
     )
 
 
+def add_lengths(made: argparse.ArgumentParser) -> None:
+    """Add the options that say how many tokens a step reads, and how many of them in a row."""
+    made.add_argument(
+        "--short_block_size", type=int, default=128, help="tokens that the blocks of most steps are cut to"
+    )
+    made.add_argument("--short_share", type=float, default=0.9, help="share of those steps; 0: none")
+    made.add_argument("--batch_tokens", type=int, default=32768, help="tokens of a step on each GPU")
+
+
+def cut_short(corpus: Path, options: Any) -> dict[str, Any]:
+    """Return the options of potstill's verb that cut blocks, none for a corpus whose blocks are short already."""
+    if options.short_share == 0 or Corpus.open(corpus).train.block_size <= options.short_block_size:
+        return {}
+    return {"short_block_size": options.short_block_size, "short_share": options.short_share}
+
+
+def lengths(stage: dict[str, Any]) -> str:
+    """Return what a training read, for a table."""
+    said = f"blocks of {stage['block_size']} tokens"
+    if stage.get("short_block_size"):
+        said += f", {stage['short_share']:.0%} of the steps {stage['short_block_size']}"
+    return said
+
+
 def figures(done: Done) -> dict[str, Any]:
     """Return what a training measured and what it cost, FLOPs counted from the shapes of the models."""
     results = read_json(done.folder / "results.json")
@@ -93,9 +118,14 @@ def count_flops(folder: Path, results: dict[str, Any]) -> float:
     else:
         objective, teacher = DistillationObjective(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0), None
     total = 0.0
+    short = recipe.get("short_block_size")
+    shares = {block_size: 1.0}
+    if short is not None:
+        shares = {short: recipe["short_share"], block_size: 1 - recipe["short_share"]}
     for depth, tokens in _tokens_by_depth(recipe, results, student.config.num_hidden_layers):
         model = shape_of(folder, depth)
-        total += tokens * step_flops(model, teacher, objective, block_size, recipe["mlm_probability"]).step
+        for size, share in shares.items():
+            total += share * tokens * step_flops(model, teacher, objective, size, recipe["mlm_probability"]).step
     return total
 
 

@@ -29,6 +29,10 @@ class Recipe(RunArguments):
     )
     mlm_probability: float = option(0.15, "Share of a block's tokens that is masked.")
     mlm_smoothing: float = option(0.7, "Exponent of the frequency rule.")
+    short_block_size: int | None = option(
+        None, "Cut the blocks of most steps into pieces of so many tokens, as BERT read 128 of 512; not if not given."
+    )
+    short_share: float = option(0.9, "With --short_block_size: share of the steps whose blocks are cut.")
     max_eval_samples: int = option(256, "Held-out blocks to evaluate on; the whole held-out split if fewer.")
     max_train_minutes: float | None = option(
         None, "Stop cleanly after this many minutes of training, the learning rate decayed to its end by then."
@@ -52,6 +56,8 @@ class Recipe(RunArguments):
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
         self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
+        self._check("short_block_size", self.short_block_size is None or self.short_block_size > 2, "must be above 2")
+        self._check("short_share", 0 < self.short_share <= 1, "must be above 0 and at most 1")
         self._check("max_eval_samples", self.max_eval_samples > 0, "must be above 0")
         if self.max_train_minutes is not None:
             self._check("max_train_minutes", 0 < self.max_train_minutes < math.inf, "must be above 0")

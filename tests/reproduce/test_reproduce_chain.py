@@ -54,11 +54,12 @@ def test_text_to_teacher_to_students(
         "--batch_tokens",
         "128",
     ]
-    lengths = ["--short", "16", "--long", "32", "--vocab_size", "150", "--prepare_options", "num_proc=1"]
+    lengths = ["--short_block_size", "16", "--short_share", "0.75"]
+    prepared = ["--block_size", "32", "--vocab_size", "150", "--prepare_options", "num_proc=1"]
     text = ["--text", str(tmp_path / "text.txt"), "--other_text", str(tmp_path / "other.txt")]
     steps = ["--use_cpu", "--max_steps", "8", "--logging_steps", "1"]
-    assert run(teacher.main, [*here, *sizes, *lengths, *text, *steps]) == 0
-    assert [words[0] for words in in_process] == ["prepare"] * 3 + ["pretrain"] * 2
+    assert run(teacher.main, [*here, *sizes, *lengths, *prepared, *text, *steps]) == 0
+    assert [words[0] for words in in_process] == ["prepare", "prepare", "pretrain"]
 
     found = result(tmp_path, "teacher")
     assert found["teacher"] == {
@@ -68,53 +69,55 @@ def test_text_to_teacher_to_students(
         "hidden_size": 16,
         "vocab_size": 150,
     }
-    short, long = found["sessions"][0]["stages"]
-    assert (short["block_size"], long["block_size"]) == (16, 32)
-    assert short["cost"]["tokens"] == long["cost"]["tokens"] == 8 * 128
-    assert found["held_out"].keys() == {"16", "32", "other"}
-    assert found["held_out"]["32"]["loss"] == pytest.approx(long["held_out"]["loss"], rel=1e-5)
-    # At 32 tokens all four layers are trained at every step; at 16 they grow on the way, which costs less.
-    assert 0 < short["cost"]["flops"] < long["cost"]["flops"]
+    (stage,) = found["sessions"][0]["stages"]
+    assert (stage["block_size"], stage["short_block_size"], stage["short_share"]) == (32, 16, 0.75)
+    assert stage["cost"]["tokens"] == 8 * 128
+    assert found["held_out"].keys() == {"own", "own, 32 tokens", "other", "other, 32 tokens"}
+    assert found["held_out"]["own, 32 tokens"]["loss"] == pytest.approx(stage["held_out"]["loss"], rel=1e-5)
+    assert found["held_out"]["own"]["loss"] == pytest.approx(stage["held_out"]["short_loss"], rel=1e-5)
     assert found["tokens_per_word"] > 1
 
     count = len(in_process)
-    assert run(teacher.main, [*here, *sizes, *lengths, *text, *steps]) == 0
+    assert run(teacher.main, [*here, *sizes, *lengths, *prepared, *text, *steps]) == 0
     assert len(in_process) == count, "what was finished ran again"
 
-    recipe = ["--corpus", str(tmp_path / "work" / "blocks-16"), "--layers", "0,3", "--batch_size", "8"]
-    assert run(students.main, [*here, *recipe, *steps]) == 0
+    recipe = ["--corpus", str(tmp_path / "work" / "blocks-32"), "--layers", "0,3", "--batch_tokens", "128"]
+    assert run(students.main, [*here, *recipe, *lengths, *steps]) == 0
     rows = result(tmp_path, "students")["rows"]
     assert list(rows) == ["teacher", "student", "alone", "initialised"]
     assert rows["student"]["cost"]["tokens"] == rows["alone"]["cost"]["tokens"]
     assert rows["student"]["cost"]["flops"] > rows["alone"]["cost"]["flops"]
-    assert rows["teacher"]["held_out"]["own"]["loss"] == pytest.approx(found["held_out"]["16"]["loss"], rel=1e-5)
+    assert rows["teacher"]["held_out"]["own"]["loss"] == pytest.approx(found["held_out"]["own"]["loss"], rel=1e-5)
     for name in ("student", "alone"):
         trained = json.loads((tmp_path / "work" / name / "results.json").read_text())["held_out"]
-        assert rows[name]["held_out"]["own"]["loss"] == pytest.approx(trained["final"]["loss"], rel=1e-5)
+        assert rows[name]["held_out"]["own"]["loss"] == pytest.approx(trained["final"]["short_loss"], rel=1e-5)
         # The third student is what the first two began as.
-        assert rows["initialised"]["held_out"]["own"]["loss"] == pytest.approx(trained["initial"]["loss"], rel=1e-5)
+        first = trained["initial"]["short_loss"]
+        assert rows["initialised"]["held_out"]["own"]["loss"] == pytest.approx(first, rel=1e-5)
     assert str(tmp_path) not in json.dumps([found, result(tmp_path, "students")])
 
     more = tmp_path / "more"
     again = ["--work_dir", str(more), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
-    going_on = ["--continue_from", str(tmp_path / "work" / "teacher"), "--long_share", "0"]
-    assert run(teacher.main, [*again, *sizes, *lengths, *text[:2], *steps, *going_on]) == 0
+    going_on = ["--continue_from", str(tmp_path / "work" / "teacher"), "--short_share", "0"]
+    assert run(teacher.main, [*again, *sizes, *lengths, *prepared, *text[:2], *steps, *going_on]) == 0
     sessions = result(tmp_path, "teacher")["sessions"]
     assert [session["continued"] for session in sessions] == [False, True]
     assert len(sessions[1]["stages"]) == 1
     start = sessions[1]["stages"][0]["held_out_at_start"]["loss"]
-    assert start == pytest.approx(found["held_out"]["16"]["loss"], rel=1e-5)
+    assert start == pytest.approx(found["held_out"]["own, 32 tokens"]["loss"], rel=1e-5)
+    # All four layers and 32 tokens at every step; before, it grew on the way and read 16 at most steps.
+    assert 0 < stage["cost"]["flops"] < sessions[1]["stages"][0]["cost"]["flops"]
 
     # Blocks that are there are not made again, save for a teacher of another vocabulary.
     third = tmp_path / "third"
-    for size in ("16", "32"):
-        (third / f"blocks-{size}").parent.mkdir(exist_ok=True)
-        (third / f"blocks-{size}").symlink_to(more / f"blocks-{size}", target_is_directory=True)
+    third.mkdir()
+    (third / "blocks-32").symlink_to(more / "blocks-32", target_is_directory=True)
     there = ["--work_dir", str(third), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
     count = len(in_process)
-    assert run(teacher.main, [*there, *sizes, *lengths, *text[:2], *steps, *going_on]) == 0
+    assert run(teacher.main, [*there, *sizes, *lengths, *prepared, *text[:2], *steps, *going_on]) == 0
     assert [words[0] for words in in_process[count:]] == ["pretrain"]
-    assert run(teacher.main, [*there, *sizes, *lengths, *text[:2], *steps, "--continue_from", str(EMBEDDED)]) == 1
+    going_on = ["--continue_from", str(EMBEDDED)]
+    assert run(teacher.main, [*there, *sizes, *lengths, *prepared, *text[:2], *steps, *going_on]) == 1
     assert "prepared with the tokenizer" in capsys.readouterr().err
 
 

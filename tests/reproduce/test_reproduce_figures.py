@@ -57,7 +57,7 @@ def test_the_budget_of_the_paper_at_a_measured_speed(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({"format_version": FORMAT} | figures))
     cost.main(["--results_dir", str(tmp_path), "--work_dir", str(tmp_path), "--gpus", "0"])
     written = json.loads((tmp_path / "cost.json").read_text())
-    assert [row["title"] for row in written["rows"]] == ["teacher, session 1, 128 tokens", "student"]
+    assert [row["title"] for row in written["rows"]] == ["teacher, session 1, blocks of 128 tokens", "student"]
     assert written["extrapolation"]["gpu_hours"] == pytest.approx(3 * 3.3e9 * 1.2 / 1e6 / 3600)
 
 

@@ -15,8 +15,8 @@ ROUNDS = 5  # with a baseline, which takes turns
 
 @dataclass
 class BenchTrainArguments(DistillationArguments, PretrainingArguments):
-    """Options of `potstill bench train`. Any recipe will do: what it says of evaluating, saving, logging, growing and
-    of the length of training is overruled.
+    """Options of `potstill bench train`. Any recipe will do: what it says of evaluating, saving, logging, growing,
+    of cutting blocks and of the length of training is overruled.
     """
 
     output_dir: str | None = option(None, "Not used: a bench leaves nothing behind.")
@@ -65,7 +65,7 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         self.accumulation_of_recipe = self.gradient_accumulation_steps
         self.gradient_accumulation_steps = min(self.gradient_accumulation_steps, self.bench_accumulation)
         self.max_steps = self.bench_warmup + self.rounds * self.steps_per_round
-        self.max_train_minutes = self.resume_from_checkpoint = None
+        self.max_train_minutes = self.resume_from_checkpoint = self.short_block_size = None
         self.eval_strategy = self.save_strategy = self.logging_strategy = "no"
         self.report_to = "none"
         self.eval_on_start = self.logging_first_step = self.load_best_model_at_end = self.push_to_hub = False

@@ -31,7 +31,7 @@ def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[s
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         _summary(config, recipe, results),
-        _held_out(results["held_out"], bool(teacher)),
+        _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size")),
         _recipe(recipe),
         _corpus(manifest),
         _cost(results),
@@ -81,7 +81,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     return "\n".join(lines + usage)
 
 
-def _held_out(held_out: dict[str, Any], with_teacher: bool) -> str:
+def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -> str:
     final, initial = held_out["final"], held_out["initial"]
     if final is None:
         return "## Held-out text\n\nNot measured: the corpus has no held-out block."
@@ -101,6 +101,9 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool) -> str:
     if initial:
         rows.append(_row(f"{name}, as initialised", initial))
     rows.append(_row(f"{name}, trained", final))
+    if "short_loss" in final:
+        at_short = {key.removeprefix("short_"): value for key, value in final.items() if key.startswith("short_")}
+        rows.append(_row(f"{name}, trained, blocks cut to {short} tokens", at_short))
     if final.get("teacher_accuracy"):  # there is no share of nothing
         kept = final["accuracy"] / final["teacher_accuracy"]
         rows += ["", f"The student keeps {kept:.1%} of the teacher's accuracy."]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.corpus.blocks import Blocks
-from potstill.corpus.masking import Masking
+from potstill.corpus.masking import MaskedBlocks
 from potstill.student import family_of
 
 
@@ -19,7 +19,7 @@ def held_out_metrics(
     student: PreTrainedModel,
     teacher: PreTrainedModel | None,
     blocks: Blocks,
-    masking: Masking,
+    masking: Callable[[Tensor, Tensor], MaskedBlocks],
     batch_size: int,
     max_samples: int,
     process_index: int = 0,
@@ -35,7 +35,7 @@ def held_out_metrics(
         student: any masked-LM model of a known family; put in eval mode for the time.
         teacher: likewise, over the same vocabulary; None leaves out what compares.
         blocks: the held-out split.
-        masking: decides the masks, keyed by the number of the block.
+        masking: decides the masks of a batch, keyed by the number of the block.
         batch_size: blocks at a time.
         max_samples: blocks to use, spread evenly over the split.
         process_index: rank of this process, which takes every `num_processes`-th batch.

@@ -72,8 +72,9 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
         models += f" ← teacher {_shape(step.teacher)}"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else str(step.student.dtype).removeprefix("torch.")
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
+    cut = f", {args.short_share:.0%} of them cut to {args.short_block_size}" if args.short_block_size else ""
     return (
-        f"{models} · {len(blocks):,} blocks of {blocks.block_size} tokens, {args.blocks_per_step:,} a step · "
+        f"{models} · {len(blocks):,} blocks of {blocks.block_size} tokens, {args.blocks_per_step:,} a step{cut} · "
         f"{precision} on {devices}{hardware(args.device)}"
     )
 
@@ -83,6 +84,8 @@ def held_out_line(logs: dict[str, float]) -> str:
     if "eval_loss" not in logs:
         return ""
     student = f"held-out masked LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
+    if "eval_short_loss" in logs:
+        student += f", cut short {logs['eval_short_loss']:.3f}, {logs['eval_short_accuracy']:.1%}"
     if "eval_teacher_loss" not in logs:
         return student
     teacher = f"teacher {logs['eval_teacher_loss']:.3f}, {logs['eval_teacher_accuracy']:.1%}"

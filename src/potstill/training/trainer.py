@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from potstill.corpus import Blocks, Corpus, Masking, ShuffledDraws, load_tokenizer
+from potstill.corpus import Blocks, Corpus, Cutting, Masking, ShuffledDraws, load_tokenizer
 from potstill.corpus.masking import MaskedBlocks
+from potstill.corpus.tokenizer import TokenizerSpec
 from potstill.errors import PotstillError
 from potstill.recipe import Recipe
 from potstill.student import family_of, load_masked_lm
@@ -80,6 +81,10 @@ class DistillationTrainer(ResumableTrainer):
         draws = ShuffledDraws(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, teacher, objective)
         self.corpus = corpus
+        self.cutting: Cutting | None = None
+        if args.short_block_size is not None:
+            spec = TokenizerSpec.of(tokenizer, "given")
+            self.cutting = Cutting(corpus.train.block_size, args.short_block_size, args.short_share, spec)
         super().__init__(
             step,
             args,
@@ -96,7 +101,10 @@ class DistillationTrainer(ResumableTrainer):
         if teacher is not None:
             teacher.to(args.device)
         if args.torch_compile:
-            self.step.compile_parts(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+            # Two lengths are compiled one by one: code for any length would be slower at both.
+            dynamic = None if self.cutting is None else False
+            backend, mode = args.torch_compile_backend, args.torch_compile_mode
+            self.step.compile_parts(backend=backend, mode=mode, dynamic=dynamic)
         self.masking: Callable[[Tensor, Tensor], MaskedBlocks] = masking.to(args.device)
         if args.records:
             self.step.record_graphs()
@@ -145,14 +153,19 @@ class DistillationTrainer(ResumableTrainer):
         return super().train(resume_from_checkpoint, **options)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mask a micro-batch and return its losses by name."""
-        masked = self.masking(inputs["input_ids"], inputs["draw"])
+        """Mask a micro-batch, cut before that if it is the step's turn, and return its losses by name."""
+        input_ids, draw = inputs["input_ids"], inputs["draw"]
+        if self.cutting is not None and self.cutting.applies(self.state.global_step):
+            input_ids, draw = self.cutting(input_ids, draw)
+        masked = self.masking(input_ids, draw)
         return model(masked.input_ids, masked.positions, masked.labels)
 
     def evaluate(
         self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Evaluate student and teacher on held-out blocks: see `held_out_metrics` for what is measured.
+
+        With `short_block_size`, once more on the same blocks cut, as `short_loss` and so on.
 
         Raises:
             PotstillError: there are no such blocks, or a batch of them does not fit into memory.
@@ -164,21 +177,28 @@ class DistillationTrainer(ResumableTrainer):
             )
         with self.beside_training():
             with fitting_memory(self.args, evaluation=True):
-                metrics = held_out_metrics(
-                    self.student,
-                    self.teacher,
-                    blocks,
-                    self.held_out_masking,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    max_samples=self.args.max_eval_samples,
-                    process_index=self.args.process_index,
-                    num_processes=self.args.world_size,
-                    reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
-                )
+                metrics = self._held_out(blocks, self.held_out_masking)
+                if self.cutting is not None:
+                    cut, mask = self.cutting, self.held_out_masking
+                    short = self._held_out(blocks, lambda *batch: mask(*cut(*batch)))
+                    metrics |= {f"short_{name}": value for name, value in short.items()}
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _held_out(self, blocks: Blocks, masking: Callable[[Tensor, Tensor], MaskedBlocks]) -> dict[str, float]:
+        return held_out_metrics(
+            self.student,
+            self.teacher,
+            blocks,
+            masking,
+            batch_size=self.args.per_device_eval_batch_size,
+            max_samples=self.args.max_eval_samples,
+            process_index=self.args.process_index,
+            num_processes=self.args.world_size,
+            reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
+        )
 
     def create_accelerator_and_postprocess(self) -> None:
         """Do as `Trainer` does, but let the step compile its layers itself."""

@@ -1,0 +1,47 @@
+"""Cutting: pieces that are blocks themselves, draws of their own, and steps that are the same everywhere."""
+
+import pytest
+import torch
+
+from potstill import PotstillError
+from potstill.corpus import Cutting
+from potstill.corpus.tokenizer import TokenizerSpec
+
+
+def cutting(size: int = 8, share: float = 0.9, block_size: int = 24, **ends: int | None) -> Cutting:
+    spec = {"prefix": 1, "suffix": 2, **ends}
+    return Cutting(
+        block_size, size, share, TokenizerSpec("", 50, separator=2, special_ids=[1, 2], unknown=None, **spec)
+    )
+
+
+@pytest.mark.parametrize("ends", [{}, {"suffix": None}, {"prefix": None, "suffix": None}], ids=str)
+def test_pieces_are_blocks_of_the_same_text_in_order(ends: dict[str, None]) -> None:
+    ids, draw = torch.randint(5, 50, (3, 24)), torch.tensor([7, 0, 2**40])
+    before = ids.clone()
+    pieces, draws = cutting(**ends)(ids, draw)
+    expected, numbers = [], []
+    for block, number in zip(before.tolist(), draw.tolist(), strict=True):
+        for piece in range(3):
+            tokens = block[8 * piece : 8 * piece + 8]
+            first, last = ends.get("prefix", 1), ends.get("suffix", 2)
+            tokens[0] = tokens[0] if first is None else first
+            tokens[-1] = tokens[-1] if last is None else last
+            expected.append(tokens)
+            numbers.append(3 * number + piece)
+    assert pieces.tolist() == expected
+    assert draws.tolist() == numbers
+    assert torch.equal(ids, before)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.85, 0.9, 1.0])
+def test_short_steps_are_spread_evenly(share: float) -> None:
+    short = [cutting(share=share).applies(step) for step in range(2000)]
+    assert sum(short) == pytest.approx(2000 * share, abs=1)
+    assert all(abs(sum(short[start : start + 100]) - 100 * share) <= 1 for start in range(0, 1900, 7))
+
+
+@pytest.mark.parametrize(("block_size", "size"), [(24, 7), (24, 24), (24, 48), (24, 2)])
+def test_a_size_that_does_not_fit(block_size: int, size: int) -> None:
+    with pytest.raises(PotstillError, match=f"--short_block_size is {size}.*{block_size} tokens"):
+        cutting(size, block_size=block_size)
