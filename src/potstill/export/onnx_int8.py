@@ -16,14 +16,17 @@ from potstill.export.source import Arrays
 LARGE = 100_000
 """Numbers in a table from which on it is worth quantising."""
 
+POSITIVE, LOWEST = ("Gelu", "Relu"), 0.17
+"""Activations that are not below −0.17: a token's largest number is its largest magnitude, or smaller than that."""
+
 
 def quantise_onnx(float_file: Path, file: Path, weight_bits: int, examples: Iterable[Arrays] | None) -> None:
     """Write an ONNX model with int8 weights, a scale for each output of a matrix and for each row of a table.
 
     Weights take seven of the eight bits: with eight, x86 CPUs without VNNI overflow where they add two products, and
-    would say something else than others. What enters a feed-forward matrix is divided by the largest number of its
-    token first, for one token far above the others would leave these few of the 256 steps. A table that is the head's
-    matrix too, as in fill-mask, is written once.
+    would say something else than others. What enters a narrowing matrix, the second of a feed-forward layer, is divided
+    by the largest number of its token first, for one token far above the others would leave these few of the 256 steps.
+    A table that is the head's matrix too, as in fill-mask, is written once.
 
     Args:
         float_file: in float32.
@@ -79,26 +82,32 @@ def _is_feed_forward(matrix: Any) -> bool:
 
 
 def _level_tokens(model: Any, weights: dict[str, Any]) -> None:
-    """Divide what enters a feed-forward matrix by the largest number of each token, and multiply what comes out."""
+    """Divide what the second feed-forward matrix reads by each token's largest number, and multiply what comes out.
+
+    What the first one reads comes from a LayerNorm, and its tokens are level already.
+    """
     import onnx
 
-    constants = {"last_axis": np.array([-1], np.int64), "smallest": np.array(1e-6, np.float32)}
+    constants = {"last_axis": np.array([-1], np.int64), "smallest": np.array(LOWEST, np.float32)}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(of, name) for name, of in constants.items())
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
     nodes = []
     for node in model.graph.node:
         matrix = weights.get(node.input[1]) if node.op_type == "MatMul" else None
-        if matrix is None or not _is_feed_forward(matrix.dims):
+        if matrix is None or not _is_feed_forward(matrix.dims) or matrix.dims[0] < matrix.dims[1]:
             nodes.append(node)
             continue
         read, made = node.input[0], node.output[0]
         node.input[0], node.output[0] = f"{made}_levelled_in", f"{made}_levelled"
-        for kind, inputs, output in (
-            ("Abs", [read], f"{made}_absolute"),
-            ("ReduceMax", [f"{made}_absolute", "last_axis"], f"{made}_maximum"),
+        steps = [
+            ("ReduceMax", [read, "last_axis"], f"{made}_maximum"),
             ("Max", [f"{made}_maximum", "smallest"], f"{made}_largest"),
             ("Div", [read, f"{made}_largest"], f"{made}_levelled_in"),
-        ):
-            nodes.append(onnx.helper.make_node(kind, inputs, [output]))
+        ]
+        if makers.get(read) not in POSITIVE:
+            steps = [("Abs", [read], f"{made}_absolute"), *steps]
+            steps[1] = ("ReduceMax", [f"{made}_absolute", "last_axis"], f"{made}_maximum")
+        nodes += [onnx.helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
         nodes += [node, onnx.helper.make_node("Mul", [f"{made}_levelled", f"{made}_largest"], [made])]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
