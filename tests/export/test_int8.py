@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from export_samples import DISTIL, SIZES
-from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig, DistilBertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+)
 
 from potstill.export.check import real_batches
 from potstill.export.export import export, open_exported
@@ -77,19 +83,28 @@ def test_dynamic(large_table: Path, in_float: Path, tmp_path: Path, bits: int) -
     assert 0 < error < (0.05 if bits == 8 else 0.15)
 
 
-def test_a_token_far_above_the_others_does_not_spoil_them(
-    in_float: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each token has a range of its own where it enters the second matrix of a feed-forward layer."""
+@pytest.mark.parametrize("every_token", [False, True])
+def test_tokens_are_levelled_before_feed_forward_matrices(every_token: bool, in_float: Path, tmp_path: Path) -> None:
+    """Each token has a range of its own where it enters the second matrix of a feed-forward layer, or both."""
     file = tmp_path / "model.onnx"
     copy = tmp_path / "float.onnx"
     copy.write_bytes(in_float.read_bytes())
-    quantise_onnx(copy, file, 8, None)
+    quantise_onnx(copy, file, 8, None, every_token)
     nodes = onnx.load(file).graph.node
-    assert sum(node.op_type == "Div" for node in nodes) == 2
+    count = 4 if every_token else 2
+    assert sum(node.op_type == "Div" for node in nodes) == count
     by_name = {name: node for node in nodes for name in node.output}
     quantised = [by_name[node.input[0]] for node in nodes if node.op_type == "DynamicQuantizeLinear"]
-    assert sum(node.op_type == "Div" for node in quantised) == 2
+    assert sum(node.op_type == "Div" for node in quantised) == count
+
+
+@pytest.mark.parametrize(("kind", "count"), [(BertForSequenceClassification, 2), (BertForQuestionAnswering, 4)])
+def test_heads_that_answer_for_every_token_are_levelled_twice(
+    kind: type, count: int, new_model: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = new_model(kind, BertConfig(vocab_size=len(tiny_tokenizer), max_position_embeddings=64, **SIZES))
+    written = export(str(model), "onnx-int8", str(tmp_path / "out"), tolerance=10, min_agreement=0)
+    assert sum(node.op_type == "Div" for node in onnx.load(written.file).graph.node) == count
 
 
 @pytest.mark.parametrize("activation", ["Gelu", "Relu", "Tanh", "Neg"])

@@ -259,7 +259,8 @@ def _write(source: Source, target: Target, folder: Path, texts: list[str]) -> Pa
         write_onnx(source, in_float)
         examples = real_batches(source, texts) if texts else None
         if target.format == "onnx-int8":
-            quantise_onnx(in_float, file, target.weight_bits, examples)
+            every_token = source.head.task != "text-classification"
+            quantise_onnx(in_float, file, target.weight_bits, examples, every_token)
         elif target.format == "openvino":
             write_openvino(in_float, file)
         elif target.format == "openvino-int8":
