@@ -130,10 +130,10 @@ def test_levelled_tokens_keep_their_steps(activation: str, tmp_path: Path, monke
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         hidden, made = session.run(None, {"x": x})
         expected = hidden @ matrix
-        return np.sqrt(((made - expected)[0] ** 2).mean(axis=-1)) / np.maximum(expected[0].std(axis=-1), 1e-2)
+        return np.sqrt(((made - expected)[0] ** 2).mean(axis=-1)) / np.maximum(expected[0].std(axis=-1), 1e-3)
 
     assert errors()[[0, 2, 3]].max() < 0.03
-    assert errors()[1] < 0.2
+    assert errors()[1] < (0.2 if activation in ("Gelu", "Relu") else 0.03)
     if activation == "Tanh":
         return  # which leaves no token above the others
     monkeypatch.setattr("potstill.export.onnx_int8._level_tokens", lambda *_: None)

@@ -17,7 +17,8 @@ LARGE = 100_000
 """Numbers in a table from which on it is worth quantising."""
 
 POSITIVE, LOWEST = ("Gelu", "Relu"), 0.17
-"""Activations that are not below −0.17: a token's largest number is its largest magnitude, or smaller than that."""
+"""Activations that are never below −0.17: divided by its largest number, and that by no less than 0.17, a token lies
+between −1 and 1 without a look at magnitudes."""
 
 
 def quantise_onnx(
@@ -93,7 +94,8 @@ def _level_tokens(model: Any, weights: dict[str, Any], both: bool) -> None:
     """
     import onnx
 
-    constants = {"last_axis": np.array([-1], np.int64), "smallest": np.array(LOWEST, np.float32)}
+    constants = {"last_axis": np.array([-1], np.int64)}
+    constants |= {name: np.array(of, np.float32) for name, of in (("smallest", 1e-6), ("lowest", LOWEST))}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(of, name) for name, of in constants.items())
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     nodes = []
@@ -104,14 +106,14 @@ def _level_tokens(model: Any, weights: dict[str, Any], both: bool) -> None:
             continue
         read, made = node.input[0], node.output[0]
         node.input[0], node.output[0] = f"{made}_levelled_in", f"{made}_levelled"
-        steps = [
-            ("ReduceMax", [read, "last_axis"], f"{made}_maximum"),
-            ("Max", [f"{made}_maximum", "smallest"], f"{made}_largest"),
+        positive = makers.get(read) in POSITIVE
+        judged = read if positive else f"{made}_absolute"
+        steps = [] if positive else [("Abs", [read], judged)]
+        steps += [
+            ("ReduceMax", [judged, "last_axis"], f"{made}_maximum"),
+            ("Max", [f"{made}_maximum", "lowest" if positive else "smallest"], f"{made}_largest"),
             ("Div", [read, f"{made}_largest"], f"{made}_levelled_in"),
         ]
-        if makers.get(read) not in POSITIVE:
-            steps = [("Abs", [read], f"{made}_absolute"), *steps]
-            steps[1] = ("ReduceMax", [f"{made}_absolute", "last_axis"], f"{made}_maximum")
         nodes += [onnx.helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
         nodes += [node, onnx.helper.make_node("Mul", [f"{made}_levelled", f"{made}_largest"], [made])]
     del model.graph.node[:]
