@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from potstill.bench.inference.memory import CLEAR, forget_peak, peak
 from potstill.bench.inference.models import Form, forms_of, read_models
 from potstill.bench.inference.processes import Process, all_at_once, processes
 from potstill.bench.inference.requests import synthetic_requests
+from potstill.bench.inference.worker import Worker
 from potstill.errors import PotstillError
 
 MEBIBYTES = 2**20
@@ -69,6 +71,26 @@ def test_a_process(make_classifier: Callable[..., Path]) -> None:
             worker.call("run", [0])
     assert len(large) > 0
     assert worker._process.returncode == -signal.SIGKILL
+
+
+class Waking:
+    """Slow for the first tenth of a second after others had the processor."""
+
+    def __init__(self) -> None:
+        self.alone = 0.0
+
+    def run(self, batch: object) -> None:
+        seconds = 0.02 if self.alone < 0.1 else 0.001
+        time.sleep(seconds)
+        self.alone += seconds
+
+
+def test_what_it_takes_to_get_the_processor_back_is_not_counted() -> None:
+    worker, worker._runner = Worker(), Waking()  # type: ignore[assignment]
+    worker._singles, worker._batches = [0, 1, 2], [0]
+    assert max(worker.run([1, 2])) < 0.015
+    worker._runner = Waking()  # type: ignore[assignment]
+    assert worker.run_batch(0) < 0.015
 
 
 def test_a_process_that_cannot_start_says_why(

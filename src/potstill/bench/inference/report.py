@@ -10,7 +10,7 @@ from potstill.bench.inference.limits import Limits
 from potstill.bench.inference.machine import Disturbance, Machine
 from potstill.bench.inference.options import ELMO
 from potstill.bench.inference.result import Row, Throughput
-from potstill.bench.inference.turns import Ratio
+from potstill.bench.inference.turns import SECONDS_TO_SETTLE, Ratio
 from potstill.evaluation.tables import NOTHING, Grid, text
 from potstill.files import write_text
 
@@ -148,8 +148,8 @@ def _energy(rows: list[Row]) -> Grid:
 def _notes(bench: InferenceBench) -> list[str]:
     first, limits = bench.rows[0], bench.limits
     notes = [
-        f"{bench.turns:,} turns for latency, each form in each of them, each time another one first; in each turn the "
-        f"first request is run once more before, uncounted; {bench.warmup} requests and the longest and shortest to "
+        f"{bench.turns:,} turns for latency, each form in each of them, each time another one first, and requests "
+        f"uncounted for {SECONDS_TO_SETTLE} s before; {bench.warmup} requests and the longest and shortest to "
         f"warm up. Ratios are to {first.model}, {first.form}: medians over turns with what a tenth of the turns "
         "is below and above.",
         f"Limit: {limits.bytes_per_second / 1e9:,.1f} GB/s read from memory, products of "

@@ -19,6 +19,7 @@ from potstill.bench.inference.memory import forget_peak, peak
 from potstill.bench.inference.models import Form
 from potstill.bench.inference.requests import Requests
 from potstill.bench.inference.runners import Arrays, Runner, open_runner
+from potstill.bench.inference.turns import SECONDS_TO_SETTLE
 from potstill.errors import PotstillError, first_line
 
 TOKENISED_TO_WARM_UP = 20
@@ -90,10 +91,10 @@ class Worker:
     def run(self, numbers: Sequence[int]) -> list[float]:
         """Run requests one at a time and return the seconds of each.
 
-        The first is run once more before, uncounted: threads and caches are then this model's, not those of the one
-        whose turn was before.
+        Others are run before, uncounted: threads and caches are then this model's, not those of the one whose turn was
+        before.
         """
-        self._runner.run(self._singles[numbers[0]])
+        self.run_for(SECONDS_TO_SETTLE)
         seconds = []
         for number in numbers:
             batch = self._singles[number]
@@ -103,7 +104,7 @@ class Worker:
         return seconds
 
     def run_for(self, seconds: float) -> int:
-        """Run requests one at a time for so long, and return how many there were."""
+        """Run requests one at a time, from the first on, for so long, and return how many there were: at least one."""
         started, count = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
             self._runner.run(self._singles[count % len(self._singles)])
@@ -122,8 +123,8 @@ class Worker:
         return 1 - sum(map(sum, lengths)) / sum(max(batch) * len(batch) for batch in lengths)
 
     def run_batch(self, number: int) -> float:
-        """Run a batch and return its seconds; a single request is run before, for the same reason as in `run`."""
-        self._runner.run(self._singles[0])
+        """Run a batch and return its seconds; single requests are run before, for the same reason as in `run`."""
+        self.run_for(SECONDS_TO_SETTLE)
         batch = self._batches[number]
         started = time.perf_counter()
         self._runner.run(batch)
