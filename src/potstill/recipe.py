@@ -58,6 +58,8 @@ class Recipe(RunArguments):
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
         self._check("short_block_size", self.short_block_size is None or self.short_block_size > 2, "must be above 2")
         self._check("short_share", 0 < self.short_share <= 1, "must be above 0 and at most 1")
+        alone = self.short_block_size is None and self.short_share != type(self).short_share
+        self._check("short_share", not alone, "is the share of blocks that are cut: give --short_block_size too")
         self._check("max_eval_samples", self.max_eval_samples > 0, "must be above 0")
         if self.max_train_minutes is not None:
             self._check("max_train_minutes", 0 < self.max_train_minutes < math.inf, "must be above 0")
