@@ -101,7 +101,7 @@ def test_a_length_that_does_not_divide_the_blocks(teacher_folder: Path, corpus_f
     for option in ({"short_share": 0.0}, {"short_share": 1.1}, {"short_block_size": 2}):
         with pytest.raises(PotstillError, match=f"--{next(iter(option))}"):
             distillation(teacher_folder, corpus_folder, tmp_path / "student", **option)
-    with pytest.raises(PotstillError, match="--short_share is 0.5: .* give --short_block_size too"):
+    with pytest.raises(PotstillError, match=r"--short_share is 0\.5: .* give --short_block_size too"):
         distillation(teacher_folder, corpus_folder, tmp_path / "student", short_share=0.5)
 
 
