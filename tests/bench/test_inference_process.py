@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,23 +73,31 @@ def test_a_process(make_classifier: Callable[..., Path]) -> None:
 
 
 class Waking:
-    """Slow for the first tenth of a second after others had the processor."""
+    """A runner with a clock of its own, slow for the first tenth of a second after others had the processor."""
 
     def __init__(self) -> None:
-        self.alone = 0.0
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
 
     def run(self, batch: object) -> None:
-        seconds = 0.02 if self.alone < 0.1 else 0.001
-        time.sleep(seconds)
-        self.alone += seconds
+        self.now += 0.02 if self.now < 0.1 else 0.001
 
 
-def test_what_it_takes_to_get_the_processor_back_is_not_counted() -> None:
-    worker, worker._runner = Worker(), Waking()  # type: ignore[assignment]
+def test_what_it_takes_to_get_the_processor_back_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
     worker._singles, worker._batches = [0, 1, 2], [0]
-    assert max(worker.run([1, 2])) < 0.015
-    worker._runner = Waking()  # type: ignore[assignment]
-    assert worker.run_batch(0) < 0.015
+
+    def wake() -> None:
+        worker._runner = waking = Waking()  # type: ignore[assignment]
+        monkeypatch.setattr("potstill.bench.inference.worker.time", waking)
+
+    wake()
+    assert worker.run([1, 2]) == pytest.approx([0.001, 0.001])
+    wake()
+    assert worker.run_batch(0) == pytest.approx(0.001)
+    assert worker.run_for(0) == 1
 
 
 def test_a_process_that_cannot_start_says_why(

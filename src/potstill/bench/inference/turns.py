@@ -15,8 +15,8 @@ from potstill.training.progress import duration
 
 REQUESTS_OF_A_TURN, TURNS_AT_LEAST = 10, 20
 SECONDS_TO_SETTLE = 0.2
-"""Uncounted, at the start of a turn. Two threads that wake together can share a core until the system moves one: on a
-Xeon a model of 4 ms a request took 9 at first, and was at its own speed after 50 ms."""
+"""Uncounted, at the start of a turn: on a Xeon a model of 4 ms a request took 9 at first, and 4 after some 70 ms. (Why
+was not looked into; two threads that wake together may share a core until the system moves one.)"""
 SECONDS_BETWEEN_LINES = 15
 
 Turn = TypeVar("Turn")

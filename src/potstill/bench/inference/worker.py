@@ -106,10 +106,11 @@ class Worker:
     def run_for(self, seconds: float) -> int:
         """Run requests one at a time, from the first on, for so long, and return how many there were: at least one."""
         started, count = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
+        while True:
             self._runner.run(self._singles[count % len(self._singles)])
             count += 1
-        return count
+            if time.perf_counter() - started >= seconds:
+                return count
 
     def batch(self, batches: Sequence[Sequence[int]]) -> float | str:
         """Make batches of requests and warm up for them; return what share of them is padding, or why it cannot run."""
