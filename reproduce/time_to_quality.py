@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from queue import Queue
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -57,13 +58,19 @@ def main(argv: list[str]) -> None:
     files = {name: place.work / f"curve-{name}.json" for name in CURVES}
     to_do = [name for name, file in files.items() if not _is_done(file, options)]
     gpus = visible_gpus(place.gpus)
+    free: Queue[list[str]] = Queue()
+    for seen in [[gpu] for gpu in gpus] or [[]]:
+        free.put(seen)
 
-    def start(number: int, name: str) -> None:
-        seen = [gpus[number % len(gpus)]] if gpus else []
-        run_script("time_to_quality", [*argv, "--one", name, "--gpus", str(len(seen))], seen, f"{name} | ")
+    def start(name: str) -> None:
+        seen = free.get()  # one that no other run is timed on
+        try:
+            run_script("time_to_quality", [*argv, "--one", name, "--gpus", str(len(seen))], seen, f"{name} | ")
+        finally:
+            free.put(seen)
 
-    with passing_signals(), ThreadPoolExecutor(max(1, place.gpus)) as pool:
-        runs = [pool.submit(start, number, name) for number, name in enumerate(to_do)]
+    with passing_signals(), ThreadPoolExecutor(max(1, len(gpus))) as pool:
+        runs = [pool.submit(start, name) for name in to_do]
     for one in runs:
         one.result()
     curves = {name: read_json(file) for name, file in files.items()}
