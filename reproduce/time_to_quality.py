@@ -5,7 +5,7 @@
 Three runs of the same recipe, each on one GPU: both steps for `--minutes`, and potstill's for a share of them in which
 its learning rate comes down to zero too. The plain step is eager PyTorch under autocast with the models' own forward
 passes (`potstill bench train --baseline`). The clock starts with the first step, so that compiling counts; held-out
-text is scored while it stands still.
+text is scored while it stands still, and so does that of the learning rate.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from potstill.bench.plain import PlainStep
 from potstill.errors import PotstillError
 from potstill.files import write_text
 from potstill.student import load_masked_lm
+from potstill.training.control import RunControl
 from reproduce.common import parser, place_of, read_json, run, write_result
 from reproduce.power import visible_gpus
 from reproduce.processes import passing_signals
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     """Run the three, and write their curves, a plot, and the minutes that each needs for the plain one's last loss."""
     made = parser(__doc__, minutes=8)
     add_recipe(made)
-    made.add_argument("--short", type=float, default=0.4, help="share of the minutes of the third run")
+    made.add_argument("--short", type=float, default=0.45, help="share of the minutes of the third run")
     made.add_argument("--max_steps", type=int, default=-1, help="end each run after so many steps")
     made.add_argument("--max_eval_samples", type=int, default=512)
     made.add_argument("--one", choices=CURVES, help="only this run, in this process: the script calls itself so")
@@ -93,13 +94,19 @@ class _Measuring(TrainerCallback):
 
     Args:
         seconds: of the whole training.
+
+    Attributes:
+        budget: the trainer's own clock, which stands still too while text is scored.
     """
+
+    budget: RunControl
 
     def __init__(self, seconds: float) -> None:
         self.every = seconds / POINTS
         self.points: list[dict[str, float]] = []
         self.trained = 0.0
         self.since: float | None = None
+        self.stopped = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
@@ -115,7 +122,8 @@ class _Measuring(TrainerCallback):
         if due:
             if args.device.type == "cuda":
                 torch.cuda.synchronize(args.device)
-            self.trained += time.monotonic() - (self.since or 0.0)
+            self.stopped = time.monotonic()
+            self.trained += self.stopped - (self.since or 0.0)
         return control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -124,6 +132,7 @@ class _Measuring(TrainerCallback):
         prefix = "eval_short_" if "eval_short_loss" in metrics else "eval_"  # the length of most steps
         self.points.append(point | {name: metrics[prefix + name] for name in ("loss", "accuracy", "kl")})
         self.since = time.monotonic()
+        self.budget.elapsed_before -= self.since - self.stopped
 
 
 def _curve(options: Any) -> dict[str, Any]:
@@ -153,6 +162,7 @@ def _curve(options: Any) -> dict[str, Any]:
         )
         measuring = _Measuring(60 * minutes)
         trainer = DistillationTrainer(student, recipe["corpus"], args, teacher, callbacks=[measuring])
+        measuring.budget = trainer.run_control
         if plain:
             trainer.model = trainer.model_wrapped = PlainStep(student, teacher, trainer.step.objective)
         trainer.train()
