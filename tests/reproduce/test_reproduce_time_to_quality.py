@@ -12,7 +12,7 @@ from potstill import DistillationTrainer
 from reproduce import time_to_quality
 from reproduce.common import run
 
-MINUTES = 0.05
+MINUTES = 0.04
 
 
 def test_scoring_takes_no_training_time(
@@ -22,7 +22,7 @@ def test_scoring_takes_no_training_time(
     evaluate = DistillationTrainer.evaluate
 
     def slow(self: DistillationTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
-        time.sleep(0.1)
+        time.sleep(0.2)
         return evaluate(self, *args, **kwargs)
 
     def here(name: str, options: Sequence[str], gpus: list[str], prefix: str) -> None:
@@ -30,6 +30,7 @@ def test_scoring_takes_no_training_time(
 
     monkeypatch.setattr(DistillationTrainer, "evaluate", slow)
     monkeypatch.setattr(time_to_quality, "run_script", here)
+    monkeypatch.setattr(time_to_quality, "POINTS", 12)
     places = ["--work_dir", str(tmp_path / "work"), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
     recipe = ["--teacher", str(teacher_folder), "--corpus", str(corpus_folder), "--layers", "0,3"]
     lengths = ["--batch_tokens", "128", "--short_block_size", "8", "--short_share", "0.5"]
