@@ -37,6 +37,27 @@ def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
     return path
 
 
+def check_replaceable(folder: Path, mark: str, what: str) -> None:
+    """Make sure, before any work is done, that a folder may be replaced as a whole, and that it can be.
+
+    Args:
+        folder: to be replaced; it may be missing or empty.
+        mark: name of a file that only folders of this kind have.
+        what: the kind, for the message.
+
+    Raises:
+        PotstillError: it is a mount point, or holds something else.
+    """
+    if os.path.ismount(folder):
+        raise PotstillError(
+            f"--output_dir {folder} is a mount point, which cannot be replaced in one step: name a folder inside it."
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
+        raise PotstillError(
+            f"--output_dir {folder} holds something other than {what}, which is not replaced: name another folder."
+        )
+
+
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to write to, which takes the name `folder` when the body ends without an exception.

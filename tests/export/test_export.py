@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,12 @@ def test_bad_input(
         return message
 
     onnx, int8 = ("--format", "onnx"), ("--format", "onnx-int8")
+    mute = tmp_path / "mute"
+    shutil.copytree(classifier, mute)
+    for file in mute.glob("*token*"):
+        file.unlink()
+    (mute / "vocab.txt").unlink(missing_ok=True)
+    assert "has no tokenizer: put its tokenizer.json" in said(mute, *onnx)
     assert "does not exist" in said(tmp_path / "none", *onnx)
     assert "config.json" in said(tmp_path, *onnx)
     assert "no weights" in said(as_onnx, *onnx)
@@ -173,6 +180,18 @@ def test_bad_input(
         assert f"pip install 'potstill[{extra}]'" in said(classifier, "--format", extra)
 
 
+def test_nothing_but_an_export_is_replaced(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The model itself least of all."""
+    model = tmp_path / "model"
+    shutil.copytree(classifier, model)
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    for folder in (model, tmp_path):
+        words = ["export", "--model", str(model), "--format", "onnx", "--output_dir", str(folder)]
+        assert main([*words, "--overwrite_output_dir"]) == 1
+        assert capsys.readouterr().err.count("holds something other than an export, which is not replaced") == 1
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
+
+
 def test_damaged_exports(as_onnx: Path, tmp_path: Path) -> None:
     (tmp_path / "cut" / "onnx").mkdir(parents=True)
     whole = (as_onnx / "onnx" / "model.onnx").read_bytes()
@@ -195,12 +214,12 @@ def test_an_interrupted_export_leaves_nothing(
 
     out = tmp_path / "out"
     out.mkdir()
-    (out / "old").write_text("what was there")
+    (out / "potstill_export.json").write_text("what was there")
     monkeypatch.setattr("potstill.export.export.write_onnx", interrupted)
     words = ["export", "--model", str(classifier), "--format", "openvino", "--output_dir", str(out)]
     assert main([*words, "--overwrite_output_dir"]) == 130
     assert capsys.readouterr().err == "potstill export: interrupted.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in out.iterdir()] == ["old"]
+    assert [path.name for path in out.iterdir()] == ["potstill_export.json"]
     assert main(words) == 1
     assert "is not empty" in capsys.readouterr().err

@@ -55,6 +55,12 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     assert "is not empty: name another folder, or pass --overwrite_output_dir" in refused(output_dir=tmp_path / "full")
 
 
+def test_the_model_is_not_overwritten(refused: Refused, distilbert: Path, bert: Path) -> None:
+    for name, model in (("model", distilbert), ("teacher", bert)):
+        said = refused(output_dir=f"{model}/../{model.name}", overwrite_output_dir=True, teacher=bert)
+        assert f"is the folder of --{name}, which would be lost" in said
+
+
 def test_data(refused: Refused, tmp_path: Path) -> None:
     data = tmp_path / "data"
     assert "is not a folder" in refused(task_data=data)

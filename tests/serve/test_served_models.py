@@ -98,6 +98,11 @@ def test_folders_that_hold_no_model_for_the_page(tmp_path: Path, capsys: pytest.
     (broken / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in said(capsys, "--model", str(broken))
 
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        cut = write_export(tmp_path / f"cut-{name}")
+        (cut / name).write_bytes(b"{\xff")
+        assert f"is damaged: {name} is no JSON" in said(capsys, "--model", str(cut))
+
     split = write_export(tmp_path / "split")
     (split / "onnx" / "model.onnx.data").write_bytes(b"")
     assert "in a second file, model.onnx.data" in said(capsys, "--model", str(split))

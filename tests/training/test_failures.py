@@ -150,3 +150,12 @@ def test_disk_full_while_writing_the_output(
     with pytest.raises(PotstillError, match=r"Could not write .*the last good checkpoint is .*checkpoint-2"):
         distill(distillation(teacher_folder, corpus_folder, folder, max_steps=2))
     assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("name", ["teacher", "corpus"])
+def test_what_a_run_reads_is_not_overwritten(teacher_folder: Path, corpus_folder: Path, name: str) -> None:
+    folder = {"teacher": teacher_folder, "corpus": corpus_folder}[name]
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(PotstillError, match=f"is the folder of --{name}, which would be lost"):
+        distill(distillation(teacher_folder, corpus_folder, folder, overwrite_output_dir=True))
+    assert sorted(folder.rglob("*")) == before

@@ -25,7 +25,7 @@ from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
 from potstill.corpus.vocabulary import train_wordpiece
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, first_line
-from potstill.files import check_output_dir, complete_folder
+from potstill.files import check_output_dir, check_replaceable, complete_folder
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def prepare(
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
 
     folder = check_output_dir(output_dir, overwrite_output_dir).resolve()
-    _check_replaceable(folder)
+    check_replaceable(folder, FILE_NAME, "a corpus")
     sources = find_sources([text] if isinstance(text, str) else text, folder)
     options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
 
@@ -152,18 +152,6 @@ def prepare(
 def available_cpus() -> int:
     """CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Make sure, before any work is done, that nothing is replaced but a corpus, and that it can be."""
-    if os.path.ismount(folder):
-        raise PotstillError(
-            f"--output_dir {folder} is a mount point, which cannot be replaced in one step: name a folder inside it."
-        )
-    if folder.exists() and any(folder.iterdir()) and not (folder / FILE_NAME).exists():
-        raise PotstillError(
-            f"--output_dir {folder} holds something other than a corpus, which is not replaced: name another folder."
-        )
 
 
 def _write_blocks(

@@ -84,7 +84,8 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         role: what the name was given as, for messages: ``teacher``, say.
 
     Raises:
-        PotstillError: there is none of that name, the hub cannot be reached, or it is not a fast one.
+        PotstillError: there is none of that name, the hub cannot be reached, it is not a fast one, or has no
+            vocabulary.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise PotstillError(f"There is no {role} folder {name}: give a folder or the name of a model on the hub.")
@@ -102,6 +103,10 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
     if not getattr(tokenizer, "is_fast", False):
         raise PotstillError(
             f"The tokenizer {name} ({type(tokenizer).__name__}) is not a fast one: give one that has a tokenizer.json."
+        )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up by transformers from the config alone
+        raise PotstillError(
+            f"The {role} {name!r} has no tokenizer: put its tokenizer.json and tokenizer_config.json there."
         )
     return tokenizer
 

@@ -20,7 +20,7 @@ from potstill.export.openvino import FILE, OpenvinoModel, quantise_openvino, wri
 from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
-from potstill.files import check_output_dir, complete_folder
+from potstill.files import check_output_dir, check_replaceable, complete_folder
 
 SUMMARY = "potstill_export.json"
 
@@ -100,7 +100,7 @@ def export(
         min_agreement: Least share of answers that must be the same; 0.99, 0.95, 0.8 and 0.7 if not given.
         score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.005, 0.01 and 0.02 if not
             given.
-        overwrite_output_dir: Write into --output_dir although it has something in it.
+        overwrite_output_dir: Replace the export that is in the output folder.
 
     Returns:
         What was written and how well it agrees with its source.
@@ -118,6 +118,7 @@ def export(
     if not can_run and (task or check_data):
         raise PotstillError("--check_data needs a Mac for --format coreml: Core ML runs nowhere else.")
     folder = check_output_dir(output_dir, overwrite_output_dir)
+    check_replaceable(folder, SUMMARY, "an export")
     source = Source.open(model)
     texts: list[str] = []
     if target.quantization == "static":

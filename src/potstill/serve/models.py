@@ -82,6 +82,13 @@ class ServedModel:
                 f"{flag} {folder} keeps its weights in a second file, {beside.name}, which the page cannot load."
             )
         config = _config(path, f"{flag} {folder}")
+        for other in OTHER_FILES:
+            try:
+                json.loads((path / other).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise PotstillError(
+                    f"{flag} {folder} is damaged: {other} is no JSON; export the model again."
+                ) from error
         architecture = (config.architectures or ["model without a head"])[0]
         task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
         if task is None:

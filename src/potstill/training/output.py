@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from potstill.arguments import RunArguments, recipe_values
+from potstill.errors import PotstillError
 from potstill.files import check_output_dir
 from potstill.report.model_card import model_card
 from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, find_checkpoint, last_checkpoint
@@ -28,10 +29,16 @@ def claim_output_dir(args: RunArguments) -> Path:
     """Return the output folder of a run.
 
     Raises:
-        PotstillError: the folder has something in it, and neither resuming nor overwriting was asked for; or there is
-            no such checkpoint to resume from.
+        PotstillError: the folder has something in it, and neither resuming nor overwriting was asked for; the run reads
+            it; or there is no such checkpoint to resume from.
     """
     folder = check_output_dir(args.output_dir, bool(args.resume_from_checkpoint) or args.overwrite_output_dir)
+    for name in ("model", "teacher", "corpus"):
+        read = getattr(args, name, None)
+        if isinstance(read, str) and folder.is_dir() and Path(read).expanduser().resolve() == folder.resolve():
+            raise PotstillError(
+                f"--output_dir {folder} is the folder of --{name}, which would be lost: name another folder."
+            )
     if args.resume_from_checkpoint:
         find_checkpoint(args.resume_from_checkpoint, args.output_dir)
     return folder
