@@ -176,3 +176,14 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     assert tree(tmp_path) == {"new/file.json": "newer"}
     with pytest.raises(PotstillError, match="cannot be written"):
         write_text(path / "below" / "a file", "")
+
+
+def test_a_folder_begun_does_not_silence_who_says_why(tmp_path: Path, signals_restored: None) -> None:
+    """The command line's own handler, which tells the user, is called before the folder goes away."""
+    said: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: said.append(number))
+    with pytest.raises(SystemExit) as ended, complete_folder(tmp_path / "out"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert said == [signal.SIGTERM]
+    assert list(tmp_path.iterdir()) == []

@@ -142,6 +142,8 @@ def _terminable() -> Iterator[None]:
         return
 
     def terminate(number: int, frame: FrameType | None) -> None:
+        if callable(before):  # which says so, and may end the program itself
+            before(number, frame)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, terminate)

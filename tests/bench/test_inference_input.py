@@ -55,6 +55,7 @@ def classifier(make_classifier: Callable[..., Path]) -> Path:
         (["--models", "a=x", "--warmup", -1], "--warmup is -1"),
         (["--models", "a=x", "--task_data", "glue"], "--task_data is the folder of --data stsb"),
         (["--models", "a=x", "--country", "FRA"], "--country is whose electricity --energy counts"),
+        (["--models", "a=x", "--output", "/"], "--output / is a folder: name a file"),
         (["--models", "a=x", "--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json cannot be written"),
         (["--models", "ELMo-shaped=x", "--elmo"], "which is that of --elmo"),
         (["--models", "a=/nowhere/model"], "'/nowhere/model' does not exist"),
@@ -177,6 +178,7 @@ def test_flops_that_cannot_be_counted(
 
 def test_data(refused: Callable[..., str], classifier: Path, tmp_path: Path) -> None:
     model = ["--models", f"a={classifier}"]
+    assert "--data / is a folder: name a file of text" in refused(*model, "--data", "/")
     assert "There is no data 'sstb': give stsb, or a file of text" in refused(*model, "--data", "sstb")
     (tmp_path / "empty").write_text("\n \n")
     assert "has no requests" in refused(*model, "--data", tmp_path / "empty")

@@ -165,6 +165,15 @@ def test_bad_input(
     assert "--min_agreement is 2.0" in said(classifier, *onnx, "--min_agreement", "2")
     assert "--score_tolerance is -1.0" in said(classifier, *onnx, "--score_tolerance", "-1")
     assert "--max_check_samples is 0" in said(classifier, *onnx, "--max_check_samples", "0")
+    assert "--max_check_samples is for --check_data, which" in said(classifier, *onnx, "--max_check_samples", "5")
+    assert "--score_tolerance is for --check_data, which" in said(classifier, *onnx, "--score_tolerance", "0.1")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    message = said(classifier, *onnx, "--check_data", str(empty))
+    assert f"--check_data {empty} has no dev.tsv, .jsonl or .parquet: name" in message
+    assert "--check_data nowhere is not a folder" in said(
+        classifier, *onnx, "--task", "sst2", "--check_data", "nowhere"
+    )
     assert "--quantization is for onnx-int8" in said(classifier, *onnx, "--quantization", "static")
     assert "--weight_bits is for onnx-int8" in said(classifier, *onnx, "--weight_bits", "8")
     assert "it can be 4 or 8" in said(classifier, *int8, "--weight_bits", "5")

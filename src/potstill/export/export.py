@@ -114,6 +114,10 @@ def export(
         raise PotstillError("--calibration_data is for --quantization static.")
     if max_check_samples is not None and max_check_samples < 1:
         raise PotstillError(f"--max_check_samples is {max_check_samples}: it must be at least 1.")
+    if task is None and check_data is None:
+        for name, value in (("max_check_samples", max_check_samples), ("score_tolerance", score_tolerance)):
+            if value is not None:
+                raise PotstillError(f"--{name} is for --check_data, which is missing.")
     can_run = target.kind != "coreml" or HAS_CORE_ML
     if not can_run and (task or check_data):
         raise PotstillError("--check_data needs a Mac for --format coreml: Core ML runs nowhere else.")

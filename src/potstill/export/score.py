@@ -18,7 +18,7 @@ from potstill.export.texts import read_texts
 from potstill.finetuning.rows import drawn
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
-from potstill.tasks.load import load_split
+from potstill.tasks.load import TaskDataAbsentError, load_split
 from potstill.tasks.sentence import SentenceTask, Table
 from potstill.tasks.squad import read_squad
 from potstill.tasks.squad_answers import find_answers
@@ -173,7 +173,15 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
 
 
 def _sentences(source: Source, task: SentenceTask, split: str, data: str | None, limit: int | None) -> Examples:
-    rows = drawn(load_split(task, split, data), limit)
+    try:
+        rows = drawn(load_split(task, split, data, "--check_data"), limit)
+    except TaskDataAbsentError as error:
+        if task.name != "labels":
+            raise
+        raise PotstillError(
+            f"--check_data {data} has no {split}.tsv, .jsonl or .parquet: name the folder of such a file, or a "
+            "task with --task."
+        ) from error
     labels = np.asarray(rows["label"][:])
     names = [str(source.model.config.id2label.get(number, "")).lower() for number in range(len(task.labels))]
     wanted = [label.lower() for label in task.labels]

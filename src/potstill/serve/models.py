@@ -64,7 +64,7 @@ class ServedModel:
         """
         path = Path(folder).expanduser()
         if not path.is_dir():
-            wrong = "is a file: name the folder that it is in" if path.exists() else "does not exist"
+            wrong = "is a file: name the folder that potstill export wrote" if path.exists() else "does not exist"
             raise PotstillError(f"{flag} {folder} {wrong}.")
         file = next((name for name in WEIGHTS if (path / name).is_file()), None)
         if file is None:

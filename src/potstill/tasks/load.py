@@ -26,7 +26,9 @@ class TaskDataAbsentError(PotstillError):
     """There is no data of a task in the folder given."""
 
 
-def load_split(task: SentenceTask, split: str, task_data: str | None = None) -> datasets.Dataset:
+def load_split(
+    task: SentenceTask, split: str, task_data: str | None = None, option: str = "--task_data"
+) -> datasets.Dataset:
     """Return the rows of a split.
 
     Args:
@@ -35,6 +37,7 @@ def load_split(task: SentenceTask, split: str, task_data: str | None = None) -> 
         task_data: a folder that holds `SPLIT.tsv` (as the official download has it), `SPLIT.jsonl` or `SPLIT.parquet`
             (with the columns that the hub's dataset has), compressed or not, in a folder named after the task or
             itself; the hub's dataset if not given.
+        option: that names the folder, for messages.
 
     Returns:
         Columns `text`, `pair` (for tasks on pairs) and `label`, a `ClassLabel` or a float.
@@ -43,7 +46,7 @@ def load_split(task: SentenceTask, split: str, task_data: str | None = None) -> 
         TaskDataAbsentError: the folder has no file of that split.
         PotstillError: the data cannot be read or is not the task's; file and row are named.
     """
-    rows = _hub_rows(task, split) if task_data is None else _local_rows(task, split, Path(task_data))
+    rows = _hub_rows(task, split, option) if task_data is None else _local_rows(task, split, Path(task_data), option)
     texts, pairs, labels = [], [], []
     for text, pair, label in rows:
         texts.append(text)
@@ -55,7 +58,7 @@ def load_split(task: SentenceTask, split: str, task_data: str | None = None) -> 
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def find_split(task: SentenceTask, split: str, folder: Path) -> Path:
+def find_split(task: SentenceTask, split: str, folder: Path, option: str = "--task_data") -> Path:
     """Return the file that holds a split.
 
     Raises:
@@ -63,7 +66,7 @@ def find_split(task: SentenceTask, split: str, folder: Path) -> Path:
         PotstillError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise PotstillError(f"--task_data {folder} is not a folder: name the one that holds the tasks' data.")
+        raise PotstillError(f"{option} {folder} is not a folder: name the one that holds the tasks' data.")
     names = dict.fromkeys((split, (task.hub_splits or {}).get(split, split)))
     inside = [folder / name for name in dict.fromkeys((task.title, task.name, task.title.lower(), task.title.upper()))]
     # A folder of one task may be named itself, but not one of several, where the file would be another task's.
@@ -75,8 +78,8 @@ def find_split(task: SentenceTask, split: str, folder: Path) -> Path:
     raise TaskDataAbsentError(f"{folder} has no data of {task.title}: no {task.title}/{split}.tsv, .jsonl or .parquet.")
 
 
-def _local_rows(task: SentenceTask, split: str, folder: Path) -> Iterator[Row]:
-    path = find_split(task, split, folder)
+def _local_rows(task: SentenceTask, split: str, folder: Path, option: str) -> Iterator[Row]:
+    path = find_split(task, split, folder, option)
     kind = next(suffix for suffix in reversed(path.suffixes) if suffix in (".tsv", ".jsonl", ".parquet"))
     if kind == ".tsv":
         return parse_rows(_tsv_rows(str(path), task.official), task.official, task, str(path))
@@ -138,7 +141,7 @@ def _parquet_rows(path: str) -> Iterator[NumberedRow]:
         yield number, _getter(row, path, number)
 
 
-def _hub_rows(task: SentenceTask, split: str) -> Iterator[Row]:
+def _hub_rows(task: SentenceTask, split: str, option: str) -> Iterator[Row]:
     name = (task.hub_splits or {}).get(split, split)
     where = f"the dataset {task.hub_name}" + (f" ({task.hub_config})" if task.hub_config else "")
     try:
@@ -146,7 +149,7 @@ def _hub_rows(task: SentenceTask, split: str) -> Iterator[Row]:
             dataset = datasets.load_dataset(task.hub_name, task.hub_config, split=name)
     except Exception as error:  # of almost any type
         raise PotstillError(
-            f"{where} cannot be opened on the hub: {first_line(error)}; name a local folder with --task_data."
+            f"{where} cannot be opened on the hub: {first_line(error)}; name a local folder with {option}."
         ) from error
     rows = ((number, _getter(row, where, number)) for number, row in enumerate(dataset, 1))
     return parse_rows(rows, task.hub, task, where)

@@ -78,7 +78,9 @@ class BenchInferenceArguments:
             raise PotstillError("--task_data is the folder of --data stsb: give both, or a file of text as --data.")
         if self.country is not None and not self.energy:
             raise PotstillError("--country is whose electricity --energy counts: give both.")
-        if self.output and (Path(self.output).is_dir() or not Path(self.output).absolute().parent.is_dir()):
+        if self.output and Path(self.output).is_dir():
+            raise PotstillError(f"--output {self.output} is a folder: name a file.")
+        if self.output and not Path(self.output).absolute().parent.is_dir():
             raise PotstillError(f"--output {self.output} cannot be written: name a file in a folder that exists.")
 
 

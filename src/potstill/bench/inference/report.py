@@ -119,7 +119,11 @@ def _throughput(rows: list[Row]) -> Grid:
     for number, some in enumerate(rows[0].throughput):
         cells = [row.throughput[number] for row in rows]
         columns[f"{some.batch_size} at a time"] = [_per_second(cell) for cell in cells]
-    return _grid("Throughput: requests a second, and how many times those of the first row", rows, columns)
+    return _grid(
+        "Throughput: requests a second, and how many times those of the first row by the median over turns",
+        rows,
+        columns,
+    )
 
 
 def _bounds(rows: list[Row]) -> Grid:

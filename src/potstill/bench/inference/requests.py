@@ -72,6 +72,8 @@ def read_requests(data: str, task_data: str | None, most: int | None) -> Request
         texts, places = _lines(data)
         title, what = Path(data).name, "requests"
     else:
+        if Path(data).is_dir():
+            raise PotstillError(f"--data {data} is a folder: name a file of text with one request a line.")
         raise PotstillError(
             f"There is no data {data!r}: give {STSB}, or a file of text with one request a line, or leave --data out."
         )
