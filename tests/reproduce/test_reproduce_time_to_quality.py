@@ -22,7 +22,7 @@ def test_scoring_takes_no_training_time(
     evaluate = DistillationTrainer.evaluate
 
     def slow(self: DistillationTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
-        time.sleep(0.2)
+        time.sleep(0.3)  # longer than the training between
         return evaluate(self, *args, **kwargs)
 
     def here(name: str, options: Sequence[str], gpus: list[str], prefix: str) -> None:
@@ -34,10 +34,10 @@ def test_scoring_takes_no_training_time(
     places = ["--work_dir", str(tmp_path / "work"), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
     recipe = ["--teacher", str(teacher_folder), "--corpus", str(corpus_folder), "--layers", "0,3"]
     lengths = ["--batch_tokens", "128", "--short_block_size", "8", "--short_share", "0.5"]
-    assert run(time_to_quality.main, [*places, *recipe, *lengths, "--minutes", str(MINUTES), "--short", "0.5"]) == 0
+    assert run(time_to_quality.main, [*places, *recipe, *lengths, "--minutes", str(MINUTES), "--short", "0.75"]) == 0
     found = json.loads((tmp_path / "results" / "time_to_quality.json").read_text())
-    for name, minutes in (("plain", MINUTES), ("potstill", MINUTES), ("potstill-short", MINUTES / 2)):
+    for name, minutes in (("plain", MINUTES), ("potstill", MINUTES), ("potstill-short", 0.75 * MINUTES)):
         points = found["curves"][name]["points"]
         assert len(points) > time_to_quality.POINTS / 2
-        assert 0.75 * minutes < points[-1]["minutes"] < 1.5 * minutes, name  # loading the first batch counts too
+        assert 0.55 * minutes < points[-1]["minutes"] < 1.5 * minutes, name  # loading the first batch counts too
     assert (tmp_path / "results" / "time-to-quality.svg").stat().st_size > 1000
