@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reproduce.common import Place, parser, place_of, read_json, read_result, run, write_result
+from reproduce.common import Place, conditions, parser, place_of, read_json, read_result, run, write_result
 from reproduce.power import visible_gpus
 from reproduce.runs import Job, run_job
 from reproduce.training import lengths
 
 WATTS = 700.0
 GRAMS_PER_KWH = 436.0
+BENCH = "`potstill bench train`, blocks of 512 tokens"
 PAPER_WORDS, PAPER_EPOCHS = 3.3e9, 3
 """BERT's corpus (Devlin et al. 2019: 800 M words of books, 2,500 M of Wikipedia), and how often DistilBERT saw it."""
 
@@ -38,23 +39,24 @@ def main(argv: list[str]) -> None:
         _priced(title, part, cost, options.watts, options.grams_per_kwh)
         for title, part, cost in collected(place.results)
     ]
-    speed, source = _speed(place, options)
+    speed, source, measured = _speed(place, options)
     figures = {
         "grams_per_kwh": options.grams_per_kwh,
         "watts": options.watts,
         "rows": rows,
-        "extrapolation": _extrapolated(place, speed, source, options.watts, options.grams_per_kwh),
+        "extrapolation": _extrapolated(place, speed, source, measured, options.watts, options.grams_per_kwh),
     }
     write_result(place, "cost", figures)
 
 
 def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
     """Return (title, part, cost) of everything that was run."""
-    found = []
+    found: list[tuple[str, str, dict[str, Any]]] = []
     teacher = read_result(results, "teacher")
-    for number, session in enumerate((teacher or {}).get("sessions", []), 1):
-        for stage in session["stages"]:
-            found.append((f"teacher, session {number}, {lengths(stage)}", "training", stage["cost"]))
+    found += _sessions("teacher", teacher)
+    ablation = read_result(results, "table4")
+    if ablation is not None and ablation["sessions"] != (teacher or {}).get("sessions"):
+        found += _sessions("teacher of the ablation", ablation)
     for script, prefix in (("students", ""), ("table4", "ablation, ")):
         trained = read_result(results, script) or {"rows": {}}
         for name, row in trained["rows"].items():
@@ -71,6 +73,15 @@ def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
             cost = (scores if part is None else scores[part])["cost"]
             found.append((f"fine-tuning on {title}, all models", "fine-tuning", cost))
     return found
+
+
+def _sessions(title: str, found: dict[str, Any] | None) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return the parts of a teacher's training."""
+    return [
+        (f"{title}, session {number}, {lengths(stage)}", "training", stage["cost"])
+        for number, session in enumerate((found or {}).get("sessions", []), 1)
+        for stage in session["stages"]
+    ]
 
 
 def _priced(title: str, part: str, cost: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
@@ -92,8 +103,11 @@ def _priced(title: str, part: str, cost: dict[str, Any], watts: float, grams_per
     }
 
 
-def _speed(place: Place, options: Any) -> tuple[float | None, str]:
-    """Return tokens/s of a distillation on one GPU, and where the figure is from."""
+def _speed(place: Place, options: Any) -> tuple[float | None, str, dict[str, Any] | None]:
+    """Return tokens/s of a distillation on one GPU, where the figure is from, and the conditions of its measurement.
+
+    A bench that was run before is not run again unless it is asked for; the conditions are None where nothing is known.
+    """
     if options.bench:
         words = {"teacher": options.teacher or place.teacher, "block_size": 512, "per_device_train_batch_size": 128}
         folder = place.work / "bench-512"
@@ -102,15 +116,23 @@ def _speed(place: Place, options: Any) -> tuple[float | None, str]:
         job = Job("bench-512", "bench train", words, distributed=False, more=place.more)
         run_job(job, place, visible_gpus(min(place.gpus, 1)))
         measured = read_json(folder / "bench.json")
-        return measured["speed"]["tokens_per_second"], "`potstill bench train`, blocks of 512 tokens"
+        return measured["speed"]["tokens_per_second"], BENCH, conditions(place, "cost")
+    before = read_result(place.results, "cost")
+    if before is not None and (known := before["extrapolation"]) is not None and known["source"] == BENCH:
+        return known["tokens_per_second"], BENCH, known.get("conditions", before["conditions"])
     student = ((read_result(place.results, "students") or {"rows": {}})["rows"].get("student") or {}).get("cost")
     if not student or not student["tokens_per_second"]:
-        return None, ""
-    return student["tokens_per_second"] / max(student["gpus"], 1), "the distillation of the student"
+        return None, "", None
+    return student["tokens_per_second"] / max(student["gpus"], 1), "the distillation of the student", None
 
 
 def _extrapolated(
-    place: Place, tokens_per_second: float | None, source: str, watts: float, grams_per_kwh: float
+    place: Place,
+    tokens_per_second: float | None,
+    source: str,
+    measured: dict[str, Any] | None,
+    watts: float,
+    grams_per_kwh: float,
 ) -> dict[str, Any] | None:
     """Return what three epochs over BERT's corpus would take on one GPU at a measured speed."""
     per_word = (read_result(place.results, "teacher") or {}).get("tokens_per_word")
@@ -121,6 +143,7 @@ def _extrapolated(
     return {
         "tokens_per_second": tokens_per_second,
         "source": source,
+        "conditions": measured,
         "tokens_per_word": per_word,
         "tokens": tokens,
         "gpu_hours": hours,

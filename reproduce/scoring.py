@@ -47,6 +47,7 @@ def comparison(folder: Path) -> dict[str, Any]:
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in whole["runs"]:
         runs.setdefault((run["model"], run["task"]), []).append(run)
+    limits = {run["hyperparameters"].get("max_train_samples") for run in whole["runs"]}
     models = {}
     for model, found in whole["models"].items():
         tasks = {task: _kept(figures) for task, figures in found["tasks"].items() if figures}
@@ -71,6 +72,7 @@ def comparison(folder: Path) -> dict[str, Any]:
         ),
         "epochs": {run["task"]: run["hyperparameters"]["num_train_epochs"] for run in whole["runs"]},
         "rows": {run["task"]: run["rows"] for run in whole["runs"]},
+        "max_train_samples": max(filter(None, limits), default=None),
     }
 
 

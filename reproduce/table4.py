@@ -18,7 +18,7 @@ from reproduce.runs import run_jobs
 from reproduce.scoring import scored
 from reproduce.students import add_recipe, recipe_of
 from reproduce.table1 import add_tasks, tuning_of
-from reproduce.training import distilling, figures
+from reproduce.training import distilling, figures, model_figures, sessions_of
 
 ROWS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     made.add_argument("--task_data", type=Path, help="folder of GLUE's data; the hub's if not given")
     made.add_argument("--suite", default="glue", help="glue, or some of its tasks as glue:cola,rte")
     made.add_argument("--task_options", nargs="*", default=[], metavar="NAME=VALUE", help="more for `evaluate`")
+    made.add_argument("--teacher_too", action="store_true", help="score the teacher as well, as the last row")
     add_tasks(made)
     options, more = made.parse_known_args(argv)
     place = place_of(options, more)
@@ -54,12 +55,23 @@ def main(argv: list[str]) -> None:
     ]
     done = dict(zip(names, run_jobs(jobs, place), strict=True))
     models = {name: trained.folder for name, trained in done.items()}
+    models |= {"teacher": recipe["teacher"]} if options.teacher_too else {}
     tuning = tuning_of(options) | named_values(options.task_options, "--task_options")
     # Options that this script does not know are of the distillations.
     tasks = scored("ablation-glue", replace(place, more=()), models, [options.suite], options.task_data, **tuning)
     rows = {name: figures(trained) for name, trained in done.items()}
-    recipe = {name: value for name, value in recipe.items() if name not in ("teacher", "corpus")}
-    write_result(place, "table4", {"minutes": options.minutes, "recipe": recipe, "rows": rows, "tasks": tasks})
+    write_result(
+        place,
+        "table4",
+        {
+            "teacher": model_figures(recipe["teacher"]),
+            "sessions": sessions_of(recipe["teacher"]),
+            "minutes": options.minutes,
+            "recipe": {name: value for name, value in recipe.items() if name not in ("teacher", "corpus")},
+            "rows": rows,
+            "tasks": tasks,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -20,20 +20,30 @@ from typing import Any
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.corpus.reading import Reader, ReadingOptions
 from potstill.corpus.sources import find_sources
+from potstill.errors import PotstillError
 from potstill.files import complete_folder, write_text
-from reproduce.common import Place, named_values, parser, place_of, read_json, run, write_result
+from reproduce.common import Place, named_values, parser, place_of, run, write_result
 from reproduce.held_out import held_out
 from reproduce.runs import Done, Job, run_job
-from reproduce.training import add_lengths, corpus_figures, cut_short, figures, model_figures, running_options
+from reproduce.training import (
+    HISTORY,
+    add_lengths,
+    corpus_figures,
+    cut_short,
+    figures,
+    model_figures,
+    running_options,
+    sessions_of,
+)
 
-HISTORY = "sessions.json"
 SAMPLED_DOCUMENTS = 5000
 
 
 def main(argv: list[str]) -> None:
     """Prepare the text, pre-train, and measure the teacher on held-out text at both lengths."""
     made = parser(__doc__, minutes=80)
-    made.add_argument("--text", nargs="+", required=True, help="as `potstill prepare` takes it")
+    made.add_argument("--text", nargs="+", help="as `potstill prepare` takes it")
+    made.add_argument("--corpus", type=Path, help="blocks that are prepared already, instead of --text")
     made.add_argument("--other_text", nargs="+", help="text of another source, only to measure on")
     made.add_argument("--prepare_options", nargs="*", default=[], metavar="NAME=VALUE", help="more for `prepare`")
     made.add_argument("--vocab_size", type=int, default=30522)
@@ -48,10 +58,13 @@ def main(argv: list[str]) -> None:
     made.add_argument("--continue_from", type=Path, help="folder of a teacher that an earlier session made")
     options, more = made.parse_known_args(argv)
     place = place_of(options, more)
+    if (options.text is None) == (options.corpus is None):
+        raise PotstillError("Give either --text to prepare, or --corpus with blocks that are prepared already.")
     corpora = _prepare(place, options)
-    trained = _pretrain(place, options)
-    earlier = _sessions(options.continue_from) if options.continue_from else []
-    stage = {"block_size": options.block_size, **cut_short(corpora["own"], options), **figures(trained)}
+    size = Corpus.open(corpora["own"]).train.block_size
+    trained = _pretrain(place, options, corpora["own"], size)
+    earlier = sessions_of(options.continue_from) if options.continue_from else []
+    stage = {"block_size": size, **cut_short(corpora["own"], options), **figures(trained)}
     sessions = [*earlier, {"stages": [stage], "continued": bool(options.continue_from)}]
     teacher = place.teacher
     _publish(trained.folder, teacher, sessions)
@@ -65,7 +78,7 @@ def main(argv: list[str]) -> None:
             "parameters": stage["parameters"],
             "corpus": corpus_figures(corpora["own"]),
             "other": corpus_figures(corpora["other"]) if options.other_text else None,
-            "tokens_per_word": _tokens_per_word(options.text, place),
+            "tokens_per_word": _tokens_per_word(options.text, place) if options.text else None,
             "sessions": sessions,
             "held_out": {
                 where: {name: found[name] for name in ("loss", "accuracy")} for where, found in measured.items()
@@ -79,19 +92,24 @@ def _prepare(place: Place, options: Any) -> dict[str, Path]:
 
     Blocks that an earlier session left in the work folder are used as they are, if its teacher reads them.
     """
-    corpora = {"own": place.blocks(options.block_size)}
+    corpora = {"own": options.corpus or place.blocks(options.block_size)}
+    if options.corpus:
+        Corpus.open(options.corpus)  # which tells what is wrong before other text is prepared
     if options.other_text:
         corpora["other"] = place.work / "blocks-other"
-    if options.continue_from and all(map(Path.is_dir, corpora.values())):
-        tokenizer = load_tokenizer(str(options.continue_from))
-        for folder in corpora.values():
-            Corpus.open(folder).check_tokenizer(tokenizer, str(options.continue_from))
-        return corpora
-    vocabulary = {"train_tokenizer": True, "vocab_size": options.vocab_size}
     if options.continue_from:
-        vocabulary = {"tokenizer": options.continue_from}
-    extra = named_values(options.prepare_options, "--prepare_options")
-    run_job(_preparing(corpora["own"], options.block_size, options.text, vocabulary | extra), place)
+        there = [folder for folder in corpora.values() if folder.is_dir()]
+        tokenizer = load_tokenizer(str(options.continue_from))
+        for folder in there:
+            Corpus.open(folder).check_tokenizer(tokenizer, str(options.continue_from))
+        if len(there) == len(corpora):
+            return corpora
+    if not options.corpus:
+        vocabulary = {"train_tokenizer": True, "vocab_size": options.vocab_size}
+        if options.continue_from:
+            vocabulary = {"tokenizer": options.continue_from}
+        extra = named_values(options.prepare_options, "--prepare_options")
+        run_job(_preparing(corpora["own"], options.block_size, options.text, vocabulary | extra), place)
     if options.other_text:
         # Nothing trains on it, but a corpus has blocks to train on: a tenth of it goes there.
         other = {"tokenizer": corpora["own"] / "tokenizer", "validation_fraction": 0.9}
@@ -103,14 +121,13 @@ def _preparing(folder: Path, size: int, text: list[str], options: dict[str, Any]
     return Job(folder.name, "prepare", {"text": text, "block_size": size, **options}, distributed=False)
 
 
-def _pretrain(place: Place, options: Any) -> Done:
-    """Pre-train a new model, or that of `--continue_from`."""
-    corpus = place.blocks(options.block_size)
+def _pretrain(place: Place, options: Any, corpus: Path, size: int) -> Done:
+    """Pre-train a new model, or that of `--continue_from`, on a corpus in blocks of so many tokens."""
     every = running_options(place) | {
         "corpus": corpus,
         **cut_short(corpus, options),
         "num_hidden_layers": options.layers,
-        "per_device_train_batch_size": max(1, options.batch_tokens // options.block_size),
+        "per_device_train_batch_size": max(1, options.batch_tokens // size),
         "learning_rate": options.learning_rate,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
@@ -122,14 +139,9 @@ def _pretrain(place: Place, options: Any) -> Done:
     if options.continue_from:
         every |= {"model": options.continue_from, "warmup_steps": 0.02}
     else:
-        shape = {"hidden_size": options.hidden_size, "max_position_embeddings": options.block_size}
+        shape = {"hidden_size": options.hidden_size, "max_position_embeddings": size}
         every |= shape | {"dropout": options.dropout, "grow": options.grow, "grow_at": options.grow_at}
     return run_job(Job("teacher-run", "pretrain", every, options.minutes, more=place.more), place)
-
-
-def _sessions(folder: Path) -> list[dict[str, Any]]:
-    """Return what earlier sessions spent on a teacher, nothing where it is not said."""
-    return read_json(folder / HISTORY)["sessions"] if (folder / HISTORY).is_file() else []
 
 
 def _publish(trained: Path, folder: Path, sessions: list[dict[str, Any]]) -> None:

@@ -17,6 +17,9 @@ from potstill.objective import DistillationObjective
 from reproduce.common import Place, read_json, shortened
 from reproduce.runs import Done, Job
 
+HISTORY = "sessions.json"
+"""In the folder of a teacher: what each session of its training spent and measured."""
+
 
 def running_options(place: Place) -> dict[str, Any]:
     """Return what every training is run with: precision by device, and a budget of minutes that alone ends it."""
@@ -163,6 +166,11 @@ def corpus_figures(folder: Path) -> dict[str, Any]:
         "documents": {name: split.documents for name, split in manifest.splits.items()},
         "tokens": {name: split.tokens for name, split in manifest.splits.items()},
     }
+
+
+def sessions_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what was spent on a teacher that `reproduce.teacher` made, nothing where it is not said."""
+    return read_json(folder / HISTORY)["sessions"] if (folder / HISTORY).is_file() else []
 
 
 def model_figures(folder: Path) -> dict[str, Any]:
