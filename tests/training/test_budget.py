@@ -83,10 +83,10 @@ def test_training_ends_with_the_budget(
     assert trainer.run_control.elapsed == 30
     assert trainer.lr_scheduler.get_last_lr() == [0.0, 0.0]
     rates = {entry["step"]: entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry}
-    for step in range(2, 31):
-        assert rates[step] == pytest.approx(3e-3 * linear((step - 1) / 30, 0.2), abs=1e-6), step
+    for step in range(3, 31):  # the first second is no progress, for a first step may have compiled
+        assert rates[step] == pytest.approx(3e-3 * linear((step - 2) / 29, 0.2), abs=1e-6), step
     logged = {entry["step"]: entry for entry in trainer.state.log_history if "loss" in entry}
-    assert logged[12]["progress"] == pytest.approx(0.4)
+    assert logged[12]["progress"] == pytest.approx(11 / 29)
     assert logged[12]["seconds_left"] == pytest.approx(18)
 
 
@@ -115,7 +115,7 @@ def test_time_before_an_interruption_counts(
         with pytest.raises(TrainingInterrupted):
             new_trainer(budgeted(teacher_folder, corpus_folder, folder)).train()
     state = json.loads((folder / "checkpoint-12" / "potstill_state.json").read_text())
-    assert state == {"elapsed_seconds": 12.0, "progress": pytest.approx(0.4)}
+    assert state == {"elapsed_seconds": 12.0, "stood_still_seconds": 1.0, "progress": pytest.approx(11 / 29)}
 
     second_a_step.now = 5.0  # another day, another machine
     trainer = new_trainer(budgeted(teacher_folder, corpus_folder, folder))
@@ -123,8 +123,10 @@ def test_time_before_an_interruption_counts(
     assert trainer.state.global_step == 30
     assert trainer.run_control.elapsed == 30
     rates = {entry["step"]: entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry}
-    for step in range(2, 31):
-        assert rates[step] == pytest.approx(3e-3 * linear((step - 1) / 30, 0.2), abs=1e-6), step
+    for step in range(3, 14):
+        assert rates[step] == pytest.approx(3e-3 * linear((step - 2) / 29, 0.2), abs=1e-6), step
+    for step in range(14, 31):  # nor is the first second of the second session
+        assert rates[step] == pytest.approx(3e-3 * linear((step - 3) / 28, 0.2), abs=1e-6), step
 
 
 def test_resuming_when_the_budget_is_spent(
@@ -153,7 +155,8 @@ def test_growing_at_shares_of_the_time(second_a_step: SimpleNamespace, corpus_fo
         save_total_limit=None,
     )
     folder = pretrain(args)
-    assert checkpoints(folder) == ["checkpoint-12", "checkpoint-30", "checkpoint-6"]  # two growths and the end
+    # Two growths and the end. The first second at each depth is no progress: (7 - 1) / 29 and (14 - 2) / 28 of it.
+    assert checkpoints(folder) == ["checkpoint-14", "checkpoint-30", "checkpoint-7"]
     assert json.loads((folder / "results.json").read_text())["cost"]["steps"] == 30
     assert "bert.encoder.layer.3.output.dense.weight" in tensors(folder)
 
@@ -165,15 +168,52 @@ def test_warm_up_in_steps_is_refused(tmp_path: Path) -> None:
 
 def test_progress_is_the_larger_of_steps_and_time(clock: SimpleNamespace) -> None:
     run, state = RunControl(max_minutes=1.0), TrainerState(global_step=3, max_steps=10)
-    args = SimpleNamespace(world_size=1)
     run.start()
     assert run.progress(state) == 0.3
-    clock.now += 45
-    run.on_pre_optimizer_step(args, state, None)
-    assert run.progress(state) == 0.75
-    clock.now += 45
-    run.on_pre_optimizer_step(args, state, None)
+    step(run, clock, 20)
+    assert run.progress(state) == 0.3
+    step(run, clock, 30)
+    assert run.progress(state) == 0.75  # 30 of the 40 seconds after the first step
+    step(run, clock, 30)
     assert run.progress(state) == 1.0
+
+
+def step(run: RunControl, clock: SimpleNamespace, seconds: float, number: int = 1, processes: int = 1) -> None:
+    """A step of so many seconds."""
+    clock.now += seconds
+    args = SimpleNamespace(world_size=processes, device="cpu")
+    run.on_pre_optimizer_step(args, TrainerState(global_step=number - 1), None)
+
+
+def test_what_is_compiled_or_scored_between_steps_is_no_progress(clock: SimpleNamespace) -> None:
+    run, state = RunControl(max_minutes=1.0), TrainerState(max_steps=1_000_000)
+    run.start()
+    step(run, clock, 20)
+    assert run.progress(state) == 0
+    step(run, clock, 0.5)
+    assert run.progress(state) == pytest.approx(0.5 / 40)
+    step(run, clock, 10)  # another length is compiled
+    assert run.progress(state) == pytest.approx(1 - 29.5 / 30)
+    step(run, clock, 5)  # slower than others, but not by far
+    assert run.progress(state) == pytest.approx(1 - 24.5 / 30)
+    step(run, clock, 24.5)
+    assert run.progress(state) == 1  # the budget is spent, whatever was done in it
+
+
+def test_several_processes_do_not_run_ahead_of_a_slow_start(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, op: None)
+    run, state = RunControl(max_minutes=1.0), TrainerState(max_steps=1_000_000)
+    run.start()
+    seen = []
+    for number in range(1, 41):
+        step(run, clock, 25 if number == 1 else 0.1, number, processes=2)
+        seen.append(run.progress(state))
+    assert seen[:19] == [0] * 19  # the time is agreed on every ten steps, and the first ten compiled
+    assert seen[19] == pytest.approx(1.0 / 34.1)
+    assert seen[20:30] == pytest.approx([(1 + 0.1 * n) / 34.1 for n in range(1, 11)])
+    assert seen == sorted(seen)
 
 
 def test_time_left_is_what_ends_first(clock: SimpleNamespace) -> None:

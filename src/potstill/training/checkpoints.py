@@ -45,9 +45,14 @@ def find_checkpoint(wanted: str | Path | bool, output_dir: str | None) -> Path:
     return folder
 
 
-def save_run_state(checkpoint: Path, elapsed_seconds: float, progress: float) -> None:
-    """Write what potstill itself must remember: the seconds trained so far, which a budget counts, and the progress."""
-    (checkpoint / RUN_STATE).write_text(json.dumps({"elapsed_seconds": elapsed_seconds, "progress": progress}) + "\n")
+def save_run_state(checkpoint: Path, elapsed_seconds: float, stood_still_seconds: float, progress: float) -> None:
+    """Write what potstill itself must remember: seconds so far, those of them without progress, and the progress."""
+    state = {
+        "elapsed_seconds": elapsed_seconds,
+        "stood_still_seconds": stood_still_seconds,
+        "progress": progress,
+    }
+    (checkpoint / RUN_STATE).write_text(json.dumps(state) + "\n")
 
 
 def load_run_state(checkpoint: str | Path) -> dict[str, float]:
@@ -59,7 +64,8 @@ def load_run_state(checkpoint: str | Path) -> dict[str, float]:
     file = Path(checkpoint) / RUN_STATE
     try:
         state = json.loads(file.read_text())
-        return {name: float(state[name]) for name in ("elapsed_seconds", "progress")}
+        state = {"stood_still_seconds": 0.0} | state  # versions before this one did not tell them apart
+        return {name: float(state[name]) for name in ("elapsed_seconds", "stood_still_seconds", "progress")}
     except (OSError, ValueError, KeyError) as error:
         raise PotstillError(f"{checkpoint} is no checkpoint of potstill: it has no usable {RUN_STATE}.") from error
 

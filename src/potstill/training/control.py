@@ -17,6 +17,8 @@ from transformers import SchedulerType, TrainerCallback, TrainerControl, Trainer
 from potstill.errors import PotstillError
 
 _STEPS_BETWEEN_AGREEMENTS = 10
+_STANDSTILL = 10
+"""How many times as long as others a step takes (and a second longer) that did more than train."""
 
 
 class TrainingInterrupted(PotstillError):  # noqa: N818 (it tells what happened; nothing is wrong)
@@ -42,29 +44,40 @@ class RunControl(TrainerCallback):
     Progress is a number from 0 to 1: the larger of the share of steps and, with a budget of minutes, the share of time.
     Seconds spent before an interruption count: they come back from the checkpoint through `elapsed_before`.
 
+    Seconds in which nothing was learnt count for the budget, and are no progress: those until the first step of a
+    session is done, which compiles, and those of later steps that take far longer than others, for another length is
+    compiled or held-out text is scored. A warm-up of some seconds would be over before the second step otherwise.
+
     Several processes must agree on the time and on signals, or one would leave while the others wait for it. They do
     so every few steps, and in between advance the agreed time by the pace they last agreed on.
 
     Args:
         max_minutes: budget of wall-clock minutes, evaluation and checkpoints included; None for no budget.
         stop_at: progress at which to stop with a checkpoint, below 1 when a deeper model takes over from there.
+
+    Attributes:
+        elapsed_before: seconds of earlier sessions.
+        stood_still: seconds of all sessions that were no progress.
     """
 
     def __init__(self, max_minutes: float | None = None, stop_at: float = 1.0) -> None:
         self.max_seconds = None if max_minutes is None else 60 * max_minutes
         self.stop_at = stop_at
         self.elapsed_before = 0.0
+        self.stood_still = 0.0
         self.received_signal: int | None = None
         self.stopped_at_share = False
         self._started: float | None = None
         self._agreed = 0.0
+        self._read = 0.0
         self._pace = 0.0
+        self._usual: float | None = None
         self._interrupted = False
 
     def start(self) -> None:
         """Start the clock of this session."""
         self._started = time.monotonic()
-        self._agreed = self.elapsed_before
+        self._agreed = self._read = self.elapsed_before
 
     @property
     def elapsed(self) -> float:
@@ -79,7 +92,10 @@ class RunControl(TrainerCallback):
     def progress(self, state: TrainerState) -> float:
         """Return how far training has come, from 0 to 1."""
         by_steps = state.global_step / max(state.max_steps, 1)
-        by_time = 0.0 if self.max_seconds is None else self._agreed / self.max_seconds
+        by_time = 0.0
+        if self.max_seconds is not None:
+            left = self.max_seconds - self._agreed
+            by_time = 1 - left / (self.max_seconds - self.stood_still) if left > 0 else 1.0
         return min(1.0, max(by_steps, by_time))
 
     def seconds_left(self, state: TrainerState) -> float:
@@ -93,16 +109,26 @@ class RunControl(TrainerCallback):
     ) -> None:
         """Read the clock before the scheduler does, so that the learning rate follows it."""
         if args.world_size <= 1:
-            self._agreed, self._interrupted = self.elapsed, self.received_signal is not None
+            self._agree(self.elapsed, steps=1)
+            self._interrupted = self.received_signal is not None
         elif (state.global_step + 1) % _STEPS_BETWEEN_AGREEMENTS == 0:
             mine = torch.tensor([self.elapsed, float(self.received_signal or 0)], device=args.device)
             torch.distributed.all_reduce(mine, op=torch.distributed.ReduceOp.MAX)
             elapsed, number = mine.tolist()
-            self._pace = max(0.0, elapsed - self._agreed) / _STEPS_BETWEEN_AGREEMENTS
-            self._agreed, self._interrupted = elapsed, number > 0
+            self._agree(elapsed, steps=_STEPS_BETWEEN_AGREEMENTS)
+            self._interrupted = number > 0
             self.received_signal = int(number) or None
         else:
             self._agreed += self._pace
+
+    def _agree(self, elapsed: float, steps: int) -> None:
+        """Take over the time after so many steps, and see whether they were spent on training."""
+        took = elapsed - self._read
+        stood_still = self._usual is None or took > _STANDSTILL * self._usual + 1
+        self._usual = took if self._usual is None else min(took, self._usual)
+        self._pace = 0.0 if stood_still else took / steps
+        self.stood_still += took if stood_still else 0.0
+        self._agreed = self._read = elapsed
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

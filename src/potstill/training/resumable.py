@@ -121,7 +121,9 @@ class ResumableTrainer(Trainer):
         first_step = 0
         if resume_from_checkpoint:
             resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, self.args.output_dir))
-            self.run_control.elapsed_before = load_run_state(resume_from_checkpoint)["elapsed_seconds"]
+            before = load_run_state(resume_from_checkpoint)
+            self.run_control.elapsed_before = before["elapsed_seconds"]
+            self.run_control.stood_still = before["stood_still_seconds"]
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
             finished = state.global_step >= self.args.steps_in_all(self.steps_per_epoch)
             if finished or self.run_control.spent:  # only the output may be missing; `Trainer` would take a step more
@@ -241,7 +243,8 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    save_run_state(staged, self.run_control.elapsed, self.run_control.progress(self.state))
+                    clock = self.run_control
+                    save_run_state(staged, clock.elapsed, clock.stood_still, clock.progress(self.state))
                     publish(staged, folder, self.state, self.args)
             except WRITE_ERRORS as error:
                 raise cannot_write(folder, error, last_checkpoint(self.args.output_dir)) from error
