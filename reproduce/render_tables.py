@@ -158,17 +158,28 @@ def ablation(found: dict[str, Any]) -> str:
             change = macros[column]["value"] - whole[column]["value"]
             mark = "\\*" if macros[column].get("beyond_spread") else ""
             cells += [_cell(macros[column]), NOTHING if name == "full" else f"{mark}{change:+.2f}"]
-        paper = PAPER_CHANGES.get(name)
-        rows.append([*cells, NOTHING if paper is None else f"{paper:+.2f}", *_masked_lm(row["held_out"])])
+        paper, cost = PAPER_CHANGES.get(name), row["cost"]
+        start, *_ = _masked_lm(row["held_out_at_start"])
+        cells += [NOTHING if paper is None else f"{paper:+.2f}", f"{cost['steps']:,}", start]
+        rows.append([*cells, *_masked_lm(row["held_out"])])
+    knows = _masked_lm(found["rows"]["full"]["held_out"], "teacher_")
+    measured = scored["models"].get("teacher", {"macros": {}})["macros"]
+    rows.append(["teacher", *(cell for column in columns for cell in (_cell(measured.get(column)), NOTHING))])
+    rows[-1] += [NOTHING, NOTHING, NOTHING, *knows]
     header = [""]
     for column in columns:
         header += [column, "change"]
-    header.append("the paper's")
+    header += ["the paper's", "steps", "held-out loss at the start", "at the end", "accuracy"]
+    shape = found["teacher"]
+    minutes = sum(stage["cost"]["gpu_minutes"] for session in found["sessions"] for stage in session["stages"])
+    made = f", after {minutes:.1f} GPU-minutes of pre-training" * bool(found["sessions"])
     said = (
-        f"{found['minutes']:g} GPU-minutes of distillation each. \\* The ranges over the seeds have no score in common "
-        "with those of the first row. The spread is of fine-tuning alone: each student was distilled once."
+        f"The teacher of this table: {shape['layers']} layers, {shape['hidden_size']} wide{made}. "
+        f"{found['minutes']:g} GPU-minutes of distillation each, on one GPU. \\* The ranges over the seeds have no "
+        "score in common with those of the first row. The spread is of fine-tuning alone: each student was distilled "
+        "once."
     )
-    return f"{said}\n\n{table([*header, 'held-out loss', 'accuracy'], rows)}\n\n{_settings(scored)}"
+    return f"{said}\n\n{table(header, rows)}\n\n{_scores(scored, tasks_only=True)}\n\n{_settings(scored)}"
 
 
 def cost(found: dict[str, Any]) -> str:
@@ -178,7 +189,7 @@ def cost(found: dict[str, Any]) -> str:
         bound = "" if row["kwh_is_measured"] else "≤ "
         rows.append(
             [
-                ROWS.get(row["title"], row["title"]),
+                _named(row["title"]),
                 f"{row['gpu_minutes_by_the_clock']:.1f}",
                 number(row["gpu_minutes"], 1),
                 millions(row["tokens"]),
@@ -190,19 +201,28 @@ def cost(found: dict[str, Any]) -> str:
     said = [
         f"Electricity is that of the GPUs alone, by their own sensors; ≤ where it is bounded by {found['watts']:g} W a "
         f"GPU. CO₂ at {found['grams_per_kwh']:g} g/kWh (436 is the world's mean of 2022: Ember, Global Electricity "
-        "Review 2023). GPU-minutes by the clock include starting; FLOPs are counted, not measured."
+        "Review 2023). GPU-minutes by the clock include starting; FLOPs are counted, not measured. The hardware stands "
+        "with the table that a row is from."
     ]
     paper = found["extrapolation"]
     if paper is not None:
+        of = paper["conditions"]
+        where = f", one {of['hardware']}, {of['date']}, commit {of['commit']}" if of else ""
         said.append(
             f"**The paper's budget**, 3 epochs of 3.3 billion words, is {paper['tokens'] / 1e9:.1f} billion tokens of "
             f"this vocabulary ({paper['tokens_per_word']:.2f} a word). At {count(paper['tokens_per_second'])} tokens/s "
-            f"({paper['source']}) that would take one such GPU {paper['gpu_hours']:.1f} hours, at most "
+            f"({paper['source']}{where}) that would take one such GPU {paper['gpu_hours']:.1f} hours, at most "
             f"{paper['kwh_at_most']:.1f} kWh and {paper['grams_co2_at_most'] / 1000:.1f} kg of CO₂: an extrapolation. "
             "The paper reports some 90 hours of eight V100s."
         )
     header = ["", "GPU-minutes by the clock", "of training", "tokens", "FLOPs", "kWh", "g CO₂"]
     return "\n\n".join([said[0], table(header, rows), *said[1:]])
+
+
+def _named(title: str) -> str:
+    """Return what a row of the cost is called: the name of a student may stand behind what it was made for."""
+    *made_for, name = title.split(", ")
+    return ", ".join([*made_for, ROWS.get(name, name)])
 
 
 def curves(found: dict[str, Any]) -> str:
@@ -233,8 +253,9 @@ def curves(found: dict[str, Any]) -> str:
     return "\n\n".join([said, table(header, rows), plot])
 
 
-def _scores(found: dict[str, Any]) -> str:
-    columns = [*found["macro_tasks"], *(task for task in found["titles"] if task not in found["absent"])]
+def _scores(found: dict[str, Any], tasks_only: bool = False) -> str:
+    columns = [] if tasks_only else list(found["macro_tasks"])
+    columns += [task for task in found["titles"] if task not in found["absent"]]
     rows = []
     for model, figures in found["models"].items():
         cells = [_cell((figures["macros"] | figures["tasks"]).get(column)) for column in columns]
@@ -277,6 +298,10 @@ def _settings(found: dict[str, Any]) -> str:
     said += f" Learning rate {rates}" * (not found["searched"])
     epochs = sorted(set(found["epochs"].values()))
     said += f"; epochs: {', '.join(f'{value:g}' for value in epochs)}."
+    if found.get("max_train_samples"):
+        said += f" At most {count(found['max_train_samples'])} rows of a task to learn from."
+    if found["macro_tasks"] and len(found["seeds"]) > 1:
+        said += " A macro score is the mean of the medians, its range that of each seed's mean."
     if found["absent"]:
         said += f" No data at hand: {', '.join(found['titles'].get(task, task) for task in found['absent'])}."
     if found["missing"]:
@@ -291,10 +316,10 @@ def _cell(figures: dict[str, Any] | None) -> str:
     return f"{figures['value']:.1f}{spread}"
 
 
-def _masked_lm(measured: dict[str, float] | None) -> list[str]:
-    """Return loss and accuracy, on blocks cut short where most steps read such."""
+def _masked_lm(measured: dict[str, float] | None, whose: str = "") -> list[str]:
+    """Return loss and accuracy of the student, or whose they are, on blocks cut short where most steps read such."""
     found = measured or {}
-    prefix = "short_" if "short_loss" in found else ""
+    prefix = ("short_" if "short_loss" in found else "") + whose
     return [number(found.get(f"{prefix}loss"), 3), percent(found.get(f"{prefix}accuracy"))]
 
 

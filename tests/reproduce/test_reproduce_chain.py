@@ -9,7 +9,8 @@ import pytest
 from samples import written_text
 
 from potstill.cli import main as potstill
-from reproduce import held_out, runs, students, teacher
+from potstill.corpus import Corpus
+from reproduce import held_out, runs, students, table4, teacher
 from reproduce.common import run
 
 SCRIPTS = {"held_out": held_out.main}
@@ -119,6 +120,54 @@ def test_text_to_teacher_to_students(
     going_on = ["--continue_from", str(EMBEDDED)]
     assert run(teacher.main, [*there, *sizes, *lengths, *prepared, *text[:2], *steps, *going_on]) == 1
     assert "prepared with the tokenizer" in capsys.readouterr().err
+
+
+def test_blocks_that_are_prepared_to_teacher_to_ablation(
+    in_process: list[list[str]],
+    tmp_path: Path,
+    corpus_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals_restored: None,
+    no_hub: None,
+) -> None:
+    here = ["--work_dir", str(tmp_path / "work"), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
+    sizes = ["--layers", "2", "--hidden_size", "16", "--grow", "1,2", "--grow_at", "0.5", "--batch_tokens", "128"]
+    steps = ["--use_cpu", "--max_steps", "2", "--max_eval_samples", "2"]
+    corpus = ["--corpus", str(corpus_folder)]
+    assert run(teacher.main, [*here, *corpus, *sizes, *steps]) == 0
+    assert [words[0] for words in in_process] == ["pretrain"]
+    found = result(tmp_path, "teacher")
+    size = Corpus.open(corpus_folder).train.block_size
+    assert found["sessions"][0]["stages"][0]["block_size"] == found["corpus"]["block_size"] == size
+    assert found["tokens_per_word"] is None
+
+    scored: dict[str, Any] = {}
+
+    def noting(name: str, place: Any, models: dict[str, Path], suite: list[str], data: Any, **options: Any) -> dict:
+        scored.update(models=models, more=place.more, options=options)
+        return {"cost": {}}
+
+    monkeypatch.setattr(table4, "scored", noting)
+    rows = ["--rows", "no-ce", "random", "--layers", "0", "--teacher_too"]
+    limit = ["--task_options", "max_train_samples=9"]
+    assert run(table4.main, [*here, *corpus, *rows, *limit, "--batch_tokens", "128", *steps]) == 0
+    assert [words[0] for words in in_process] == ["pretrain", *["distill"] * 3]
+    assert list(scored["models"]) == ["full", "no-ce", "random", "teacher"]
+    assert scored["models"]["teacher"] == tmp_path / "work" / "teacher"
+    assert scored["options"] == {"seeds": 5, "learning_rate": 5e-5, "max_train_samples": "9"}
+    assert scored["more"] == ()  # those are of the distillations
+    ablation = result(tmp_path, "table4")
+    assert ablation["teacher"] == found["teacher"]
+    assert ablation["sessions"] == found["sessions"]
+    start = {name: row["held_out_at_start"]["loss"] for name, row in ablation["rows"].items()}
+    assert start["full"] == start["no-ce"] != start["random"]
+    assert str(tmp_path) not in json.dumps(ablation)
+
+
+@pytest.mark.parametrize("words", [[], ["--text", "a.txt", "--corpus", "blocks"]])
+def test_a_teacher_is_of_text_or_of_blocks(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(teacher.main, ["--work_dir", str(tmp_path), "--gpus", "0", *words]) == 1
+    assert "Give either --text to prepare, or --corpus" in capsys.readouterr().err
 
 
 def result(folder: Path, name: str) -> dict[str, Any]:

@@ -59,6 +59,38 @@ def test_the_budget_of_the_paper_at_a_measured_speed(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "cost.json").read_text())
     assert [row["title"] for row in written["rows"]] == ["teacher, session 1, blocks of 128 tokens", "student"]
     assert written["extrapolation"]["gpu_hours"] == pytest.approx(3 * 3.3e9 * 1.2 / 1e6 / 3600)
+    assert written["extrapolation"]["conditions"] is None
+
+
+def test_a_cost_that_is_collected_again_keeps_the_bench_and_when_it_was(tmp_path: Path) -> None:
+    bench = {"tokens_per_second": 5e5, "source": cost.BENCH}
+    for name, figures in (
+        ("teacher", {"tokens_per_word": 1.2, "sessions": []}),
+        ("cost", {"conditions": {"date": "2030-01-01"}, "extrapolation": bench}),  # as before it kept conditions
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"format_version": FORMAT} | figures))
+    for _ in range(2):
+        cost.main(["--results_dir", str(tmp_path), "--work_dir", str(tmp_path), "--gpus", "0"])
+        written = json.loads((tmp_path / "cost.json").read_text())
+        assert written["extrapolation"]["tokens_per_second"] == 5e5
+        assert written["extrapolation"]["conditions"] == {"date": "2030-01-01"}
+        assert written["conditions"]["date"] != "2030-01-01"
+
+
+def test_the_ablation_may_have_a_teacher_of_its_own(tmp_path: Path) -> None:
+    spent = {"gpus": 2, "seconds_by_the_clock": 60.0, "joules": None}
+    sessions = [{"stages": [{"block_size": 128, "cost": spent}]}]
+    table = {"rows": {"full": {"cost": spent}}, "tasks": {"cost": spent}}
+    titles = ["ablation, full", "fine-tuning on GLUE for the ablation, all models"]
+    for own, expected in (
+        (sessions, titles),
+        ([*sessions, *sessions], ["teacher of the ablation, session 1", *titles]),
+    ):
+        for name, figures in (("teacher", {"sessions": sessions}), ("table4", table | {"sessions": own})):
+            (tmp_path / f"{name}.json").write_text(json.dumps({"format_version": FORMAT} | figures))
+        found = [title.split(", blocks")[0] for title, _, _ in cost.collected(tmp_path)]
+        assert found[0] == "teacher, session 1"
+        assert [title for title in found[1:] if "session 2" not in title] == expected
 
 
 def test_scores_are_medians_with_what_is_kept(tmp_path: Path) -> None:
