@@ -146,30 +146,21 @@ def speed(found: dict[str, Any]) -> str:
 
 
 def ablation(found: dict[str, Any]) -> str:
-    """Return macro scores of students that lack something, and what that changes."""
+    """Return macro scores of students that lack something, what that changes, and what they know of masked LM."""
     scored = found["tasks"]
     columns = list(scored["macro_tasks"])
     whole = scored["models"]["full"]["macros"]
     rows = []
-    for name, row in found["rows"].items():
+    for name in scored["models"]:
         macros = scored["models"][name]["macros"]
         cells = [ROWS.get(name, name)]
         for column in columns:
             change = macros[column]["value"] - whole[column]["value"]
             mark = "\\*" if macros[column].get("beyond_spread") else ""
             cells += [_cell(macros[column]), NOTHING if name == "full" else f"{mark}{change:+.2f}"]
-        paper, cost = PAPER_CHANGES.get(name), row["cost"]
-        start, *_ = _masked_lm(row["held_out_at_start"])
-        cells += [NOTHING if paper is None else f"{paper:+.2f}", f"{cost['steps']:,}", start]
-        rows.append([*cells, *_masked_lm(row["held_out"])])
-    knows = _masked_lm(found["rows"]["full"]["held_out"], "teacher_")
-    measured = scored["models"].get("teacher", {"macros": {}})["macros"]
-    rows.append(["teacher", *(cell for column in columns for cell in (_cell(measured.get(column)), NOTHING))])
-    rows[-1] += [NOTHING, NOTHING, NOTHING, *knows]
-    header = [""]
-    for column in columns:
-        header += [column, "change"]
-    header += ["the paper's", "steps", "held-out loss at the start", "at the end", "accuracy"]
+        paper = PAPER_CHANGES.get(name)
+        rows.append([*cells, NOTHING if paper is None else f"{paper:+.2f}"])
+    header = ["", *(cell for column in columns for cell in (column, "change")), "the paper's"]
     shape = found["teacher"]
     minutes = sum(stage["cost"]["gpu_minutes"] for session in found["sessions"] for stage in session["stages"])
     made = f", after {minutes:.1f} GPU-minutes of pre-training" * bool(found["sessions"])
@@ -179,7 +170,22 @@ def ablation(found: dict[str, Any]) -> str:
         "score in common with those of the first row. The spread is of fine-tuning alone: each student was distilled "
         "once."
     )
-    return f"{said}\n\n{table(header, rows)}\n\n{_scores(scored, tasks_only=True)}\n\n{_settings(scored)}"
+    parts = [said, table(header, rows), _ablated_masked_lm(found["rows"])]
+    return "\n\n".join([*parts, _scores(scored, tasks_only=True), _settings(scored)])
+
+
+def _ablated_masked_lm(students: dict[str, Any]) -> str:
+    """Return held-out masked LM of students before and after, and how near each is to the teacher."""
+    rows = []
+    for name, row in students.items():
+        found = row["held_out"]
+        prefix = _prefix(found)
+        start, _ = _masked_lm(row["held_out_at_start"])
+        near = [number(found[f"{prefix}kl"], 3), percent(found[f"{prefix}agreement"])]
+        rows.append([ROWS.get(name, name), f"{row['cost']['steps']:,}", start, *_masked_lm(found), *near])
+    knows = _masked_lm(students["full"]["held_out"], "teacher_")
+    rows.append(["teacher", NOTHING, NOTHING, *knows, NOTHING, NOTHING])
+    return table(["", "steps", "held-out loss before", "after", "accuracy", "KL", "agreement"], rows)
 
 
 def cost(found: dict[str, Any]) -> str:
@@ -319,8 +325,13 @@ def _cell(figures: dict[str, Any] | None) -> str:
 def _masked_lm(measured: dict[str, float] | None, whose: str = "") -> list[str]:
     """Return loss and accuracy of the student, or whose they are, on blocks cut short where most steps read such."""
     found = measured or {}
-    prefix = ("short_" if "short_loss" in found else "") + whose
+    prefix = _prefix(found) + whose
     return [number(found.get(f"{prefix}loss"), 3), percent(found.get(f"{prefix}accuracy"))]
+
+
+def _prefix(found: dict[str, float]) -> str:
+    """Return what stands before the names of figures on blocks cut short, where there are such."""
+    return "short_" if "short_loss" in found else ""
 
 
 def number(value: float | None, digits: int) -> str:
