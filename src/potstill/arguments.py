@@ -12,9 +12,13 @@ from enum import Enum
 from typing import Any
 
 import torch
+import yaml
 from transformers import TrainingArguments
 
 from potstill.errors import PotstillError
+
+RECIPE = "recipe.yaml"
+"""In the folder of a run: the options that rerun it."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -106,7 +110,9 @@ def recipe_values(args: RunArguments) -> dict[str, Any]:
     one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}
     own -= plumbing
-    default = type(args)(output_dir=args.output_dir)
+    # To make arguments sets up the devices anew: the same ones, and never while a trainer is at work with them.
+    default = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
+    default.use_cpu = False
     values = {}
     for f in fields(args):
         value = _plain(getattr(args, f.name))
@@ -116,6 +122,13 @@ def recipe_values(args: RunArguments) -> dict[str, Any]:
         if f.name in own or value != _plain(getattr(default, f.name)):
             values[f.name] = value
     return values
+
+
+def recipe_text(verb: str, args: RunArguments) -> str:
+    """Return the recipe of a run as it is written, with the command that reruns it."""
+    return f"# potstill {verb} --config {RECIPE} --output_dir …\n" + yaml.safe_dump(
+        recipe_values(args), sort_keys=False
+    )
 
 
 def _plain(value: Any) -> Any:

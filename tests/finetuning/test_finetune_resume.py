@@ -71,13 +71,14 @@ def test_resumed(
         with monkeypatch.context() as patch:
             interrupt(patch, step)
             assert main(flags(**options, output_dir=broken)) == 128 + signal.SIGTERM
-        assert [path.name for path in broken.iterdir()] == [f"checkpoint-{step}"]
+        assert sorted(path.name for path in broken.iterdir()) == [f"checkpoint-{step}", "recipe.yaml"]
         said = capsys.readouterr().err.splitlines()[-1]
         assert said == (
             f"potstill finetune: Interrupted at step {step}; nothing is lost: resume with --resume_from_checkpoint "
             f"{broken / f'checkpoint-{step}'}"
         )
-        finetuned(**options, output_dir=broken, resume_from_checkpoint="true")
+        recipe = ["--config", str(broken / "recipe.yaml"), "--output_dir", str(broken)]
+        assert main(["finetune", *recipe, "--resume_from_checkpoint", "true"]) == 0
         assert_same(broken, whole)
 
 

@@ -50,7 +50,7 @@ def test_a_loss_that_is_no_number(
         distill(distillation(teacher_folder, corpus_folder, folder, save_steps=3, logging_steps=logging_steps))
     assert "The loss at step 7 is not a finite number" in str(stopped.value)
     assert str(folder / "checkpoint-6") in str(stopped.value)
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-3", "checkpoint-6"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-3", "checkpoint-6", "recipe.yaml"]
     assert all(torch.isfinite(tensor).all() for tensor in tensors(folder / "checkpoint-6").values())
 
     monkeypatch.undo()
@@ -149,7 +149,7 @@ def test_disk_full_while_writing_the_output(
     monkeypatch.setattr(distilling, "write_output", on_a_full_disk)
     with pytest.raises(PotstillError, match=r"Could not write .*the last good checkpoint is .*checkpoint-2"):
         distill(distillation(teacher_folder, corpus_folder, folder, max_steps=2))
-    assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "recipe.yaml"]
 
 
 @pytest.mark.parametrize("name", ["teacher", "corpus"])

@@ -12,6 +12,7 @@ from transformers import BertForMaskedLM
 
 import potstill.training.pretrain as pretraining_room
 from potstill import DistillationTrainer, PotstillError, pretrain
+from potstill.cli import main
 from potstill.training.checkpoints import load_run_state
 from potstill.training.control import TrainingInterrupted
 
@@ -28,7 +29,12 @@ def uninterrupted(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("step", [2, 3, 7])
 def test_interrupted_before_on_and_after_growing(
-    uninterrupted: dict[str, Tensor], corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    uninterrupted: dict[str, Tensor],
+    corpus_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals_restored: None,
+    step: int,
 ) -> None:
     folder = tmp_path / "model"
     with monkeypatch.context() as patch:
@@ -36,7 +42,8 @@ def test_interrupted_before_on_and_after_growing(
         with pytest.raises(TrainingInterrupted) as interruption:
             pretrain(pretraining(corpus_folder, folder, **GROWTH))
     assert interruption.value.checkpoint == folder / f"checkpoint-{step}"
-    pretrain(pretraining(corpus_folder, folder, resume_from_checkpoint="true", **GROWTH))
+    recipe = ["--config", str(folder / "recipe.yaml"), "--output_dir", str(folder)]
+    assert main(["pretrain", *recipe, "--resume_from_checkpoint", "true"]) == 0
     assert_same_tensors(tensors(folder), uninterrupted)
 
 

@@ -20,6 +20,7 @@ from runs import (
 from torch import Tensor
 
 from potstill import PotstillError, distill
+from potstill.cli import main
 from potstill.training.control import TrainingInterrupted
 
 
@@ -51,6 +52,7 @@ def test_resumed_run_is_bit_identical(
     corpus_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    signals_restored: None,
     step: int,
     micro_batch: int,
     options: dict[str, Any],
@@ -67,7 +69,8 @@ def test_resumed_run_is_bit_identical(
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == step
     assert not (folder / "model.safetensors").exists()
 
-    distill(distillation(teacher_folder, corpus_folder, folder, resume_from_checkpoint="true", **options))
+    recipe = ["--config", str(folder / "recipe.yaml"), "--output_dir", str(folder)]  # as the README says
+    assert main(["distill", *recipe, "--resume_from_checkpoint", "true"]) == 0
     assert_same_tensors(tensors(folder), uninterrupted)
 
 

@@ -10,9 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from potstill.arguments import recipe_values
+from potstill.arguments import RECIPE, recipe_values
 from potstill.errors import PotstillError
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
@@ -24,7 +22,7 @@ from potstill.report.task_card import task_card
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.hardware import hardware
-from potstill.training.output import RECIPE, RESULTS, claim_output_dir, clear_checkpoints, whole_output
+from potstill.training.output import RESULTS, claim_output_dir, clear_checkpoints, whole_output
 
 
 @dataclass(frozen=True)
@@ -115,14 +113,12 @@ def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
 def _write(trainer: FinetuneTrainer, folder: Path, results: dict[str, Any]) -> None:
     if not trainer.args.should_save:
         return
-    recipe = recipe_values(trainer.args)
-    header = f"# potstill finetune --config {RECIPE} --output_dir …\n"
     with whole_output(folder) as staging:
         trainer.trained.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
-        (staging / RECIPE).write_text(header + yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        card = task_card(recipe, results, isinstance(trainer.trained, FrozenEncoder))
+        card = task_card(recipe_values(trainer.args), results, isinstance(trainer.trained, FrozenEncoder))
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

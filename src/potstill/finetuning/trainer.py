@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from potstill.arguments import recipe_text
 from potstill.errors import PotstillError
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
@@ -133,7 +134,9 @@ def train_once(
         PotstillError: the loss is not finite, or what is run does not fit into memory.
     """
     started = time.monotonic()
+    recipe = recipe_text("finetune", job.args)
     trainer = FinetuneTrainer(job.new_model(), job, callbacks)
+    trainer.recipe = recipe
     if not progress:
         trainer.remove_callback(ProgressLines)
     prepared = time.monotonic()

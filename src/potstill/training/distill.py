@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from potstill.arguments import recipe_text
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
@@ -43,7 +44,9 @@ def distill(args: DistillationArguments) -> Path:
         teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
     )
     tokenizer = load_tokenizer(args.teacher, family_of(student).token_types)
+    recipe = recipe_text("distill", args)
     trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
+    trainer.recipe = recipe
     clear_checkpoints(args, folder)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     write_output(trainer, folder)

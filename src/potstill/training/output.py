@@ -11,9 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from potstill.arguments import RunArguments, recipe_values
+from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir
 from potstill.report.model_card import model_card
@@ -22,7 +20,6 @@ from potstill.training.hardware import hardware
 from potstill.training.trainer import DistillationTrainer
 
 RESULTS = "results.json"
-RECIPE = "recipe.yaml"
 
 
 def claim_output_dir(args: RunArguments) -> Path:
@@ -81,7 +78,7 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
     """Evaluate the trained model and write its folder, file by file from a complete copy beside them.
 
     Args:
-        trainer: after training.
+        trainer: after training, with its recipe.
         folder: the run's output folder; checkpoints in it stay.
 
     Raises:
@@ -90,15 +87,12 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
     results = run_results(trainer)
     if not trainer.args.should_save:
         return
-    recipe = recipe_values(trainer.args)
     with whole_output(folder) as staging:
         trainer.student.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
-        verb = "distill" if "teacher" in recipe else "pretrain"
-        header = f"# potstill {verb} --config {RECIPE} --output_dir …\n"
-        (staging / RECIPE).write_text(header + yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        card = model_card(trainer.student.config, recipe, results, trainer.corpus.manifest)
+        card = model_card(trainer.student.config, recipe_values(trainer.args), results, trainer.corpus.manifest)
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

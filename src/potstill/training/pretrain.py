@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, BertConfig, BertForMaskedLM, PreTrainedModel
 
+from potstill.arguments import recipe_text
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.recipe import PretrainingArguments
@@ -55,7 +56,7 @@ def pretrain(args: PretrainingArguments) -> Path:
         done = depths.index(depth)
         depths, shares = depths[done:], shares[done:]
 
-    evaluate_at_start = args.eval_on_start
+    recipe, evaluate_at_start = recipe_text("pretrain", args), args.eval_on_start
     model = initial_model(args, depths[0], len(tokenizer), tokenizer.pad_token_id)
     for depth, share in zip(depths, shares, strict=True):
         if checkpoint is not None and share < 1 and load_run_state(checkpoint)["progress"] >= share:
@@ -64,6 +65,7 @@ def pretrain(args: PretrainingArguments) -> Path:
         trainer = DistillationTrainer(model, corpus, args, processing_class=tokenizer, stop_at=share)
         if checkpoint is not None and AutoConfig.from_pretrained(checkpoint).num_hidden_layers < depth:
             grow_checkpoint(checkpoint, trainer)
+        trainer.recipe = recipe
         if checkpoint is None:
             clear_checkpoints(args, folder)
         trainer.train(resume_from_checkpoint=checkpoint)

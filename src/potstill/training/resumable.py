@@ -16,8 +16,9 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from potstill.arguments import RunArguments
+from potstill.arguments import RECIPE, RunArguments
 from potstill.errors import PotstillError
+from potstill.files import write_text
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
     cannot_write,
@@ -63,6 +64,7 @@ class ResumableTrainer(Trainer):
     Attributes:
         draws: as given.
         run_control: the clock; `run_control.elapsed` is the seconds trained so far.
+        recipe: written beside every checkpoint, so that the run can be resumed by it; "" for none.
         unit: what a step reads a number of, in the plural; the logged rate is called `{unit}_per_second`.
     """
 
@@ -89,6 +91,7 @@ class ResumableTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self.recipe = ""
         self._sums: dict[str, Tensor] = {}
         self._micro_steps = 0
         self._first_bad_step = torch.full((), -1, device=args.device, dtype=torch.int64)
@@ -246,6 +249,8 @@ class ResumableTrainer(Trainer):
                     clock = self.run_control
                     save_run_state(staged, clock.elapsed, clock.stood_still, clock.progress(self.state))
                     publish(staged, folder, self.state, self.args)
+                    if self.recipe:
+                        write_text(folder.with_name(RECIPE), self.recipe)
             except WRITE_ERRORS as error:
                 raise cannot_write(folder, error, last_checkpoint(self.args.output_dir)) from error
             finally:
