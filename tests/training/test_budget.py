@@ -13,7 +13,7 @@ from runs import checkpoints, distillation, new_trainer, pretraining, send_signa
 from transformers import TrainerState
 
 from potstill import DistillationTrainer, PotstillError, pretrain
-from potstill.training import control
+from potstill.training import control, resumable
 from potstill.training.control import RunControl, TrainingInterrupted, schedule_by_progress
 
 
@@ -21,7 +21,8 @@ from potstill.training.control import RunControl, TrainingInterrupted, schedule_
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that shows what it is set to."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(control, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for room in (control, resumable):
+        monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
@@ -170,17 +171,26 @@ def test_progress_is_the_larger_of_steps_and_time(clock: SimpleNamespace) -> Non
     run, state = RunControl(max_minutes=1.0), TrainerState(global_step=3, max_steps=10)
     run.start()
     assert run.progress(state) == 0.3
-    step(run, clock, 20)
-    assert run.progress(state) == 0.3
-    step(run, clock, 30)
-    assert run.progress(state) == 0.75  # 30 of the 40 seconds after the first step
-    step(run, clock, 30)
+    step(run, clock, 45)
+    assert run.progress(state) == 0.75
+    step(run, clock, 45)
     assert run.progress(state) == 1.0
 
 
-def step(run: RunControl, clock: SimpleNamespace, seconds: float, number: int = 1, processes: int = 1) -> None:
-    """A step of so many seconds."""
+def step(
+    run: RunControl,
+    clock: SimpleNamespace,
+    seconds: float,
+    compiles: bool = False,
+    beside: float = 0.0,
+    number: int = 1,
+    processes: int = 1,
+) -> None:
+    """A step of so many seconds, `beside` of them before it, not its own."""
     clock.now += seconds
+    run.beside(beside)
+    if compiles:
+        run.stands_still()
     args = SimpleNamespace(world_size=processes, device="cpu")
     run.on_pre_optimizer_step(args, TrainerState(global_step=number - 1), None)
 
@@ -188,19 +198,26 @@ def step(run: RunControl, clock: SimpleNamespace, seconds: float, number: int = 
 def test_what_is_compiled_or_scored_between_steps_is_no_progress(clock: SimpleNamespace) -> None:
     run, state = RunControl(max_minutes=1.0), TrainerState(max_steps=1_000_000)
     run.start()
-    step(run, clock, 20)
+    step(run, clock, 20, compiles=True)
     assert run.progress(state) == 0
-    step(run, clock, 0.5)
-    assert run.progress(state) == pytest.approx(0.5 / 40)
-    step(run, clock, 10)  # another length is compiled
-    assert run.progress(state) == pytest.approx(1 - 29.5 / 30)
-    step(run, clock, 5)  # slower than others, but not by far
-    assert run.progress(state) == pytest.approx(1 - 24.5 / 30)
-    step(run, clock, 24.5)
+    step(run, clock, 8, compiles=True)  # another length
+    assert run.progress(state) == 0
+    step(run, clock, 2)
+    assert run.progress(state) == pytest.approx(2 / 32)
+    step(run, clock, 11, beside=10)
+    assert run.progress(state) == pytest.approx(3 / 22)
+    step(run, clock, 19)
     assert run.progress(state) == 1  # the budget is spent, whatever was done in it
 
 
-def test_several_processes_do_not_run_ahead_of_a_slow_start(
+def test_a_budget_shorter_than_the_first_step_ends_after_it(clock: SimpleNamespace) -> None:
+    run, state = RunControl(max_minutes=1.0), TrainerState(max_steps=1_000_000)
+    run.start()
+    step(run, clock, 70, compiles=True)
+    assert run.progress(state) == 1
+
+
+def test_several_processes_go_on_at_the_pace_of_what_they_learn(
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, op: None)
@@ -208,12 +225,46 @@ def test_several_processes_do_not_run_ahead_of_a_slow_start(
     run.start()
     seen = []
     for number in range(1, 41):
-        step(run, clock, 25 if number == 1 else 0.1, number, processes=2)
+        seconds, beside = {1: (20, 0), 2: (8, 0), 25: (9.1, 9)}.get(number, (0.1, 0))
+        step(run, clock, seconds, number <= 2, beside, number, processes=2)
         seen.append(run.progress(state))
-    assert seen[:19] == [0] * 19  # the time is agreed on every ten steps, and the first ten compiled
-    assert seen[19] == pytest.approx(1.0 / 34.1)
-    assert seen[20:30] == pytest.approx([(1 + 0.1 * n) / 34.1 for n in range(1, 11)])
+    assert seen[:2] == [0, 0]
+    assert seen[2:29] == pytest.approx([0.1 * n / 32 for n in range(1, 28)])
+    assert seen[29:] == pytest.approx([0.1 * n / 23 for n in range(28, 39)])  # nine seconds less for all of it
     assert seen == sorted(seen)
+
+
+def test_lengths_are_compiled_and_text_is_scored_in_time_that_is_no_progress(
+    second_a_step: SimpleNamespace, teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def run(folder: Path, **more: Any) -> tuple[DistillationTrainer, dict[int, float]]:
+        options = {"eval_strategy": "steps", "eval_steps": 10, "save_steps": 10, "short_block_size": 8}
+        trainer = new_trainer(budgeted(teacher_folder, corpus_folder, folder, **options, short_share=0.8))
+        held_out = trainer._held_out
+
+        def slow(*args: Any) -> Any:
+            second_a_step.now += 2
+            return held_out(*args)
+
+        monkeypatch.setattr(trainer, "_held_out", slow)
+        trainer.train(**more)
+        return trainer, {entry["step"]: entry["progress"] for entry in trainer.state.log_history if "progress" in entry}
+
+    # Step 1 is long and 2 short; the text is scored at both lengths after steps 10 and 20, four seconds each time.
+    trainer, seen = run(tmp_path / "whole")
+    assert trainer.run_control.elapsed == pytest.approx(30, abs=4)
+    assert [seen[number] for number in (1, 2)] == pytest.approx([0, 0], abs=1e-4)  # the share of steps alone
+    assert [seen[number] for number in (3, 10)] == pytest.approx([1 / 28, 8 / 28])
+    assert [seen[number] for number in (11, 20)] == pytest.approx([9 / 24, 18 / 24])
+
+    with monkeypatch.context() as patch:
+        send_signal_in_step(patch, 10)
+        with pytest.raises(TrainingInterrupted):
+            run(tmp_path / "broken")
+    # Twice two seconds of scoring are in the checkpoint; the first steps of the new session are no progress either.
+    _, resumed = run(tmp_path / "broken", resume_from_checkpoint=True)
+    assert [resumed[number] for number in (11, 12)] == pytest.approx([8 / 23, 8 / 22])
+    assert [resumed[number] for number in (13, 20)] == pytest.approx([9 / 22, 16 / 22])
 
 
 def test_time_left_is_what_ends_first(clock: SimpleNamespace) -> None:

@@ -45,13 +45,8 @@ def find_checkpoint(wanted: str | Path | bool, output_dir: str | None) -> Path:
     return folder
 
 
-def save_run_state(checkpoint: Path, elapsed_seconds: float, stood_still_seconds: float, progress: float) -> None:
-    """Write what potstill itself must remember: seconds so far, those of them without progress, and the progress."""
-    state = {
-        "elapsed_seconds": elapsed_seconds,
-        "stood_still_seconds": stood_still_seconds,
-        "progress": progress,
-    }
+def save_run_state(checkpoint: Path, state: dict[str, float]) -> None:
+    """Write what potstill itself must remember: see `RunControl.run_state`."""
     (checkpoint / RUN_STATE).write_text(json.dumps(state) + "\n")
 
 

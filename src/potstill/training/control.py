@@ -17,8 +17,6 @@ from transformers import SchedulerType, TrainerCallback, TrainerControl, Trainer
 from potstill.errors import PotstillError
 
 _STEPS_BETWEEN_AGREEMENTS = 10
-_STANDSTILL = 10
-"""How many times as long as others a step takes (and a second longer) that did more than train."""
 
 
 class TrainingInterrupted(PotstillError):  # noqa: N818 (it tells what happened; nothing is wrong)
@@ -44,12 +42,12 @@ class RunControl(TrainerCallback):
     Progress is a number from 0 to 1: the larger of the share of steps and, with a budget of minutes, the share of time.
     Seconds spent before an interruption count: they come back from the checkpoint through `elapsed_before`.
 
-    Seconds in which nothing was learnt count for the budget, and are no progress: those until the first step of a
-    session is done, which compiles, and those of later steps that take far longer than others, for another length is
-    compiled or held-out text is scored. A warm-up of some seconds would be over before the second step otherwise.
+    Seconds in which nothing was learnt count for the budget, and are no progress: those of a step that compiles, which
+    `stands_still` tells, and those spent beside the training, which `beside` tells. A warm-up of some seconds would be
+    over before the second step otherwise.
 
     Several processes must agree on the time and on signals, or one would leave while the others wait for it. They do
-    so every few steps, and in between advance the agreed time by the pace they last agreed on.
+    so at the first steps and then every few, and in between advance the agreed time by the pace they last had.
 
     Args:
         max_minutes: budget of wall-clock minutes, evaluation and checkpoints included; None for no budget.
@@ -57,7 +55,7 @@ class RunControl(TrainerCallback):
 
     Attributes:
         elapsed_before: seconds of earlier sessions.
-        stood_still: seconds of all sessions that were no progress.
+        stood_still: seconds of all sessions that were no progress, up to the last step.
     """
 
     def __init__(self, max_minutes: float | None = None, stop_at: float = 1.0) -> None:
@@ -68,16 +66,29 @@ class RunControl(TrainerCallback):
         self.received_signal: int | None = None
         self.stopped_at_share = False
         self._started: float | None = None
-        self._agreed = 0.0
         self._read = 0.0
+        self._beside = 0.0
+        self._stands_still = False
+        self._steps = 0
+        self._agreed_at = 0
+        self._agreed = self._agreed_still = self._learnt = 0.0
         self._pace = 0.0
-        self._usual: float | None = None
         self._interrupted = False
 
     def start(self) -> None:
         """Start the clock of this session."""
         self._started = time.monotonic()
         self._agreed = self._read = self.elapsed_before
+        self._agreed_still = self.stood_still
+        self._learnt = self._agreed - self._agreed_still
+
+    def stands_still(self) -> None:
+        """Note that the step in hand does more than train: nothing of it is progress."""
+        self._stands_still = True
+
+    def beside(self, seconds: float) -> None:
+        """Note seconds since the last step that were spent on something else, an evaluation for example."""
+        self._beside += seconds
 
     @property
     def elapsed(self) -> float:
@@ -95,7 +106,7 @@ class RunControl(TrainerCallback):
         by_time = 0.0
         if self.max_seconds is not None:
             left = self.max_seconds - self._agreed
-            by_time = 1 - left / (self.max_seconds - self.stood_still) if left > 0 else 1.0
+            by_time = 1 - left / (self.max_seconds - self._agreed_still) if left > 0 else 1.0
         return min(1.0, max(by_steps, by_time))
 
     def seconds_left(self, state: TrainerState) -> float:
@@ -104,31 +115,43 @@ class RunControl(TrainerCallback):
         left = self.elapsed * (1 - by_steps) / max(by_steps, 1e-9)
         return left if self.max_seconds is None else max(0.0, min(left, self.max_seconds - self.elapsed))
 
+    def run_state(self, state: TrainerState) -> dict[str, float]:
+        """Return what a checkpoint must remember; what has passed since the last step was no progress."""
+        elapsed = self.elapsed
+        return {
+            "elapsed_seconds": elapsed,
+            "stood_still_seconds": self.stood_still + max(0.0, elapsed - self._read),
+            "progress": self.progress(state),
+        }
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Read the clock before the scheduler does, so that the learning rate follows it."""
+        self._read_clock()
         if args.world_size <= 1:
-            self._agree(self.elapsed, steps=1)
+            self._agreed, self._agreed_still = self._read, self.stood_still
             self._interrupted = self.received_signal is not None
-        elif (state.global_step + 1) % _STEPS_BETWEEN_AGREEMENTS == 0:
-            mine = torch.tensor([self.elapsed, float(self.received_signal or 0)], device=args.device)
-            torch.distributed.all_reduce(mine, op=torch.distributed.ReduceOp.MAX)
-            elapsed, number = mine.tolist()
-            self._agree(elapsed, steps=_STEPS_BETWEEN_AGREEMENTS)
+        elif self._steps <= _STEPS_BETWEEN_AGREEMENTS or (state.global_step + 1) % _STEPS_BETWEEN_AGREEMENTS == 0:
+            mine = [self._read, self.stood_still, float(self.received_signal or 0)]
+            agreed = torch.tensor(mine, dtype=torch.float64, device=args.device)
+            torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
+            self._agreed, self._agreed_still, number = agreed.tolist()
+            learnt = self._agreed - self._agreed_still
+            self._pace = max(0.0, learnt - self._learnt) / (self._steps - self._agreed_at)
+            self._learnt, self._agreed_at = learnt, self._steps
             self._interrupted = number > 0
             self.received_signal = int(number) or None
         else:
             self._agreed += self._pace
 
-    def _agree(self, elapsed: float, steps: int) -> None:
-        """Take over the time after so many steps, and see whether they were spent on training."""
+    def _read_clock(self) -> None:
+        """Count a step, and how much of the time since the last one was no progress."""
+        elapsed = self.elapsed
         took = elapsed - self._read
-        stood_still = self._usual is None or took > _STANDSTILL * self._usual + 1
-        self._usual = took if self._usual is None else min(took, self._usual)
-        self._pace = 0.0 if stood_still else took / steps
-        self.stood_still += took if stood_still else 0.0
-        self._agreed = self._read = elapsed
+        self.stood_still += took if self._stands_still else min(took, self._beside)
+        self._read, self._beside, self._stands_still = elapsed, 0.0, False
+        self._steps += 1
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -201,10 +201,12 @@ class ResumableTrainer(Trainer):
 
     @contextmanager
     def beside_training(self) -> Iterator[None]:
-        """Leave the time that the body takes out of the logged rate; an evaluation's, for example."""
+        """Leave the time that the body takes out of the logged rate and of the progress, an evaluation's say."""
         started = time.monotonic()
         yield
-        self._window_started += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self._window_started += seconds
+        self.run_control.beside(seconds)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Follow steps, or with a budget of minutes the clock, so that the schedule ends when the training does."""
@@ -246,8 +248,7 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    clock = self.run_control
-                    save_run_state(staged, clock.elapsed, clock.stood_still, clock.progress(self.state))
+                    save_run_state(staged, self.run_control.run_state(self.state))
                     publish(staged, folder, self.state, self.args)
                     if self.recipe:
                         write_text(folder.with_name(RECIPE), self.recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class DistillationTrainer(ResumableTrainer):
         draws = ShuffledDraws(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, teacher, objective)
         self.corpus = corpus
+        self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
         self.cutting: Cutting | None = None
         if args.short_block_size is not None:
             spec = TokenizerSpec.of(tokenizer, "given")
@@ -157,6 +159,9 @@ class DistillationTrainer(ResumableTrainer):
         input_ids, draw = inputs["input_ids"], inputs["draw"]
         if self.cutting is not None and self.cutting.applies(self.state.global_step):
             input_ids, draw = self.cutting(input_ids, draw)
+        self._lengths[input_ids.shape] += 1
+        if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
+            self.run_control.stands_still()
         masked = self.masking(input_ids, draw)
         return model(masked.input_ids, masked.positions, masked.labels)
 
