@@ -39,12 +39,13 @@ def main(argv: list[str]) -> None:
         _priced(title, part, cost, options.watts, options.grams_per_kwh)
         for title, part, cost in collected(place.results)
     ]
-    speed, source, measured = _speed(place, options)
+    speed = _speed(place, options)
     figures = {
         "grams_per_kwh": options.grams_per_kwh,
         "watts": options.watts,
         "rows": rows,
-        "extrapolation": _extrapolated(place, speed, source, measured, options.watts, options.grams_per_kwh),
+        "speed": speed,
+        "extrapolation": _extrapolated(place, speed, options.watts, options.grams_per_kwh),
     }
     write_result(place, "cost", figures)
 
@@ -54,9 +55,7 @@ def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
     found: list[tuple[str, str, dict[str, Any]]] = []
     teacher = read_result(results, "teacher")
     found += _sessions("teacher", teacher)
-    ablation = read_result(results, "table4")
-    if ablation is not None and ablation["sessions"] != (teacher or {}).get("sessions"):
-        found += _sessions("teacher of the ablation", ablation)
+    found += _sessions("teacher of the ablation", read_result(results, "table4"), before=teacher)
     for script, prefix in (("students", ""), ("table4", "ablation, ")):
         trained = read_result(results, script) or {"rows": {}}
         for name, row in trained["rows"].items():
@@ -75,11 +74,15 @@ def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-def _sessions(title: str, found: dict[str, Any] | None) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return the parts of a teacher's training."""
+def _sessions(
+    title: str, found: dict[str, Any] | None, before: dict[str, Any] | None = None
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return the parts of a teacher's training, without those that it shares with one told before."""
+    told = (before or {}).get("sessions", [])
     return [
         (f"{title}, session {number}, {lengths(stage)}", "training", stage["cost"])
         for number, session in enumerate((found or {}).get("sessions", []), 1)
+        if session not in told
         for stage in session["stages"]
     ]
 
@@ -103,10 +106,10 @@ def _priced(title: str, part: str, cost: dict[str, Any], watts: float, grams_per
     }
 
 
-def _speed(place: Place, options: Any) -> tuple[float | None, str, dict[str, Any] | None]:
-    """Return tokens/s of a distillation on one GPU, where the figure is from, and the conditions of its measurement.
+def _speed(place: Place, options: Any) -> dict[str, Any] | None:
+    """Return tokens/s of a distillation on one GPU, the source of the figure, and the conditions of its measurement.
 
-    A bench that was run before is not run again unless it is asked for; the conditions are None where nothing is known.
+    A bench that was run before is not run again unless it is asked for. None where nothing was measured.
     """
     if options.bench:
         words = {"teacher": options.teacher or place.teacher, "block_size": 512, "per_device_train_batch_size": 128}
@@ -115,35 +118,32 @@ def _speed(place: Place, options: Any) -> tuple[float | None, str, dict[str, Any
         words |= {"bf16": bool(place.gpus), "torch_compile": bool(place.gpus), "json": folder / "bench.json"}
         job = Job("bench-512", "bench train", words, distributed=False, more=place.more)
         run_job(job, place, visible_gpus(min(place.gpus, 1)))
-        measured = read_json(folder / "bench.json")
-        return measured["speed"]["tokens_per_second"], BENCH, conditions(place, "cost")
-    before = read_result(place.results, "cost")
-    if before is not None and (known := before["extrapolation"]) is not None and known["source"] == BENCH:
-        return known["tokens_per_second"], BENCH, known.get("conditions", before["conditions"])
-    student = ((read_result(place.results, "students") or {"rows": {}})["rows"].get("student") or {}).get("cost")
-    if not student or not student["tokens_per_second"]:
-        return None, "", None
-    return student["tokens_per_second"] / max(student["gpus"], 1), "the distillation of the student", None
+        measured = read_json(folder / "bench.json")["speed"]["tokens_per_second"]
+        return {"tokens_per_second": measured, "source": BENCH, "conditions": conditions(place, "cost")}
+    before = (read_result(place.results, "cost") or {}).get("speed")
+    if before is not None and before["source"] == BENCH:
+        return before
+    students = read_result(place.results, "students") or {"rows": {}}
+    cost = students["rows"].get("student", {}).get("cost")
+    if not cost or not cost["tokens_per_second"]:
+        return None
+    return {
+        "tokens_per_second": cost["tokens_per_second"] / max(cost["gpus"], 1),
+        "source": "the distillation of the student",
+        "conditions": students.get("conditions"),
+    }
 
 
 def _extrapolated(
-    place: Place,
-    tokens_per_second: float | None,
-    source: str,
-    measured: dict[str, Any] | None,
-    watts: float,
-    grams_per_kwh: float,
+    place: Place, speed: dict[str, Any] | None, watts: float, grams_per_kwh: float
 ) -> dict[str, Any] | None:
     """Return what three epochs over BERT's corpus would take on one GPU at a measured speed."""
     per_word = (read_result(place.results, "teacher") or {}).get("tokens_per_word")
-    if tokens_per_second is None or per_word is None:
+    if speed is None or per_word is None:
         return None
     tokens = PAPER_EPOCHS * PAPER_WORDS * per_word
-    hours = tokens / tokens_per_second / 3600
+    hours = tokens / speed["tokens_per_second"] / 3600
     return {
-        "tokens_per_second": tokens_per_second,
-        "source": source,
-        "conditions": measured,
         "tokens_per_word": per_word,
         "tokens": tokens,
         "gpu_hours": hours,

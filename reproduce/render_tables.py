@@ -56,7 +56,7 @@ def teacher(found: dict[str, Any]) -> str:
     documents, tokens = corpus["documents"], corpus["tokens"]
     said = (
         f"{shape['layers']} layers, {shape['hidden_size']} wide, {found['parameters']:,} parameters, a vocabulary of "
-        f"{shape['vocab_size']:,} made from the text: {documents['train']:,} documents, {millions(tokens['train'])} "
+        f"{shape['vocab_size']:,}: {documents['train']:,} documents, {millions(tokens['train'])} "
         f"tokens to train on; {documents['validation']:,} documents, {millions(tokens['validation'])} tokens held out. "
         "Held-out masks are uniform."
     )
@@ -167,25 +167,34 @@ def ablation(found: dict[str, Any]) -> str:
     said = (
         f"The teacher of this table: {shape['layers']} layers, {shape['hidden_size']} wide{made}. "
         f"{found['minutes']:g} GPU-minutes of distillation each, on one GPU. \\* The ranges over the seeds have no "
-        "score in common with those of the first row. The spread is of fine-tuning alone: each student was distilled "
-        "once."
+        f"score in common with those of the first row{_by_chance(scored)}. The spread is of fine-tuning alone: each "
+        "student was distilled once."
     )
     parts = [said, table(header, rows), _ablated_masked_lm(found["rows"])]
     return "\n\n".join([*parts, _scores(scored, tasks_only=True), _settings(scored)])
+
+
+def _by_chance(scored: dict[str, Any]) -> str:
+    """Return how often that is so of two models that are alike."""
+    figures = [of for model in scored["models"].values() for of in model["macros"].values()]
+    chance = next((of["chance_beyond_spread"] for of in figures if of.get("chance_beyond_spread")), None)
+    return f", which chance alone does in {percent(chance)} of comparisons" if chance else ""
 
 
 def _ablated_masked_lm(students: dict[str, Any]) -> str:
     """Return held-out masked LM of students before and after, and how near each is to the teacher."""
     rows = []
     for name, row in students.items():
-        found = row["held_out"]
+        found = row["held_out"] or {}
         prefix = _prefix(found)
         start, _ = _masked_lm(row["held_out_at_start"])
-        near = [number(found[f"{prefix}kl"], 3), percent(found[f"{prefix}agreement"])]
+        near = [number(found.get(f"{prefix}kl"), 3), percent(found.get(f"{prefix}agreement"))]
         rows.append([ROWS.get(name, name), f"{row['cost']['steps']:,}", start, *_masked_lm(found), *near])
-    knows = _masked_lm(students["full"]["held_out"], "teacher_")
-    rows.append(["teacher", NOTHING, NOTHING, *knows, NOTHING, NOTHING])
-    return table(["", "steps", "held-out loss before", "after", "accuracy", "KL", "agreement"], rows)
+    whole = students["full"]["held_out"]
+    rows.append(["teacher", NOTHING, NOTHING, *_masked_lm(whole, "teacher_"), NOTHING, NOTHING])
+    cut = "Held-out text, cut as in most steps:" if _prefix(whole or {}) else "Held-out text:"
+    header = ["", "steps", "loss before", "loss after", "accuracy", "KL", "agreement"]
+    return f"{cut}\n\n{table(header, rows)}"
 
 
 def cost(found: dict[str, Any]) -> str:
@@ -212,12 +221,13 @@ def cost(found: dict[str, Any]) -> str:
     ]
     paper = found["extrapolation"]
     if paper is not None:
-        of = paper["conditions"]
-        where = f", one {of['hardware']}, {of['date']}, commit {of['commit']}" if of else ""
+        speed = found["speed"]
+        of = speed["conditions"]
+        where = f", {of['hardware']}, {of['date']}, commit {of['commit']}" if of else ""
         said.append(
             f"**The paper's budget**, 3 epochs of 3.3 billion words, is {paper['tokens'] / 1e9:.1f} billion tokens of "
-            f"this vocabulary ({paper['tokens_per_word']:.2f} a word). At {count(paper['tokens_per_second'])} tokens/s "
-            f"({paper['source']}{where}) that would take one such GPU {paper['gpu_hours']:.1f} hours, at most "
+            f"this vocabulary ({paper['tokens_per_word']:.2f} a word). At {count(speed['tokens_per_second'])} tokens/s "
+            f"({speed['source']}{where}) that would take one such GPU {paper['gpu_hours']:.1f} hours, at most "
             f"{paper['kwh_at_most']:.1f} kWh and {paper['grams_co2_at_most'] / 1000:.1f} kg of CO₂: an extrapolation. "
             "The paper reports some 90 hours of eight V100s."
         )

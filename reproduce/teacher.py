@@ -60,6 +60,8 @@ def main(argv: list[str]) -> None:
     place = place_of(options, more)
     if (options.text is None) == (options.corpus is None):
         raise PotstillError("Give either --text to prepare, or --corpus with blocks that are prepared already.")
+    if options.corpus and options.prepare_options:
+        raise PotstillError("--prepare_options are for --text: the blocks of --corpus are prepared already.")
     corpora = _prepare(place, options)
     size = Corpus.open(corpora["own"]).train.block_size
     trained = _pretrain(place, options, corpora["own"], size)
@@ -113,7 +115,8 @@ def _prepare(place: Place, options: Any) -> dict[str, Path]:
     if options.other_text:
         # Nothing trains on it, but a corpus has blocks to train on: a tenth of it goes there.
         other = {"tokenizer": corpora["own"] / "tokenizer", "validation_fraction": 0.9}
-        run_job(_preparing(corpora["other"], options.block_size, options.other_text, other), place)
+        size = Corpus.open(corpora["own"]).train.block_size
+        run_job(_preparing(corpora["other"], size, options.other_text, other), place)
     return corpora
 
 

@@ -164,10 +164,20 @@ def test_blocks_that_are_prepared_to_teacher_to_ablation(
     assert str(tmp_path) not in json.dumps(ablation)
 
 
-@pytest.mark.parametrize("words", [[], ["--text", "a.txt", "--corpus", "blocks"]])
-def test_a_teacher_is_of_text_or_of_blocks(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "Give either --text to prepare, or --corpus"),
+        (["--text", "a.txt", "--corpus", "blocks"], "Give either --text to prepare, or --corpus"),
+        (["--corpus", "blocks", "--prepare_options", "num_proc=2"], "--prepare_options are for --text"),
+        (["--corpus", "blocks"], "blocks is not a prepared corpus"),
+    ],
+)
+def test_a_teacher_is_of_text_or_of_blocks(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run(teacher.main, ["--work_dir", str(tmp_path), "--gpus", "0", *words]) == 1
-    assert "Give either --text to prepare, or --corpus" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 def result(folder: Path, name: str) -> dict[str, Any]:

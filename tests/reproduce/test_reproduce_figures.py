@@ -59,38 +59,45 @@ def test_the_budget_of_the_paper_at_a_measured_speed(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "cost.json").read_text())
     assert [row["title"] for row in written["rows"]] == ["teacher, session 1, blocks of 128 tokens", "student"]
     assert written["extrapolation"]["gpu_hours"] == pytest.approx(3 * 3.3e9 * 1.2 / 1e6 / 3600)
-    assert written["extrapolation"]["conditions"] is None
+    assert written["speed"] == {
+        "tokens_per_second": 1e6,
+        "source": "the distillation of the student",
+        "conditions": None,
+    }
 
 
 def test_a_cost_that_is_collected_again_keeps_the_bench_and_when_it_was(tmp_path: Path) -> None:
-    bench = {"tokens_per_second": 5e5, "source": cost.BENCH}
-    for name, figures in (
-        ("teacher", {"tokens_per_word": 1.2, "sessions": []}),
-        ("cost", {"conditions": {"date": "2030-01-01"}, "extrapolation": bench}),  # as before it kept conditions
-    ):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"format_version": FORMAT} | figures))
-    for _ in range(2):
+    bench = {"tokens_per_second": 5e5, "source": cost.BENCH, "conditions": {"date": "2030-01-01"}}
+    (tmp_path / "cost.json").write_text(json.dumps({"format_version": FORMAT, "speed": bench}))
+    for per_word in (None, 1.2):  # a teacher of prepared blocks does not know it
+        teacher = {"format_version": FORMAT, "tokens_per_word": per_word, "sessions": []}
+        (tmp_path / "teacher.json").write_text(json.dumps(teacher))
         cost.main(["--results_dir", str(tmp_path), "--work_dir", str(tmp_path), "--gpus", "0"])
         written = json.loads((tmp_path / "cost.json").read_text())
-        assert written["extrapolation"]["tokens_per_second"] == 5e5
-        assert written["extrapolation"]["conditions"] == {"date": "2030-01-01"}
+        assert written["speed"] == bench
         assert written["conditions"]["date"] != "2030-01-01"
+    assert written["extrapolation"]["gpu_hours"] == pytest.approx(3 * 3.3e9 * 1.2 / 5e5 / 3600)
 
 
 def test_the_ablation_may_have_a_teacher_of_its_own(tmp_path: Path) -> None:
+    def session(size: int) -> dict:
+        return {"stages": [{"block_size": size, "cost": spent}]}
+
     spent = {"gpus": 2, "seconds_by_the_clock": 60.0, "joules": None}
-    sessions = [{"stages": [{"block_size": 128, "cost": spent}]}]
     table = {"rows": {"full": {"cost": spent}}, "tasks": {"cost": spent}}
-    titles = ["ablation, full", "fine-tuning on GLUE for the ablation, all models"]
-    for own, expected in (
-        (sessions, titles),
-        ([*sessions, *sessions], ["teacher of the ablation, session 1", *titles]),
+    for own, told in (
+        ([session(128)], []),
+        ([session(128), session(512)], ["teacher of the ablation, session 2, blocks of 512 tokens"]),
+        ([session(32)], ["teacher of the ablation, session 1, blocks of 32 tokens"]),
     ):
-        for name, figures in (("teacher", {"sessions": sessions}), ("table4", table | {"sessions": own})):
+        for name, figures in (("teacher", {"sessions": [session(128)]}), ("table4", table | {"sessions": own})):
             (tmp_path / f"{name}.json").write_text(json.dumps({"format_version": FORMAT} | figures))
-        found = [title.split(", blocks")[0] for title, _, _ in cost.collected(tmp_path)]
-        assert found[0] == "teacher, session 1"
-        assert [title for title in found[1:] if "session 2" not in title] == expected
+        assert [title for title, _, _ in cost.collected(tmp_path)] == [
+            "teacher, session 1, blocks of 128 tokens",
+            *told,
+            "ablation, full",
+            "fine-tuning on GLUE for the ablation, all models",
+        ]
 
 
 def test_scores_are_medians_with_what_is_kept(tmp_path: Path) -> None:
