@@ -112,7 +112,7 @@ def recipe_values(args: RunArguments) -> dict[str, Any]:
     own -= plumbing
     # To make arguments sets up the devices anew: the same ones, and never while a trainer is at work with them.
     default = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
-    default.use_cpu = False
+    default.use_cpu = False  # which is the default, so that a recipe says it where it is not
     values = {}
     for f in fields(args):
         value = _plain(getattr(args, f.name))
