@@ -161,17 +161,22 @@ def ablation(found: dict[str, Any]) -> str:
         paper = PAPER_CHANGES.get(name)
         rows.append([*cells, NOTHING if paper is None else f"{paper:+.2f}"])
     header = ["", *(cell for column in columns for cell in (column, "change")), "the paper's"]
-    shape = found["teacher"]
-    minutes = sum(stage["cost"]["gpu_minutes"] for session in found["sessions"] for stage in session["stages"])
-    made = f", after {minutes:.1f} GPU-minutes of pre-training" * bool(found["sessions"])
     said = (
-        f"The teacher of this table: {shape['layers']} layers, {shape['hidden_size']} wide{made}. "
+        f"{_teacher_of(found)} "
         f"{found['minutes']:g} GPU-minutes of distillation each, on one GPU. \\* The ranges over the seeds have no "
         f"score in common with those of the first row{_by_chance(scored)}. The spread is of fine-tuning alone: each "
         "student was distilled once."
     )
     parts = [said, table(header, rows), _ablated_masked_lm(found["rows"])]
     return "\n\n".join([*parts, _scores(scored, tasks_only=True), _settings(scored)])
+
+
+def _teacher_of(found: dict[str, Any]) -> str:
+    """Return a sentence on the teacher of a table that may have one of its own."""
+    shape, sessions = found["teacher"], found.get("sessions", [])
+    minutes = sum(stage["cost"]["gpu_minutes"] for session in sessions for stage in session["stages"])
+    made = f", after {minutes:.1f} GPU-minutes of pre-training" * bool(sessions)
+    return f"The teacher of this table: {shape['layers']} layers, {shape['hidden_size']} wide{made}."
 
 
 def _by_chance(scored: dict[str, Any]) -> str:
@@ -260,7 +265,7 @@ def curves(found: dict[str, Any]) -> str:
             ]
         )
     said = (
-        "The same recipe by potstill's step and by the plain one, each on one GPU; the third run has less time for all "
+        f"{_teacher_of(found)} The same recipe by potstill's step and by the plain one, each on one GPU; the third run has less time for all "
         "of its schedule. Minutes of training, compiling included, evaluation not."
     )
     level = f"minutes to a loss of {found['level']:.3f}"

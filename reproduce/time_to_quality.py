@@ -36,7 +36,7 @@ from reproduce.power import visible_gpus
 from reproduce.processes import passing_signals
 from reproduce.runs import run_script
 from reproduce.students import add_recipe, recipe_of
-from reproduce.training import model_figures
+from reproduce.training import model_figures, sessions_of
 
 CURVES = ("plain", "potstill", "potstill-short")
 POINTS = 24
@@ -81,6 +81,7 @@ def main(argv: list[str]) -> None:
         "time_to_quality",
         {
             "teacher": model_figures(recipe["teacher"]),
+            "sessions": sessions_of(recipe["teacher"]),
             "curves": curves,
             "level": level,
             "minutes_to_level": {name: minutes_to(curve["points"], level) for name, curve in curves.items()},
