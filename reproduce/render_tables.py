@@ -265,8 +265,8 @@ def curves(found: dict[str, Any]) -> str:
             ]
         )
     said = (
-        f"{_teacher_of(found)} The same recipe by potstill's step and by the plain one, each on one GPU; the third run has less time for all "
-        "of its schedule. Minutes of training, compiling included, evaluation not."
+        f"{_teacher_of(found)} The same recipe by potstill's step and by the plain one, each on one GPU; the third run "
+        "has less time for all of its schedule. Minutes of training, compiling included, evaluation not."
     )
     level = f"minutes to a loss of {found['level']:.3f}"
     header = ["", "minutes", "steps", "held-out loss", level, "faster"]
