@@ -174,6 +174,8 @@ FILES: dict[str, dict[str, Any]] = {
         },
     },
     "time_to_quality": {
+        "teacher": {"layers": 12, "hidden_size": 768},
+        "sessions": [{"continued": False, "stages": [{"block_size": 128, "cost": COST}]}],
         "curves": {name: {"points": [{"minutes": 8.0, "step": 1234, "loss": 2.345}]} for name in ("plain", "potstill")},
         "level": 2.345,
         "minutes_to_level": {"plain": 8.0, "potstill": 3.2},
