@@ -53,9 +53,15 @@ def main(argv: list[str]) -> None:
 def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
     """Return (title, part, cost) of everything that was run."""
     found: list[tuple[str, str, dict[str, Any]]] = []
-    teacher = read_result(results, "teacher")
-    found += _sessions("teacher", teacher)
-    found += _sessions("teacher of the ablation", read_result(results, "table4"), before=teacher)
+    told: list[dict[str, Any]] = []
+    for script, title in (
+        ("teacher", "teacher"),
+        ("table4", "teacher of the ablation"),
+        ("time_to_quality", "teacher of quality against time"),
+    ):
+        sessions = (read_result(results, script) or {}).get("sessions", [])
+        found += _sessions(title, sessions, told)
+        told += sessions
     for script, prefix in (("students", ""), ("table4", "ablation, ")):
         trained = read_result(results, script) or {"rows": {}}
         for name, row in trained["rows"].items():
@@ -75,13 +81,12 @@ def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _sessions(
-    title: str, found: dict[str, Any] | None, before: dict[str, Any] | None = None
+    title: str, sessions: list[dict[str, Any]], told: list[dict[str, Any]]
 ) -> list[tuple[str, str, dict[str, Any]]]:
     """Return the parts of a teacher's training, without those that it shares with one told before."""
-    told = (before or {}).get("sessions", [])
     return [
         (f"{title}, session {number}, {lengths(stage)}", "training", stage["cost"])
-        for number, session in enumerate((found or {}).get("sessions", []), 1)
+        for number, session in enumerate(sessions, 1)
         if session not in told
         for stage in session["stages"]
     ]

@@ -79,6 +79,22 @@ def test_a_cost_that_is_collected_again_keeps_the_bench_and_when_it_was(tmp_path
     assert written["extrapolation"]["gpu_hours"] == pytest.approx(3 * 3.3e9 * 1.2 / 5e5 / 3600)
 
 
+def test_the_curves_may_have_the_teacher_of_the_ablation_or_their_own(tmp_path: Path) -> None:
+    def session(size: int) -> dict:
+        return {"stages": [{"block_size": size, "cost": {"gpus": 1}}]}
+
+    scores = {"cost": {"gpus": 1}}
+    for name, figures in (
+        ("table4", {"rows": {}, "tasks": scores, "sessions": [session(128)]}),
+        ("time_to_quality", {"sessions": [session(128), session(64)]}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"format_version": FORMAT} | figures))
+    assert [title for title, part, _ in cost.collected(tmp_path) if part == "training"] == [
+        "teacher of the ablation, session 1, blocks of 128 tokens",
+        "teacher of quality against time, session 2, blocks of 64 tokens",
+    ]
+
+
 def test_the_ablation_may_have_a_teacher_of_its_own(tmp_path: Path) -> None:
     def session(size: int) -> dict:
         return {"stages": [{"block_size": size, "cost": spent}]}

@@ -174,7 +174,7 @@ FILES: dict[str, dict[str, Any]] = {
         },
     },
     "time_to_quality": {
-        "teacher": {"layers": 12, "hidden_size": 768},
+        "teacher": TEACHER,
         "sessions": [{"continued": False, "stages": [{"block_size": 128, "cost": COST}]}],
         "curves": {name: {"points": [{"minutes": 8.0, "step": 1234, "loss": 2.345}]} for name in ("plain", "potstill")},
         "level": 2.345,
@@ -249,7 +249,7 @@ def _titles(written: str) -> list[str]:
                 "436 g/kWh",
             ],
         ),
-        ("Quality against time", ["2.345", "3.20", "2.50 ×", "time-to-quality.svg"]),
+        ("Quality against time", ["2.345", "3.20", "2.50 ×", "time-to-quality.svg", "after 12.3 GPU-minutes of pre"]),
     ],
 )
 def test_every_table_has_its_figures_and_their_conditions(results: Path, title: str, figures: list[str]) -> None:
