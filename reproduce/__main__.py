@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from potstill.errors import PotstillError
-from reproduce.common import parser, run
+from reproduce.common import parser, place_of, run
 from reproduce.runs import run_script
 
 MINUTES = {"teacher": 80.0, "students": 10.0, "table4": 5.0, "time_to_quality": 8.0}
@@ -21,6 +21,7 @@ MINUTES = {"teacher": 80.0, "students": 10.0, "table4": 5.0, "time_to_quality": 
 def main(argv: list[str]) -> None:
     """Run all scripts and write the page."""
     made = parser(__doc__)
+    made.epilog = "Repeat a command to go on: what is finished is skipped."
     made.add_argument("--text", nargs="+", help="to pre-train on; needed unless there is a --teacher")
     made.add_argument("--other_text", nargs="+", help="text of another source, only to measure on")
     made.add_argument("--prepare_options", nargs="*", metavar="NAME=VALUE", help="more for `potstill prepare`")
@@ -30,13 +31,15 @@ def main(argv: list[str]) -> None:
     made.add_argument("--task_data", type=Path, help="folder of GLUE's data; the hub's if not given")
     made.add_argument("--imdb", type=Path, help="folder of IMDb's data; the hub's if not given")
     made.add_argument("--squad", type=Path, help="folder or file in SQuAD's format; the hub's if not given")
-    made.add_argument("--seeds", type=int, default=5)
-    made.add_argument("--minutes", type=float, help=f"of every training, instead of {MINUTES}")
+    made.add_argument("--seeds", type=int, default=5, help="fine-tunings of a model on a task (5)")
+    usual = ", ".join(f"{minutes:g} for {script}" for script, minutes in MINUTES.items())
+    made.add_argument("--minutes", type=float, help=f"GPU-minutes of every training, instead of {usual}")
     options = made.parse_args(argv)
     if (options.text is None) == (options.teacher is None):
         raise PotstillError("Give either --text to make a teacher from, or --teacher and --corpus.")
     if (options.teacher is None) != (options.corpus is None):
-        raise PotstillError("--teacher and --corpus belong together: blocks that were prepared with its tokenizer.")
+        raise PotstillError("--teacher and --corpus belong together: blocks prepared with its tokenizer.")
+    place_of(options)
     for script, words in commands(options):
         run_script(script, words)
 

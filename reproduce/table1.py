@@ -19,9 +19,9 @@ from reproduce.scoring import scored
 ROWS = ("student", "alone", "initialised")
 
 
-def add_tasks(made: Any, seeds: int = 5) -> None:
+def add_tasks(made: Any) -> None:
     """Add the options that say how models are fine-tuned."""
-    made.add_argument("--seeds", type=int, default=seeds)
+    made.add_argument("--seeds", type=int, default=5, help="fine-tunings of a model on a task (5)")
     made.add_argument("--search", action="store_true", help="choose a learning rate for each model and task")
     made.add_argument("--tuning_rate", type=float, default=5e-5, help="learning rate on the tasks, without --search")
 

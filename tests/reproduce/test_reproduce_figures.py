@@ -13,7 +13,7 @@ from potstill.evaluation.results import Plan, RunResult
 from potstill.student import load_masked_lm
 from reproduce import __main__ as everything
 from reproduce import cost, keep, table4
-from reproduce.common import FORMAT, parser
+from reproduce.common import FORMAT, parser, run
 from reproduce.scoring import comparison
 from reproduce.time_to_quality import minutes_to
 from reproduce.training import _tokens_by_depth
@@ -214,3 +214,22 @@ def test_a_teacher_of_ones_own_takes_the_place_of_text(tmp_path: Path) -> None:
         assert " ".join(found[script]).count("--teacher bert --corpus blocks --layers alternate") == 1
     assert "teacher=bert" in found["table1"]
     assert f"initialised={tmp_path / 'initialised'}" in found["table1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "Give either --text to make a teacher from, or --teacher and --corpus."),
+        (["--teacher", "bert"], "--teacher and --corpus belong together: blocks prepared with its tokenizer."),
+        (["--text", "a", "--seeds", "1"], "--seeds is 1: medians and their spread need at least 2, better 5."),
+        (["--text", "a", "--minutes", "0"], "--minutes is 0: it must be above 0."),
+        (["--text", "a", "--task_data", "no/glue"], "--task_data no/glue does not exist."),
+        (["--text", "a", "--squad", "no/squad.json"], "--squad no/squad.json does not exist."),
+    ],
+)
+def test_what_is_wrong_is_told_before_the_hours(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(everything, "run_script", lambda *_: pytest.fail("a script ran"))
+    assert run(everything.main, words) == 1
+    assert capsys.readouterr().err == f"reproduce: {told}\n"
