@@ -13,6 +13,7 @@ from pathlib import Path
 from potstill.errors import PotstillError
 from reproduce.common import parser, place_of, run
 from reproduce.runs import run_script
+from reproduce.scoring import check_tasks
 
 MINUTES = {"teacher": 80.0, "students": 10.0, "table4": 5.0, "time_to_quality": 8.0}
 """GPU-minutes of a training of each script."""
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> None:
     if (options.teacher is None) != (options.corpus is None):
         raise PotstillError("--teacher and --corpus belong together: blocks prepared with its tokenizer.")
     place_of(options)
+    check_tasks(options.seeds, options.task_data, options.imdb, options.squad)
     for script, words in commands(options):
         run_script(script, words)
 

@@ -75,22 +75,15 @@ def place_of(options: argparse.Namespace, more: Sequence[str] = ()) -> Place:
     """Return where to work, as the options of `parser` say.
 
     Raises:
-        PotstillError: there are fewer GPUs than asked for, a training was given no time, a data folder is not there,
-            or there is one seed: all of which would otherwise be noticed after the trainings.
+        PotstillError: there are fewer GPUs than asked for, or a training was given no time.
     """
     visible = torch.cuda.device_count()
     gpus = visible if options.gpus is None else options.gpus
     if not 0 <= gpus <= visible:
         raise PotstillError(f"--gpus is {gpus}, but {visible} are visible.")
-    minutes, seeds = getattr(options, "minutes", None), getattr(options, "seeds", 2)
+    minutes = getattr(options, "minutes", None)
     if minutes is not None and minutes <= 0:
         raise PotstillError(f"--minutes is {minutes:g}: it must be above 0.")
-    if seeds < 2:
-        raise PotstillError(f"--seeds is {seeds}: medians and their spread need at least 2, better 5.")
-    for name in ("task_data", "imdb", "squad"):
-        path = getattr(options, name, None)
-        if path is not None and not path.exists():
-            raise PotstillError(f"--{name} {path} does not exist.")
     return Place(options.work_dir, options.results_dir, gpus, tuple(more))
 
 

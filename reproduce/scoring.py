@@ -9,10 +9,45 @@ from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
+from potstill.tasks.glue import GLUE
+from potstill.tasks.imdb import IMDB
+from potstill.tasks.load import TaskDataAbsentError, find_split
+from potstill.tasks.sentence import SentenceTask
+from potstill.tasks.squad import find_squad
 from reproduce.common import Place
 from reproduce.runs import Job, run_job
 
 KEPT = ("value", "min", "max", "n", "retention", "beyond_spread", "chance_beyond_spread")
+
+
+def check_tasks(seeds: int, glue: Path | None, imdb: Path | None = None, squad: Path | None = None) -> None:
+    """Tell before the trainings what `potstill evaluate` would stop at after them.
+
+    Args:
+        seeds: how many.
+        glue: folder of GLUE's data; None, here as below, for the hub's.
+        imdb: folder of IMDb's.
+        squad: folder or file in SQuAD's format.
+
+    Raises:
+        PotstillError: there is one seed, or a folder has no data of what it was given for.
+    """
+    if seeds < 2:
+        raise PotstillError(f"--seeds is {seeds}: medians and their spread need at least 2, better 5.")
+    if glue is not None and not any(_has(task, glue) for task in GLUE.values()):
+        raise PotstillError(f"--task_data {glue} has data of none of GLUE's tasks: no CoLA/train.tsv or the like.")
+    if imdb is not None:
+        find_split(IMDB, "train", imdb, "--imdb")
+    if squad is not None:
+        find_squad(squad, "train")
+
+
+def _has(task: SentenceTask, folder: Path) -> bool:
+    try:
+        find_split(task, "train", folder)
+    except TaskDataAbsentError:
+        return False
+    return True
 
 
 def scored(

@@ -15,7 +15,7 @@ from typing import Any
 
 from reproduce.common import named_values, parser, place_of, run, write_result
 from reproduce.runs import run_jobs
-from reproduce.scoring import scored
+from reproduce.scoring import check_tasks, scored
 from reproduce.students import add_recipe, recipe_of
 from reproduce.table1 import add_tasks, tuning_of
 from reproduce.training import distilling, figures, model_figures, sessions_of
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
     add_tasks(made)
     options, more = made.parse_known_args(argv)
     place = place_of(options, more)
+    check_tasks(options.seeds, options.task_data)
     recipe = recipe_of(options, place)
     names = ["full", *(name for name in ROWS if name in options.rows)]
     if "," in options.layers:  # a row that names a rule for its layers is to have as many

@@ -14,7 +14,7 @@ from potstill.student import load_masked_lm
 from reproduce import __main__ as everything
 from reproduce import cost, keep, table4
 from reproduce.common import FORMAT, parser, run
-from reproduce.scoring import comparison
+from reproduce.scoring import check_tasks, comparison
 from reproduce.time_to_quality import minutes_to
 from reproduce.training import _tokens_by_depth
 
@@ -223,13 +223,38 @@ def test_a_teacher_of_ones_own_takes_the_place_of_text(tmp_path: Path) -> None:
         (["--teacher", "bert"], "--teacher and --corpus belong together: blocks prepared with its tokenizer."),
         (["--text", "a", "--seeds", "1"], "--seeds is 1: medians and their spread need at least 2, better 5."),
         (["--text", "a", "--minutes", "0"], "--minutes is 0: it must be above 0."),
-        (["--text", "a", "--task_data", "no/glue"], "--task_data no/glue does not exist."),
-        (["--text", "a", "--squad", "no/squad.json"], "--squad no/squad.json does not exist."),
+        (["--text", "a", "--gpus", "99"], "--gpus is 99, but"),
+        (["--text", "a", "--task_data", "no/glue"], "--task_data no/glue is not a folder"),
+        (["--text", "a", "--task_data", "docs"], "--task_data docs has data of none of GLUE's tasks"),
+        (["--text", "a", "--imdb", "docs"], "docs has no data of IMDb"),
+        (["--text", "a", "--squad", "no/squad.json"], "There is no file or folder no/squad.json"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_hours(
-    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
     monkeypatch.setattr(everything, "run_script", lambda *_: pytest.fail("a script ran"))
     assert run(everything.main, words) == 1
-    assert capsys.readouterr().err == f"reproduce: {told}\n"
+    said = capsys.readouterr().err
+    assert said.startswith(f"reproduce: {told}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--seeds", "1"], "--seeds is 1"), (["--task_data", "no/glue"], "--task_data no/glue is not a folder")],
+)
+def test_an_ablation_that_cannot_be_scored_is_not_trained(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(table4, "run_jobs", lambda *_: pytest.fail("a training ran"))
+    assert run(table4.main, [*words, "--gpus", "0"]) == 1
+    assert capsys.readouterr().err.startswith(f"reproduce: {told}")
+
+
+def test_the_data_of_one_task_of_glue_will_do(tmp_path: Path) -> None:
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE" / "train.tsv").touch()
+    check_tasks(2, tmp_path)
