@@ -158,6 +158,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
             "processes": trainer.args.world_size,
             "hardware": hardware(trainer.args.device),
         },
+        "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "datasets", "tokenizers")},
         "log_history": history,

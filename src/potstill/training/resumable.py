@@ -132,6 +132,11 @@ class ResumableTrainer(Trainer):
             self._record = RunRecord.of(self.args, self.fingerprints)
         return self._record
 
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """What resumptions changed: for each the step, and option → its value before and after."""
+        return [] if self._record is None else list(self._record.changes)
+
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
         """Train, as `Trainer.train` does, to the end or to the limit that comes first.
 
