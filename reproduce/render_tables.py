@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from potstill.errors import PotstillError
 from reproduce.training import lengths
 
 NOTHING = "–"
@@ -155,9 +156,11 @@ def ablation(found: dict[str, Any]) -> str:
         macros = scored["models"][name]["macros"]
         cells = [ROWS.get(name, name)]
         for column in columns:
-            change = macros[column]["value"] - whole[column]["value"]
-            mark = "\\*" if macros[column].get("beyond_spread") else ""
-            cells += [_cell(macros[column]), NOTHING if name == "full" else f"{mark}{change:+.2f}"]
+            change = NOTHING
+            if name != "full" and _known(macros[column]) and _known(whole[column]):
+                mark = "\\*" if macros[column].get("beyond_spread") else ""
+                change = f"{mark}{macros[column]['value'] - whole[column]['value']:+.2f}"
+            cells += [_cell(macros[column]), change]
         paper = PAPER_CHANGES.get(name)
         rows.append([*cells, NOTHING if paper is None else f"{paper:+.2f}"])
     header = ["", *(cell for column in columns for cell in (column, "change")), "the paper's"]
@@ -321,8 +324,14 @@ def _settings(found: dict[str, Any]) -> str:
     said += f"; epochs: {', '.join(f'{value:g}' for value in epochs)}."
     if found.get("max_train_samples"):
         said += f" At most {count(found['max_train_samples'])} rows of a task to learn from."
-    if found["macro_tasks"] and len(found["seeds"]) > 1:
-        said += " A macro score is the mean of the medians, its range that of each seed's mean."
+    macros = [figures for model in found["models"].values() for figures in model["macros"].values()]
+    if macros and len(found["seeds"]) > 1:
+        said += " A macro score is the mean over tasks of one seed; shown is the "
+        said += (
+            "median with the lowest and highest."
+            if all(_known(macro) for macro in macros)
+            else ("range over the seeds, for the macro scores between the lowest and the highest were not kept.")
+        )
     if found["absent"]:
         said += f" No data at hand: {', '.join(found['titles'].get(task, task) for task in found['absent'])}."
     if found["missing"]:
@@ -333,8 +342,20 @@ def _settings(found: dict[str, Any]) -> str:
 def _cell(figures: dict[str, Any] | None) -> str:
     if not figures:
         return NOTHING
-    spread = f" ({figures['min']:.1f}–{figures['max']:.1f})" if figures["n"] > 1 else ""
-    return f"{figures['value']:.1f}{spread}"
+    spread = f"{figures['min']:.1f}–{figures['max']:.1f}"
+    if not _known(figures):
+        return spread
+    if not figures["min"] <= figures["value"] <= figures["max"]:
+        raise PotstillError(
+            f"A score of {figures['value']:.1f} lies outside of its range {spread}, so they are not of the same seeds: "
+            "run the script of its table again."
+        )
+    return f"{figures['value']:.1f}" + f" ({spread})" * (figures["n"] > 1)
+
+
+def _known(figures: dict[str, Any]) -> bool:
+    """Return whether the median over seeds was kept: table 1's macro scores were once given by another figure."""
+    return figures["value"] is not None
 
 
 def _masked_lm(measured: dict[str, float] | None, whose: str = "") -> list[str]:

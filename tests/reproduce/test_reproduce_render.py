@@ -263,6 +263,41 @@ def test_every_table_has_its_figures_and_their_conditions(results: Path, title: 
     assert tables
 
 
+def test_a_macro_score_whose_median_was_not_kept_is_a_range(results: Path) -> None:
+    for name, place in (("table1", ()), ("table4", ("tasks",))):
+        record = whole = json.loads((results / f"{name}.json").read_text())
+        for key in place:
+            record = record[key]
+        last = list(record["models"].values())[-1]["macros"]["GLUE macro"]
+        last |= {"value": None, "retention": None}
+        (results / f"{name}.json").write_text(json.dumps(whole))
+    written = section(results)
+    assert "| student, distilled | 58.9–60.2 | 59.6 (58.9–60.2) |" in part(written, "Table 1: GLUE")
+    assert "| student, distilled | \\*– | \\*98.3 |" in part(written, "Table 1: GLUE")
+    assert "the macro scores between the lowest and the highest were not kept" in part(written, "Table 1: GLUE")
+    assert "| 63.0–63.5 | – | – |" in part(written, "Table 4: ablation")
+
+
+@pytest.mark.parametrize(("name", "low"), [("table1", 60.62), ("table4", 58.0)])
+def test_a_figure_outside_its_range_is_refused(results: Path, name: str, low: float) -> None:
+    record = json.loads((results / f"{name}.json").read_text())
+    next(iter(record.get("tasks", record)["models"].values()))["macros"]["GLUE macro"] |= {"min": low, "max": low + 1}
+    (results / f"{name}.json").write_text(json.dumps(record))
+    with pytest.raises(PotstillError, match=r"lies outside of its range .*: run the script of its table again\.$"):
+        section(results)
+
+
+def test_no_figure_of_the_pages_lies_outside_its_range() -> None:
+    root, ranges = HERE.parent, 0
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        found = re.findall(r"([\d.,]*\d)(?: ×| %)? \(([\d.,]*\d)–([\d.,]*\d)\)", page.read_text(encoding="utf-8"))
+        for words in found:
+            value, low, high = (float(word.replace(",", "")) for word in words)
+            assert low <= value <= high, (page.name, words)
+        ranges += len(found)
+    assert ranges > 100
+
+
 def test_a_teacher_of_ones_own_is_named(results: Path) -> None:
     record = json.loads((results / "students.json").read_text())
     record["teacher"] = TEACHER | {"name": "bert-base-uncased"}

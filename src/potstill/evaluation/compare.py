@@ -11,7 +11,7 @@ from potstill.evaluation.notes import notes
 from potstill.evaluation.results import load_results
 from potstill.evaluation.statistics import (
     Comparison,
-    Measured,
+    Scores,
     beyond_spread,
     chance_beyond_spread,
     compare_runs,
@@ -85,20 +85,20 @@ def _record(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _figures(measured: Measured, reference: Measured | None) -> dict[str, Any]:
+def _figures(scores: Scores, reference: Scores | None) -> dict[str, Any]:
     """Return a figure with those of its seeds and, but for the reference itself, how it stands to the reference.
 
-    `value` is the median over the `n` seeds of a task's score, and the mean of such medians of a macro score.
+    `value` is the median over the `n` seeds, of a task's scores and of macro scores alike.
     """
-    by_seed = measured.by_seed
+    by_seed = scores.by_seed
     beside: dict[str, Any] = {}
     if reference:
-        beyond = beyond_spread(measured, reference)
+        beyond = beyond_spread(scores, reference)
         chance = None if beyond is None else chance_beyond_spread(len(by_seed), len(reference.by_seed))
-        beside["retention"] = retention(measured.value, reference.value)
+        beside["retention"] = retention(scores.value, reference.value)
         beside |= {"beyond_spread": beyond, "chance_beyond_spread": chance}
     return {
-        "value": measured.value,
+        "value": scores.value,
         "min": min(by_seed.values()),
         "max": max(by_seed.values()),
         "n": len(by_seed),

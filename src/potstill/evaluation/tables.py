@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from potstill.evaluation.results import RunResult
-from potstill.evaluation.statistics import Comparison, Measured, beyond_spread, retention
+from potstill.evaluation.statistics import Comparison, Scores, beyond_spread, retention
 
 WIDTH = 100
 NOTHING = "–"
@@ -166,14 +166,14 @@ def _columns(comparison: Comparison) -> list[str]:
     return [column.title for column in comparison.macros] + tasks
 
 
-def _figure(measured: Measured) -> str:
+def _figure(measured: Scores) -> str:
     by_seed = measured.by_seed.values()
     if len(by_seed) < 2:
         return f"{measured.value:.1f}"
     return f"{measured.value:.1f}\n{min(by_seed):.1f}–{max(by_seed):.1f}"
 
 
-def _retained(measured: Measured, reference: Measured) -> str:
+def _retained(measured: Scores, reference: Scores) -> str:
     kept = retention(measured.value, reference.value)
     mark = BEYOND if beyond_spread(measured, reference) else ""
     return mark + (NOTHING if kept is None else f"{kept:.1f}")
