@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from potstill.errors import PotstillError
 from potstill.files import write_text
 from potstill.training.hardware import hardware
+from potstill.versions import versions
 from reproduce.power import nvidia_smi
 
 HERE = Path(__file__).resolve().parent
@@ -172,7 +172,7 @@ def conditions(place: Place, name: str) -> dict[str, Any]:
         "commit": _commit(),
         "hardware": gpu_name() if place.gpus else hardware(torch.device("cpu")),
         "gpus": place.gpus,
-        "versions": {package: version(package) for package in ("potstill", "torch", "transformers")},
+        "versions": versions("potstill", "torch", "transformers"),
     }
 
 

@@ -8,7 +8,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +29,7 @@ from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
 from potstill.training.pretrain import initial_model
 from potstill.training.trainer import DistillationTrainer
+from potstill.versions import versions
 
 
 def bench_train(args: BenchTrainArguments) -> TrainBench:
@@ -219,7 +219,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         dtype=str(dtype).removeprefix("torch."),
         compiled=args.torch_compile,
         recorded=args.records,
-        versions={name: version(name) for name in ("potstill", "torch", "transformers")},
+        versions=versions("potstill", "torch", "transformers"),
         model=_shape(student),
         teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,
         objective=copy.copy(vars(objective)),

@@ -7,7 +7,6 @@ import functools
 import gc
 import shutil
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from potstill.student.loading import model_folder
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
 from potstill.training.hardware import hardware
+from potstill.versions import versions
 
 TITLES = {name: task.title for name, task in GLUE.items()} | {
     IMDB.name: IMDB.title,
@@ -130,7 +130,7 @@ def do(work: Work) -> RunResult:
         metrics=measured["metrics"],
         teacher=work.taught_by,
         hyperparameters=hyperparameters(args),
-        versions={name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")},
+        versions=versions("potstill", "torch", "transformers", "tokenizers"),
         hardware=hardware(args.device),
         seconds=measured["seconds"],
         rows={"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},

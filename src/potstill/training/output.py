@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from potstill.report.model_card import model_card
 from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, find_checkpoint, last_checkpoint
 from potstill.training.hardware import hardware
 from potstill.training.trainer import DistillationTrainer
+from potstill.versions import versions
 
 RESULTS = "results.json"
 
@@ -116,7 +116,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
             "hardware": hardware(trainer.args.device),
         },
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
-        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "datasets", "tokenizers")},
+        "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
         "log_history": history,
     }
 

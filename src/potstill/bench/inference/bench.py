@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from statistics import median
 
 import torch
@@ -25,6 +24,7 @@ from potstill.bench.inference.requests import read_requests
 from potstill.bench.inference.result import Latency, Lengths, Row
 from potstill.bench.inference.turns import Ratio, say
 from potstill.errors import PotstillError, first_line
+from potstill.versions import versions
 
 
 def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
@@ -153,7 +153,7 @@ def _counted_on(device: str, model: Model, lengths: Sequence[int]) -> Counted:
 def _versions(models: Sequence[Model]) -> dict[str, str]:
     """Return the versions of Python, potstill, and the libraries that run the models."""
     found = {"Python": platform.python_version()}
-    found |= {name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")}
+    found |= versions("potstill", "torch", "transformers", "tokenizers")
     for model in models:
         found |= model.exported.versions if model.exported else {}
     return found
