@@ -8,7 +8,8 @@ from typing import Any
 
 from potstill.evaluation.results import RunResult
 from potstill.evaluation.statistics import Comparison, beyond_spread, chance_beyond_spread
-from potstill.evaluation.tables import BEYOND, INCOMPLETE, NOTHING
+from potstill.evaluation.tables import BEYOND, INCOMPLETE
+from potstill.report.markdown import NOTHING
 from potstill.tasks.glue import GLUE
 
 

@@ -11,8 +11,9 @@ from potstill.bench.inference.machine import Disturbance, Machine
 from potstill.bench.inference.options import ELMO
 from potstill.bench.inference.result import Row, Throughput
 from potstill.bench.inference.turns import SECONDS_TO_SETTLE, Ratio
-from potstill.evaluation.tables import NOTHING, Grid, text
+from potstill.evaluation.tables import Grid, text
 from potstill.files import write_text
+from potstill.report.markdown import NOTHING, visible
 
 BUSY = 0.05
 
@@ -81,7 +82,8 @@ def _head(bench: InferenceBench) -> list[str]:
         words = said.setdefault(f"{'words' if row.model == ELMO else 'tokens'}: {row.lengths}", [])
         if row.model not in words:
             words.append(row.model)
-    return [*lines, *(f"{', '.join(models)}, {what}" for what, models in said.items())]
+    lines += [f"{', '.join(models)}, {what}" for what, models in said.items()]
+    return [visible(line) for line in lines]
 
 
 def _grid(caption: str, rows: list[Row], columns: dict[str, list[str]]) -> Grid:
