@@ -345,4 +345,4 @@ def test_a_damaged_file_is_one_sentence(write: Write, capsys: pytest.CaptureFixt
     folder = write(random_scores(["teacher"], ["cola"], 2))
     (folder / "teacher" / "cola" / "seed-1.json").write_text('{"score": 90')
     assert main(["compare", str(folder)]) == 1
-    assert re.fullmatch(r"potstill compare: .*seed-1\.json is damaged \(.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"potstill compare: .*seed-1\.json is damaged: it is not JSON .*\n", capsys.readouterr().err)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.report import markdown
-from potstill.report.markdown import code, figure, name_of, not_finite, plain, table, visible
+from potstill.report.markdown import code, figure, name_of, plain, table, visible
 
 ANY = st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp", "Cn"], blacklist_characters="\u202e"))
 MARKED = st.text("|`*_<>[]()!#~$&;\\-+=.12ab :\"'{}/", min_size=1, max_size=20)
@@ -55,10 +55,8 @@ def test_a_table_of_figures_is_set_at_the_right() -> None:
     assert table(["", "n"], [["a", "1"]], figures=True).splitlines() == ["|  | n |", "|---|--:|", "| a | 1 |"]
 
 
-def test_what_is_no_number_is_a_dash_and_named() -> None:
+def test_what_is_no_number_is_a_dash() -> None:
     assert [figure(value, ".1%") for value in (0.5, math.nan, math.inf, -math.inf)] == ["50.0%", "–", "–", "–"]
-    measured = {"trained": {"loss": math.nan, "accuracy": 0.5, "steps": 3}, "kl": -math.inf, "text": "nan"}
-    assert not_finite(measured) == ["trained loss", "kl"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, *BROKEN, "../student", "a" * 5000, "a\0b", ""])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 from potstill.evaluation.notes import notes
@@ -18,7 +16,8 @@ from potstill.evaluation.statistics import (
     retention,
 )
 from potstill.evaluation.tables import grids, markdown, text
-from potstill.files import write_text
+from potstill.files import check_output_file, write_text
+from potstill.json_files import json_text
 from potstill.options import Positional
 
 
@@ -43,13 +42,14 @@ def compare(
         PotstillError: there are no results, they are damaged, no model is called `reference`, or `output` cannot be
             written.
     """
+    file = None if output is None else check_output_file(output, "--output")
     comparison = compare_runs(*load_results(results), reference)
     if format == "json":
-        shown = json.dumps(_record(comparison), indent=1, ensure_ascii=False)
+        shown = json_text(_record(comparison), "The comparison")
     else:
         shown = (markdown if format == "markdown" else text)(grids(comparison), notes(comparison))
-    if output is not None:
-        write_text(Path(output).expanduser(), shown + "\n")
+    if file is not None:
+        write_text(file, shown + "\n")
     return shown
 
 

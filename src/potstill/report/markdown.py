@@ -74,15 +74,6 @@ def figure(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else NOTHING
 
 
-def not_finite(measured: Any, name: str = "") -> list[str]:
-    """Return the names of the figures among measured values that are no finite numbers, for example "final loss"."""
-    if isinstance(measured, Mapping):
-        return [
-            word for key, value in measured.items() for word in not_finite(value, f"{name} {key}" if name else str(key))
-        ]
-    return [name] if isinstance(measured, float) and not math.isfinite(measured) else []
-
-
 def front_matter(header: Mapping[str, Any], base_model: str | None) -> str:
     """Return the header of a card in YAML, as the hub reads it.
 

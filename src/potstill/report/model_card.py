@@ -7,7 +7,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from potstill.corpus import Manifest
-from potstill.report.markdown import code, figure, front_matter, name_of, not_finite, plain, table
+from potstill.json_files import not_finite
+from potstill.report.markdown import code, figure, front_matter, name_of, plain, table
 
 
 def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], manifest: Manifest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from statistics import median
 
@@ -24,6 +25,7 @@ from potstill.bench.inference.requests import read_requests
 from potstill.bench.inference.result import Latency, Lengths, Row
 from potstill.bench.inference.turns import Ratio, say
 from potstill.errors import PotstillError, first_line
+from potstill.json_files import check_finite
 from potstill.versions import versions
 
 
@@ -72,6 +74,7 @@ def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
         energy=measured.energy_how,
         rows=_rows(models, forms, measured, limits, args.passes),
     )
+    check_finite(asdict(result), "The measurement is no result")
     if args.output:
         result.save(args.output)
     return result

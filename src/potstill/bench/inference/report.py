@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from potstill.bench.inference.result import Row, Throughput
 from potstill.bench.inference.turns import SECONDS_TO_SETTLE, Ratio
 from potstill.evaluation.tables import Grid, text
 from potstill.files import write_text
+from potstill.json_files import json_text
 from potstill.report.markdown import NOTHING, visible
 
 BUSY = 0.05
@@ -60,7 +60,7 @@ class InferenceBench:
         Raises:
             PotstillError: it cannot be written.
         """
-        write_text(Path(file).expanduser(), json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        write_text(Path(file).expanduser(), json_text(asdict(self), str(file)) + "\n")
 
     def __str__(self) -> str:
         grids = [_sizes(self.rows), _latency(self.rows), _throughput(self.rows), _bounds(self.rows)]
