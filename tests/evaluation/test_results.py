@@ -62,10 +62,11 @@ def without(field: str) -> Callable[[dict[str, Any]], Any]:
     [
         (without("score"), "is not the result of a run: it has no 'score'"),
         (without("format_version"), "is not the result of a run: it has no format_version"),
-        (lambda record: [record], "is not the result of a run"),
+        (lambda record: [record], r"^The result of a run .*seed-1\.json is damaged: it holds no JSON object"),
         (lambda record: record | {"score": "high"}, "'score' is 'high'"),
         (lambda record: record | {"score": True}, "'score' is True"),
-        (lambda record: record | {"score": float("nan")}, "'score' is nan"),
+        (lambda record: record | {"score": float("nan")}, r"seed-1\.json is damaged: it is not JSON \(NaN"),
+        (lambda record: record | {"score": 10**400}, "'score' is 1000"),
         (lambda record: record | {"metrics": {"f1": None}}, "'metrics' is {'f1': None}"),
         (lambda record: record | {"metrics": {"dev": {"f1": [1]}}}, "'metrics' is "),
         (lambda record: record | {"seed": 1.5}, "'seed' is 1.5"),
@@ -85,7 +86,7 @@ def test_a_foreign_file_is_named(tmp_path: Path, change: Callable[[dict[str, Any
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"score": 1', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"score": 1', b"\xff\xfe", b"\0" * 99, b"[" * 10**5, b'["\\ud800"]'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     PLAN.save(tmp_path)
     path = run_result(seed=1).save(tmp_path)

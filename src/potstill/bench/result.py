@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from potstill.bench.clock import PartClock
 from potstill.bench.flops import StepFlops
+from potstill.files import write_text
+from potstill.json_files import json_text
 
 _IN_WORDS = {
     "data": "waiting for data",
@@ -121,9 +122,13 @@ class TrainBench:
         return self.model_flops_per_second / self.processes / self.matrix_product_flops_per_second
 
     def save(self, file: str | Path) -> None:
-        """Write all of it as JSON."""
+        """Write all of it as JSON.
+
+        Raises:
+            PotstillError: it cannot be written.
+        """
         derived = {"model_flops_per_second": self.model_flops_per_second, "utilisation": self.utilisation}
-        Path(file).write_text(json.dumps(asdict(self) | derived, indent=1) + "\n", encoding="utf-8")
+        write_text(Path(file).expanduser(), json_text(asdict(self) | derived, str(file)) + "\n")
 
     def __str__(self) -> str:
         number = self.gradient_accumulation_steps

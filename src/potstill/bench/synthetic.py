@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from potstill.corpus.packing import TOKENS_PER_RECORD_BATCH, BlockWriter, conten
 from potstill.corpus.tokenizer import TokenizerSpec
 from potstill.corpus.vocabulary import SPECIAL_TOKENS
 from potstill.errors import PotstillError
+from potstill.versions import version
 
 
 def random_corpus(

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,6 +25,7 @@ from potstill.corpus.vocabulary import train_wordpiece
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, first_line
 from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.versions import version
 
 logger = logging.getLogger(__name__)
 

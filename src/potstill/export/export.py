@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
 from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.versions import versions
 
 SUMMARY = "potstill_export.json"
 
@@ -243,7 +243,7 @@ def _summary(source: Source, target: Target, result: Exported, file: str) -> dic
         "max_length": source.max_length,
         "agreement": asdict(result.agreement) if result.agreement else coreml.NOT_COMPARED,
         "scores": scores and {"before": scores.before, "after": scores.after, "agreement": asdict(scores.agreement)},
-        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", *NEEDS[target.kind])},
+        "versions": versions("potstill", "torch", "transformers", *NEEDS[target.kind]),
     }
 
 

@@ -6,12 +6,12 @@ import importlib
 import importlib.util
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from potstill.errors import PotstillError, first_line
 from potstill.export.check import Runtime
 from potstill.export.export import SUMMARY, open_exported
+from potstill.versions import versions
 
 RUNTIMES = {
     "onnx": ("ONNX Runtime", "onnxruntime", "onnxruntime"),
@@ -124,7 +124,7 @@ class ExportedFolder:
     @property
     def versions(self) -> dict[str, str]:
         """Version of the runtime, by its package."""
-        return {self.package: version(self.package)}
+        return versions(self.package)
 
     def import_runtime(self) -> None:
         """Import what runs the model.

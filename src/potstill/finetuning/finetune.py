@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.hardware import hardware
 from potstill.training.output import RESULTS, claimed_output_dir, whole_output
+from potstill.versions import versions
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
         "bad_answers": job.data.bad_answers if isinstance(job.data, QuestionData) else 0,
         "data_fingerprint": fingerprint({"train": job.data.train, **job.data.dev}),
         "hardware": hardware(args.device),
-        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")},
+        "versions": versions("potstill", "torch", "transformers", "tokenizers"),
         "log_history": trainer.state.log_history,
     }
     _write(trainer, folder, results)

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from potstill.training.checkpoints import (
 from potstill.training.hardware import hardware
 from potstill.training.overwriting import plan_overwriting, recover_old_output, replacing_old_output
 from potstill.training.trainer import DistillationTrainer
+from potstill.versions import versions
 
 RESULTS = "results.json"
 
@@ -160,7 +160,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         },
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
-        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "datasets", "tokenizers")},
+        "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
         "log_history": history,
     }
 
