@@ -211,7 +211,7 @@ def load_data(args: FinetuneArguments) -> TaskData:
         options = args.question_options()
         return QuestionData(args.task or "", args.task_data, options, args.max_train_samples, args.max_eval_samples)
     task = IMDB if args.task == IMDB.name else GLUE[args.task or ""]
-    return SentenceData(task, args.task_data, args.max_train_samples, args.max_eval_samples)
+    return SentenceData(task, args.task_data, args.max_train_samples, args.max_eval_samples, args.on_bad_rows)
 
 
 def _positions(config: PreTrainedConfig) -> int | None:
