@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from potstill.errors import PotstillError
+from potstill.tasks.rows import say
 
 
 def canonical(value: Any) -> Any:
@@ -86,9 +87,34 @@ class ClassNames:
             )
         if as_names != as_numbers:
             what = "names" if as_names else "numbers"
-            print(f"{where}: labels such as {min(digits)} are read as {what} of classes.", file=sys.stderr, flush=True)
+            say(f"{where}: labels such as {min(digits)} are read as {what} of classes.")
         return names if as_names else others | numbers
 
 
 def _is_number(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
+
+
+def match_names(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Return where in `names` each wanted name stands; None if they are not the same names, each once.
+
+    Capitals, hyphens, blanks and underscores make no difference: "Not entailment" is "not_entailment".
+    """
+    mine, theirs = (["_".join(re.split(r"[-_\s]+", name.strip().lower())) for name in some] for some in (names, wanted))
+    if len(set(mine)) < len(mine) or sorted(mine) != sorted(theirs):
+        return None
+    return [mine.index(name) for name in theirs]
+
+
+def in_words(rows: Iterable[tuple[int, dict[Any, Any]]], column: Any, names: Sequence[str]) -> None:
+    """Replace the class numbers in a column of rows, or in its lists, by the names that the file itself gives them."""
+
+    def word(value: Any) -> Any:
+        if isinstance(value, list):
+            return [word(item) for item in value]
+        number = canonical(value)
+        return names[number] if isinstance(number, int) and 0 <= number < len(names) else value
+
+    for _, row in rows:
+        if column in row:
+            row[column] = word(row[column])

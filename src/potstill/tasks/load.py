@@ -10,7 +10,17 @@ import datasets
 
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
-from potstill.tasks.rows import PACKED, BadRows, NumberedRow, columns_of, rows_of, tell_unread, text_lines
+from potstill.tasks.labels import in_words, match_names
+from potstill.tasks.rows import (
+    PACKED,
+    BadRows,
+    NumberedRow,
+    columns_of,
+    named_classes,
+    rows_of,
+    tell_unread,
+    text_lines,
+)
 from potstill.tasks.sentence import Row, SentenceTask, Table, parse_rows
 
 ENDINGS = (*(f"{kind}{packed}" for kind in (".tsv", ".jsonl") for packed in PACKED), ".parquet")
@@ -96,6 +106,10 @@ def _local_rows(task: SentenceTask, split: str, folder: str, option: str, bad: B
     typed = ".tsv" not in file.suffixes
     table = task.hub if typed else task.official
     rows = list(rows_of(path, bad) if typed else _tsv_rows(path, table, bad))
+    names = named_classes(path).get(str(table.label))
+    order = None if names is None else match_names(task.labels, names)
+    if order is not None:  # the file may number the same classes in another order
+        in_words(rows, table.label, [task.labels[place] for place in order])
     return _parsed(rows, table, task, path, typed, bad)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -65,7 +66,13 @@ class BadRows:
         if self.count and not left:
             raise PotstillError(f"{where}: all {self.count:,} rows are bad. {self.first}.")
         if self.count:
-            print(f"{where}: {self.count:,} bad rows are left out. {self.first}.", file=sys.stderr, flush=True)
+            say(f"{where}: {self.count:,} bad rows are left out. {self.first}.")
+
+
+def say(text: str) -> None:
+    """Print a line to stderr, in one of the processes that a launcher started."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def text_lines(path: str, bad: BadRows) -> Iterator[tuple[int, str]]:
@@ -119,6 +126,19 @@ def parquet_rows(path: str) -> list[NumberedRow]:
         raise unreadable(path, error) from error
 
 
+def named_classes(path: str) -> dict[str, list[str]]:
+    """Return the names that a parquet file of `datasets` gives the class numbers in its columns, by column."""
+    if not path.endswith(".parquet"):
+        return {}
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        inside = {column: feature.get("feature", feature) for column, feature in features.items()}
+        return {column: list(map(str, feature["names"])) for column, feature in inside.items() if "names" in feature}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # the rows can do without, and what cannot be read is told by who reads them
+
+
 def rows_of(path: str, bad: BadRows) -> Iterable[NumberedRow]:
     """Return the rows of a `.parquet` file, or of JSON lines under any other name."""
     return parquet_rows(path) if path.endswith(".parquet") else json_rows(path, bad)
@@ -141,7 +161,7 @@ def tell_unread(where: str, columns: Iterable[Any], known: Iterable[Any]) -> Non
     unread = [repr(column) for column in columns if column not in known]
     if unread:
         plural = "s" * (len(unread) > 1)
-        print(f"{where}: nothing is read from the column{plural} {', '.join(unread)}.", file=sys.stderr, flush=True)
+        say(f"{where}: nothing is read from the column{plural} {', '.join(unread)}.")
 
 
 def text_fault(value: Any, what: str = "text") -> str | None:
