@@ -79,6 +79,7 @@ def finetune(args: FinetuneArguments) -> Finetuned:
         "task": args.task,
         **measured,
         "teacher": args.teacher,
+        "teacher_on_labels": job.teacher_on_labels,
         "without_teacher": None,
         "seed": args.seed,
         "rows": {"train": len(job.data.train), **{name: len(split) for name, split in job.data.dev.items()}},
