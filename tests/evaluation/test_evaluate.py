@@ -166,6 +166,7 @@ def test_all_is_run_recorded_and_told(
     assert plain["versions"]["torch"] == torch.__version__
     assert plain["seconds"].keys() == {"preparing", "training", "scoring"}
     assert plain["rows"] == {"train": 24, "dev": 12}
+    assert plain["bad_rows"] == {"train": 0, "dev": 0}
     assert plain["score"] == plain["metrics"]["accuracy"]
     assert plain["hardware"]
     assert plain["date"]

@@ -46,6 +46,15 @@ def test_runs_that_are_not_planned_come_last_and_partial_files_not_at_all(tmp_pa
     assert [run.seed for run in load_results(str(tmp_path))[1]] == [1, 9]
 
 
+def test_results_of_before_bad_rows_were_counted_are_read(tmp_path: Path) -> None:
+    path = run_result(bad_rows={"train": 3, "dev": 0}).save(tmp_path)
+    assert RunResult.load(path).bad_rows == {"train": 3, "dev": 0}
+    record = json.loads(path.read_text())
+    del record["bad_rows"]
+    path.write_text(json.dumps(record))
+    assert RunResult.load(path).bad_rows is None
+
+
 def test_no_results(tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match=r"There is no folder .*nowhere"):
         load_results(tmp_path / "nowhere")

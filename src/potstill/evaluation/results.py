@@ -42,6 +42,7 @@ class RunResult:
         model_fingerprint: of the encoder's weights before fine-tuning.
         date: of its end, ISO 8601.
         searched: hyper-parameter → values tried; None if none was searched.
+        bad_rows: split → rows left out because they could not be used; None in results of before they were counted.
     """
 
     model: str
@@ -62,6 +63,7 @@ class RunResult:
     model_fingerprint: str
     date: str
     searched: dict[str, list[Any]] | None = None
+    bad_rows: dict[str, int] | None = None
 
     def save(self, folder: Path) -> Path:
         """Write the run to its place in a folder of results, and return the file.
@@ -218,9 +220,12 @@ def _read(path: Path, kind: type, what: str) -> dict[str, Any]:
 def _check(record: Mapping[str, Any], kind: type, wrong: str) -> None:
     """Make sure that a record has the fields of a dataclass, with values of their types and finite numbers."""
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in names:
+    defaults = {field.name: field.default for field in fields(kind)}
+    names = list(defaults)
+    for name, default in defaults.items():
         if name not in record:
+            if default is None:  # a field that results of before it do not have
+                continue
             raise PotstillError(f"{wrong}: it has no {name!r}.")
         if not _fits(record[name], hints[name]):
             raise PotstillError(f"{wrong}: {name!r} is {reprlib.repr(record[name])}.")

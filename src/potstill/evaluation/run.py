@@ -37,6 +37,7 @@ NOT_HYPERPARAMETERS = {
     *("model", "task", "task_data", "seed", "teacher", "without_teacher_too"),
     # A score does not depend on these: a run that was interrupted may be taken up with others.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
+    "on_bad_rows",  # the fingerprint of the data tells whether they are others
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions"}
@@ -140,6 +141,7 @@ def do(work: Work) -> RunResult:
         model_fingerprint=model_fingerprint(model_folder(args.model or "", "model")),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         searched=work.searched,
+        bad_rows=data.bad_rows,
     )
     result.save_as(work.file)
     if received_signal is not None:
@@ -176,7 +178,8 @@ def task_data(args: FinetuneArguments) -> TaskData:
         TaskDataAbsentError: there is none.
         PotstillError: it cannot be read.
     """
-    key = (args.task, args.task_data, args.max_train_samples, args.max_eval_samples, args.question_options())
+    limits = (args.max_train_samples, args.max_eval_samples)
+    key = (args.task, args.task_data, limits, args.question_options(), args.on_bad_rows)
     if key not in _data:
         found = load_data(args)
         _data.clear()

@@ -20,6 +20,7 @@ from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
 from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.tasks.rows import OnBadRows
 from potstill.versions import versions
 
 SUMMARY = "potstill_export.json"
@@ -73,6 +74,7 @@ def export(
     tolerance: float | None = None,
     min_agreement: float | None = None,
     score_tolerance: float | None = None,
+    on_bad_rows: OnBadRows = "stop",
     overwrite_output_dir: bool = False,
 ) -> Exported:
     """Write a model for another runtime, load it there, and make sure that it says the same.
@@ -90,8 +92,9 @@ def export(
         calibration_data: Text to measure ranges by, as for prepare; what comes with the package if not given.
         task: Sentence task that the model is fine-tuned on, such as sst2: its score before and after is measured.
         check_data: Labelled data for the score before and after: for a task the folder of its data, as for finetune;
-            without one, for classification a folder with a dev.jsonl (text, label), for question answering a file like
-            SQuAD's, for token classification one with tokens and tags, for fill-mask text.
+            without one, for classification a folder with a dev.jsonl (text, text_pair if the model reads pairs, label),
+            for question answering a file like SQuAD's, for token classification one with tokens and tags, for
+            fill-mask text.
         max_check_samples: Rows to score, spread over the data; all if not given. Of text the first lines, 1,000 if not
             given.
         tolerance: Largest difference of a logit from the source's, as a share of their range, above which the export
@@ -100,6 +103,8 @@ def export(
         min_agreement: Least share of answers that must be the same; 0.99, 0.95, 0.8 and 0.7 if not given.
         score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.005, 0.01 and 0.02 if not
             given.
+        on_bad_rows: What to do about rows of check_data that cannot be used, such as broken lines: stop, or skip and
+            count them.
         overwrite_output_dir: Replace the export that is in the output folder.
 
     Returns:
@@ -138,7 +143,7 @@ def export(
             agreement = compare(source, exported)
             _judge(source, target, agreement, allowed, "")
             if task is not None or check_data is not None:
-                scores = score_both(source, exported, task, check_data, max_check_samples)
+                scores = score_both(source, exported, task, check_data, max_check_samples, on_bad_rows)
                 _judge(source, target, scores.agreement, allowed, " on --check_data")
                 if not scores.lost <= allowed.score:
                     raise PotstillError(
@@ -242,7 +247,7 @@ def _summary(source: Source, target: Target, result: Exported, file: str) -> dic
         "outputs": source.head.outputs,
         "max_length": source.max_length,
         "agreement": asdict(result.agreement) if result.agreement else coreml.NOT_COMPARED,
-        "scores": scores and {"before": scores.before, "after": scores.after, "agreement": asdict(scores.agreement)},
+        "scores": scores and asdict(scores),
         "versions": versions("potstill", "torch", "transformers", *NEEDS[target.kind]),
     }
 
