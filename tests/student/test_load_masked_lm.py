@@ -7,11 +7,21 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertForMaskedLM, BertForPreTraining, BertModel, GPT2Config, GPT2LMHeadModel
+from tokenizers import Tokenizer, models, processors
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from potstill.errors import PotstillError
 from potstill.student import build_student, load_masked_lm
+from potstill.student.loading import check_vocabulary
 
 MakeBert = Callable[..., BertForMaskedLM]
 
@@ -240,3 +250,30 @@ def test_a_missing_tensor_of_the_encoder(folder: Path) -> None:
 def test_a_distilbert_without_its_head(make_bert: MakeBert, tmp_path: Path) -> None:
     build_student(make_bert()).distilbert.save_pretrained(tmp_path)
     assert "no complete masked-LM head" in refusal(tmp_path)
+
+
+def tokenizer_of(vocabulary: dict[str, int], added: tuple[str, ...] = (), **special: str) -> PreTrainedTokenizerFast:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")), **special)
+    tokenizer.add_tokens(list(added))
+    return tokenizer
+
+
+@pytest.mark.parametrize("tokenizer_kind", ["added", "special", "gap", "frame"])
+def test_an_id_beyond_the_embeddings_is_refused_however_it_comes_about(tokenizer_kind: str) -> None:
+    known = {"[UNK]": 0, "a": 1, "b": 2}
+    tokenizer = {
+        "added": lambda: tokenizer_of(known, ("<url>",)),
+        "special": lambda: tokenizer_of(known, mask_token="[MASK]"),
+        "gap": lambda: tokenizer_of({"[UNK]": 0, "a": 3}),  # two tokens, but the ids go up to 3
+        "frame": lambda: tokenizer_of(known),
+    }[tokenizer_kind]()
+    if tokenizer_kind == "frame":
+        frame = processors.TemplateProcessing("[CLS] $A", None, [("[CLS]", 3)])
+        tokenizer.backend_tokenizer.post_processor = frame
+    with pytest.raises(PotstillError, match=r"the model 'm' knows 3 tokens, but its tokenizer gives the id 3 \("):
+        check_vocabulary(tokenizer, BertConfig(vocab_size=3), "the model 'm'")
+    check_vocabulary(tokenizer, BertConfig(vocab_size=4), "the model 'm'")
+
+
+def test_rows_to_spare_and_gaps_below_them_are_no_fault() -> None:
+    check_vocabulary(tokenizer_of({"[UNK]": 0, "a": 7}), BertConfig(vocab_size=8), "the model 'm'")

@@ -12,7 +12,13 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from potstill.errors import PotstillError, first_line
@@ -177,6 +183,40 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str)
         f"the weights of {model_is} are incomplete: {len(missing)} tensors of the model are not in its files, "
         f"{missing[0]} among them"
     )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig, name: str) -> None:
+    """Refuse a tokenizer that can give an id for which the model has no row of embeddings.
+
+    The largest id decides, not the number of tokens: ids may have gaps, and a model may have rows to spare. The tokens
+    of the vocabulary count, those added to it, and the special tokens that frame a text or a pair or pad a batch.
+
+    Args:
+        tokenizer: of the model.
+        config: of the model; a config that does not say how many tokens it knows is let pass.
+        name: What the model is called in the message: "the teacher 'bert-base-uncased'".
+
+    Raises:
+        PotstillError: The tokenizer can give such an id.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is None:
+        return
+    ids = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    ids |= {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if number >= rows}
+    # A post-processor numbers the tokens that it puts around a text itself, and a batch is padded by a number.
+    backend = tokenizer.backend_tokenizer
+    around = {*tokenizer.all_special_ids, *backend.encode("").ids, *backend.encode("", "").ids}
+    around |= {backend.padding["pad_id"]} if backend.padding else set()
+    beyond = {number: repr(token) for token, number in ids.items()}
+    beyond |= {number: "a special token" for number in around if number >= rows and number not in beyond}
+    if beyond:
+        largest = max(beyond)
+        raise PotstillError(
+            f"{name} knows {rows} tokens, but its tokenizer gives the id {largest} ({beyond[largest]}): put the "
+            "tokenizer there that it was trained with, or give the model embeddings for the added tokens "
+            "(resize_token_embeddings) and train those."
+        )
 
 
 @contextmanager
