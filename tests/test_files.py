@@ -163,7 +163,7 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "new" / "file.json"
     write_text(path, "ä\n")
     assert path.read_bytes() == "ä\n".encode()
-    (path.parent / ".file.json.partial").write_text("of a killed run")
+    (path.parent / f".file.json.{2**31 - 1}.partial").write_text("of a killed run")
     write_text(path, "newer")
     assert tree(tmp_path) == {"new/file.json": "newer"}
 

@@ -16,6 +16,7 @@ import yaml
 from transformers import TrainingArguments
 
 from potstill.errors import PotstillError
+from potstill.processes import meet_anew
 
 RECIPE = "recipe.yaml"
 """In the folder of a run: the options that rerun it."""
@@ -75,6 +76,7 @@ class RunArguments(TrainingArguments):
         elif self.accelerator_config is None:  # type: ignore[has-type]
             # From pinned memory a batch can follow on the device's own time; otherwise each step waits for the last.
             self.accelerator_config = {"non_blocking": True}
+        meet_anew()
         try:
             super().__post_init__()
         except (ValueError, TypeError) as error:

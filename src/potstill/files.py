@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+import psutil
 
 from potstill.errors import PotstillError, first_line
 
@@ -22,19 +25,40 @@ def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
     """Return the folder a verb may write to, having undone a replacement of it that a kill cut short.
 
     Raises:
-        PotstillError: no folder named, a file of that name, or a folder with something in it and no leave to overwrite.
+        PotstillError: no folder named, a file of that name, a folder that cannot be written to, or a folder with
+            something in it and no leave to overwrite.
     """
     if not folder:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
     path = Path(folder).expanduser()
-    recover_folder(path)
     if path.exists() and not path.is_dir():
         raise PotstillError(f"--output_dir {path} is a file: name a folder.")
+    check_writable(path)
+    recover_folder(path)
     if path.is_dir() and not overwrite and any(path.iterdir()):
         raise PotstillError(
             f"--output_dir {path} is not empty: name another folder, or pass --overwrite_output_dir to replace it."
         )
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure, before any work is done, that files can be made in a folder, or where it is going to be made.
+
+    Raises:
+        PotstillError: they cannot.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise PotstillError(
+            f"{folder} cannot be written to: {reason} ({place}); name another place or mend its permissions."
+        ) from error
 
 
 def check_replaceable(folder: Path, mark: str, what: str) -> None:
@@ -118,8 +142,12 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         PotstillError: it cannot be written; what was there is there still.
     """
-    partial = _sibling(path, "partial")
+    partial = _sibling(path, f"{os.getpid()}.partial")  # of its own, for several processes may write the file
     try:
+        for abandoned in path.parent.glob(_sibling(path, "*.partial").name):
+            number = abandoned.name.split(".")[-2]
+            if number.isdecimal() and not psutil.pid_exists(int(number)):
+                abandoned.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.write_text(text, encoding="utf-8")

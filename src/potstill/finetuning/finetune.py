@@ -22,7 +22,7 @@ from potstill.report.task_card import task_card
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.hardware import hardware
-from potstill.training.output import RESULTS, claim_output_dir, clear_checkpoints, whole_output
+from potstill.training.output import RESULTS, claimed_output_dir, whole_output
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,14 @@ def finetune(args: FinetuneArguments) -> Finetuned:
     for name in ("model", "task"):
         if not getattr(args, name):
             raise PotstillError(f"--{name} is missing: fine-tuning needs a model and a task.")
-    folder = claim_output_dir(args)
+    with claimed_output_dir(args) as folder:
+        return _finetune(args, folder)
+
+
+def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     check_launch(args)
     plain = Job.prepare(args)
     job = plain.taught() if args.teacher else plain
-    clear_checkpoints(args, folder)
     trainer, measured = train_once(job)
     results = {
         "task": args.task,

@@ -20,6 +20,7 @@ from torch import nn
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.step import run
+from potstill.training.run_record import model_fingerprint
 
 
 @torch.inference_mode()
@@ -124,16 +125,6 @@ def _clear_abandoned(folder: Path) -> None:
         with suppress(OSError):  # another process may be doing the same
             if time.time() - partial.stat().st_mtime > 86_400:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-def model_fingerprint(folder: str | Path) -> str:
-    """Return a SHA-256, in hexadecimal, of a model's config and weights."""
-    digest = hashlib.sha256()
-    for file in sorted([*Path(folder).glob("*.safetensors"), Path(folder) / "config.json"]):
-        digest.update(file.name.encode())
-        with open(file, "rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _key(source: Path, rows: Rows, dtype: torch.dtype | None) -> str:

@@ -16,11 +16,13 @@ from potstill.finetuning.job import Job
 from potstill.finetuning.predict import predict
 from potstill.finetuning.rows import GroupedDraws
 from potstill.finetuning.step import TaskStep
+from potstill.student.loading import model_folder
 from potstill.training.compatibility import check_launch
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
+from potstill.training.run_record import model_fingerprint, table_hash
 
 
 class FinetuneTrainer(ResumableTrainer):
@@ -68,6 +70,18 @@ class FinetuneTrainer(ResumableTrainer):
     def trained(self) -> PreTrainedModel:
         """The model in training."""
         return self.model.model
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The rows to train on, the model and its teacher → a hash of what they hold."""
+        rows = self.job.train
+        # What a teacher says of the rows may differ by a rounding from one machine to another.
+        columns = {name: column for name, column in (rows.tokens | rows.values).items() if not name.startswith("soft")}
+        found = {"training data": table_hash(columns | {"lengths": rows.lengths})}
+        for role, name in (("model", self.args.model), ("teacher", self.args.teacher)):
+            if name:
+                found[role] = model_fingerprint(model_folder(name, role))
+        return found
 
     @property
     def steps_per_epoch(self) -> int:

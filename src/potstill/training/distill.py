@@ -10,7 +10,7 @@ from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student, family_of, load_masked_lm
 from potstill.training.compatibility import objective_of
-from potstill.training.output import claim_output_dir, clear_checkpoints, write_output
+from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.trainer import DistillationTrainer
 
 
@@ -34,20 +34,19 @@ def distill(args: DistillationArguments) -> Path:
         missing = "--teacher" if not args.teacher else "--corpus"
         raise PotstillError(f"{missing} is missing: distillation needs a teacher and a prepared corpus.")
     objective_of(args)
-    folder = claim_output_dir(args)
-    corpus = Corpus.open(args.corpus)
-    corpus.check_tokenizer(
-        load_tokenizer(args.teacher, role="teacher"), args.teacher
-    )  # before the teacher's weights are fetched
-    teacher = load_masked_lm(args.teacher)
-    student = build_student(
-        teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
-    )
-    tokenizer = load_tokenizer(args.teacher, family_of(student).token_types)
-    recipe = recipe_text("distill", args)
-    trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
-    trainer.recipe = recipe
-    clear_checkpoints(args, folder)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    write_output(trainer, folder)
+    with claimed_output_dir(args) as folder:
+        corpus = Corpus.open(args.corpus)
+        corpus.check_tokenizer(
+            load_tokenizer(args.teacher, role="teacher"), args.teacher
+        )  # before the teacher's weights are fetched
+        teacher = load_masked_lm(args.teacher)
+        student = build_student(
+            teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
+        )
+        tokenizer = load_tokenizer(args.teacher, family_of(student).token_types)
+        recipe = recipe_text("distill", args)
+        trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
+        trainer.recipe = recipe
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        write_output(trainer, folder)
     return folder

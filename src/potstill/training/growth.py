@@ -9,7 +9,7 @@ import torch
 
 from potstill.files import complete_folder
 from potstill.student import grow, grow_optimizer_state
-from potstill.training.checkpoints import WRITE_ERRORS, cannot_write
+from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, write_checksums
 from potstill.training.trainer import DistillationTrainer
 
 OPTIMIZER_FILE = "optimizer.pt"  # of `transformers.Trainer`
@@ -40,6 +40,7 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
                 shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
                 grow(shallow, trainer.student.config.num_hidden_layers).save_pretrained(folder)
                 torch.save(state, folder / OPTIMIZER_FILE)
+                write_checksums(folder)
         except WRITE_ERRORS as error:
             raise cannot_write(checkpoint, error, checkpoint) from error
     trainer.accelerator.wait_for_everyone()

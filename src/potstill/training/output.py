@@ -14,41 +14,83 @@ from typing import Any
 from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir
+from potstill.locks import locked
 from potstill.report.model_card import model_card
-from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, find_checkpoint, last_checkpoint
+from potstill.training.checkpoints import (
+    WRITE_ERRORS,
+    cannot_write,
+    find_checkpoint,
+    is_resuming,
+    last_checkpoint,
+)
 from potstill.training.hardware import hardware
+from potstill.training.overwriting import plan_overwriting, recover_old_output, replacing_old_output
 from potstill.training.trainer import DistillationTrainer
 
 RESULTS = "results.json"
 
 
-def claim_output_dir(args: RunArguments) -> Path:
-    """Return the output folder of a run.
+@contextmanager
+def claimed_output_dir(args: RunArguments) -> Iterator[Path]:
+    """Give the output folder of a run, which no other process may use until the body ends.
+
+    A launcher that restarts a run after a failure (`torchrun --max-restarts`) gives the command of the start once
+    more. What is in the folder then is this run's own, so the run goes on from its newest good checkpoint.
 
     Raises:
-        PotstillError: the folder has something in it, and neither resuming nor overwriting was asked for; the run reads
-            it; or there is no such checkpoint to resume from.
+        PotstillError: the folder has something in it, and neither resuming nor overwriting was asked for; another
+            process uses it; it cannot be written to; the run reads it; or there is no such checkpoint to resume from.
     """
-    folder = check_output_dir(args.output_dir, bool(args.resume_from_checkpoint) or args.overwrite_output_dir)
+    if not args.output_dir:
+        raise PotstillError("--output_dir is missing: name the folder to write to.")
+    folder = Path(args.output_dir).expanduser()
+    with locked(folder):
+        try:
+            with args.main_process_first(local=False, desc="output folder"):
+                _claim(args, folder)
+            yield folder
+        finally:
+            # A launcher may start the run again, which must then know that what lies there is not its own.
+            if _is_first_process() and "TORCHELASTIC_RUN_ID" not in os.environ and folder.is_dir():
+                recover_old_output(folder)
+
+
+def _claim(args: RunArguments, folder: Path) -> None:
+    if folder.is_dir() and _is_first_process():
+        recover_old_output(folder, still_overwriting=_is_restart())
+    if _is_restart() and last_checkpoint(folder) is not None:
+        args.resume_from_checkpoint = "auto"
+    resuming = is_resuming(args.resume_from_checkpoint)
+    auto = str(args.resume_from_checkpoint).lower() == "auto"
+    begun = last_checkpoint(folder) is not None or not _has_output(folder)
+    check_output_dir(folder, args.overwrite_output_dir or _is_restart() or (resuming and (begun or not auto)))
     for name in ("model", "teacher", "corpus"):
         read = getattr(args, name, None)
         if isinstance(read, str) and folder.is_dir() and Path(read).expanduser().resolve() == folder.resolve():
             raise PotstillError(
                 f"--output_dir {folder} is the folder of --{name}, which would be lost: name another folder."
             )
-    if args.resume_from_checkpoint:
-        find_checkpoint(args.resume_from_checkpoint, args.output_dir)
-    return folder
+    if resuming:
+        checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+        args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+    # Until its first checkpoint the old output stays whole.
+    if args.overwrite_output_dir and not args.resume_from_checkpoint and _is_first_process() and folder.is_dir():
+        plan_overwriting(folder)
 
 
-def clear_checkpoints(args: RunArguments, folder: Path) -> None:
-    """Remove an earlier run's checkpoints where the user said to overwrite it; asked once nothing speaks against it.
+def _is_restart() -> bool:
+    """Return whether a launcher has started the processes of this run before, and does so again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
-    Otherwise the next `--resume_from_checkpoint true` would take them for its own.
-    """
-    if args.overwrite_output_dir and not args.resume_from_checkpoint and args.should_save:
-        for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint*")):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+
+def _has_output(folder: Path) -> bool:
+    """Return whether a folder holds more than what a run leaves that ended before its first checkpoint."""
+    left = ("runs", RECIPE)
+    return folder.is_dir() and any(not path.name.startswith(".") and path.name not in left for path in folder.iterdir())
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
@@ -66,8 +108,9 @@ def whole_output(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
-        for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
+        with replacing_old_output(folder):
+            for file in sorted(staging.iterdir()):
+                os.replace(file, folder / file.name)
     except WRITE_ERRORS as error:
         raise cannot_write(folder, error, last_checkpoint(folder)) from error
     finally:

@@ -12,9 +12,11 @@ from potstill.corpus import Corpus, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.recipe import PretrainingArguments
 from potstill.student import grow, load_masked_lm
+from potstill.student.loading import model_folder
 from potstill.training.checkpoints import find_checkpoint, load_run_state
 from potstill.training.growth import grow_checkpoint
-from potstill.training.output import claim_output_dir, clear_checkpoints, write_output
+from potstill.training.output import claimed_output_dir, write_output
+from potstill.training.run_record import model_fingerprint
 from potstill.training.trainer import DistillationTrainer
 
 DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"}
@@ -42,37 +44,39 @@ def pretrain(args: PretrainingArguments) -> Path:
     if not args.corpus:
         raise PotstillError("--corpus is missing: name a folder written by `potstill prepare`.")
     depths, shares = args.depths(), [*args.growth_shares(), 1.0]
-    folder = claim_output_dir(args)
-    corpus = Corpus.open(args.corpus)
-    tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else corpus.tokenizer()
-    corpus.check_tokenizer(tokenizer, args.tokenizer or "the tokenizer of the corpus")
+    with claimed_output_dir(args) as folder:
+        corpus = Corpus.open(args.corpus)
+        tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else corpus.tokenizer()
+        corpus.check_tokenizer(tokenizer, args.tokenizer or "the tokenizer of the corpus")
 
-    checkpoint = None
-    if args.resume_from_checkpoint:
-        checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
-        depth = AutoConfig.from_pretrained(checkpoint).num_hidden_layers
-        if depth not in depths:
-            raise PotstillError(f"{checkpoint} has {depth} layers, which is none of the depths {depths} of this run.")
-        done = depths.index(depth)
-        depths, shares = depths[done:], shares[done:]
+        checkpoint = None
+        if args.resume_from_checkpoint:
+            checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+            depth = AutoConfig.from_pretrained(checkpoint).num_hidden_layers
+            if depth not in depths:
+                raise PotstillError(
+                    f"{checkpoint} has {depth} layers, which is none of the depths {depths} of this run."
+                )
+            done = depths.index(depth)
+            depths, shares = depths[done:], shares[done:]
 
-    recipe, evaluate_at_start = recipe_text("pretrain", args), args.eval_on_start
-    model = initial_model(args, depths[0], len(tokenizer), tokenizer.pad_token_id)
-    for depth, share in zip(depths, shares, strict=True):
-        if checkpoint is not None and share < 1 and load_run_state(checkpoint)["progress"] >= share:
-            continue  # saved on the very step at which it was to grow
-        model = grow(model, depth)
-        trainer = DistillationTrainer(model, corpus, args, processing_class=tokenizer, stop_at=share)
-        if checkpoint is not None and AutoConfig.from_pretrained(checkpoint).num_hidden_layers < depth:
-            grow_checkpoint(checkpoint, trainer)
-        trainer.recipe = recipe
-        if checkpoint is None:
-            clear_checkpoints(args, folder)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        checkpoint = trainer.checkpoint_folder()
-        args.eval_on_start = False  # growing is not starting
-    args.eval_on_start = evaluate_at_start
-    write_output(trainer, folder)
+        recipe, evaluate_at_start = recipe_text("pretrain", args), args.eval_on_start
+        model = initial_model(args, depths[0], len(tokenizer), tokenizer.pad_token_id)
+        for depth, share in zip(depths, shares, strict=True):
+            if checkpoint is not None and share < 1 and load_run_state(checkpoint)["progress"] >= share:
+                continue  # saved on the very step at which it was to grow
+            model = grow(model, depth)
+            trainer = DistillationTrainer(model, corpus, args, processing_class=tokenizer, stop_at=share)
+            if checkpoint is not None and AutoConfig.from_pretrained(checkpoint).num_hidden_layers < depth:
+                grow_checkpoint(checkpoint, trainer)
+            trainer.recipe = recipe
+            if args.model:
+                trainer.sources["model"] = model_fingerprint(model_folder(args.model, "model"))
+            trainer.train(resume_from_checkpoint=checkpoint)
+            checkpoint = trainer.checkpoint_folder()
+            args.eval_on_start = False  # growing is not starting
+        args.eval_on_start = evaluate_at_start
+        write_output(trainer, folder)
     return folder
 
 

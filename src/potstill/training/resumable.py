@@ -13,18 +13,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from potstill.arguments import RECIPE, RunArguments
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
+from potstill.locks import locked
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
+    DamagedCheckpointError,
     cannot_write,
     find_checkpoint,
     last_checkpoint,
     load_run_state,
+    load_trainer_state,
     load_weights,
     publish,
     save_run_state,
@@ -32,6 +34,7 @@ from potstill.training.checkpoints import (
 from potstill.training.control import RunControl, TrainingInterrupted, schedule_by_progress
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
+from potstill.training.run_record import RunRecord
 
 
 class Draws(Protocol):
@@ -65,6 +68,7 @@ class ResumableTrainer(Trainer):
         draws: as given.
         run_control: the clock; `run_control.elapsed` is the seconds trained so far.
         recipe: written beside every checkpoint, so that the run can be resumed by it; "" for none.
+        sources: fingerprints of what the model was made of, compared when the run is resumed.
         unit: what a step reads a number of, in the plural; the logged rate is called `{unit}_per_second`.
     """
 
@@ -92,6 +96,9 @@ class ResumableTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
         self.recipe = ""
+        self._record: RunRecord | None = None
+        self.sources: dict[str, str] = {}
+        self._changed: set[str] = set()  # options of the optimiser that a resumption changed
         self._sums: dict[str, Tensor] = {}
         self._micro_steps = 0
         self._first_bad_step = torch.full((), -1, device=args.device, dtype=torch.int64)
@@ -113,30 +120,45 @@ class ResumableTrainer(Trainer):
         """How many units all processes read for one step of the optimiser."""
         raise NotImplementedError
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the run reads → a hash of its contents. Other contents are refused when the run is resumed."""
+        return self.sources
+
+    @property
+    def record(self) -> RunRecord:
+        """What the run is, as its checkpoints say it. Made when first asked for, since hashing takes its time."""
+        if self._record is None:
+            self._record = RunRecord.of(self.args, self.fingerprints)
+        return self._record
+
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
         """Train, as `Trainer.train` does, to the end or to the limit that comes first.
 
+        Args:
+            resume_from_checkpoint: see `find_checkpoint`: true, ``auto``, or a checkpoint's folder.
+            options: as in `Trainer.train`.
+
         Raises:
             TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last step is there to resume from.
-            PotstillError: the loss is not finite, or a step does not fit into memory; the last checkpoint is from
-                before.
+            PotstillError: the loss is not finite, or a step does not fit into memory (the last checkpoint is from
+                before); another process trains into the output folder; or the checkpoint is damaged or of another run.
         """
+        with locked(self.args.output_dir):
+            checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+            return self._train(None if checkpoint is None else str(checkpoint), **options)
+
+    def _train(self, checkpoint: str | None, **options: Any) -> Any:
         first_step = 0
-        if resume_from_checkpoint:
-            resume_from_checkpoint = str(find_checkpoint(resume_from_checkpoint, self.args.output_dir))
-            before = load_run_state(resume_from_checkpoint)
-            self.run_control.elapsed_before = before["elapsed_seconds"]
-            self.run_control.stood_still = before["stood_still_seconds"]
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+        self._record = None
+        if checkpoint:
+            before, state = load_run_state(checkpoint), load_trainer_state(checkpoint)
+            self._go_on(before, state.global_step, checkpoint)
             finished = state.global_step >= self.args.steps_in_all(self.steps_per_epoch)
             if finished or self.run_control.spent:  # only the output may be missing; `Trainer` would take a step more
-                if self.is_world_process_zero():
-                    print(
-                        f"{resume_from_checkpoint} is at the end of training already: nothing is left to train.",
-                        file=sys.stderr,
-                    )
+                self._tell(f"{checkpoint} is at the end of training already: nothing is left to train.")
                 self.state = state
-                load_weights(self.trained, resume_from_checkpoint)
+                self._load_from_checkpoint(checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
             # With several processes, `Trainer` does not tell the sampler which epoch it resumes in the middle of.
             self.draws.set_epoch(state.global_step // self.steps_per_epoch)
@@ -145,13 +167,35 @@ class ResumableTrainer(Trainer):
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
             with fitting_memory(self.args):  # around the optimiser too, whose state the first step makes
-                result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)
+                result = super().train(resume_from_checkpoint=checkpoint, **options)
         if self.run_control.received_signal is not None and self.run_control.progress(self.state) < 1:
             raise TrainingInterrupted(
                 self.checkpoint_folder(), self.run_control.received_signal, self.state.global_step
             )
         self._check_finite(weights=True)
         return result
+
+    def _go_on(self, before: dict[str, Any], step: int, checkpoint: str) -> None:
+        """Take up the clock of a checkpoint, and make sure that its run is this one."""
+        self.run_control.elapsed_before = before["elapsed_seconds"]
+        self.run_control.stood_still = before["stood_still_seconds"]
+        record = RunRecord.from_state(before)
+        if record is None:
+            self._tell(f"{checkpoint} is of an earlier version, which did not record its options: none is compared.")
+            return
+        self._record = self.record.resumed(record, step, checkpoint)
+        self._changed = self.record.changed_since(record)
+        if self._changed:
+            told = ", ".join(f"--{name} {self.record.options[name]}" for name in sorted(self._changed))
+            self._tell(f"From step {step + 1} on with {told}; it was otherwise before.")
+        if record.processes == self.args.world_size:
+            name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+            if not (Path(checkpoint) / name).is_file():
+                raise DamagedCheckpointError(f"The checkpoint {checkpoint} is not whole: it has no {name}.")
+
+    def _tell(self, line: str) -> None:
+        if self.is_world_process_zero():
+            print(line, file=sys.stderr, flush=True)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the named losses of a micro-batch.
@@ -248,7 +292,7 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    save_run_state(staged, self.run_control.run_state(self.state))
+                    save_run_state(staged, self.run_control.run_state(self.state) | {"run": vars(self.record)})
                     publish(staged, folder, self.state, self.args)
                     if self.recipe:
                         write_text(folder.with_name(RECIPE), self.recipe)
@@ -266,6 +310,52 @@ class ResumableTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.trained, resume_from_checkpoint)
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """Do as `Trainer` does, but log, evaluate and save as often as this run is told to, not the earlier one."""
+        result = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        return result
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Do as `Trainer` does, but keep the options of the optimiser that the resumption changed."""
+        if checkpoint is None:
+            return
+        told = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
+        rates = list(getattr(self.lr_scheduler, "base_lrs", []))
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (PotstillError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a damaged file, or one of another optimiser, provokes
+            raise DamagedCheckpointError(
+                f"Cannot resume from {checkpoint}: its optimizer.pt or scheduler.pt cannot be used "
+                f"({first_line(error)})."
+            ) from error
+        if not self._changed:
+            return
+        if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR):
+            raise PotstillError(
+                f"With --lr_scheduler_type {self.args.lr_scheduler_type} no option of the optimiser may change when a "
+                f"run is resumed, but {', '.join(sorted(self._changed))} did: give the value of the start."
+            )
+        self.lr_scheduler.base_lrs = rates
+        factors = [factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
+        for group, mine, rate, factor in zip(self._groups, told, rates, factors, strict=True):
+            group.update({name: value for name, value in mine.items() if name != "lr"} | {"lr": rate * factor})
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        assert self.optimizer is not None
+        return self.optimizer.param_groups
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_rng_state(checkpoint)
+        except Exception as error:  # whatever a damaged file provokes
+            raise DamagedCheckpointError(
+                f"Cannot resume from {checkpoint}: its random state cannot be used ({first_line(error)})."
+            ) from error
 
     def _load_best_model(self) -> None:
         load_weights(self.trained, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")

@@ -23,6 +23,7 @@ from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import headline, held_out_line
 from potstill.training.resumable import ResumableTrainer
+from potstill.training.run_record import weights_hash
 from potstill.training.step import DistillationStep
 
 HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its seed
@@ -84,6 +85,7 @@ class DistillationTrainer(ResumableTrainer):
         self.corpus = corpus
         self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
         self.cutting: Cutting | None = None
+        self._teacher_hash = ""
         if args.short_block_size is not None:
             spec = TokenizerSpec.of(tokenizer, "given")
             self.cutting = Cutting(corpus.train.block_size, args.short_block_size, args.short_share, spec)
@@ -138,6 +140,14 @@ class DistillationTrainer(ResumableTrainer):
     def trained(self) -> PreTrainedModel:
         """The student: the teacher's weights are in no checkpoint."""
         return self.student
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The corpus and, if a loss reads it, the teacher → a hash of what they hold."""
+        found = {"corpus": self.corpus.fingerprint, **self.sources}
+        if self.teacher is not None and self.step.objective.needs_teacher:
+            found["teacher"] = self._teacher_hash = self._teacher_hash or weights_hash(self.teacher)
+        return found
 
     @property
     def steps_per_epoch(self) -> int:
