@@ -105,7 +105,11 @@ def _verify_or_offer(folder: Path) -> None:
         verify(folder)
     except DamagedCheckpointError as error:
         good = _newest_good(folder.parent, tell=False)
-        offer = "no other good one is left, so start the run again" if good is None else f"resume with --resume_from_checkpoint {good}"
+        offer = (
+            "no other good one is left, so start the run again"
+            if good is None
+            else f"resume with --resume_from_checkpoint {good}"
+        )
         raise DamagedCheckpointError(f"{str(error).rstrip('.')}; {offer}.") from error
 
 
