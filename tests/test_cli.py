@@ -1,13 +1,17 @@
 """The command line on bad input: one sentence, a status that is not 0, and nothing half-written."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import BertModel, BertTokenizer
 
 from potstill.cli import USAGE, VERBS, main
@@ -110,7 +114,7 @@ def test_teacher_that_does_not_exist(
         ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps is 0"),
         ({"gradient_accumulation_steps": 100}, "fewer than the 200 of one optimiser step"),
         ({"resume_from_checkpoint": "true"}, "there is no checkpoint in"),
-        ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "/nowhere/checkpoint-3 is no checkpoint"),
+        ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "/nowhere/checkpoint-3 is no folder"),
         ({"eval_strategy": "sometimes"}, "sometimes is not a valid IntervalStrategy"),
         ({"report_to": "telegraph"}, "--report_to telegraph does not work"),
         ({"num_train_epochs": 0, "max_steps": -1}, "--num_train_epochs is 0"),
@@ -135,7 +139,7 @@ def test_impossible_values(
         (["--bf16", "perhaps"], "--bf16"),
         (["--max_steps"], "--max_steps/--max-steps: expected one argument"),
         (["--config"], "--config: expected one argument"),
-        (["--config", "no-such-recipe.yaml"], "Cannot read the recipe no-such-recipe.yaml"),
+        (["--config", "no-such-recipe.yaml"], "The recipe no-such-recipe.yaml cannot be read: No such file"),
     ],
 )
 def test_misuse(refused: Callable[..., str], job: Callable[..., list[object]], options: list[str], told: str) -> None:
@@ -152,7 +156,13 @@ def test_misuse(refused: Callable[..., str], job: Callable[..., list[object]], o
         ("max_steps: [1, 2]", "Unrecognized arguments: 2"),
         ("- a\n- b", "must be lines of `option: value`"),
         ("", "must be lines of `option: value`"),
-        ("a: [", "Cannot read the recipe"),
+        ("a: [", "cannot be read: while parsing"),
+        ("[" * 5000, "nested too deeply"),
+        ("learning_rate: {a: 1}", "invalid float value"),
+        ("layers: [[0, 2], 4]", "line 1: layers is a list of lists"),
+        ("seed: 1\nlayers: 0,2\nseed: 2", "names seed twice"),
+        ("? [a, b]\n: 1", "line 1, must be `option: value`"),
+        ("accelerator_config: {a: 2026-01-01}", "accelerator_config holds a value that is no JSON"),
         ("temperature: 0", "--temperature is 0.0"),
     ],
 )
@@ -284,6 +294,77 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count(".") >= 2
     assert main(["distil"]) == 2
     assert "there is no verb 'distil'; the verbs are prepare, distill" in capsys.readouterr().err
+
+
+@pytest.fixture
+def new_verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., object]], None]:
+    """Make a function the verb `try`."""
+
+    def add(function: Callable[..., object]) -> None:
+        module = types.ModuleType("potstill_verb_of_a_test")
+        module.verb = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(VERBS, "try", (f"{module.__name__}:verb", "of a test"))
+
+    return add
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_a_terminal_that_cannot_show_a_character(
+    new_verb: Callable[..., None], encoding: str, errors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verb() -> str:
+        """Tell something."""
+        print("läuft \udcff", file=sys.stderr)
+        return "92.1 → 91.8 ≥ é"
+
+    new_verb(verb)
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    assert main(["try"]) == 0
+    for stream in streams:
+        stream.flush()
+    shown = streams[0].buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    expected = "92.1 → 91.8 ≥ é\n".encode(encoding, "backslashreplace").decode(encoding)
+    assert shown == expected
+    assert "\\udcff" in streams[1].buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
+
+def test_a_result_that_cannot_be_printed(
+    new_verb: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def verb() -> str:
+        """Tell something."""
+        return "a score"
+
+    new_verb(verb)
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["try"]) == 1
+    told = "potstill try: done, but what came of it cannot be printed: No space left on device.\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_panic_of_a_library_in_rust(new_verb: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    whole = Tokenizer(models.WordLevel({"a": 0})).to_str()
+    damaged = '"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"}'
+    assert '"normalizer":null' in whole
+
+    def verb() -> None:
+        """Read a damaged table."""
+        Tokenizer.from_str(whole.replace('"normalizer":null', damaged))
+
+    new_verb(verb)
+    status = main(["try"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert status == 1
+    assert "Traceback" not in last
+    assert last.startswith("potstill try: a library gave up on its input (")
 
 
 def test_one_line_from_a_fresh_process(teacher_folder: Path, tmp_path: Path) -> None:

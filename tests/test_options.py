@@ -16,7 +16,9 @@ from potstill.errors import PotstillError
 from potstill.evaluation.options import EvaluateArguments
 from potstill.finetuning.options import FinetuneArguments
 from potstill.options import Positional, UsageError, _documented_arguments, call
+from potstill.processes import launched
 from potstill.recipe import DistillationArguments, PretrainingArguments
+from potstill.recipe_file import read_recipe
 
 
 @pytest.fixture
@@ -126,6 +128,71 @@ def test_values_in_a_recipe(
     parsed: Callable[..., DistillationArguments], recipe: str, name: str, expected: object
 ) -> None:
     assert getattr(parsed(recipe=recipe), name) == expected
+
+
+@pytest.mark.parametrize("word", ["no", "steps", "epoch"])
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_words_that_yaml_takes_for_truth_values(
+    parsed: Callable[..., DistillationArguments], word: str, quote: str
+) -> None:
+    args = parsed(recipe=f"eval_strategy: {quote}{word}{quote}\nsave_strategy: {word}\nlogging_strategy: {word}\n")
+    assert (args.eval_strategy, args.save_strategy, args.logging_strategy) == (word, word, word)
+
+
+WORDS = ["no", "NO", "on", "off", "yes", "y", "1e5", "1.10", "0123", "0x1F", "1_000", "12:30", "2026-01-01", ".inf"]
+WORDS += ["2026-01-01 10:00:00", "true", "False", "=", "+1", "5e-4"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("option", ["run_name", "teacher", "layers", "output_dir"])
+def test_a_word_is_read_as_it_is_written(
+    parsed: Callable[..., DistillationArguments], option: str, word: str, tmp_path: Path
+) -> None:
+    if option == "output_dir":  # which the command line of these tests gives, and so overrules
+        assert read_recipe_text(tmp_path, f"output_dir: {word}\n") == {"output_dir": word}
+    else:
+        assert getattr(parsed(recipe=f"{option}: {word}"), option) == word
+
+
+def read_recipe_text(folder: Path, text: str) -> dict[str, object]:
+    (folder / "words.yaml").write_text(text, encoding="utf-8")
+    return dict(read_recipe(folder / "words.yaml"))
+
+
+@pytest.mark.parametrize("null", ["", "~", "null", "Null", "# a comment"])
+def test_nothing_is_the_default(parsed: Callable[..., DistillationArguments], null: str) -> None:
+    assert parsed(recipe=f"run_name: {null}\nseed: 7").run_name is None
+
+
+@pytest.mark.parametrize("quoted", ["'null'", '"~"', "''"])
+def test_quotes_make_a_word_of_nothing(parsed: Callable[..., DistillationArguments], quoted: str) -> None:
+    assert parsed(recipe=f"run_name: {quoted}").run_name == quoted.strip("'\"")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("on", True), ("Yes", True), ("TRUE", True), ("1", True), ("off", False), ("No", False)]
+)
+def test_switches(parsed: Callable[..., DistillationArguments], word: str, expected: bool) -> None:
+    assert parsed(recipe=f"bf16: {word}").bf16 is expected
+    assert parsed(recipe=f"resume_from_checkpoint: {word}").resume_from_checkpoint in (str(expected).lower(), word)
+
+
+def test_merged_lines_are_overruled(tmp_path: Path) -> None:
+    text = "<<: {seed: 1, layers: no}\nseed: 2\naccelerator_config: {split_batches: yes, even: 5.0e-1}\n"
+    assert read_recipe_text(tmp_path, text) == {
+        "layers": "no",
+        "seed": "2",
+        "accelerator_config": '{"split_batches": true, "even": 0.5}',
+    }
+    assert read_recipe_text(tmp_path, "\ufeffseed: 1") == {"seed": "1"}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: \x00", b"seed: \xe9"])
+def test_a_recipe_that_is_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(PotstillError, match=r"The recipe .*recipe.yaml cannot be read: ") as caught:
+        read_recipe(tmp_path / "recipe.yaml")
+    assert "\n" not in str(caught.value)
 
 
 def test_options_are_not_abbreviated(parsed: Callable[..., DistillationArguments]) -> None:
@@ -240,6 +307,17 @@ def test_recipe_values_are_what_reruns(tmp_path: Path) -> None:
     rerun = DistillationArguments(output_dir=str(tmp_path), **values)
     assert recipe_values(rerun) == values
     assert "weight_decay" not in values
+
+
+def test_one_process_runs_a_recipe_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in ("gloo", "nccl"):
+        args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True, ddp_backend=backend)
+        assert args.world_size == 1
+        assert recipe_values(args)["ddp_backend"] == backend  # several may run it again
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launched()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not launched()
 
 
 def test_no_folder_of_the_library_s_choice() -> None:

@@ -16,7 +16,7 @@ import yaml
 from transformers import TrainingArguments
 
 from potstill.errors import PotstillError
-from potstill.processes import meet_anew
+from potstill.processes import launched, meet_anew
 
 RECIPE = "recipe.yaml"
 """In the folder of a run: the options that rerun it."""
@@ -77,10 +77,14 @@ class RunArguments(TrainingArguments):
             # From pinned memory a batch can follow on the device's own time; otherwise each step waits for the last.
             self.accelerator_config = {"non_blocking": True}
         meet_anew()
+        backend: str | None = self.ddp_backend  # type: ignore[has-type]
+        if not launched():  # a recipe of several processes may be run by one, for which accelerate knows no back end
+            self.ddp_backend = None
         try:
             super().__post_init__()
         except (ValueError, TypeError) as error:
             raise PotstillError(" ".join(str(error).split())) from error
+        self.ddp_backend = backend
 
     @property
     def records(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
+from potstill.panics import is_panic
 from potstill.processes import first_to_fail, leave_group
 
 VERBS = {
@@ -45,6 +47,7 @@ USAGE = "\n".join(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 1 failed, 2 misused, 128 + n ended by signal n."""
+    _print_anything()
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     length = 2 if " ".join(words[:2]) in VERBS else 1  # `bench train` is one verb
     verb, rest = " ".join(words[:length]), words[length:]
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         result = call(getattr(importlib.import_module(module), function), f"potstill {verb}", rest)
         if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks
-            print(f"wrote {result}/" if isinstance(result, Path) else result, flush=True)
+            _print_result(result)
         leave_group()
     except PotstillError as error:
         _fail(f"potstill {verb}: {error}")
@@ -81,6 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if first_to_fail():
             raise
         return 1  # a connection to the process that failed first, and told why
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        _fail(
+            f"potstill {verb}: a library gave up on its input ({first_line(error)}): look for a damaged file or for "
+            "text that is unlike the rest."
+        )
+        return 1
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return 0
@@ -116,11 +127,28 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
+def _print_result(result: object) -> None:
+    try:
+        print(f"wrote {result}/" if isinstance(result, Path) else result, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # standard output is a file on a full disk, say
+        raise PotstillError(f"done, but what came of it cannot be printed: {error.strerror}.") from error
+
+
+def _print_anything() -> None:
+    """Let a character that the terminal cannot show be printed as `\\u2192`: not to print a result would lose it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _quiet_libraries() -> None:
     """Leave standard error to potstill's own lines, unless the user asked the libraries to speak."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("RUST_BACKTRACE", "0")
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import json
 import re
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from potstill.errors import PotstillError
+from potstill.recipe_file import read_recipe
 
 Positional = Annotated[str, "positional"]
 """Type of a parameter of a verb that may be given without its name: `potstill compare results/`."""
+
+YAML_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+SWITCHES = ("resume_from_checkpoint",)
+"""Words that may be `true` or `false` too."""
 
 
 class UsageError(PotstillError):
@@ -141,25 +144,22 @@ def _as_flags(file: Path, groups: list[type]) -> list[str]:
     """Return a recipe file as command-line flags.
 
     Raises:
-        UsageError: the file cannot be read, is no mapping, or has a field that is no option.
+        RecipeError: the file cannot be read, or is no mapping.
+        UsageError: it has a field that is no option.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"Cannot read the recipe {file}: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"The recipe {file} must be lines of `option: value`.")
     known = {f.name: f.type for group in groups for f in dataclasses.fields(group)}
     flags = []
-    for name, value in content.items():
+    for name, value in read_recipe(file).items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
+            near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise UsageError(f"The recipe {file} has the unknown option {name!r}{hint}")
         if isinstance(value, list) and known[name] in (str, str | None):
-            flags.append(f"--{name}={','.join(map(str, value))}")  # `layers: [0, 2]` is what YAML suggests
+            flags.append(f"--{name}={','.join(value)}")  # `layers: [0, 2]` is what YAML suggests
         elif isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+            flags += [f"--{name}", *value]
+        elif known[name] in (bool, bool | None) or name in SWITCHES:
+            flags.append(f"--{name}={YAML_WORDS.get(value.lower(), value)}")
+        else:
+            flags.append(f"--{name}={value}")
     return flags

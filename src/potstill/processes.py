@@ -17,6 +17,12 @@ _LAUNCHER: list[tuple[str, int]] = []  # address and port of the launcher's stor
 _TASKS = itertools.count()  # every process counts the same tasks in the same order
 
 
+def launched() -> bool:
+    """Return whether a launcher has started several processes, of which this is one."""
+    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # those that accelerate knows
+    return any(os.environ.get(name, "1").isdecimal() and int(os.environ.get(name, "1")) > 1 for name in names)
+
+
 def first_to_fail() -> bool:
     """Return whether no other process of this run has failed before this one, which then speaks for all.
 

@@ -122,7 +122,7 @@ def test_a_model_cut_short(refused: Callable[..., str], make_classifier: Callabl
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     message = refused("--models", f"a={folder}")
-    assert f"the model {str(folder)!r} cannot be loaded with a head for sequence classification" in message
+    assert f"the model {str(folder)!r} cannot be loaded, its weights in model.safetensors being damaged" in message
     assert "copy or download it again" in message
 
 

@@ -25,6 +25,7 @@ from potstill.export.check import compare
 from potstill.export.export import open_exported
 from potstill.export.onnx import FLOAT
 from potstill.export.openvino import write_openvino
+from potstill.export.runtime import ExportedFolder
 from potstill.export.source import Source
 
 for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
@@ -210,8 +211,18 @@ def test_damaged_exports(as_onnx: Path, tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match="holds no exported model"):
         open_exported(tmp_path)
     (tmp_path / "model.pte").write_bytes(b"nothing")
-    with pytest.raises(PotstillError, match=r"potstill_export.json is missing or damaged"):
+    with pytest.raises(PotstillError, match=r"potstill_export.json cannot be read: No such file"):
         open_exported(tmp_path)
+    for content, told in (
+        ('{"inputs":' * 100_000, "nested too deeply"),
+        ("{}", "does not name inputs and outputs"),
+        ('{"inputs": [1], "outputs": ["logits"]}', "does not name inputs and outputs"),
+    ):
+        (tmp_path / "potstill_export.json").write_text(content)
+        with pytest.raises(PotstillError, match=told):
+            open_exported(tmp_path)
+        with pytest.raises(PotstillError, match="export the model again"):
+            ExportedFolder.read(tmp_path)
 
 
 def test_an_interrupted_export_leaves_nothing(

@@ -157,18 +157,19 @@ def test_broken_configs(folder: Path) -> None:
     file = folder / "config.json"
     good = file.read_text()
     for bad, says in [
-        ("{", "not valid JSON"),
-        ("", "not valid JSON"),
+        ("{", "is damaged: it is not JSON"),
+        ("", "is damaged: it is empty"),
+        ('{"a":' * 100_000, "nested too deeply"),
         ("[1]", "not a JSON object"),
         ("{}", "type None are not supported"),
         (good.replace('"hidden_size": 24', '"hidden_size": "wide"'), "not usable"),
-        (good.replace('"hidden_size": 24', '"hidden_size": 25'), "cannot be loaded"),
+        (good.replace('"hidden_size": 24', '"hidden_size": 25'), "whose hidden_size is 25: no tensor"),
     ]:
         assert bad != good
         file.write_text(bad)
         assert says in refusal(folder), bad
     file.write_bytes(b"\xff\xfe\x00{")
-    assert "not valid JSON" in refusal(folder)
+    assert "byte 0 is not UTF-8 text" in refusal(folder)
     file.unlink()
     assert "has no config.json" in refusal(folder)
 
@@ -239,7 +240,7 @@ def test_weights_that_do_not_fit_the_config(folder: Path) -> None:
     edit_config(folder, intermediate_size=40, num_hidden_layers=3)
     assert "the config has no place for bert.encoder.layer.3." in refusal(folder)
     edit_config(folder, num_hidden_layers=5)
-    assert "16 tensors of the model are not in its files, bert.encoder.layer.4." in refusal(folder)
+    assert "config.json, whose num_hidden_layers is 5: they hold 4 layers" in refusal(folder)
 
 
 def test_a_missing_tensor_of_the_encoder(folder: Path) -> None:

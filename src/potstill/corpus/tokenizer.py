@@ -11,6 +11,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from potstill.errors import PotstillError, first_line
+from potstill.panics import panics_as_errors
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         raise PotstillError(f"There is no {role} folder {name}: give a folder or the name of a model on the hub.")
     options = {} if token_types else {"model_input_names": ["input_ids", "attention_mask"]}
     try:
-        with quiet_hub():
+        with quiet_hub(), panics_as_errors():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # the libraries below raise almost every type there is
         reason = first_line(error)

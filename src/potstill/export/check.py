@@ -84,9 +84,11 @@ class Comparison:
             counts: whether its answers do. Of tokens drawn at random they are not what either was made for.
 
         Raises:
-            PotstillError: the exported model cannot run it, or what it says has another shape.
+            PotstillError: the exported model cannot run it, what it says has another shape, or what the source says is
+                no number.
         """
         expected, found = self.source.run(inputs), self.exported.run(inputs)
+        _check_numbers(self.source, expected)
         for name, theirs in expected.items():
             mine = np.asarray(found[name], np.float32)
             if mine.shape != theirs.shape:
@@ -129,6 +131,23 @@ class Comparison:
         else:
             same, answers = self._same, self._answers
         return Agreement(self._largest, spread, same / answers if answers else 1.0, answers)
+
+
+def check_source(source: Source) -> None:
+    """Run the source on one text, before hours are spent on the export of a model that says nothing.
+
+    Raises:
+        PotstillError: its logits are not all finite numbers.
+    """
+    _check_numbers(source, source.run(_read(source, embedded_texts(1))))
+
+
+def _check_numbers(source: Source, logits: Arrays) -> None:
+    if not all(np.isfinite(of).all() for of in logits.values()):
+        raise PotstillError(
+            f"The logits of the model {source.name!r} are not all finite numbers, although its weights are: its "
+            "training diverged, so there is nothing that an export could agree with; take an earlier checkpoint."
+        )
 
 
 def compare(source: Source, exported: Runtime, seed: int = 0) -> Agreement:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.export import coreml, executorch
-from potstill.export.check import TEXTS, Agreement, Runtime, compare, real_batches
+from potstill.export.check import TEXTS, Agreement, Runtime, check_source, compare, real_batches
+from potstill.export.disk import cannot_write, disk_errors_told
 from potstill.export.formats import HAS_CORE_ML, NEEDS, Format, Quantization, Target, Tolerance
 from potstill.export.onnx import FLOAT, INT8, OnnxModel, write_onnx
 from potstill.export.onnx_int8 import quantise_onnx
@@ -20,6 +23,8 @@ from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
 from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.json_files import read_object
+from potstill.permissions import share
 from potstill.tasks.rows import OnBadRows
 from potstill.versions import versions
 
@@ -111,7 +116,8 @@ def export(
         What was written and how well it agrees with its source.
 
     Raises:
-        PotstillError: bad input, a package is missing, the model cannot be translated, or it does not say the same.
+        PotstillError: bad input, a package is missing, the model cannot be translated, it does not say the same, or the
+            output folder cannot be written.
     """
     target = Target.of(format, quantization, weight_bits)
     allowed = _allowed(target.tolerance, tolerance, min_agreement, score_tolerance)
@@ -129,17 +135,19 @@ def export(
     folder = check_output_dir(output_dir, overwrite_output_dir)
     check_replaceable(folder, SUMMARY, "an export")
     source = Source.open(model)
+    check_source(source)
     texts: list[str] = []
     if target.quantization == "static":
         if calibration_data is not None:
             texts = read_texts(calibration_data, CALIBRATION_TEXTS)
         else:  # others than those of the comparison, which come first
             texts = embedded_texts(TEXTS + CALIBRATION_TEXTS)[TEXTS:]
-    with complete_folder(folder) as partial:
-        file = _write(source, target, partial, texts)
+    with _writable(folder) as partial:
         agreement = scores = None
-        if can_run:
-            exported = open_exported(partial, source=source)
+        with disk_errors_told(partial, folder):
+            file = _write(source, target, partial, texts)
+            exported = open_exported(partial, source=source) if can_run else None
+        if exported is not None:
             agreement = compare(source, exported)
             _judge(source, target, agreement, allowed, "")
             if task is not None or check_data is not None:
@@ -150,24 +158,43 @@ def export(
                         f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
                         f"--score_tolerance of {allowed.score:.2%}; {_nothing(target)}."
                     )
-        source.model.config.save_pretrained(partial)
-        source.tokenizer.model_max_length = source.max_length
-        source.tokenizer.save_pretrained(partial)
-        beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
-        weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
-        result = Exported(
-            folder=folder,
-            file=folder / file.relative_to(partial),
-            format=format,
-            task=source.head.task,
-            bytes=sum(path.stat().st_size for path in weights),
-            source_bytes=sum(path.stat().st_size for path in source.folder.glob("*.safetensors")),
-            agreement=agreement,
-            scores=scores,
-        )
-        summary = _summary(source, target, result, str(file.relative_to(partial)))
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        with disk_errors_told(partial, folder):
+            source.model.config.save_pretrained(partial)
+            source.tokenizer.model_max_length = source.max_length
+            source.tokenizer.save_pretrained(partial)
+            beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
+            weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
+            result = Exported(
+                folder=folder,
+                file=folder / file.relative_to(partial),
+                format=format,
+                task=source.head.task,
+                bytes=sum(path.stat().st_size for path in weights),
+                source_bytes=sum(path.stat().st_size for path in source.folder.glob("*.safetensors")),
+                agreement=agreement,
+                scores=scores,
+            )
+            summary = _summary(source, target, result, str(file.relative_to(partial)))
+            (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            share(partial)
     return result
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[Path]:
+    """Do `complete_folder`, and tell in a sentence where the disk refuses the folder itself."""
+    inside: OSError | None = None
+    try:
+        with complete_folder(folder) as partial:
+            try:
+                yield partial
+            except OSError as error:
+                inside = error
+                raise
+    except OSError as error:
+        if error is inside:
+            raise
+        raise cannot_write(folder, error) from error
 
 
 def open_exported(folder: Path, threads: int | None = None, source: Source | None = None) -> Runtime:
@@ -196,11 +223,13 @@ def open_exported(folder: Path, threads: int | None = None, source: Source | Non
 
 
 def _names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return tuple(summary["inputs"]), tuple(summary["outputs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PotstillError(f"{folder / SUMMARY} is missing or damaged: export the model again.") from error
+    summary = read_object(folder / SUMMARY, "The description of the export", "export the model again")
+    names = [summary.get("inputs"), summary.get("outputs")]
+    for of in names:
+        if not isinstance(of, list) or not of or not all(isinstance(name, str) for name in of):
+            raise PotstillError(f"{folder / SUMMARY} does not name inputs and outputs: export the model again.")
+    inputs, outputs = (tuple(of) for of in names if of)
+    return inputs, outputs
 
 
 def _allowed(default: Tolerance, largest: float | None, agreement: float | None, score: float | None) -> Tolerance:

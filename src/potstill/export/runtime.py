@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedConfig
 
 from potstill.errors import PotstillError, first_line
 from potstill.export.check import Runtime
 from potstill.export.export import SUMMARY, open_exported
+from potstill.json_files import read_object
 from potstill.versions import versions
 
 RUNTIMES = {
@@ -63,8 +65,8 @@ class ExportedFolder:
             PotstillError: it cannot be read, or its model or config is missing.
         """
         path = folder / SUMMARY
+        summary = read_object(path, "The description of the export", "export the model again")
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
             found = cls(
                 folder,
                 str(summary["format"]),
@@ -75,9 +77,7 @@ class ExportedFolder:
                 int(summary["max_length"]),
             )
             file = folder / summary["file"]
-        except OSError as error:
-            raise PotstillError(f"{path} cannot be read: {error.strerror}.") from error
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise PotstillError(f"{path} is damaged ({first_line(error)}): export the model again.") from error
         for needed in (file, folder / "config.json"):
             if not needed.exists():
@@ -125,6 +125,20 @@ class ExportedFolder:
     def versions(self) -> dict[str, str]:
         """Version of the runtime, by its package."""
         return versions(self.package)
+
+    def config(self) -> PreTrainedConfig:
+        """Return the config of the model that it was made from.
+
+        Raises:
+            PotstillError: it cannot be read.
+        """
+        read_object(self.folder / "config.json", "The config of the export", "export the model again", finite=False)
+        try:
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # of several libraries
+            raise PotstillError(
+                f"The config.json in {self.folder} cannot be used ({first_line(error)}): export the model again."
+            ) from error
 
     def import_runtime(self) -> None:
         """Import what runs the model.

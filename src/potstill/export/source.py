@@ -26,7 +26,7 @@ from potstill.errors import PotstillError
 from potstill.export.module import ExportModule
 from potstill.export.quiet import quiet
 from potstill.finetuning.models import load_as, load_config
-from potstill.student.loading import model_folder
+from potstill.student.loading import check_vocabulary, model_folder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -82,8 +82,8 @@ class Source:
         """Load a model with the head that its config names.
 
         Raises:
-            PotstillError: there is no such model, it has no head of those in `HEADS`, or its weights are damaged or
-                incomplete.
+            PotstillError: there is no such model, it has no head of those in `HEADS`, its weights are damaged or
+                incomplete, or its tokenizer gives what it cannot read.
         """
         config = load_config(name)
         architecture = (config.architectures or ["none"])[0]
@@ -95,6 +95,11 @@ class Source:
             )
         folder = model_folder(name, "model")
         tokenizer = load_tokenizer(name)
+        check_vocabulary(tokenizer, config, f"The model {name!r}")
+        needed = ("pad_token", "mask_token") if head.task == "fill-mask" else ("pad_token",)
+        for token in needed:
+            if getattr(tokenizer, token) is None:
+                raise PotstillError(f"The tokenizer of the model {name!r} has no {token}: set it in its settings.")
         with quiet():  # transformers imports what is installed beside it, which may complain of the machine
             model, report = load_as(head.auto, name, config, "model")
         lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
@@ -102,8 +107,7 @@ class Source:
             raise PotstillError(
                 f"The weights of the model {name!r} are incomplete: its files lack {lacking[0]} as its config has it."
             )
-        taken = inspect.signature(type(model).forward).parameters
-        inputs = tuple(input_ for input_ in INPUTS if input_ in taken)
+        inputs = fit_inputs(tokenizer, model)
         return cls(name, folder, model.eval(), tokenizer, head, inputs, longest_input(tokenizer, config))
 
     @property
@@ -127,13 +131,32 @@ class Source:
         encoded = self.tokenizer(
             texts, pairs, padding=True, truncation=True, max_length=self.max_length, return_tensors="np"
         )
-        zeros = np.zeros_like(encoded["input_ids"])
-        return {name: np.asarray(encoded.get(name, zeros), np.int64) for name in self.inputs}
+        return {name: np.asarray(encoded[name], np.int64) for name in self.inputs}
+
+
+def fit_inputs(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the names of what a model is given, and make its tokenizer give just that, here and once it is saved.
+
+    That is what both know of. Token types are left out where the model has fewer than two: its tokenizer may number two
+    all the same.
+
+    Args:
+        tokenizer: of the model; changed.
+        model: takes all that is in `INPUTS`, or less.
+    """
+    taken = inspect.signature(type(model).forward).parameters
+    given = {"input_ids", "attention_mask", *tokenizer.model_input_names}
+    if getattr(model.config, "type_vocab_size", 2) < 2:
+        given.discard("token_type_ids")
+    inputs = tuple(name for name in INPUTS if name in taken and name in given)
+    tokenizer.model_input_names = list(inputs)
+    tokenizer.init_kwargs["model_input_names"] = list(inputs)  # what is not there is not saved
+    return inputs
 
 
 def longest_input(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int:
     """Return how many tokens a model reads at most."""
     positions = getattr(config, "max_position_embeddings", None) or 512
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # whose positions begin behind that of padding
-        positions -= config.pad_token_id + 1
+        positions -= (config.pad_token_id or 0) + 1
     return min(tokenizer.model_max_length, positions)

@@ -17,7 +17,9 @@ from transformers import (
 )
 
 from potstill.errors import PotstillError, first_line
+from potstill.panics import panics_as_errors
 from potstill.student.loading import check_model_files, model_folder, quiet_loading
+from potstill.student.weights import Weights, check_finite
 
 _OF_LAYER = re.compile(r"\.\d+\.")
 
@@ -28,11 +30,12 @@ def load_config(name: str, role: str = "model") -> PreTrainedConfig:
     """Read a model's config: what it is, before its weights are.
 
     Raises:
-        PotstillError: there is no such model, it has no safetensors weights, or its config cannot be read or asks for
-            code of its own.
+        PotstillError: there is no such model, it has no safetensors weights, or its config cannot be read, does not fit
+            the weights, or asks for code of its own.
     """
-    folder = model_folder(name, role)
-    check_model_files(folder, f"the {role} {name!r}")
+    folder, model_is = model_folder(name, role), f"the {role} {name!r}"
+    raw = check_model_files(folder, model_is)
+    Weights.read(folder, model_is).check_config(raw, model_is)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of several libraries
@@ -115,10 +118,11 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
         seed: draws what its files lack.
 
     Raises:
-        PotstillError: there is no such model, its weights are damaged or do not fit its config, or it has no such head.
+        PotstillError: there is no such model, its weights are damaged, do not fit its config or are not all finite
+            numbers, or it has no such head.
     """
     folder = model_folder(name, role)
-    with quiet_loading(), torch.random.fork_rng(devices=[]):
+    with quiet_loading(), panics_as_errors(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         # Named here because a config may name another, which can be code from the hub.
         for attention in ("sdpa", "eager"):
@@ -154,6 +158,7 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
         raise PotstillError(
             f"the weights of the {role} {name!r} do not fit its config, which has no place for {surplus[0]}"
         )
+    check_finite(model, f"the {role} {name!r}")
     return model, report
 
 

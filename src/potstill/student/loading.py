@@ -1,6 +1,5 @@
 """Loading a masked language model safely: no code from its folder, no pickles, no half-loaded head."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -22,10 +21,14 @@ from transformers import (
 from transformers.utils import logging
 
 from potstill.errors import PotstillError, first_line
+from potstill.json_files import parse_json
+from potstill.panics import panics_as_errors
 from potstill.student.family import family_of, family_of_type
+from potstill.student.weights import INDEX, Weights, check_finite
+from potstill.student.weights import WEIGHTS as WEIGHTS_FILE
 
 CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = (WEIGHTS_FILE, INDEX)
 WEIGHT_SHARDS = "model-*-of-*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -48,7 +51,8 @@ def load_masked_lm(
 
     Raises:
         PotstillError: There is no such model, or the hub cannot be reached; its config or weights are missing, broken
-            or do not fit each other; it is of no known family, needs its own code, or has no masked-LM head.
+            or do not fit each other; a weight is no finite number; it is of no known family, needs its own code, or
+            has no masked-LM head.
     """
     name_or_path = os.fspath(name_or_path)
     model_is = f"the {role} {name_or_path!r}"
@@ -58,8 +62,9 @@ def load_masked_lm(
         family_of_type(raw.get("model_type"))
     except PotstillError as error:
         raise PotstillError(f"{model_is} cannot be used: {error}") from None
+    Weights.read(folder, model_is).check_config(raw, model_is)
     # Tensors that the files lack are drawn at random before the report of them is here to be refused.
-    with quiet_loading(), torch.random.fork_rng(devices=[]):
+    with quiet_loading(), panics_as_errors(), torch.random.fork_rng(devices=[]):
         config = _config(folder, model_is)
         try:
             model, report = AutoModelForMaskedLM.from_pretrained(
@@ -82,6 +87,7 @@ def load_masked_lm(
                 f"copy or download it again ({first_line(error)})"
             ) from error
     _check_report(model, report, model_is)
+    check_finite(model, model_is)
     model.config.name_or_path = model.name_or_path = name_or_path
     return model.eval()
 
@@ -119,11 +125,10 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
     if not file.is_file():
         raise PotstillError(f"{model_is} has no {CONFIG}: give the folder that a transformers model was saved to")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PotstillError(
-            f"the {CONFIG} of {model_is} is not valid JSON: restore it ({first_line(error)})"
-        ) from error
+        content = file.read_bytes()
+    except OSError as error:
+        raise PotstillError(f"the {CONFIG} of {model_is} cannot be read: {error.strerror}") from error
+    config = parse_json(content, f"the {CONFIG} of {model_is}", "restore it", finite=False)
     if not isinstance(config, dict):
         raise PotstillError(f"the {CONFIG} of {model_is} is not a JSON object: restore it")
     # Even where the model type is a known one: such a model computes something else under a familiar name.

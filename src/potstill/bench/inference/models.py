@@ -176,7 +176,7 @@ def _read(name: str, path: str) -> Model:
             "export writes."
         )
     try:
-        config = _exported_config(exported) if exported else load_config(path)
+        config = exported.config() if exported else load_config(path)
     except PotstillError as error:
         raise PotstillError(f"--models {name}={path}: {str(error).rstrip('.')}.") from error
     if exported is not None:
@@ -191,15 +191,6 @@ def _read(name: str, path: str) -> Model:
         f"--models {name}={path}: a {architecture} is not among what can be measured, which is encoders and models for "
         f"{', '.join(head.task for head in HEADS.values())}."
     )
-
-
-def _exported_config(exported: ExportedFolder) -> PreTrainedConfig:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(exported.folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # of several libraries
-        raise PotstillError(f"its {CONFIG} cannot be used: {first_line(error)}") from error
 
 
 def _scoring(models: list[Model]) -> list[Model]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,8 +80,9 @@ class TorchRunner(_Tokenised):
         from transformers import AutoModel, AutoModelForSequenceClassification
 
         from potstill.corpus import load_tokenizer
-        from potstill.export.source import INPUTS, Source, longest_input
+        from potstill.export.source import Source, fit_inputs, longest_input
         from potstill.finetuning.models import load_as, load_config, load_with_head
+        from potstill.student.loading import check_vocabulary
 
         if form.num_labels is None and form.task != ENCODING:
             source = Source.open(form.path)
@@ -97,8 +97,8 @@ class TorchRunner(_Tokenised):
                 model = load_with_head(form.path, head, self.tokenizer, 0, num_labels=form.num_labels)
             else:
                 model, _ = load_as(AutoModel, form.path, load_config(form.path), "model")
-            taken = inspect.signature(type(model).forward).parameters
-            self.inputs = tuple(name for name in INPUTS if name in taken)
+            check_vocabulary(self.tokenizer, model.config, f"The model {form.path!r}")
+            self.inputs = fit_inputs(self.tokenizer, model)
             self.longest = longest_input(self.tokenizer, model.config)
         self._torch = torch
         self._model: Any = model.eval()
@@ -122,9 +122,11 @@ class ExportedRunner(_Tokenised):
     def __init__(self, form: Form, threads: int) -> None:
         from potstill.corpus import load_tokenizer
         from potstill.export.runtime import ExportedFolder
+        from potstill.student.loading import check_vocabulary
 
         exported = ExportedFolder.read(Path(form.path).expanduser())
         self.tokenizer = load_tokenizer(str(exported.folder))
+        check_vocabulary(self.tokenizer, exported.config(), f"The export in {exported.folder}")
         self.inputs, self.longest = exported.inputs, exported.max_length
         self._runtime = exported.open(threads)
 
