@@ -19,6 +19,8 @@ from types import FrameType
 import psutil
 
 from potstill.errors import PotstillError, first_line
+from potstill.locks import locked
+from potstill.permissions import share
 
 
 def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
@@ -109,6 +111,27 @@ def check_replaceable(folder: Path, mark: str, what: str) -> None:
 
 
 @contextmanager
+def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: str) -> Iterator[Path]:
+    """Give the folder that a verb writes as a whole, which no other process may use until the body ends.
+
+    Args:
+        folder: as `check_output_dir` takes it.
+        overwrite: whether what is in the folder may be replaced.
+        mark: as `check_replaceable` takes it.
+        what: likewise.
+
+    Raises:
+        PotstillError: as these two raise it, or another process uses the folder.
+    """
+    if not folder:
+        raise PotstillError("--output_dir is missing: name the folder to write to.")
+    with locked(folder):
+        path = check_output_dir(folder, overwrite)
+        check_replaceable(path, mark, what)
+        yield path
+
+
+@contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to write to, which takes the name `folder` when the body ends without an exception.
 
@@ -124,6 +147,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         with _terminable():
             partial.mkdir(parents=True)
             yield partial
+            share(partial)
             replace_folder(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -22,9 +22,8 @@ from potstill.export.openvino import FILE, OpenvinoModel, quantise_openvino, wri
 from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
-from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.files import claimed_folder, complete_folder
 from potstill.json_files import read_object
-from potstill.permissions import share
 from potstill.tasks.rows import OnBadRows
 from potstill.versions import versions
 
@@ -132,52 +131,50 @@ def export(
     can_run = target.kind != "coreml" or HAS_CORE_ML
     if not can_run and (task or check_data):
         raise PotstillError("--check_data needs a Mac for --format coreml: Core ML runs nowhere else.")
-    folder = check_output_dir(output_dir, overwrite_output_dir)
-    check_replaceable(folder, SUMMARY, "an export")
-    source = Source.open(model)
-    check_source(source)
-    texts: list[str] = []
-    if target.quantization == "static":
-        if calibration_data is not None:
-            texts = read_texts(calibration_data, CALIBRATION_TEXTS)
-        else:  # others than those of the comparison, which come first
-            texts = embedded_texts(TEXTS + CALIBRATION_TEXTS)[TEXTS:]
-    with _writable(folder) as partial:
-        agreement = scores = None
-        with disk_errors_told(partial, folder):
-            file = _write(source, target, partial, texts)
-            exported = open_exported(partial, source=source) if can_run else None
-        if exported is not None:
-            agreement = compare(source, exported)
-            _judge(source, target, agreement, allowed, "")
-            if task is not None or check_data is not None:
-                scores = score_both(source, exported, task, check_data, max_check_samples, on_bad_rows)
-                _judge(source, target, scores.agreement, allowed, " on --check_data")
-                if not scores.lost <= allowed.score:
-                    raise PotstillError(
-                        f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
-                        f"--score_tolerance of {allowed.score:.2%}; {_nothing(target)}."
-                    )
-        with disk_errors_told(partial, folder):
-            source.model.config.save_pretrained(partial)
-            source.tokenizer.model_max_length = source.max_length
-            source.tokenizer.save_pretrained(partial)
-            beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
-            weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
-            result = Exported(
-                folder=folder,
-                file=folder / file.relative_to(partial),
-                format=format,
-                task=source.head.task,
-                bytes=sum(path.stat().st_size for path in weights),
-                source_bytes=sum(path.stat().st_size for path in source.folder.glob("*.safetensors")),
-                agreement=agreement,
-                scores=scores,
-            )
-            summary = _summary(source, target, result, str(file.relative_to(partial)))
-            (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-            share(partial)
-    return result
+    with claimed_folder(output_dir, overwrite_output_dir, SUMMARY, "an export") as folder:
+        source = Source.open(model)
+        check_source(source)
+        texts: list[str] = []
+        if target.quantization == "static":
+            if calibration_data is not None:
+                texts = read_texts(calibration_data, CALIBRATION_TEXTS)
+            else:  # others than those of the comparison, which come first
+                texts = embedded_texts(TEXTS + CALIBRATION_TEXTS)[TEXTS:]
+        with _writable(folder) as partial:
+            agreement = scores = None
+            with disk_errors_told(partial, folder):
+                file = _write(source, target, partial, texts)
+                exported = open_exported(partial, source=source) if can_run else None
+            if exported is not None:
+                agreement = compare(source, exported)
+                _judge(source, target, agreement, allowed, "")
+                if task is not None or check_data is not None:
+                    scores = score_both(source, exported, task, check_data, max_check_samples, on_bad_rows)
+                    _judge(source, target, scores.agreement, allowed, " on --check_data")
+                    if not scores.lost <= allowed.score:
+                        raise PotstillError(
+                            f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
+                            f"--score_tolerance of {allowed.score:.2%}; {_nothing(target)}."
+                        )
+            with disk_errors_told(partial, folder):
+                source.model.config.save_pretrained(partial)
+                source.tokenizer.model_max_length = source.max_length
+                source.tokenizer.save_pretrained(partial)
+                beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
+                weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
+                result = Exported(
+                    folder=folder,
+                    file=folder / file.relative_to(partial),
+                    format=format,
+                    task=source.head.task,
+                    bytes=sum(path.stat().st_size for path in weights),
+                    source_bytes=sum(path.stat().st_size for path in source.folder.glob("*.safetensors")),
+                    agreement=agreement,
+                    scores=scores,
+                )
+                summary = _summary(source, target, result, str(file.relative_to(partial)))
+                (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        return result
 
 
 @contextmanager

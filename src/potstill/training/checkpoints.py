@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from potstill.errors import PotstillError, first_line
+from potstill.errors import PotstillError, advice, first_line
 from potstill.files import recover_folder, recover_folders, replace_folder
+from potstill.permissions import share
 from potstill.training.overwriting import is_overwriting, replacing_old_output
 
 RUN_STATE = "potstill_state.json"  # what a run needs besides the Trainer's own state
@@ -223,6 +224,7 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
         if best == folder or best.exists():
             state.best_model_checkpoint = str(best)
             state.save_to_json(str(staged / TRAINER_STATE))
+    share(staged)
     write_checksums(staged)
     for path in staged.iterdir():  # on the disk before it is called a checkpoint: power may fail
         descriptor = os.open(path, os.O_RDONLY)
@@ -240,7 +242,9 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
 
 def cannot_write(folder: Path, error: BaseException, last: Path | None) -> PotstillError:
     """Return the error of a checkpoint that could not be written, naming the one that is still there."""
-    return PotstillError(f"Could not write {folder} ({first_line(error)}): free some disk space; {what_is_left(last)}.")
+    # torch.save tells any trouble by a RuntimeError, and the system's own error is the cause of it, if it is known.
+    cause = error if isinstance(error, OSError) else error.__context__ or error
+    return PotstillError(f"Could not write {folder} ({first_line(error)}): {advice(cause)}; {what_is_left(last)}.")
 
 
 def what_is_left(last: Path | None) -> str:

@@ -14,6 +14,7 @@ from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir
 from potstill.locks import locked
+from potstill.permissions import share
 from potstill.report.model_card import model_card
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
@@ -108,6 +109,7 @@ def whole_output(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
+        share(staging)
         with replacing_old_output(folder):
             for file in sorted(staging.iterdir()):
                 os.replace(file, folder / file.name)
