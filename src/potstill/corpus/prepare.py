@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
+from potstill.corpus.integrity import checksums
 from potstill.corpus.manifest import FILE_NAME, Manifest, SplitRecord, TokenizerRecord
 from potstill.corpus.packing import BlockWriter, content_size
 from potstill.corpus.progress import Progress
@@ -23,7 +24,7 @@ from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
 from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
 from potstill.corpus.vocabulary import train_wordpiece
 from potstill.corpus.worker import is_held_out
-from potstill.errors import PotstillError, first_line
+from potstill.errors import PotstillError, advice, first_line
 from potstill.files import check_output_dir, check_replaceable, complete_folder
 from potstill.versions import version
 
@@ -139,14 +140,15 @@ def prepare(
                 skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised},
                 sources=reader.records,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
+                checksums=checksums(partial),
             ).save(partial)
     except OSError as error:
         # The readers tell of their own errors, so this one is about writing.
         raise PotstillError(
-            f"The corpus cannot be written to {folder} ({error.strerror or error}): make room or name another folder "
-            "with --output_dir; nothing of it was kept."
+            f"The corpus cannot be written to {folder} ({error.strerror or first_line(error)}): {advice(error)}, or "
+            "name another folder with --output_dir; nothing of it was kept."
         ) from error
-    return Corpus.open(folder)
+    return Corpus.open(folder, verify=False)
 
 
 def available_cpus() -> int:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from potstill.corpus import Blocks, Corpus, Cutting, Masking, ShuffledDraws, load_tokenizer
 from potstill.corpus.masking import MaskedBlocks
-from potstill.corpus.tokenizer import TokenizerSpec
+from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 from potstill.recipe import Recipe
 from potstill.student import family_of, load_masked_lm
@@ -77,7 +77,7 @@ class DistillationTrainer(ResumableTrainer):
         if len(corpus.validation) == 0:
             args.eval_strategy, args.eval_on_start = "no", False
         counts = torch.from_numpy(corpus.token_counts)
-        special, mask = list(tokenizer.all_special_ids), tokenizer.mask_token_id
+        special, mask = control_ids(tokenizer), tokenizer.mask_token_id
         masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
         seed = args.seed if args.data_seed is None else args.data_seed
         draws = ShuffledDraws(len(corpus.train), args.blocks_per_step, seed)
