@@ -25,7 +25,8 @@ from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
 from potstill.corpus.vocabulary import train_wordpiece
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, advice, first_line
-from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.files import claimed_folder, complete_folder
+from potstill.processes import once
 from potstill.versions import version
 
 logger = logging.getLogger(__name__)
@@ -99,25 +100,48 @@ def prepare(
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
 
-    folder = check_output_dir(output_dir, overwrite_output_dir).resolve()
-    check_replaceable(folder, FILE_NAME, "a corpus")
-    sources = find_sources([text] if isinstance(text, str) else text, folder)
-    options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
+    def write() -> None:
+        with claimed_folder(output_dir, overwrite_output_dir, FILE_NAME, "a corpus") as claimed:
+            folder = claimed.resolve()
+            sources = find_sources([text] if isinstance(text, str) else text, folder)
+            options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
 
-    if tokenizer is None:
-        name = f"trained on this text ({vocab_size} entries)"
-        loaded = train_wordpiece(
-            lambda: _training_documents(sources, options, seed, validation_fraction), vocab_size, lowercase, block_size
-        )
-    elif isinstance(tokenizer, str):
-        name, loaded = tokenizer, load_tokenizer(tokenizer)
-    else:
-        name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
-    spec = TokenizerSpec.of(loaded, name)
-    if content_size(spec, block_size) < 1:
-        raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
+            if tokenizer is None:
+                name = f"trained on this text ({vocab_size} entries)"
+                loaded = train_wordpiece(
+                    lambda: _training_documents(sources, options, seed, validation_fraction),
+                    vocab_size,
+                    lowercase,
+                    block_size,
+                )
+            elif isinstance(tokenizer, str):
+                name, loaded = tokenizer, load_tokenizer(tokenizer)
+            else:
+                name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
+            spec = TokenizerSpec.of(loaded, name)
+            if content_size(spec, block_size) < 1:
+                raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
 
-    reader = Reader(sources, options)
+            reader = Reader(sources, options)
+            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, num_proc, memory_limit_mb)
+
+    once("prepare a corpus", write)  # of a launcher's processes, the first one prepares it for all
+    return Corpus.open(Path(output_dir).expanduser().resolve(), verify=False)
+
+
+def _write(
+    folder: Path,
+    reader: Reader,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    spec: TokenizerSpec,
+    block_size: int,
+    seed: int,
+    validation_fraction: float,
+    num_proc: int | None,
+    memory_limit_mb: int,
+) -> None:
+    """Write the corpus of all that a reader gives; its folder appears when it is complete."""
     num_proc = num_proc or available_cpus()
     try:
         with complete_folder(folder) as partial:
@@ -127,10 +151,11 @@ def prepare(
             tokenised = sum(split.documents for split in splits.values())
             _check_splits(splits, content_size(spec, block_size), validation_fraction)
             np.save(partial / "token_counts.npy", counts)
-            _save_tokenizer(loaded, partial / "tokenizer")
+            _save_tokenizer(tokenizer, partial / "tokenizer")
+            fingerprint = tokenizer_fingerprint(tokenizer)
             Manifest(
                 potstill_version=version("potstill"),
-                tokenizer=TokenizerRecord(name, type(loaded).__name__, spec.vocab_size, tokenizer_fingerprint(loaded)),
+                tokenizer=TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint),
                 block_size=block_size,
                 dtype=spec.dtype.name,
                 seed=seed,
@@ -148,7 +173,6 @@ def prepare(
             f"The corpus cannot be written to {folder} ({error.strerror or first_line(error)}): {advice(error)}, or "
             "name another folder with --output_dir; nothing of it was kept."
         ) from error
-    return Corpus.open(folder, verify=False)
 
 
 def available_cpus() -> int:
