@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
@@ -14,6 +16,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.files import recover_folder, recover_folders, replace_folder
 
 RUN_STATE = "potstill_state.json"  # what a run needs besides the Trainer's own state
+OBJECTIVE = "objective.safetensors"  # what the losses train besides the student, projections say
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch.save tells a full disk by a RuntimeError
 
 
@@ -76,6 +79,32 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
         model.load_state_dict(saved.state_dict())
     except WRITE_ERRORS as error:
         raise PotstillError(f"Cannot resume from {checkpoint}: {first_line(error)}.") from error
+
+
+def save_modules(modules: nn.Module, checkpoint: str | Path) -> None:
+    """Write what the losses train besides the student; no file if there is nothing."""
+    state = {name: tensor.contiguous() for name, tensor in modules.state_dict().items()}
+    if state:
+        save_file(state, Path(checkpoint) / OBJECTIVE)
+
+
+def load_modules(modules: nn.Module, checkpoint: str | Path) -> None:
+    """Read what `save_modules` wrote.
+
+    Raises:
+        PotstillError: the checkpoint was written with other losses, or cannot be read.
+    """
+    file, wanted = Path(checkpoint) / OBJECTIVE, modules.state_dict()
+    try:
+        state = load_file(file) if file.is_file() else {}
+    except WRITE_ERRORS as error:
+        raise PotstillError(f"Cannot resume from {checkpoint}: {first_line(error)}.") from error
+    if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in wanted.items()}:
+        raise PotstillError(
+            f"Cannot resume from {checkpoint}: its losses trained other projections than those of this run; resume "
+            "with the losses that the checkpoint was written with."
+        )
+    modules.load_state_dict(state)
 
 
 def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArguments) -> None:
