@@ -68,7 +68,7 @@ def test_numbers_may_come_as_text() -> None:
 @pytest.mark.parametrize(
     ("losses", "told"),
     [
-        ({"hiden_mse": 1}, "there is no loss 'hiden_mse'; did you mean hidden_mse?"),
+        ({"hidden_mze": 1}, "there is no loss 'hidden_mze'; did you mean hidden_mse?"),
         ({"quux": 1}, "there is no loss 'quux': choose from soft_targets, masked_lm, logits_mse, hidden_cosine,"),
         ({3: 1}, "there is no loss 3"),
         ({"hidden_mse": {"layer": {0: 0}}}, "hidden_mse has no option 'layer'; did you mean layers?"),

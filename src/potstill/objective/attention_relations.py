@@ -103,5 +103,6 @@ class AttentionRelations(Term):
 def _log_relations(values: Tensor, heads: int) -> Tensor:
     """Return (B, heads, L, L): the logarithms of the relations of (B, L, D), in float32 or wider."""
     split = values.unflatten(-1, (heads, -1)).transpose(1, 2)
-    scores = torch.matmul(split, split.transpose(2, 3)) * split.shape[-1] ** -0.5
+    split = split * split.shape[-1] ** -0.25  # before the product, which could overflow in float16 otherwise
+    scores = torch.matmul(split, split.transpose(2, 3))
     return F.log_softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)

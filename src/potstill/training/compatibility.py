@@ -16,16 +16,24 @@ from potstill.objective import OF_DISTILBERT, DistillationObjective, Objective, 
 from potstill.recipe import Recipe
 
 
-def objective_of(recipe: Recipe | Mapping[str, Any]) -> Objective:
+def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None) -> Objective:
     """Return the objective that a recipe asks for, given as options or as the values of a recipe file.
 
     It is that of `losses` where there are any, else DistilBERT's by its weights, and masked LM alone where a recipe has
     neither.
 
+    Args:
+        recipe: what says the losses.
+        given: an objective from Python, which stands in place of the recipe's.
+
     Raises:
-        PotstillError: a loss, or an option of one, that cannot be.
+        PotstillError: a loss, or an option of one, that cannot be; or `given` and `losses` are both there.
     """
     values = vars(recipe) if isinstance(recipe, Recipe) else recipe
+    if given is not None:
+        if values.get("losses") is not None:
+            raise PotstillError("The losses of the recipe and an objective are both given: leave one of them out.")
+        return given
     if values.get("losses") is not None:
         return objective_from(values["losses"])
     weights = {name: values[name] for name in OF_DISTILBERT if name in values}

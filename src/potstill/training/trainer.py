@@ -72,7 +72,7 @@ class DistillationTrainer(ResumableTrainer):
         tokenizer = processing_class or corpus.tokenizer(family_of(student).token_types)
         corpus.check_tokenizer(tokenizer, "the tokenizer given")
         check_launch(args)
-        objective = objective_of(args) if objective is None else objective
+        objective = objective_of(args, objective)
         check_fit(student, teacher, corpus, tokenizer, objective)
         if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers
             args.ddp_find_unused_parameters = True
