@@ -223,7 +223,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         versions=versions("potstill", "torch", "transformers"),
         model=_shape(student),
         teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,
-        objective=copy.copy(vars(objective)),
+        objective=objective.losses,
         block_size=block_size,
         masked_per_block=masked_per_block(block_size, args.mlm_probability),
         gradient_accumulation_steps=accumulated,

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
@@ -25,6 +27,7 @@ PARTS = (TRAINER_STATE, RUN_STATE, "optimizer.pt", "scheduler.pt")
 """Files without which a run would go on otherwise than it would have without the interruption."""
 FORMAT = 2
 """Of checkpoints. The first format had no checksums and did not record what was trained."""
+OBJECTIVE = "objective.safetensors"  # what the losses train besides the student, projections say
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch.save tells a full disk by a RuntimeError
 
 _verified: set[tuple[Path, int]] = set()
@@ -215,6 +218,32 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
         model.load_state_dict(saved.state_dict())
     except Exception as error:  # whatever a foreign or damaged file provokes in several libraries
         raise PotstillError(f"Cannot resume from {checkpoint}: {first_line(error)}.") from error
+
+
+def save_modules(modules: nn.Module, checkpoint: str | Path) -> None:
+    """Write what the losses train besides the student; no file if there is nothing."""
+    state = {name: tensor.contiguous() for name, tensor in modules.state_dict().items()}
+    if state:
+        save_file(state, Path(checkpoint) / OBJECTIVE)
+
+
+def load_modules(modules: nn.Module, checkpoint: str | Path) -> None:
+    """Read what `save_modules` wrote.
+
+    Raises:
+        PotstillError: the checkpoint was written with other losses, or cannot be read.
+    """
+    file, wanted = Path(checkpoint) / OBJECTIVE, modules.state_dict()
+    try:
+        state = load_file(file) if file.is_file() else {}
+    except WRITE_ERRORS as error:
+        raise PotstillError(f"Cannot resume from {checkpoint}: {first_line(error)}.") from error
+    if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in wanted.items()}:
+        raise PotstillError(
+            f"Cannot resume from {checkpoint}: its losses trained other projections than those of this run; resume "
+            "with the losses that the checkpoint was written with."
+        )
+    modules.load_state_dict(state)
 
 
 def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArguments) -> None:

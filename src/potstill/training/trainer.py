@@ -15,6 +15,7 @@ from potstill.corpus import Blocks, Corpus, Cutting, Masking, ShuffledDraws, loa
 from potstill.corpus.masking import MaskedBlocks
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
+from potstill.objective import Objective
 from potstill.recipe import Recipe
 from potstill.student import family_of, load_masked_lm
 from potstill.training.compatibility import check_fit, check_launch, objective_of
@@ -44,6 +45,7 @@ class DistillationTrainer(ResumableTrainer):
         processing_class: tokenizer to save with the student; the corpus's own if not given.
         callbacks: as in `Trainer`.
         stop_at: share of the training at which to stop with a checkpoint (used to grow a model in stages).
+        objective: what is minimised, in place of what `args` say of losses: see `Objective`.
 
     Attributes:
         student: the model in training.
@@ -64,15 +66,16 @@ class DistillationTrainer(ResumableTrainer):
         processing_class: PreTrainedTokenizerFast | None = None,
         callbacks: list[TrainerCallback] | None = None,
         stop_at: float = 1.0,
+        objective: Objective | None = None,
     ) -> None:
         corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
         teacher = _checked_teacher(teacher, corpus)
         tokenizer = processing_class or corpus.tokenizer(family_of(student).token_types)
         corpus.check_tokenizer(tokenizer, "the tokenizer given")
         check_launch(args)
-        objective = objective_of(args)
+        objective = objective_of(args, objective)
         check_fit(student, teacher, corpus, tokenizer, objective)
-        if objective.alpha_ce == objective.alpha_mlm == 0:  # nothing reads the student's head
+        if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers
             args.ddp_find_unused_parameters = True
         if len(corpus.validation) == 0:
             args.eval_strategy, args.eval_on_start = "no", False
@@ -81,7 +84,7 @@ class DistillationTrainer(ResumableTrainer):
         masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
         seed = args.seed if args.data_seed is None else args.data_seed
         draws = ShuffledDraws(len(corpus.train), args.blocks_per_step, seed)
-        step = DistillationStep(student, teacher, objective)
+        step = DistillationStep(student, teacher, objective, args.seed)
         self.corpus = corpus
         self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
         self.cutting: Cutting | None = None
@@ -201,6 +204,15 @@ class DistillationTrainer(ResumableTrainer):
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self._staging is not None and self.args.should_save:  # a checkpoint, not the student alone
+            self.step.save_objective(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.step.load_objective(resume_from_checkpoint)
 
     def _held_out(self, blocks: Blocks, masking: Callable[[Tensor, Tensor], MaskedBlocks]) -> dict[str, float]:
         return held_out_metrics(
