@@ -181,9 +181,10 @@ def load_run_state(checkpoint: str | Path) -> dict[str, Any]:
     """
     file = Path(checkpoint) / RUN_STATE
     try:
-        # Earlier versions did not tell the seconds apart, nor did they say what was trained.
-        state = {"format": 1, "stood_still_seconds": 0.0} | json.loads(file.read_text(encoding="utf-8"))
-        numbers = ("elapsed_seconds", "stood_still_seconds", "progress")
+        state = {"format": 1} | json.loads(file.read_text(encoding="utf-8"))
+        # Earlier versions had another name for excluded seconds; the earliest ones did not count them.
+        state.setdefault("excluded_seconds", state.get("stood_still_seconds", 0.0))
+        numbers = ("elapsed_seconds", "excluded_seconds", "progress")
         return state | {"format": int(state["format"])} | {name: float(state[name]) for name in numbers}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpointError(
@@ -271,9 +272,12 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
 
 def cannot_write(folder: Path, error: BaseException, last: Path | None) -> PotstillError:
     """Return the error of a checkpoint that could not be written, naming the one that is still there."""
-    # torch.save tells any trouble by a RuntimeError, and the system's own error is the cause of it, if it is known.
-    cause = error if isinstance(error, OSError) else error.__context__ or error
-    return PotstillError(f"Could not write {folder} ({first_line(error)}): {advice(cause)}; {what_is_left(last)}.")
+    # torch.save tells any trouble by a RuntimeError; the system's own error is the cause of it, if there is one.
+    system = next((cause for cause in (error, error.__cause__, error.__context__) if isinstance(cause, OSError)), None)
+    mend = (
+        "check that the disk is not full" if isinstance(error, RuntimeError) and not system else advice(system or error)
+    )
+    return PotstillError(f"Could not write {folder} ({first_line(error)}): {mend}; {what_is_left(last)}.")
 
 
 def what_is_left(last: Path | None) -> str:

@@ -156,7 +156,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         "cost": {
             "steps": trainer.state.global_step,
             "tokens": trainer.state.global_step * trainer.tokens_per_step,
-            "seconds": round(trainer.run_control.elapsed, 1),
+            "seconds": round(trainer.run_control.clock.elapsed, 1),
             "processes": trainer.args.world_size,
             "hardware": hardware(trainer.args.device),
         },

@@ -49,7 +49,7 @@ class DistillationTrainer(ResumableTrainer):
 
     Attributes:
         student: the model in training.
-        run_control: the clock; `run_control.elapsed` is the seconds trained so far.
+        run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
 
     Raises:
         PotstillError: teacher, student, tokenizer and corpus do not fit together.
@@ -174,7 +174,7 @@ class DistillationTrainer(ResumableTrainer):
             input_ids, draw = self.cutting(input_ids, draw)
         self._lengths[input_ids.shape] += 1
         if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
-            self.run_control.stands_still()
+            self.run_control.clock.exclude_step()
         masked = self.masking(input_ids, draw)
         return model(masked.input_ids, masked.positions, masked.labels)
 
@@ -193,7 +193,7 @@ class DistillationTrainer(ResumableTrainer):
             raise PotstillError(
                 "The corpus has no held-out block to evaluate on: prepare it with a larger --validation_fraction."
             )
-        with self.beside_training():
+        with self.excluded_time():
             with fitting_memory(self.args, evaluation=True):
                 metrics = self._held_out(blocks, self.held_out_masking)
                 if self.cutting is not None:
