@@ -19,6 +19,7 @@ from potstill.arguments import RECIPE, RunArguments
 from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
 from potstill.locks import locked
+from potstill.student.loading import quiet_loading
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
     DamagedCheckpointError,
@@ -312,7 +313,8 @@ class ResumableTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
-            self.trained.save_pretrained(output_dir)
+            with quiet_loading():  # no bar for the few files of a model
+                self.trained.save_pretrained(output_dir)
             self.processing_class.save_pretrained(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
