@@ -94,7 +94,7 @@ def test_a_foreign_file_is_named(tmp_path: Path, change: Callable[[dict[str, Any
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"score": 1', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"score": 1', b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     PLAN.save(tmp_path)
     path = run_result(seed=1).save(tmp_path)

@@ -159,6 +159,7 @@ def test_broken_configs(folder: Path) -> None:
     for bad, says in [
         ("{", "not valid JSON"),
         ("", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("[1]", "not a JSON object"),
         ("{}", "type None are not supported"),
         (good.replace('"hidden_size": 24', '"hidden_size": "wide"'), "not usable"),

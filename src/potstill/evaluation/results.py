@@ -211,7 +211,7 @@ def _read(path: Path, kind: type, what: str) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PotstillError(f"{path} cannot be read: {error.strerror or first_line(error)}.") from error
-    except ValueError as error:  # not UTF-8, not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested a thousand deep
         raise PotstillError(f"{path} is damaged ({first_line(error)}): delete it and run it again.") from error
     if not isinstance(record, dict) or not isinstance(record.get("format_version"), int):
         raise PotstillError(f"{path} is not {what}: it has no format_version; delete it or move it elsewhere.")

@@ -199,7 +199,7 @@ def _names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return tuple(summary["inputs"]), tuple(summary["outputs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PotstillError(f"{folder / SUMMARY} is missing or damaged: export the model again.") from error
 
 

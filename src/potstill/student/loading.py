@@ -120,7 +120,7 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
         raise PotstillError(f"{model_is} has no {CONFIG}: give the folder that a transformers model was saved to")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last where it is nested a thousand deep
         raise PotstillError(
             f"the {CONFIG} of {model_is} is not valid JSON: restore it ({first_line(error)})"
         ) from error
