@@ -130,7 +130,8 @@ def _tsv_rows(path: str, table: Table, bad: BadRows) -> Iterator[NumberedRow]:
     for number, line in text_lines(path, bad):
         fields = line.split("\t")
         if places is None:
-            places, columns = _places(path, fields, table), len(fields)
+            places = _places(path, fields, table)
+            columns = len(fields) if table.has_header else max(places.values()) + 1
             if table.has_header:
                 tell_unread(path, (name for name in fields if name.strip()), {*places, *OF_NO_USE})
                 continue

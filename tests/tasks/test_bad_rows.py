@@ -117,6 +117,14 @@ def test_columns_that_are_not_read_are_told_once(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err == ""
 
 
+def test_a_table_without_a_header_has_the_task_s_number_of_columns(tmp_path: Path) -> None:
+    good = "gj04\t1\t\tFine."
+    for bad in ("gj04\t1\t\tHe\tslept.", "gj04\t1\tFine."):
+        message, _, rows = both(GLUE["cola"], tmp_path, "train.tsv", f"{bad}\n{good}\n")
+        assert "train.tsv, line 1, has" in message
+        assert rows == [("Fine.", 1)]
+
+
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match="has 2 columns 'label': leave one of them"):
         split(GLUE["sst2"], tmp_path, "dev.tsv", "sentence\tlabel\tlabel\nA\t1\t0\n")
