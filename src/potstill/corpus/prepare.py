@@ -56,12 +56,18 @@ def prepare(
     The documents of a split are joined with [SEP] into one stream, and each block is [CLS], the next `block_size - 2`
     ids of the stream, [SEP]: no padding, and nothing lost but the last incomplete block. (A tokenizer without [CLS]
     and [SEP], such as GPT-2's, gives blocks of the bare stream, joined with its end-of-text token.) The result is the
-    same, byte for byte, for any `num_proc` and `memory_limit_mb`. The folder appears only when it is complete.
+    same, byte for byte, for any `num_proc` and `memory_limit_mb`. The folder appears only when it is complete; its
+    manifest holds the SHA-256 of each file that is trained on.
+
+    The teacher's own placeholders (special tokens without a role, such as <url>) come out as themselves, and are
+    counted and masked as other content is; a literal [CLS] or [MASK] in the text stays plain text. Where the teacher's
+    folder does not say whether text is lower-cased, its vocabulary decides, and what was decided is logged.
 
     From Python, `tokenizer` may also be a fast tokenizer itself.
 
     Args:
-        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders, patterns, or a hub dataset.
+        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders (to the bottom, links
+            included), patterns, or a hub dataset. A document has up to 32 MiB.
         output_dir: Folder to write the corpus to.
         tokenizer: Folder or hub id of the teacher's tokenizer.
         block_size: Tokens of a block, [CLS] and [SEP] included.
@@ -71,7 +77,8 @@ def prepare(
         dataset_split: Split of a hub dataset or of a saved `datasets` folder.
         validation_fraction: Share of the documents held out for validation, at least 0 and below 1.
         num_proc: Tokenising processes; by default one for each CPU available.
-        memory_limit_mb: Approximate bound, in MiB, for text and tokens in flight over all processes.
+        memory_limit_mb: Approximate bound, in MiB, for text and tokens in flight over all processes; a document of
+            several MiB takes about 90 times its size beyond that.
         on_bad_text: What to do with a document that is not UTF-8: stop with an error, or skip and count it.
         train_tokenizer: Train a WordPiece vocabulary on the same text instead of naming a tokenizer.
         vocab_size: Entries of the trained vocabulary.
@@ -83,8 +90,9 @@ def prepare(
         The corpus, opened.
 
     Raises:
-        PotstillError: the options contradict each other, an input cannot be read, there is too little text for one
-            block, or the corpus cannot be written; the output folder is then as it was before.
+        PotstillError: the options contradict each other, an input cannot be read or has a document of more than
+            32 MiB, there is too little text for one block, or the corpus cannot be written; the output folder is then
+            as it was before.
     """
     if not 0 <= validation_fraction < 1:
         raise PotstillError(
