@@ -86,7 +86,7 @@ def _check_place(folder: Path, path: Path, wrong: str) -> None:
             probe.write(b"\0" * 4096)  # on a full disk there is room for the file, and for nothing in it
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise PotstillError(f"{wrong}: {reason} ({place}); name another place or mend its permissions.") from error
+        raise PotstillError(f"{wrong}: {reason} ({place}); name another place.") from error
 
 
 def check_replaceable(folder: Path, mark: str, what: str) -> None:
