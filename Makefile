@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test check reproduce web clean
+.PHONY: demo test check options reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-dev
 
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m reproduce $(REPRODUCE)
+
+# After a change of options: the table that help and usage errors are answered from.
+options: $(VENV)/.installed-dev
+	$(BIN)/python -m potstill.option_table
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

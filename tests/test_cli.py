@@ -134,9 +134,6 @@ def test_teacher_that_does_not_exist(
         ({"report_to": "telegraph"}, "--report_to telegraph does not work"),
         ({"num_train_epochs": 0, "max_steps": -1}, "--num_train_epochs is 0"),
         ({"seed": -1}, "--seed is -1"),
-        ({"teacher": None}, "--teacher is missing"),
-        ({"corpus": None}, "--corpus is missing"),
-        ({"output_dir": None}, "--output_dir is missing"),
     ],
 )
 def test_impossible_values(
@@ -148,11 +145,16 @@ def test_impossible_values(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--teecher", "x"], "Unrecognized arguments: --teecher x"),
+        (["--teecher", "x"], "There is no option --teecher; the nearest is --teacher; see `potstill distill --help`."),
+        (["--Teacher=x"], "There is no option --Teacher; the nearest is --teacher"),
+        (["--batch_size", "8"], "There is no option --batch_size; the nearest is --"),
+        (["--quux"], "There is no option --quux; see"),
+        (["-teacher", "x"], "There is no option -teacher; the nearest is --teacher"),
+        (["word"], "There is no use for word"),
         (["--masking", "sometimes"], "invalid choice: 'sometimes'"),
-        (["--learning_rate", "fast"], "--learning_rate/--learning-rate: invalid float value: 'fast'"),
+        (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
         (["--bf16", "perhaps"], "--bf16"),
-        (["--max_steps"], "--max_steps/--max-steps: expected one argument"),
+        (["--max_steps"], "--max_steps: expected one argument"),
         (["--config"], "--config: expected one argument"),
         (["--config", "no-such-recipe.yaml"], "The recipe no-such-recipe.yaml cannot be read: No such file"),
     ],
@@ -161,14 +163,38 @@ def test_misuse(refused: Callable[..., str], job: Callable[..., list[object]], o
     assert told in refused("distill", *job(), *options, status=2)
 
 
+def test_misuse_is_told_before_anything_heavy_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch and transformers take seconds, and a mistake in the command line should not."""
+    argv = ["distill", "--teecher", "x"], ["prepare"], ["export", "--help"], ["bench", "train", "--help-all"]
+    code = f"import sys; from potstill.cli import main; print([main(words) for words in {argv!r}], file=sys.stderr)\n"
+    code += "assert not {'torch', 'transformers', 'numpy', 'datasets'} & sys.modules.keys()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.splitlines()[-1] == "[2, 2, 0, 0]"
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told"),
+    [
+        (["teacher"], "--teacher is missing"),
+        (["corpus", "teacher"], "--corpus and --teacher are missing"),
+        (["output_dir", "corpus", "teacher"], "--output_dir, --corpus and --teacher are missing"),
+    ],
+)
+def test_missing_options(
+    refused: Callable[..., str], job: Callable[..., list[object]], left_out: list[str], told: str
+) -> None:
+    assert told in refused("distill", *job(**dict.fromkeys(left_out)), status=2)
+
+
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [
         ("learning_rat: 5e-4", "unknown option 'learning_rat'; did you mean learning_rate?"),
         ("quux_zork: 1", "unknown option 'quux_zork'."),
-        ("learning_rate: fast", "--learning_rate/--learning-rate: invalid float value: 'fast'"),
+        ("learning_rate: fast", "--learning_rate: invalid float value: 'fast'"),
         ("bf16: perhaps", "--bf16"),
-        ("max_steps: [1, 2]", "Unrecognized arguments: 2"),
+        ("max_steps: [1, 2]", "There is no use for 2"),
         ("- a\n- b", "must be lines of `option: value`"),
         ("", "must be lines of `option: value`"),
         ("a: [", "cannot be read: while parsing"),

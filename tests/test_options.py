@@ -11,7 +11,7 @@ import pytest
 from transformers import TrainingArguments
 
 from potstill.arguments import recipe_values
-from potstill.cli import VERBS, main
+from potstill.cli import VERBS
 from potstill.errors import PotstillError
 from potstill.evaluation.options import EvaluateArguments
 from potstill.finetuning.options import FinetuneArguments
@@ -30,7 +30,8 @@ def parsed(tmp_path: Path) -> Callable[..., DistillationArguments]:
             """Do nothing."""
             return args
 
-        argv = ["--output_dir", str(tmp_path), "--use_cpu", *flags]
+        argv = ["--output_dir", str(tmp_path), "--use_cpu", "--corpus", "c", *flags]
+        argv += [] if "teacher" in (recipe or "") else ["--teacher", "t"]
         if recipe is not None:
             (tmp_path / "recipe.yaml").write_text(recipe)
             argv += ["--config", str(tmp_path / "recipe.yaml")]
@@ -200,7 +201,7 @@ def test_a_recipe_that_is_no_text(tmp_path: Path, content: bytes) -> None:
 
 
 def test_options_are_not_abbreviated(parsed: Callable[..., DistillationArguments]) -> None:
-    with pytest.raises(UsageError, match="Unrecognized arguments: --learning 1"):
+    with pytest.raises(UsageError, match="There is no option --learning; the nearest is --learning_rate"):
         parsed("--learning", "1")
 
 
@@ -210,17 +211,6 @@ def test_every_trainer_argument_is_an_option(parsed: Callable[..., DistillationA
     for recipe in (DistillationArguments, PretrainingArguments):
         inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
         assert inherited <= {f.name for f in dataclasses.fields(recipe)}
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_help(verb: str, capsys: pytest.CaptureFixture[str], signals_restored: None) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([verb, "--help"])
-    assert exit_.value.code == 0
-    shown = capsys.readouterr().out
-    assert f"usage: potstill {verb}" in shown
-    assert "--output" in shown or verb == "serve"  # which writes nothing
-    assert "--config" in shown
 
 
 @pytest.mark.parametrize("verb", ["prepare", "demo", "compare"])
@@ -286,9 +276,9 @@ def test_a_word_without_a_name(tmp_path: Path) -> None:
     recipe.write_text("source: y\nlimit: 5\n")
     assert call(verb, "p", ["--config", str(recipe)])["source"] == "y"
     assert call(verb, "p", ["x", "--config", str(recipe)]) == {"source": "x", "limit": 5, "kind": None}
-    with pytest.raises(UsageError, match="arguments are required: source"):
+    with pytest.raises(UsageError, match="--source is missing"):
         call(verb, "p", ["--limit", "5"])
-    with pytest.raises(UsageError, match="Unrecognized arguments: z"):
+    with pytest.raises(UsageError, match="There is no use for z"):
         call(verb, "p", ["x", "z"])
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -22,9 +22,12 @@ RECIPE = "recipe.yaml"
 """In the folder of a run: the options that rerun it."""
 
 
-def option(default: Any, help: str) -> Any:
-    """Declare a field with its default and the sentence that `--help` shows."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, required: bool = False) -> Any:
+    """Declare a field with its default and the sentence that `--help` shows.
+
+    A required one is asked for by the command line. From Python it is the verb that misses it, so it has a default.
+    """
+    return field(default=default, metadata={"help": help} | ({"required": True} if required else {}))
 
 
 @dataclass
@@ -35,6 +38,7 @@ class RunArguments(TrainingArguments):
         PotstillError: a value that cannot be, named by its field.
     """
 
+    output_dir: str | None = option(None, "Folder to write to.", required=True)
     cuda_graphs: bool = option(
         False,
         "Record what the GPU does in a step and replay it: several times faster for models so small that the GPU "
@@ -42,6 +46,11 @@ class RunArguments(TrainingArguments):
     )
     overwrite_output_dir: bool = option(False, "Write into --output_dir although it has something in it.")
 
+    resume_from_checkpoint: str | None = option(
+        None,
+        "true: from the newest good checkpoint; auto: from the newest good checkpoint, or from the start if there is "
+        "none; or a folder.",
+    )
     logging_steps: float = option(20, "Log every so many steps.")
     logging_first_step: bool = option(True, "Log the first step too.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN; potstill stops at the first one instead.")
@@ -49,6 +58,11 @@ class RunArguments(TrainingArguments):
     disable_tqdm: bool | None = option(True, "Progress is one line per logging step; false adds a bar.")
     remove_unused_columns: bool = option(False, "What is read has no column to remove.")
     ddp_find_unused_parameters: bool | None = option(False, "Every parameter is used in every step.")
+
+    not_offered: ClassVar[frozenset[str]] = frozenset(
+        {"label_smoothing_factor", "neftune_noise_alpha", "bf16_full_eval", "fp16_full_eval", "auto_find_batch_size"}
+    )
+    """Options that help does not show, for they are refused."""
 
     # What an error says where not even a batch of one fits into memory.
     smallest_batch = "one row is the least it can take, so shorten the rows"

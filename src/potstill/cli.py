@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import signal
@@ -12,11 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from potstill.command_line import parse
 from potstill.errors import PotstillError, first_line
+from potstill.help_text import full_help, short_help
+from potstill.option_table import function_of, verb_of
 from potstill.panics import is_panic
 from potstill.processes import first_to_fail, leave_group
 
-VERBS = {
+VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("potstill.corpus.prepare:prepare", "text in, fixed-length token blocks out"),
     "distill": ("potstill.training.distill:distill", "a teacher and blocks in, a student of half its depth out"),
     "pretrain": ("potstill.training.pretrain:pretrain", "the same engine without a teacher: masked LM from scratch"),
@@ -32,6 +34,8 @@ VERBS = {
         "how small and fast models are here, in every form: size, memory, latency, and the limit",
     ),
 }
+
+HELP, HELP_ALL = {"-h", "--help"}, {"--help-all", "--help_all"}
 
 USAGE = "\n".join(
     [
@@ -62,12 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _no_verb(verb, rest)
     before = signal.signal(signal.SIGTERM, _terminate)
-    module, _, function = VERBS[verb][0].partition(":")
+    where = VERBS[verb][0]
     try:
+        described = verb_of(verb, where)
+        if HELP & set(rest):
+            print(short_help(verb, described))
+            return 0
+        if HELP_ALL & set(rest):
+            print(full_help(verb, described))
+            return 0
+        values = parse(described, f"potstill {verb}", rest)
+        # What is heavy comes after what can be wrong without it.
         _quiet_libraries()
-        from potstill.options import call
+        from potstill.options import apply
 
-        result = call(getattr(importlib.import_module(module), function), f"potstill {verb}", rest)
+        result = apply(function_of(where), values)
         if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks
             _print_result(result)
         leave_group()

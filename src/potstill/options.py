@@ -1,134 +1,160 @@
-"""Command-line options made from typed signatures and dataclasses, and filled from flags and YAML files."""
+"""The options of a verb, made from its typed signature or from the dataclass that it takes."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
+import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from potstill.errors import PotstillError
-from potstill.recipe_file import read_recipe
+import potstill
+from potstill.command_line import Kind, Option, UsageError, Verb, parse
+
+__all__ = ["Positional", "UsageError", "apply", "call", "describe", "sources"]
 
 Positional = Annotated[str, "positional"]
 """Type of a parameter of a verb that may be given without its name: `potstill compare results/`."""
 
-YAML_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-SWITCHES = ("resume_from_checkpoint",)
-"""Words that may be `true` or `false` too."""
+NO_TEXT = ("parallelism_config",)
+"""Options of `TrainingArguments` that are objects, for which there is no way to write them down."""
 
-
-class UsageError(PotstillError):
-    """The command line or a recipe file cannot be understood."""
-
-    exit_status = 2
-
-
-class _Parser(HfArgumentParser):
-    """A parser that tells what is wrong in one sentence instead of printing the usage of 150 options first."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of exiting, so that there is one place that prints errors."""
-        raise UsageError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see `{self.prog} --help`.")
+INHERITED_HELP = {
+    "num_train_epochs": "Passes over the data.",
+    "max_steps": "Steps of the optimiser; above 0 they overrule --num_train_epochs.",
+    "per_device_train_batch_size": "Rows per device and micro-batch.",
+    "gradient_accumulation_steps": "Micro-batches of a step.",
+    "learning_rate": "Peak learning rate.",
+    "bf16": "Compute in bfloat16, the weights in float32.",
+    "use_cpu": "Train on the CPU, although there is a GPU.",
+    "torch_compile": "Compile the model: slower to start, faster after.",
+    "save_steps": "Save a checkpoint every so many steps.",
+    "save_strategy": "When to save checkpoints: no, steps, epoch or best.",
+    "report_to": "Where to log to: tensorboard, wandb, ... or none.",
+    "seed": "Decides all that is drawn at random.",
+}
+"""What options of `TrainingArguments` that most people need are for, in fewer words than transformers has."""
 
 
 def call(verb: Callable[..., Any], prog: str, argv: Sequence[str]) -> Any:
     """Call a verb with the options that the command line and its `--config` file give.
 
-    A verb is a function whose parameters are its options, or one that takes a single dataclass whose fields are. A
-    recipe file is read as if its lines stood on the command line before everything else, so it is checked by the same
-    rules, and flags overrule it. A parameter marked `Positional` may stand without its name.
-
     Args:
-        verb: the function to call.
+        verb: a function whose parameters are its options, or one that takes a single dataclass whose fields are.
         prog: what the user typed to get here, for messages.
         argv: the rest of the command line.
 
     Raises:
         UsageError: an unknown option, a value of the wrong type or a missing one, named.
     """
-    hints = get_type_hints(verb)
-    parameters = inspect.signature(verb).parameters
-    only: Any = hints[next(iter(parameters))] if len(parameters) == 1 else None
-    recipe: Any = only if dataclasses.is_dataclass(only) else None
-    groups = _recipe_groups(recipe) if recipe else [_signature_group(verb)]
-    parser = _Parser(groups, prog=prog, description=(inspect.getdoc(verb) or "").split("\n\n")[0], allow_abbrev=False)
-    for action in parser._actions:
-        if action.type is string_to_bool and action.nargs is None:  # `--bf16` alone is true where None is a value too
-            action.nargs, action.const = "?", True
-    words = [] if recipe else _add_positionals(parser, verb)
-    parser.add_argument("--config", metavar="FILE", help="YAML recipe: options by name; flags overrule it.")
-    files = _Parser((), prog=prog, add_help=False, allow_abbrev=False)
-    files.add_argument("--config")
-    file = files.parse_known_args(argv)[0].config
-    values = vars(parser.parse_args([*(_as_flags(Path(file), groups) if file else []), *argv]))
-    values.pop("config")
-    for name in words:
-        if (word := values.pop(f"{name} word", None)) is not None:
-            values[name] = word
-        if name not in values:
-            parser.error(f"the following arguments are required: {name}")
+    return apply(verb, parse(describe(verb), prog, argv))
+
+
+def apply(verb: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """Call a verb with the values of options; its signature, or its dataclass, has those of the others."""
+    recipe = _recipe(verb)
     return verb(recipe(**values)) if recipe else verb(**values)
 
 
-def _add_positionals(parser: _Parser, verb: Callable[..., Any]) -> list[str]:
-    """Let parameters marked `Positional` be given as words too, and return their names; a word overrules the option."""
-    hints = get_type_hints(verb, include_extras=True)
-    names = [name for name in inspect.signature(verb).parameters if hints[name] == Positional]
-    for name in names:
-        option = parser._option_string_actions[f"--{name}"]
-        option.required, option.default = False, SUPPRESS  # whether it was given is asked once both have been read
-        parser.add_argument(
-            f"{name} word", metavar=name.upper(), nargs="?", default=SUPPRESS, help=f"The same as --{name}."
-        )
-    return names
+def describe(verb: Callable[..., Any]) -> Verb:
+    """Return what a verb is and takes: the single source of it is its signature.
 
-
-def _recipe_groups(recipe: type) -> list[type]:
-    """Return two groups of options: potstill's own first, then those inherited from `TrainingArguments`."""
-    hints = get_type_hints(recipe)
-    inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
-    groups = []
-    for title, wanted in (("potstill", False), ("transformers.TrainingArguments", True)):
-        options = [
-            (f.name, hints[f.name], dataclasses.field(**_default(f), metadata=f.metadata))
-            for f in dataclasses.fields(recipe)
-            if f.init and (f.name in inherited) == wanted
-        ]
-        groups.append(_group(title, options))
-    return groups
-
-
-def _signature_group(function: Callable[..., Any]) -> type:
-    """Return the parameters of a function as one group of options, helped by the `Args:` of its docstring."""
-    hints, helps = get_type_hints(function), _documented_arguments(function)
+    The help of a parameter is what the `Args:` of the docstring say; that of a field is in its metadata.
+    """
+    recipe = _recipe(verb)
+    inherited = {f.name for f in dataclasses.fields(TrainingArguments)} if recipe else set()
+    own = {name for cls in _ours(recipe) for name in vars(cls).get("__annotations__", {})}
+    not_offered: frozenset[str] = getattr(recipe, "not_offered", frozenset())
+    summary = " ".join((inspect.getdoc(verb) or "").split("\n\n")[0].split())
+    words = get_type_hints(verb, include_extras=True)
     options = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        metadata = {"help": helps.get(name, "")}
-        if parameter.default is parameter.empty:
-            options.append((name, hints[name], dataclasses.field(metadata=metadata)))
-        else:
-            options.append((name, hints[name], dataclasses.field(default=parameter.default, metadata=metadata)))
-    return _group("options", options)
+    for action in HfArgumentParser([_group(verb, recipe)], add_help=False)._actions:
+        name = action.dest
+        if action.nargs == 0 or name in NO_TEXT:  # `--no_name`, which follows from the default
+            continue
+        of_transformers = name in inherited - own
+        text = INHERITED_HELP.get(name, action.help) if of_transformers else action.help
+        options.append(
+            Option(
+                name,
+                _kind(action.type),
+                " ".join((text or "").split()).replace("%%", "%"),
+                _shown(action.default),
+                tuple(map(str, action.choices or ())),
+                many=action.nargs == "+",
+                required=action.required,
+                word=words.get(name) == Positional,
+                offered=name not in not_offered,
+                inherited=of_transformers,
+            )
+        )
+    return Verb(summary, tuple(options))
 
 
-def _group(title: str, options: list[tuple[str, Any, Any]]) -> type:
-    return dataclasses.make_dataclass(
-        "Options", options, kw_only=True, namespace={"_argument_group_name": title}, frozen=True
-    )
+def sources(verb: Callable[..., Any]) -> list[Path]:
+    """Return the files of this package that the options of a verb are declared in."""
+    recipe = _recipe(verb)
+    modules = [verb.__module__, *(cls.__module__ for cls in _ours(recipe))]
+    return sorted({Path(sys.modules[name].__file__ or "") for name in modules})
+
+
+def _ours(recipe: Any) -> list[type]:
+    """Return the classes of this package that a dataclass is made of."""
+    return [cls for cls in getattr(recipe, "__mro__", ()) if cls.__module__.partition(".")[0] == potstill.__name__]
+
+
+def _recipe(verb: Callable[..., Any]) -> Any:
+    """Return the dataclass that is all a verb takes, None if its parameters are its options."""
+    hints = get_type_hints(verb)
+    parameters = inspect.signature(verb).parameters
+    only: Any = hints[next(iter(parameters))] if len(parameters) == 1 else None
+    return only if dataclasses.is_dataclass(only) else None
+
+
+def _group(verb: Callable[..., Any], recipe: Any) -> Any:
+    """Return the options as fields of one dataclass, which is what `HfArgumentParser` reads."""
+    options: list[tuple[str, Any, Any]] = []
+    if recipe:
+        hints = get_type_hints(recipe)
+        for f in dataclasses.fields(recipe):
+            if f.init:
+                options.append((f.name, hints[f.name], dataclasses.field(**_default(f), metadata=f.metadata)))
+    else:
+        hints, helps = get_type_hints(verb), _documented_arguments(verb)
+        for name, parameter in inspect.signature(verb).parameters.items():
+            default = {} if parameter.default is parameter.empty else {"default": parameter.default}
+            options.append((name, hints[name], dataclasses.field(metadata={"help": helps.get(name, "")}, **default)))
+    return dataclasses.make_dataclass("Options", options, kw_only=True, frozen=True)
 
 
 def _default(field: dataclasses.Field) -> dict[str, Any]:
     if field.default_factory is not dataclasses.MISSING:
         return {"default_factory": field.default_factory}
     return {"default": field.default}
+
+
+def _kind(type_: Any) -> Kind:
+    if type_ is string_to_bool:
+        return "bool"
+    if type_ in (int, float):
+        return "int" if type_ is int else "float"
+    return "str"  # words of a choice, JSON, and whatever else has a text of its own
+
+
+def _shown(default: Any) -> str:
+    """Return a default as a recipe would say it, nothing where it is none."""
+    if default is None or default is SUPPRESS or default == []:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default.value if isinstance(default, Enum) else default)
 
 
 def _documented_arguments(function: Callable[..., Any]) -> dict[str, str]:
@@ -138,28 +164,3 @@ def _documented_arguments(function: Callable[..., Any]) -> dict[str, str]:
         return {}
     entries = re.findall(r"^ {4}(\w+)(?: \([^)]*\))?: (.*?)(?=^ {4}\S|\Z)", section[1], re.MULTILINE | re.DOTALL)
     return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}
-
-
-def _as_flags(file: Path, groups: list[type]) -> list[str]:
-    """Return a recipe file as command-line flags.
-
-    Raises:
-        RecipeError: the file cannot be read, or is no mapping.
-        UsageError: it has a field that is no option.
-    """
-    known = {f.name: f.type for group in groups for f in dataclasses.fields(group)}
-    flags = []
-    for name, value in read_recipe(file).items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise UsageError(f"The recipe {file} has the unknown option {name!r}{hint}")
-        if isinstance(value, list) and known[name] in (str, str | None):
-            flags.append(f"--{name}={','.join(value)}")  # `layers: [0, 2]` is what YAML suggests
-        elif isinstance(value, list):
-            flags += [f"--{name}", *value]
-        elif known[name] in (bool, bool | None) or name in SWITCHES:
-            flags.append(f"--{name}={YAML_WORDS.get(value.lower(), value)}")
-        else:
-            flags.append(f"--{name}={value}")
-    return flags

@@ -24,7 +24,7 @@ class Recipe(RunArguments):
         PotstillError: a value that cannot be, named by its field.
     """
 
-    corpus: str | None = option(None, "Folder written by `potstill prepare`.")
+    corpus: str | None = option(None, "Folder written by `potstill prepare`.", required=True)
     masking: Literal["frequency", "uniform"] = option(
         "frequency",
         "How masked tokens are drawn: with probability ∝ count^-mlm_smoothing (DistilBERT), or uniformly (BERT).",
@@ -84,7 +84,9 @@ class Recipe(RunArguments):
 class DistillationArguments(Recipe):
     """Options of `potstill distill`: a teacher, the student made of it, and the losses."""
 
-    teacher: str | None = option(None, "Folder or hub name of the teacher, a model with its masked-LM head.")
+    teacher: str | None = option(
+        None, "Folder or hub name of the teacher, a model with its masked-LM head.", required=True
+    )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
     layers: str = option(
         "alternate",

@@ -251,7 +251,5 @@ def test_the_second_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "potstill: there is no verb 'bench foo'; there is bench train, bench inference.\n"
     assert main(["bench", "--help"]) == 0
     assert capsys.readouterr().out.startswith("potstill bench train ")
-    with pytest.raises(SystemExit) as exit_:
-        main(["bench", "train", "--help"])
-    assert exit_.value.code == 0
+    assert main(["bench", "train", "--help"]) == 0
     assert "usage: potstill bench train" in capsys.readouterr().out

@@ -317,8 +317,8 @@ def test_command_line(write: Write, tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("argv", "status", "said"),
     [
-        ([], 2, "required: results; see `potstill compare --help`"),
-        (["RESULTS", "more"], 2, "nrecognized arguments: more"),
+        ([], 2, "--results is missing; see `potstill compare --help`"),
+        (["RESULTS", "more"], 2, "here is no use for more"),
         (["RESULTS", "--format", "latex"], 2, "invalid choice: 'latex'"),
         (["RESULTS", "--reference", "pupil"], 1, "no model 'pupil' to be the reference; there is teacher, student."),
         (["RESULTS/teacher"], 1, "is not a folder of results: it has no plan.json"),

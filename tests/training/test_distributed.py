@@ -197,10 +197,10 @@ def test_a_broken_connection_is_told_only_if_nothing_else_was(monkeypatch: pytes
     def broken(*args: object) -> None:
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr("potstill.options.call", broken)
+    monkeypatch.setattr("potstill.options.apply", broken)
     with pytest.raises(RuntimeError):
-        main(["distill"])
-    assert main(["distill"]) == 1
+        main(["demo"])
+    assert main(["demo"]) == 1
 
 
 WORKER_THAT_DIES = """
@@ -295,6 +295,6 @@ def test_a_run_that_is_done_leaves_its_group(monkeypatch: pytest.MonkeyPatch, tm
         torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
         return tmp_path
 
-    monkeypatch.setattr("potstill.options.call", training)
-    assert main(["distill"]) == 0
+    monkeypatch.setattr("potstill.options.apply", training)
+    assert main(["demo"]) == 0
     assert not torch.distributed.is_initialized()

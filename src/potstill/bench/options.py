@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from potstill.arguments import option
 from potstill.recipe import DistillationArguments, PretrainingArguments
@@ -19,6 +19,8 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     of cutting blocks and of the length of training is overruled.
     """
 
+    teacher: str | None = option(None, "Folder or hub name of the teacher; random weights if not given.")
+    corpus: str | None = option(None, "Folder written by `potstill prepare`; random tokens if not given.")
     output_dir: str | None = option(None, "Not used: a bench leaves nothing behind.")
     num_hidden_layers: int | None = option(  # type: ignore[assignment]
         None, "Layers of the student, half of the teacher's if not given; with --pretrain, of the model."
@@ -49,6 +51,14 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     masking: Literal["frequency", "uniform"] | None = option(  # type: ignore[assignment]
         None, "How masked tokens are drawn; if not given, as `distill` does it, or with --pretrain as `pretrain`."
     )
+
+    not_offered: ClassVar[frozenset[str]] = DistillationArguments.not_offered | {
+        *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "model", "report_to", "push_to_hub"),
+        *("num_train_epochs", "max_steps", "max_train_minutes", "short_block_size", "short_share"),
+        *("eval_strategy", "save_strategy", "logging_strategy", "eval_on_start", "logging_first_step"),
+        "load_best_model_at_end",
+    }
+    """Refused, or overruled."""
 
     def __post_init__(self) -> None:
         self.masking = self.masking or ("uniform" if self.pretrain else "frequency")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
@@ -31,10 +31,10 @@ class EvaluateArguments(FinetuneArguments):
     """
 
     models: list[str] | None = option(
-        None, "Models as NAME=FOLDER, the first being the one that others are measured by."
+        None, "Models as NAME=FOLDER, the first being the one that others are measured by.", required=True
     )
     suite: list[str] | None = option(
-        None, "glue, imdb, squad or squad_v2, or several; some tasks of glue as glue:cola,rte."
+        None, "glue, imdb, squad or squad_v2, or several; some tasks of glue as glue:cola,rte.", required=True
     )
     seeds: int = option(5, "Runs of each model and task, with seeds from --seed on.")
     search: bool = option(
@@ -44,6 +44,13 @@ class EvaluateArguments(FinetuneArguments):
         None, "Models to fine-tune a second time with the first model, fine-tuned, as their teacher."
     )
     runs_per_gpu: int | None = option(None, "Runs that share a GPU; 4 for models below 50 M parameters, else 1.")
+
+    model: str | None = option(None, "Of `finetune`; here it is --models.")
+    task: str | None = option(None, "Of `finetune`; here it is --suite.")
+
+    not_offered: ClassVar[frozenset[str]] = FinetuneArguments.not_offered | {
+        *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir")
+    }
 
     def __post_init__(self) -> None:
         """Check what is of `evaluate` itself; the arguments of each run check the rest."""

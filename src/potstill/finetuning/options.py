@@ -46,8 +46,8 @@ class FinetuneArguments(RunArguments):
         PotstillError: an unknown task, or a value that cannot be, named by its field.
     """
 
-    model: str | None = option(None, "Folder or hub name of the model to fine-tune.")
-    task: str | None = option(None, f"What to fine-tune it on: {', '.join(TASKS)}.")
+    model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
+    task: str | None = option(None, f"What to fine-tune it on: {', '.join(TASKS)}.", required=True)
     task_data: str | None = option(
         None, "Folder of the task's data, or of all tasks'; for SQuAD also one file; the hub's dataset if not given."
     )

@@ -26,6 +26,7 @@ class BenchInferenceArguments:
         None,
         "Models as NAME=FOLDER, the first being the one that others are compared with: folders or hub names of "
         "transformers models, and folders that `potstill export` wrote.",
+        required=True,
     )
     data: str | None = option(
         None,
