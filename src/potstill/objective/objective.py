@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Objective:
         fused = [Vocabulary(**parts)] if parts else []
         self.terms: tuple[Term, ...] = (*fused, *(loss for loss in used if isinstance(loss, Term)))
 
-    @property
+    @cached_property
     def student_reads(self) -> Reads:
         """What any term reads of the student."""
         reads = Reads()
@@ -55,7 +56,7 @@ class Objective:
             reads |= term.student_reads
         return reads
 
-    @property
+    @cached_property
     def teacher_reads(self) -> Reads:
         """What any term reads of the teacher."""
         reads = Reads()
