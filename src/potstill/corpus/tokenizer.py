@@ -11,7 +11,11 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from potstill.errors import PotstillError, first_line
+from potstill.json_files import read_object
 from potstill.panics import panics_as_errors
+
+FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+"""What a tokenizer is read from, where it is there."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # the libraries below raise almost every type there is
         reason = first_line(error)
+        _check_files(Path(name))
         if Path(name).exists():
             raise PotstillError(f"The folder {name} holds no tokenizer that can be loaded ({reason}).") from error
         raise PotstillError(
@@ -110,6 +115,17 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
             f"The {role} {name!r} has no tokenizer: put its tokenizer.json and tokenizer_config.json there."
         )
     return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """Tell which file of a tokenizer is damaged: the libraries that read it seldom say.
+
+    Raises:
+        PotstillError: one is.
+    """
+    for file in FILES:
+        if (folder / file).is_file():
+            read_object(folder / file, "The tokenizer file", "restore it", finite=False)
 
 
 @contextmanager
