@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from potstill.errors import PotstillError
-from potstill.files import write_text
+from potstill.files import check_writable, write_text
+from potstill.json_files import json_text, read_object
 from potstill.training.hardware import hardware
+from potstill.versions import versions
 from reproduce.power import nvidia_smi
 
 HERE = Path(__file__).resolve().parent
@@ -75,7 +75,8 @@ def place_of(options: argparse.Namespace, more: Sequence[str] = ()) -> Place:
     """Return where to work, as the options of `parser` say.
 
     Raises:
-        PotstillError: there are fewer GPUs than asked for, or a training was given no time.
+        PotstillError: there are fewer GPUs than asked for, a training was given no time, or a folder cannot be
+            written to.
     """
     visible = torch.cuda.device_count()
     gpus = visible if options.gpus is None else options.gpus
@@ -84,6 +85,8 @@ def place_of(options: argparse.Namespace, more: Sequence[str] = ()) -> Place:
     minutes = getattr(options, "minutes", None)
     if minutes is not None and minutes <= 0:
         raise PotstillError(f"--minutes is {minutes:g}: it must be above 0.")
+    for folder in (options.work_dir, options.results_dir):
+        check_writable(folder)
     return Place(options.work_dir, options.results_dir, gpus, tuple(more))
 
 
@@ -129,7 +132,7 @@ def write_result(place: Place, name: str, figures: dict[str, Any]) -> Path:
     """Write the figures of a script with the conditions under which they were measured, and return the file."""
     path = place.results / f"{name}.json"
     record = {"format_version": FORMAT, "conditions": conditions(place, name)} | figures
-    write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(record, str(path)) + "\n")
     print(f"wrote {path}", flush=True)
     return path
 
@@ -143,25 +146,19 @@ def read_result(folder: Path, name: str) -> dict[str, Any] | None:
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    record = read_json(path)
+    record = read_object(path, "The file", "delete it and run its script again")
     if record.get("format_version") != FORMAT:
         raise PotstillError(f"{path} is in another format than {FORMAT}: delete it and run reproduce.{name} again.")
     return record
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
+    """Return the object in a JSON file that a run left; what a trainer logged may be NaN.
 
     Raises:
         PotstillError: it cannot be read.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PotstillError(f"{path} cannot be read ({error}): delete it and run its script again.") from error
-    if not isinstance(record, dict):
-        raise PotstillError(f"{path} is no JSON object: delete it and run its script again.")
-    return record
+    return read_object(path, "The file", "delete it and run its script again", finite=False)
 
 
 def conditions(place: Place, name: str) -> dict[str, Any]:
@@ -172,7 +169,7 @@ def conditions(place: Place, name: str) -> dict[str, Any]:
         "commit": _commit(),
         "hardware": gpu_name() if place.gpus else hardware(torch.device("cpu")),
         "gpus": place.gpus,
-        "versions": {package: version(package) for package in ("potstill", "torch", "transformers")},
+        "versions": versions("potstill", "torch", "transformers"),
     }
 
 

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
+from potstill.report.markdown import code, plain, visible
 from reproduce import render_tables as tables
 from reproduce.common import HERE, parser, read_result, run
 
@@ -31,8 +32,8 @@ def main(argv: list[str]) -> None:
     options = made.parse_args(argv)
     try:
         page = options.page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PotstillError(f"{options.page} cannot be read: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise PotstillError(f"{options.page} cannot be read: {first_line(error)}.") from error
     written = with_section(page, section(options.results_dir), str(options.page))
     if options.check and written != page:
         raise PotstillError(f"{options.page} is not what the results give: run `python -m reproduce.render`.")
@@ -61,7 +62,15 @@ def section(results: Path) -> str:
         results: folder of the JSON files.
     """
     found = {name: read_result(results, name) for name in NAMES}
-    parts = [
+    try:
+        return "\n\n".join(_parts(found))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise PotstillError(f"A file in {results} is not what its script writes ({reason}): run it again.") from error
+
+
+def _parts(found: dict[str, Any]) -> list[str]:
+    return [
         "## The paper's experiment, from text to tables",
         _introduction(found),
         _part("The teacher", found["teacher"], tables.teacher),
@@ -73,7 +82,6 @@ def section(results: Path) -> str:
         _part("Cost", found["cost"], tables.cost),
         _part("Quality against time", found["time_to_quality"], tables.curves),
     ]
-    return "\n\n".join(parts)
 
 
 def _introduction(found: dict[str, Any]) -> str:
@@ -84,7 +92,7 @@ def _introduction(found: dict[str, Any]) -> str:
     ]
     students, teacher = found["students"], found["teacher"]
     if students is not None and (teacher is None or teacher["teacher"] != students["teacher"]):
-        said.append(f"**The teacher is `{students['teacher']['name']}`**, given with `--teacher`.")
+        said.append(f"**The teacher is {code(students['teacher']['name'])}**, given with `--teacher`.")
     else:
         said.append(
             "**The teacher is not the published BERT.** It was pre-trained from text by `potstill pretrain`, on a "
@@ -104,8 +112,9 @@ def _part(title: str, found: dict[str, Any] | None, write: Any) -> str:
 def _conditions(conditions: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items() if name != "potstill")
     where = f"{conditions['gpus']} × {conditions['hardware']}" if conditions["gpus"] else conditions["hardware"]
+    where, versions = plain(where), plain(versions)
     commit = f", commit {conditions['commit']}" if conditions["commit"] else ""
-    return f"    {conditions['command']}\n\n{where}, {versions}, {conditions['date']}{commit}."
+    return f"    {visible(conditions['command'])}\n\n{where}, {versions}, {conditions['date']}{commit}."
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from potstill.errors import PotstillError
+from potstill.report.markdown import NOTHING, plain
 from reproduce.training import lengths
 
-NOTHING = "–"
 ROWS = {
     "teacher": "teacher",
     "student": "student, distilled",
@@ -73,7 +74,7 @@ def students(found: dict[str, Any]) -> str:
         taught = name != "teacher"
         rows.append(
             [
-                ROWS.get(name, name),
+                _called(name),
                 number(cost.get("gpu_minutes"), 1),
                 millions(cost.get("tokens")),
                 *_masked_lm(own),
@@ -107,7 +108,7 @@ def tasks(found: dict[str, Any]) -> str:
         review = (imdb["models"].get(name) or {"tasks": {}})["tasks"].get("imdb")
         answer = (squad["models"].get(name) or {"tasks": {}})["tasks"].get("squad")
         exact = (answer or {"metrics": {}})["metrics"].get("exact")
-        rows.append([ROWS.get(name, name), _cell(review), number(exact, 1), _cell(answer)])
+        rows.append([_called(name), _cell(review), number(exact, 1), _cell(answer)])
     said = [f"{title}: {_settings(part)}" for title, part in (("IMDb", imdb), ("Questions", squad))]
     said.append(
         "The paper's student loses 0.6 points on IMDb, 3.5 and 2.7 on SQuAD, with the second distillation 2.1 and 1.6."
@@ -126,8 +127,8 @@ def speed(found: dict[str, Any]) -> str:
                 ratio = "{:.2f} × ({:.2f}–{:.2f})".format(*measured["ratio"])
             rows.append(
                 [
-                    ROWS.get(name, name),
-                    form,
+                    _called(name),
+                    plain(form),
                     f"{row['encoder_parameters'] / 1e6:.1f} M",
                     count(row["bytes"]),
                     f"{row['flops'] / 1e9:.3g}",
@@ -136,10 +137,11 @@ def speed(found: dict[str, Any]) -> str:
                     ratio,
                 ]
             )
+    where = f"{plain(found['hardware'])} ({plain(found['disturbance'])})"
     said = (
-        f"{found['pairs']:,} dev pairs of STS-B one at a time, {found['threads']} threads, on {found['hardware']} "
-        f"({found['disturbance']}); models in turns. Median and quartiles; times as fast as the first row: median over "
-        "turns, and what a tenth of them is below and above. Parameters are the encoder's, bytes the task model's."
+        f"{found['pairs']:,} dev pairs of STS-B one at a time, {found['threads']} threads, on {where}; "
+        "models in turns. Median and quartiles; times as fast as the first row: median over turns, and "
+        "what a tenth of them is below and above. Parameters are the encoder's, bytes the task model's."
     )
     header = ["", "form", "parameters", "bytes", "GFLOPs", "ms a pair", "seconds of a pass", "speed"]
     return f"{said}\n\n{table(header, rows)}"
@@ -153,11 +155,13 @@ def ablation(found: dict[str, Any]) -> str:
     rows = []
     for name in scored["models"]:
         macros = scored["models"][name]["macros"]
-        cells = [ROWS.get(name, name)]
+        cells = [_called(name)]
         for column in columns:
-            change = macros[column]["value"] - whole[column]["value"]
-            mark = "\\*" if macros[column].get("beyond_spread") else ""
-            cells += [_cell(macros[column]), NOTHING if name == "full" else f"{mark}{change:+.2f}"]
+            change = NOTHING
+            if name != "full" and _known(macros[column]) and _known(whole[column]):
+                mark = "\\*" if macros[column].get("beyond_spread") else ""
+                change = f"{mark}{macros[column]['value'] - whole[column]['value']:+.2f}"
+            cells += [_cell(macros[column]), change]
         paper = PAPER_CHANGES.get(name)
         rows.append([*cells, NOTHING if paper is None else f"{paper:+.2f}"])
     header = ["", *(cell for column in columns for cell in (column, "change")), "the paper's"]
@@ -194,7 +198,7 @@ def _ablated_masked_lm(students: dict[str, Any]) -> str:
         prefix = _prefix(found)
         start, _ = _masked_lm(row["held_out_at_start"])
         near = [number(found.get(f"{prefix}kl"), 3), percent(found.get(f"{prefix}agreement"))]
-        rows.append([ROWS.get(name, name), f"{row['cost']['steps']:,}", start, *_masked_lm(found), *near])
+        rows.append([_called(name), f"{row['cost']['steps']:,}", start, *_masked_lm(found), *near])
     whole = students["full"]["held_out"]
     rows.append(["teacher", NOTHING, NOTHING, *_masked_lm(whole, "teacher_"), NOTHING, NOTHING])
     cut = "Held-out text, cut as in most steps:" if _prefix(whole or {}) else "Held-out text:"
@@ -228,7 +232,7 @@ def cost(found: dict[str, Any]) -> str:
     if paper is not None:
         speed = found["speed"]
         of = speed["conditions"]
-        where = f", {of['hardware']}, {of['date']}, commit {of['commit']}" if of else ""
+        where = f", {plain(of['hardware'])}, {of['date']}, commit {of['commit']}" if of else ""
         said.append(
             f"**The paper's budget**, 3 epochs of 3.3 billion words, is {paper['tokens'] / 1e9:.1f} billion tokens of "
             f"this vocabulary ({paper['tokens_per_word']:.2f} a word). At {count(speed['tokens_per_second'])} tokens/s "
@@ -240,10 +244,15 @@ def cost(found: dict[str, Any]) -> str:
     return "\n\n".join([said[0], table(header, rows), *said[1:]])
 
 
+def _called(name: str) -> str:
+    """Return what a row is called, as Markdown."""
+    return ROWS.get(name) or plain(name)
+
+
 def _named(title: str) -> str:
     """Return what a row of the cost is called: the name of a student may stand behind what it was made for."""
     *made_for, name = title.split(", ")
-    return ", ".join([*made_for, ROWS.get(name, name)])
+    return ", ".join([*map(plain, made_for), _called(name)])
 
 
 def curves(found: dict[str, Any]) -> str:
@@ -280,8 +289,8 @@ def _scores(found: dict[str, Any], tasks_only: bool = False) -> str:
     rows = []
     for model, figures in found["models"].items():
         cells = [_cell((figures["macros"] | figures["tasks"]).get(column)) for column in columns]
-        rows.append([ROWS.get(model, model), *cells])
-    return table(["", *(found["titles"].get(column, column) for column in columns)], rows)
+        rows.append([_called(model), *cells])
+    return table(["", *(plain(found["titles"].get(column, column)) for column in columns)], rows)
 
 
 def _retention(found: dict[str, Any]) -> str:
@@ -296,8 +305,11 @@ def _retention(found: dict[str, Any]) -> str:
             measured = (figures["macros"] | figures["tasks"]).get(column) or {}
             mark = "\\*" if measured.get("beyond_spread") else ""
             cells.append(mark + number(measured.get("retention"), 1))
-        rows.append([ROWS.get(model, model), *cells])
-    header = [f"percent of the {found['reference']}'s", *(found["titles"].get(column, column) for column in columns)]
+        rows.append([_called(model), *cells])
+    header = [
+        f"percent of the {plain(found['reference'])}'s",
+        *(plain(found["titles"].get(column, column)) for column in columns),
+    ]
     return table(header, rows)
 
 
@@ -321,10 +333,16 @@ def _settings(found: dict[str, Any]) -> str:
     said += f"; epochs: {', '.join(f'{value:g}' for value in epochs)}."
     if found.get("max_train_samples"):
         said += f" At most {count(found['max_train_samples'])} rows of a task to learn from."
-    if found["macro_tasks"] and len(found["seeds"]) > 1:
-        said += " A macro score is the mean of the medians, its range that of each seed's mean."
+    macros = [figures for model in found["models"].values() for figures in model["macros"].values()]
+    if macros and len(found["seeds"]) > 1:
+        said += " A macro score is the mean over tasks of one seed; shown is the "
+        said += (
+            "median with the lowest and highest."
+            if all(_known(macro) for macro in macros)
+            else ("range over the seeds, for the macro scores between the lowest and the highest were not kept.")
+        )
     if found["absent"]:
-        said += f" No data at hand: {', '.join(found['titles'].get(task, task) for task in found['absent'])}."
+        said += f" No data at hand: {', '.join(plain(found['titles'].get(task, task)) for task in found['absent'])}."
     if found["missing"]:
         said += f" {len(found['missing'])} cells lack seeds."
     return said
@@ -333,8 +351,20 @@ def _settings(found: dict[str, Any]) -> str:
 def _cell(figures: dict[str, Any] | None) -> str:
     if not figures:
         return NOTHING
-    spread = f" ({figures['min']:.1f}–{figures['max']:.1f})" if figures["n"] > 1 else ""
-    return f"{figures['value']:.1f}{spread}"
+    spread = f"{figures['min']:.1f}–{figures['max']:.1f}"
+    if not _known(figures):
+        return spread
+    if not figures["min"] <= figures["value"] <= figures["max"]:
+        raise PotstillError(
+            f"A score of {figures['value']:.1f} lies outside of its range {spread}, so they are not of the same seeds: "
+            "run the script of its table again."
+        )
+    return f"{figures['value']:.1f}" + f" ({spread})" * (figures["n"] > 1)
+
+
+def _known(figures: dict[str, Any]) -> bool:
+    """Return whether the median over seeds was kept: table 1's macro scores were once given by another figure."""
+    return figures["value"] is not None
 
 
 def _masked_lm(measured: dict[str, float] | None, whose: str = "") -> list[str]:

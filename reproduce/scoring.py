@@ -17,7 +17,7 @@ from potstill.tasks.squad import find_squad
 from reproduce.common import Place
 from reproduce.runs import Job, run_job
 
-KEPT = ("value", "min", "max", "n", "retention", "beyond_spread", "chance_beyond_spread")
+KEPT = ("value", "min", "max", "n", "by_seed", "retention", "beyond_spread", "chance_beyond_spread")
 
 
 def check_tasks(seeds: int, glue: Path | None, imdb: Path | None = None, squad: Path | None = None) -> None:

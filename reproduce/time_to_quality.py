@@ -133,7 +133,7 @@ class _Measuring(TrainerCallback):
         prefix = "eval_short_" if "eval_short_loss" in metrics else "eval_"  # the length of most steps
         self.points.append(point | {name: metrics[prefix + name] for name in ("loss", "accuracy", "kl")})
         self.since = time.monotonic()
-        self.budget.elapsed_before -= self.since - self.stopped
+        self.budget.clock.elapsed_before -= self.since - self.stopped
 
 
 def _curve(options: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 from potstill.bench.flops import step_flops
 from potstill.corpus import Corpus
-from potstill.objective import DistillationObjective
+from potstill.training.compatibility import objective_of
 from reproduce.common import Place, read_json, shortened
 from reproduce.runs import Done, Job
 
@@ -113,13 +113,8 @@ def count_flops(folder: Path, results: dict[str, Any]) -> float:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     block_size = Corpus.open(recipe["corpus"]).train.block_size
     student = shape_of(folder)
-    if "teacher" in recipe:
-        objective = DistillationObjective(
-            recipe["alpha_ce"], recipe["alpha_mlm"], recipe["alpha_cos"], recipe["temperature"], recipe["soft_targets"]
-        )
-        teacher: PreTrainedModel | None = shape_of(recipe["teacher"])
-    else:
-        objective, teacher = DistillationObjective(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0), None
+    objective = objective_of(recipe)
+    teacher = shape_of(recipe["teacher"]) if "teacher" in recipe else None
     total = 0.0
     short = recipe.get("short_block_size")
     shares = {block_size: 1.0}

@@ -108,6 +108,21 @@ def test_teacher_that_does_not_exist(
         ({"alpha_mlm": "nan"}, "--alpha_mlm is nan"),
         ({"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0}, "there is nothing to learn from"),
         ({"temperature": 0}, "--temperature is 0.0"),
+        ({"losses": "{hidden_mze: 1}"}, "there is no loss 'hidden_mze'; did you mean hidden_mse?"),
+        ({"losses": '{"hidden_mse": {"layer": {"0": 0}}}'}, "hidden_mse has no option 'layer'; did you mean layers?"),
+        ({"losses": "{hidden_mse: {layers: {0: 4}}}"}, "layers of hidden_mse names layer 4 of the teacher"),
+        ({"losses": "{hidden_mse: {layers: {2: 0}}}"}, "layers of hidden_mse names layer 2 of the student"),
+        ({"losses": "{attention_relations: {teacher_layer: 4}}"}, "teacher_layer of attention_relations names layer 4"),
+        (
+            {"losses": "{attention_relations: {relation_heads: 5}}"},
+            "the 5 relation heads of attention_relations do not",
+        ),
+        ({"losses": "{masked_lm: 0, soft_targets: {weight: 0}}"}, "no loss has a weight above 0"),
+        ({"losses": ""}, "losses is {}: it must map names to weights"),
+        ({"losses": "masked_lm"}, "losses is 'masked_lm': it must map names to weights"),
+        ({"losses": "{masked_lm: 1"}, "--losses cannot be read"),
+        ({"losses": "{masked_lm: 1}", "alpha_cos": 0}, "--losses and --alpha_cos are both given"),
+        ({"losses": "{masked_lm: 1}", "temperature": 3}, "--losses and --temperature are both given"),
         ({"learning_rate": 0}, "--learning_rate is 0.0"),
         ({"mlm_probability": 1.5}, "--mlm_probability is 1.5"),
         ({"max_train_minutes": 0}, "--max_train_minutes is 0.0"),
@@ -189,6 +204,8 @@ def test_missing_options(
         ("seed: 1\nlayers: 0,2\nseed: 2", "names seed twice"),
         ("? [a, b]\n: 1", "line 1, must be `option: value`"),
         ("accelerator_config: {a: 2026-01-01}", "accelerator_config holds a value that is no JSON"),
+        ("losses: [masked_lm, soft_targets]", "it must map names to weights"),
+        ("losses: {masked_lm: {weights: 1}}", "masked_lm has no option 'weights'; did you mean weight?"),
         ("temperature: 0", "--temperature is 0.0"),
     ],
 )
@@ -196,7 +213,7 @@ def test_bad_recipes(
     refused: Callable[..., str], job: Callable[..., list[object]], tmp_path: Path, recipe: str, told: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe)
-    status = 1 if "temperature" in recipe else 2
+    status = 1 if "temperature" in recipe or "losses" in recipe else 2
     assert told in refused("distill", *job(), "--config", tmp_path / "recipe.yaml", status=status)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import PotstillError
-from potstill.json_files import parse_json, read_json, read_object
+from potstill.json_files import check_finite, json_text, not_finite, parse_json, read_json, read_object
 
 
 @pytest.fixture
@@ -96,3 +96,32 @@ def test_a_line_of_a_file_is_named_as_its_reader_names_it():
     assert parse_json('{"a": 1}\n', "rows.jsonl, line 3,") == {"a": 1}
     with pytest.raises(PotstillError, match=r"^rows\.jsonl, line 3, is damaged: it is not JSON \(.*\)\.$"):
         parse_json("{'a': 1}", "rows.jsonl, line 3,")
+
+
+def test_what_is_written_can_be_read(file):
+    value = {"a": [1, 2.5, None, True, "é – 😀"], "b": {}}
+    file.write_text(json_text(value, "The plan"), encoding="utf-8")
+    assert read_json(file, "The plan") == value
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"a": [1.0, {"b": math.nan}]}, r"a 1 b is not finite \(NaN\)"),
+        ({"a": math.inf, "b": -math.inf}, r"a, b are not finite \(NaN\)"),
+        (math.nan, r"it is not finite \(NaN\)"),
+        ({"a": Path("b")}, "Object of type PosixPath is not JSON serializable"),
+        ({"path": b"/a\xe9".decode(errors="surrogateescape")}, r"'\"path\": \"/a\\udce9\"' in it is not UTF-8 text"),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(value, why):
+    with pytest.raises(PotstillError, match=rf"^The plan x cannot be written: .*{why}\.$"):
+        json_text(value, "The plan x")
+
+
+def test_figures_that_are_no_numbers_are_named():
+    measured = {"trained": {"loss": math.nan, "accuracy": 0.5, "steps": 3}, "kl": (1.0, -math.inf), "text": "nan"}
+    assert not_finite(measured) == ["trained loss", "kl 1"]
+    check_finite({"loss": 1.0, "text": "nan"}, "It is no result")
+    with pytest.raises(PotstillError, match=r"^It is no result: loss is not finite \(NaN\)\.$"):
+        check_finite({"loss": math.nan}, "It is no result")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from potstill.evaluation.options import EvaluateArguments
     from potstill.finetuning.finetune import finetune
     from potstill.finetuning.options import FinetuneArguments
-    from potstill.objective import DistillationObjective
+    from potstill.objective import DistillationObjective, Objective
     from potstill.recipe import DistillationArguments, PretrainingArguments
     from potstill.student import build_student, choose_layers
     from potstill.training.distill import distill
@@ -27,6 +27,7 @@ _HOME = {
     "DistillationTrainer": "potstill.training.trainer",
     "EvaluateArguments": "potstill.evaluation.options",
     "FinetuneArguments": "potstill.finetuning.options",
+    "Objective": "potstill.objective",
     "PotstillError": "potstill.errors",
     "PretrainingArguments": "potstill.recipe",
     "build_student": "potstill.student",
@@ -46,6 +47,7 @@ __all__ = [
     "DistillationTrainer",
     "EvaluateArguments",
     "FinetuneArguments",
+    "Objective",
     "PotstillError",
     "PretrainingArguments",
     "build_student",

@@ -115,6 +115,10 @@ class RunArguments(TrainingArguments):
         """Return how many steps the run has at most: `max_steps`, or those of its epochs where that is not given."""
         return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * steps_per_epoch)
 
+    def replaced(self) -> set[str]:
+        """Return the names of options that have no meaning beside others that are given; a recipe leaves them out."""
+        return set()
+
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise PotstillError(f"--{name} is {getattr(self, name)!r}: it {rule}.")
@@ -129,7 +133,7 @@ def recipe_values(args: RunArguments) -> dict[str, Any]:
     plumbing |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
     one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}
-    own -= plumbing
+    own -= plumbing | args.replaced()
     # To make arguments sets up the devices anew: the same ones, and never while a trainer is at work with them.
     default = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
     default.use_cpu = False  # which is the default, so that a recipe says it where it is not

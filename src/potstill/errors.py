@@ -1,5 +1,8 @@
 """What potstill raises when the user, not the program, has something to mend, and how it quotes other errors."""
 
+import errno
+import re
+
 
 class PotstillError(Exception):
     """Bad input or an impossible request, told in one sentence: what, where, what to do.
@@ -16,3 +19,46 @@ def first_line(error: BaseException) -> str:
     An error that says nothing gives the name of its type.
     """
     return next(iter(str(error).strip().splitlines()), "").rstrip(".: ") or type(error).__name__
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about an error of the operating system, as the end of a sentence: ``free some disk space``.
+
+    The text is right for reading and for writing, whatever the file. Libraries written in Rust raise no `OSError` but
+    put the number into their text (``os error 28``), and it is read from there.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"os error (\d+)", str(error))):
+        number = int(found[1])
+    return _ADVICE.get(number, "check the path and the disk it lies on")
+
+
+_NO_SPACE = "free some disk space"
+_NO_PERMISSION = "check who owns it and its folder, and their permissions"
+_SOMETHING_ELSE = "check the path, and that no other process writes there"
+_FAILING_DISK = "check the disk or the network drive, and try again"
+
+_ADVICE: dict[int | None, str] = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: f"{_NO_SPACE}, for your quota is used up",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: "name a place that is not mounted read-only",
+    errno.ENOENT: "check the path, and that no other process removes or renames the folder",
+    errno.ENOTDIR: _SOMETHING_ELSE,
+    errno.EISDIR: _SOMETHING_ELSE,
+    errno.EEXIST: _SOMETHING_ELSE,
+    errno.ENOTEMPTY: _SOMETHING_ELSE,
+    errno.EBUSY: _SOMETHING_ELSE,
+    errno.ETXTBSY: _SOMETHING_ELSE,
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ELOOP: "check the symbolic links in the path, which go round in a circle",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs, for the machine has too many files open",
+    errno.ENOMEM: "free some memory",
+    errno.EIO: _FAILING_DISK,
+    errno.ESTALE: _FAILING_DISK,
+    errno.ENODEV: _FAILING_DISK,
+    errno.ETIMEDOUT: _FAILING_DISK,
+}

@@ -19,6 +19,8 @@ from types import FrameType
 import psutil
 
 from potstill.errors import PotstillError, first_line
+from potstill.locks import locked
+from potstill.permissions import share
 
 
 def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
@@ -48,17 +50,43 @@ def check_writable(folder: Path) -> None:
     Raises:
         PotstillError: they cannot.
     """
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    _check_place(folder, folder, f"{folder} cannot be written to")
+
+
+def check_output_file(file: str | Path, option: str, in_folder: bool = False) -> Path:
+    """Return a file that `write_text` is to write, having made sure before any work is done that it can.
+
+    Args:
+        file: to be written or replaced.
+        option: that names it, for messages.
+        in_folder: whether its folder has to be there already.
+
+    Raises:
+        PotstillError: it is a folder, or cannot be written.
+    """
+    path = Path(file).expanduser()
+    wrong = f"{option} {path} cannot be written"
+    if os.path.isdir(path):
+        raise PotstillError(f"{wrong}: Is a directory; name a file.")
+    if in_folder and not os.path.isdir(path.absolute().parent):
+        raise PotstillError(f"{wrong}: name a file in a folder that exists.")
+    if not _is_special(path):
+        _check_place(path.absolute().parent, path.absolute(), wrong)
+    return path
+
+
+def _check_place(folder: Path, path: Path, wrong: str) -> None:
+    """Make sure that files can be made in a folder, or where it is going to be made, for one to take a path's name."""
+    place = folder.absolute()
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise PotstillError(
-            f"{folder} cannot be written to: {reason} ({place}); name another place or mend its permissions."
-        ) from error
+        while not _is_there(place):
+            place = place.parent
+        _is_there(_sibling(path, f"{'0' * 20}.partial"))  # the longest name that is going to be used
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(b"\0" * 4096)  # on a full disk there is room for the file, and for nothing in it
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise PotstillError(f"{wrong}: {reason} ({place}); name another place.") from error
 
 
 def check_replaceable(folder: Path, mark: str, what: str) -> None:
@@ -83,6 +111,27 @@ def check_replaceable(folder: Path, mark: str, what: str) -> None:
 
 
 @contextmanager
+def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: str) -> Iterator[Path]:
+    """Give the folder that a verb writes as a whole, which no other process may use until the body ends.
+
+    Args:
+        folder: as `check_output_dir` takes it.
+        overwrite: whether what is in the folder may be replaced.
+        mark: as `check_replaceable` takes it.
+        what: likewise.
+
+    Raises:
+        PotstillError: as these two raise it, or another process uses the folder.
+    """
+    if not folder:
+        raise PotstillError("--output_dir is missing: name the folder to write to.")
+    with locked(folder):
+        path = check_output_dir(folder, overwrite)
+        check_replaceable(path, mark, what)
+        yield path
+
+
+@contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to write to, which takes the name `folder` when the body ends without an exception.
 
@@ -98,6 +147,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         with _terminable():
             partial.mkdir(parents=True)
             yield partial
+            share(partial)
             replace_folder(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -144,6 +194,9 @@ def write_text(path: Path, text: str) -> None:
     """
     partial = _sibling(path, f"{os.getpid()}.partial")  # of its own, for several processes may write the file
     try:
+        if _is_special(path):  # /dev/stdout is written to, and never replaced by a file
+            path.write_text(text, encoding="utf-8")
+            return
         for abandoned in path.parent.glob(_sibling(path, "*.partial").name):
             number = abandoned.name.split(".")[-2]
             if number.isdecimal() and not psutil.pid_exists(int(number)):
@@ -156,6 +209,22 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise PotstillError(f"{path} cannot be written: {error.strerror or first_line(error)}.") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether something is there; unlike `exists` of `pathlib`, with the reason where that cannot be known."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise
+        return False
+    return True
+
+
+def _is_special(path: Path) -> bool:
+    """Say whether something is there that is neither file nor folder: a terminal, a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _sibling(folder: Path, kind: str) -> Path:

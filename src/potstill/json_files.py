@@ -1,9 +1,13 @@
-"""Reading JSON that may be damaged or written by anybody: every failure is one sentence, whatever the parser raises."""
+"""JSON that may be damaged or written by anybody is read, and JSON that can be read again is written.
+
+Every failure is one sentence, whatever the parser raises.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +83,57 @@ def parse_json(content: str | bytes, what: str, advice: str = "", finite: bool =
         reason = first_line(error).partition(";")[0]  # after it comes what a programmer might do
         raise _damaged(what, f"it is not JSON ({reason})", advice) from error
     return value
+
+
+def json_text(value: Any, what: str) -> str:
+    """Return a value as JSON that `read_json` reads.
+
+    Args:
+        value: of dictionaries, lists, texts, numbers, booleans and None.
+        what: it is and where it is to be, as a sentence begins: "The plan plan.json".
+
+    Raises:
+        PotstillError: it holds something else, a number that is not finite, or text that is not UTF-8.
+    """
+    check_finite(value, f"{what} cannot be written")
+    try:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError as error:  # of the name of a file: such names are bytes
+        line = f"{text[: error.start].splitlines()[-1]}{text[error.start :].splitlines()[0]}".strip()
+        raise PotstillError(f"{what} cannot be written: {line!a} in it is not UTF-8 text.") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PotstillError(f"{what} cannot be written: {first_line(error)}.") from error
+    return text
+
+
+def check_finite(measured: Any, wrong: str) -> None:
+    """Make sure that figures are finite numbers.
+
+    Args:
+        measured: of dictionaries and lists.
+        wrong: beginning of the message: "The measurement is no result".
+
+    Raises:
+        PotstillError: some are not; they are named.
+    """
+    names = not_finite(measured)
+    if names:
+        raise PotstillError(f"{wrong}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite (NaN).")
+
+
+def not_finite(measured: Any, name: str = "") -> list[str]:
+    """Return the names of the figures that are no finite numbers, such as "final loss"; those of a list are numbered.
+
+    Args:
+        measured: of dictionaries and lists.
+        name: of the whole.
+    """
+    if isinstance(measured, float):
+        return [] if math.isfinite(measured) else [name or "it"]
+    items: Iterable[tuple[Any, Any]] = measured.items() if isinstance(measured, Mapping) else ()
+    items = enumerate(measured) if isinstance(measured, (list, tuple)) else items
+    return [found for key, value in items for found in not_finite(value, f"{name} {key}".strip())]
 
 
 def _damaged(what: str, why: str, advice: str) -> PotstillError:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
+
 from potstill.arguments import RunArguments, option
 from potstill.errors import PotstillError
 
@@ -80,7 +82,7 @@ class Recipe(RunArguments):
 
 @dataclass
 class DistillationArguments(Recipe):
-    """Options of `potstill distill`: a teacher, the student made of it, and the three losses."""
+    """Options of `potstill distill`: a teacher, the student made of it, and the losses."""
 
     teacher: str | None = option(
         None, "Folder or hub name of the teacher, a model with its masked-LM head.", required=True
@@ -95,11 +97,39 @@ class DistillationArguments(Recipe):
     fold_token_types: bool = option(
         True, "Add the teacher's segment-0 vector to the student's positions, so that both embed text equally."
     )
+    losses: dict | str | None = option(
+        None,
+        "Losses by name, each with its weight or a mapping of options, in place of the three below: in a recipe file, "
+        "or as '{soft_targets: {weight: 5, tokens: masked}, hidden_mse: {weight: 1, layers: {0: 0, 5: 11}}}'. See "
+        "docs/method.md.",
+    )
     alpha_ce: float = option(5.0, "Weight of the soft targets (KL to the teacher); 0 leaves them out.")
     alpha_mlm: float = option(2.0, "Weight of masked LM; 0 leaves it out.")
     alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 leaves it out.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
     soft_targets: Literal["all", "masked"] = option("all", "Tokens the soft targets are taken at.")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.losses, str):
+            try:
+                self.losses = yaml.safe_load(self.losses) or {}  # which is refused with the other wrong ones
+            except yaml.YAMLError as error:
+                raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+        for name in self.replaced():
+            if getattr(self, name) != getattr(type(self), name):
+                raise PotstillError(
+                    f"--losses and --{name} are both given: say all losses with their options under losses, or leave "
+                    "--losses out."
+                )
+        super().__post_init__()
+
+    def replaced(self) -> set[str]:
+        """See `RunArguments.replaced`."""
+        if self.losses is None:
+            return set()
+        from potstill.objective import OF_DISTILBERT  # not above: a recipe is read without building anything
+
+        return set(OF_DISTILBERT)
 
 
 @dataclass

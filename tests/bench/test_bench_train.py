@@ -128,8 +128,8 @@ def test_pretraining(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:
     measured, printed = bench("--pretrain", "--baseline")
     assert measured["teacher"] is None
     assert (measured["model"]["model_type"], measured["model"]["num_hidden_layers"]) == ("bert", 2)
-    assert measured["objective"]["alpha_mlm"] == 1
-    assert measured["objective"]["alpha_ce"] == measured["objective"]["alpha_cos"] == 0
+    assert measured["objective"] == {"masked_lm": {"weight": 1.0}}
+    assert "masked_lm weight 1.0\n" in printed
     for speed in (measured["speed"], measured["baseline"]):
         assert speed["ms_per_step_by_part"]["teacher"] == 0
     assert measured["flops_per_token"]["teacher_forward"] == 0

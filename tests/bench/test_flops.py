@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBe
 
 from potstill.bench.flops import forward_flops, matrix_product_rate, step_flops
 from potstill.bench.plain import PlainStep
-from potstill.objective import DistillationObjective
+from potstill.objective import DistillationObjective, objective_from
 from potstill.student import build_student, load_masked_lm
 
 BLOCK_SIZE = 16
@@ -64,6 +65,49 @@ def test_only_what_the_losses_read_counts(step: PlainStep) -> None:
     assert flops(alpha_mlm=1.0) == (0, forward(masked)[1])
     assert flops(alpha_cos=1.0) == forward(0)
     assert flops(alpha_mlm=1.0, alpha_cos=1.0) == (forward(0)[0], forward(masked)[1])
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        {"soft_targets": {"tokens": "all", "divergence": "jensen_shannon"}, "logits_mse": 1, "hidden_cosine": 1},
+        {"soft_targets": 1, "hidden_mse": {"layers": {0: 1, 1: 3}}},
+        {"soft_targets": 1, "attention_relations": {"relation_heads": 4, "relations": ["query", "value"]}},
+    ],
+    ids=str,
+)
+def test_a_step_of_other_losses(losses: dict[str, Any], make_teacher: Callable[..., Path]) -> None:
+    """The plain step computes logits at every position, so the losses here read them there too."""
+    teacher = load_masked_lm(make_teacher())
+    narrow = BertConfig(**(teacher.config.to_dict() | {"hidden_size": 24, "num_hidden_layers": 2}))
+    student = BertForMaskedLM(narrow if "hidden_cosine" not in losses else teacher.config).train()
+    for model in (teacher, student):
+        model.set_attn_implementation("eager")
+    step = PlainStep(student, teacher, objective_from(losses))
+    # Queries, keys and values are computed once more: what an implementation does besides is not counted.
+    again = 0.0
+    if "attention_relations" in losses:
+        forward, backward = 3, 2 * 2  # of the keys nothing is read, so they have no backward pass
+        again = 2 * (forward * teacher.config.hidden_size**2 + (forward + backward) * student.config.hidden_size**2)
+    flops = step_flops(student, teacher, step.objective, BLOCK_SIZE, 0.15)
+    assert flops.step + again == counted(step, backward=True)
+
+
+def test_layers_above_what_is_read_do_not_count(step: PlainStep) -> None:
+    """By hand: a layer of H = 32 and F = 64 has 4 H² + 2 H F weights, and its attention 4 L H per token."""
+    layer = 2 * (4 * 32 * 32 + 2 * 32 * 64) + 4 * BLOCK_SIZE * 32
+    qkv, relation = 2 * 3 * 32 * 32, 2 * BLOCK_SIZE * 32
+
+    def flops(**losses: Any) -> tuple[float, float]:
+        counted = step_flops(step.student, step.teacher, objective_from(losses), BLOCK_SIZE, 0.15)
+        return counted.teacher_forward, counted.student_forward
+
+    assert flops(hidden_mse={"layers": {0: 2}}) == (3 * layer, layer)
+    assert flops(hidden_mse={"layers": {1: -1}}) == (4 * layer, 2 * layer)
+    relations = {"teacher_layer": 3, "student_layer": 1, "relations": ["key"]}
+    assert flops(attention_relations=relations) == (3 * layer + qkv + relation, layer + qkv + relation)
+    both = flops(attention_relations=relations, hidden_cosine=1)
+    assert both == (4 * layer + relation, 2 * layer + relation)
 
 
 def test_distilbert() -> None:

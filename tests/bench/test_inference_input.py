@@ -55,7 +55,7 @@ def classifier(make_classifier: Callable[..., Path]) -> Path:
         (["--models", "a=x", "--warmup", -1], "--warmup is -1"),
         (["--models", "a=x", "--task_data", "glue"], "--task_data is the folder of --data stsb"),
         (["--models", "a=x", "--country", "FRA"], "--country is whose electricity --energy counts"),
-        (["--models", "a=x", "--output", "/"], "--output / is a folder: name a file"),
+        (["--models", "a=x", "--output", "/"], "--output / cannot be written: Is a directory; name a file"),
         (["--models", "a=x", "--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json cannot be written"),
         (["--models", "ELMo-shaped=x", "--elmo"], "which is that of --elmo"),
         (["--models", "a=/nowhere/model"], "'/nowhere/model' does not exist"),

@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from potstill.bench.plain import PlainStep, PlainTraining
 from potstill.corpus import Corpus
-from potstill.objective import DistillationObjective
+from potstill.objective import DistillationObjective, Objective, objective_from
 from potstill.student import build_student, load_masked_lm
 from potstill.training.step import DistillationStep
 from potstill.training.trainer import DistillationTrainer
@@ -39,7 +39,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def losses_and_gradients(
-    kind: type[DistillationStep], folder: Path, objective: DistillationObjective, batch: tuple[Tensor, ...]
+    kind: type[DistillationStep], folder: Path, objective: Objective, batch: tuple[Tensor, ...]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor | None], list[str]]:
     teacher = load_masked_lm(folder)
     step = kind(build_student(teacher, initialise="random").train(), teacher, objective)
@@ -73,7 +73,18 @@ def test_same_losses_and_gradients(
     plain, plain_gradients, plain_parts = losses_and_gradients(PlainStep, teacher, objective, batch)
 
     assert ours.keys() == plain.keys()
-    assert ours.keys() == {"loss", *(name for weight, name in TERMS.items() if getattr(objective, weight))}
+    assert ours.keys() == {"loss", *(name for weight, name in TERMS.items() if weights.get(weight, 1.0))}
+    assert_same(ours, plain, our_gradients, plain_gradients)
+    assert our_parts == plain_parts
+    assert our_parts == [*(["teacher"] if objective.needs_teacher else []), "student", "losses"]
+
+
+def assert_same(
+    ours: dict[str, Tensor],
+    plain: dict[str, Tensor],
+    our_gradients: dict[str, Tensor | None],
+    plain_gradients: dict[str, Tensor | None],
+) -> None:
     for name, value in plain.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=name)
         assert value.requires_grad is (name == "loss")
@@ -85,8 +96,30 @@ def test_same_losses_and_gradients(
             torch.testing.assert_close(mine, gradient, rtol=1e-4, atol=1e-6, msg=name)
             learning += bool(gradient.abs().max() > 1e-4)
     assert learning > 20
-    assert our_parts == plain_parts
-    assert our_parts == [*(["teacher"] if objective.needs_teacher else []), "student", "losses"]
+
+
+LOSSES: list[dict[str, Any]] = [
+    {"soft_targets": {"divergence": "reverse_kl"}, "masked_lm": 2},
+    {"soft_targets": {"divergence": "jensen_shannon", "temperature": 3, "tokens": "masked"}, "masked_lm": 2},
+    {"logits_mse": 1, "masked_lm": 0.5},
+    {"logits_mse": {"tokens": "masked"}, "soft_targets": 1},
+    {"logits_mse": {"weight": 2}, "soft_targets": {"tokens": "masked"}, "masked_lm": 1},
+    {"hidden_mse": {"layers": {0: 1, 1: 3}}, "masked_lm": 1},
+    {"hidden_mse": {"weight": 0.3, "layers": {0: 0, -1: -1}}},
+    {"attention_relations": {"relation_heads": 4}, "masked_lm": 1},
+    {"attention_relations": {"teacher_layer": 2, "student_layer": 1, "relations": ["value"]}, "hidden_cosine": 1},
+]
+
+
+@pytest.mark.parametrize("losses", LOSSES, ids=str)
+def test_same_losses_and_gradients_of_every_term(
+    teacher: Path, batch: tuple[Tensor, Tensor, Tensor], losses: dict[str, Any]
+) -> None:
+    ours, our_gradients, _ = losses_and_gradients(DistillationStep, teacher, objective_from(losses), batch)
+    plain, plain_gradients, _ = losses_and_gradients(PlainStep, teacher, objective_from(losses), batch)
+    assert ours.keys() == plain.keys()
+    # The plain step runs all layers, and where nothing reads the last ones their gradient is none for either.
+    assert_same(ours, plain, our_gradients, plain_gradients)
 
 
 def test_same_loss_curve_in_the_trainer(teacher: Path, corpus_folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
+import errno
 import pickle
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -43,6 +46,9 @@ def test_blocks_are_the_stream_cut(
 
     blocks = Blocks(tmp_path / "a.arrow")
     assert (len(blocks), blocks.block_size) == (len(expected), 8)
+    assert [token for piece in blocks.pieces() for token in piece.tolist()] == [
+        token for row in expected for token in row
+    ]
     assert [item["input_ids"].tolist() for item in blocks] == expected
     frame = (spec.prefix is not None) + (spec.suffix is not None)
     assert (writer.tokens, writer.blocks) == (length, len(expected))
@@ -105,8 +111,31 @@ def test_a_data_loader_gives_whole_batches(blocks: Blocks, workers: int) -> None
 
 def test_a_damaged_file_is_an_error(tmp_path: Path, blocks: Blocks) -> None:
     blocks.path.write_bytes(blocks.path.read_bytes()[:600])
-    with pytest.raises(PotstillError, match="missing or damaged"):
+    with pytest.raises(PotstillError, match=r"a\.arrow is damaged \(.*prepare the corpus again"):
         Blocks(blocks.path)
+    blocks.path.unlink()
+    with pytest.raises(PotstillError, match=r"a\.arrow is missing: prepare the corpus again"):
+        Blocks(blocks.path)
+
+
+def test_a_file_of_anything_else_is_an_error(tmp_path: Path) -> None:
+    ids = pa.array([1, 2], pa.int64())
+    for column in (ids, pa.FixedSizeListArray.from_arrays(ids, 2), pa.array(["text"])):
+        table = pa.table({"input_ids": column})
+        with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+        with pytest.raises(PotstillError, match=r"a\.arrow is damaged"):
+            Blocks(tmp_path / "a.arrow")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: str) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(pa, "memory_map", denied)
+    with pytest.raises(PotstillError, match=r"a\.arrow cannot be read \(Permission denied\): .*permissions") as raised:
+        Blocks(blocks.path)
+    assert "prepare" not in str(raised.value)
 
 
 def test_each_epoch_is_a_permutation_cut_to_whole_steps() -> None:

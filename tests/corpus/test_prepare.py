@@ -2,6 +2,7 @@ import errno
 import hashlib
 import importlib
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from potstill.corpus import tokenise
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.prepare import prepare
 from potstill.corpus.worker import is_held_out
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, advice
 
 room = importlib.import_module("potstill.corpus.prepare")  # the package may export the verb under the same name
 FILES = ["train.arrow", "validation.arrow", "token_counts.npy"]
@@ -315,9 +316,24 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(room.BlockWriter, "finish", full)
-    with pytest.raises(PotstillError, match=r"cannot be written to .*No space left on device"):
+    with pytest.raises(PotstillError, match=r"cannot be written to .*No space left on device\): free some disk space"):
         prepare([text_file], str(tmp_path / "out"), tokenizer=tokenizer_folder, block_size=16)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_lost_folder_or_permission_is_not_called_a_want_of_space(
+    tmp_path: Path, text_file: str, tokenizer_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (errno.ENOENT, errno.EACCES, errno.ENOTEMPTY):
+
+        def fail(*args: Any, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(room.BlockWriter, "finish", fail)
+        with pytest.raises(PotstillError, match=f"cannot be written to .*{os.strerror(number)}") as raised:
+            prepare([text_file], str(tmp_path / "out"), tokenizer=tokenizer_folder, block_size=16)
+        assert advice(OSError(number, "")) in str(raised.value)
+        assert "disk space" not in str(raised.value)
 
 
 def test_opening_what_is_no_corpus_or_not_a_whole_one_is_an_error(
@@ -336,18 +352,18 @@ def test_opening_what_is_no_corpus_or_not_a_whole_one_is_an_error(
     with pytest.raises(PotstillError, match=r"corpus format 99 .* upgrade potstill"):
         Corpus.open(out)
     changed(splits={"train": manifest["splits"]["validation"], "validation": manifest["splits"]["train"]})
-    with pytest.raises(PotstillError, match="blocks where its manifest says"):
+    with pytest.raises(PotstillError, match=r"holds \d+ blocks of 16 tokens where its manifest says \d+ of 16"):
         Corpus.open(out)
     changed(tokenizer=None)
     with pytest.raises(PotstillError, match="is not the manifest of a corpus"):
         Corpus.open(out)
     (out / "manifest.json").write_text("{")
-    with pytest.raises(PotstillError, match="cannot be read"):
+    with pytest.raises(PotstillError, match=r"manifest\.json is damaged"):
         Corpus.open(out)
     changed()
     Corpus.open(out)
     (out / "validation.arrow").unlink()
-    with pytest.raises(PotstillError, match=r"validation\.arrow is missing or damaged"):
+    with pytest.raises(PotstillError, match=r"validation\.arrow is missing"):
         Corpus.open(out)
 
 

@@ -1,7 +1,11 @@
+import errno
 import gzip
 import hashlib
+import io
 import json
 import lzma
+import shlex
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from potstill.corpus import reading, tables
+from potstill.corpus.lines import unreadable
 from potstill.corpus.reading import Reader, ReadingOptions
 from potstill.corpus.sources import Source, find_sources
 from potstill.errors import PotstillError
@@ -224,3 +230,148 @@ def test_a_stream_that_breaks_off_is_one_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows())
     with pytest.raises(PotstillError, match="broke off after 1 rows: connection reset"):
         read("some/thing")
+
+
+@pytest.fixture
+def short_documents(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A limit on documents that a test can reach: 1 MiB."""
+    for module in (reading, tables):
+        monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", 2**20)
+    monkeypatch.setattr(reading, "JSON_LINE_BYTES", 2**21)
+    return 2**20
+
+
+def test_the_limits_hold_what_people_write() -> None:
+    assert reading.MAX_DOCUMENT_BYTES == tables.MAX_DOCUMENT_BYTES == 2**25
+    assert reading.JSON_LINE_BYTES == 2**27
+
+
+class Endless(io.RawIOBase):
+    """Compressed data of one line that has no end, as far as anybody reads it."""
+
+    def __init__(self, compression: str) -> None:
+        self.piece = COMPRESS[compression](b"a" * 2**20)
+        self.waiting = b""
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.waiting = self.waiting or self.piece
+        count = min(len(buffer), len(self.waiting))
+        buffer[:count], self.waiting = self.waiting[:count], self.waiting[count:]
+        self.size += count
+        return count
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_line_without_an_end_is_read_no_further_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch, short_documents: int, kind: str, compression: str
+) -> None:
+    name = f"a.{kind}{compression}"
+    endless = Endless(compression)
+    monkeypatch.setattr(reading, "open_hashed", lambda path: endless)
+    limit = {"txt": "1", "jsonl": "2"}[kind]
+    source = Source(name, "text" if kind == "txt" else "json")
+    with pytest.raises(PotstillError, match=f"{name}, line 1 is longer than the {limit} MiB"):
+        list(Reader([source], ReadingOptions()))
+    assert endless.size < 4 * short_documents
+
+
+@pytest.mark.parametrize("sample_by", ["paragraph", "document"])
+def test_many_short_lines_make_no_endless_document(tmp_path: Path, short_documents: int, sample_by: str) -> None:
+    path = tmp_path / "a.txt.gz"
+    line = b"the cat sat on the mat\n"
+    path.write_bytes(gzip.compress(b"first\n\n" + line * (2**20 // len(line) + 1)))
+    start = {"paragraph": 3, "document": 1}[sample_by]
+    with pytest.raises(
+        PotstillError, match=rf"a\.txt\.gz, the {sample_by} from line {start} on, is longer than the 1 MiB"
+    ):
+        read(path, sample_by=sample_by)
+    path.write_bytes(gzip.compress(b"first\n\n" + line * (2**20 // len(line) - 1)))
+    assert len(read(path, sample_by=sample_by)) == {"paragraph": 2, "document": 1}[sample_by]
+
+
+def test_a_document_of_exactly_the_limit_is_read(tmp_path: Path, short_documents: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json_lines(["b", "a" * short_documents]))
+    assert [len(document) for document in read(path)] == [1, short_documents]
+    path.write_text('{"text": "b"}\n{"text": "' + "ü" * (short_documents // 2 + 1) + '"}\n', encoding="utf-8")
+    with pytest.raises(PotstillError, match=r"a\.jsonl, line 2 is longer than the 1 MiB"):
+        read(path)
+
+
+def test_long_rows_of_tables_are_refused(tmp_path: Path, short_documents: int) -> None:
+    long = "ab" * (short_documents // 2 + 1)
+    for name, options in (("dictionary", {}), ("plain", {"use_dictionary": False, "compression": "zstd"})):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"text": ["a", long, long]}), path, **options)
+        with pytest.raises(PotstillError, match=rf"{name}\.parquet, row 2 is longer than the 1 MiB"):
+            read(path)
+    path = tmp_path / "one.parquet"
+    pq.write_table(pa.table({"text": [long]}), path)
+    with pytest.raises(PotstillError, match=r"a row of row group 1 is longer"):  # known before it is decoded
+        read(path)
+    datasets.Dataset.from_dict({"text": ["a", long]}).save_to_disk(tmp_path / "data")
+    with pytest.raises(PotstillError, match=r"data, row 2 is longer than the 1 MiB"):
+        read(tmp_path / "data")
+
+
+def test_few_rows_are_decoded_at_a_time_where_a_row_may_be_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"text": ["x" * 1000] * 500, "text2": [str(number) * 2**10 for number in range(500)]}), path
+    )
+    asked = []
+    iterate = pq.ParquetFile.iter_batches
+
+    def iter_batches(self: pq.ParquetFile, batch_size: int, **options: Any) -> Any:
+        asked.append(batch_size)
+        return iterate(self, batch_size, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
+    assert len(read(path)) == 500
+    monkeypatch.setattr(tables, "BATCH_BYTES", 2**13)  # the value that all rows share is stored once
+    assert len(read(path)) == 500
+    monkeypatch.setattr(tables, "BATCH_BYTES", 1)
+    assert len(read(path)) == 500
+    assert asked[0] == 64
+    assert 1 < asked[1] <= 8
+    assert asked[2] == 1
+
+
+def test_a_window_that_is_too_large_and_a_missing_dictionary_are_not_called_damage(tmp_path: Path) -> None:
+    # A frame of one raw block of two bytes, with a window descriptor for 256 MiB, or with the number of a dictionary.
+    window = struct.pack("<IBB", 0xFD2FB528, 0x00, 18 << 3)
+    dictionary = struct.pack("<IBBB", 0xFD2FB528, 0x01, 0x38, 7)
+    block = struct.pack("<I", (2 << 3) | 1)[:3] + b"a\n"
+    path = tmp_path / "it's.txt.zst"
+    path.write_bytes(window + block)
+    with pytest.raises(PotstillError, match="a window of more than 128 MiB") as raised:
+        read(path)
+    assert f"zstd -dc --long=31 {shlex.quote(str(path))} |" in str(raised.value)
+    path.write_bytes(dictionary + block)
+    with pytest.raises(PotstillError, match="with a dictionary"):
+        read(path)
+    path.write_bytes(struct.pack("<IBB", 0xFD2FB528, 0x00, 17 << 3) + block)  # the largest that is read
+    assert read(path) == ["a"]
+
+
+def test_deep_nesting_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json_lines(["a"]) + b'{"text": ' + b"[" * 100_000 + b"\n")
+    with pytest.raises(PotstillError, match=r"a\.jsonl, line 2 is not valid JSON") as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_want_of_memory_and_an_error_of_the_system_are_told_as_what_they_are() -> None:
+    assert "for want of memory" in str(unreadable("a.xz", MemoryError()))
+    said = str(unreadable("a.txt", PermissionError(errno.EACCES, "Permission denied")))
+    assert "Permission denied" in said
+    assert "permissions" in said
+    assert "fetch" not in said

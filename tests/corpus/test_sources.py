@@ -1,3 +1,5 @@
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,64 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
     (tmp_path / "a[1].txt").touch()
     (source,) = find_sources([str(tmp_path / "a[1].txt")], Path("/nowhere"))
     assert source.kind == "text"
+
+
+def test_what_is_passed_over_is_told(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a/old.MD", "a/table.csv.gz", "LICENSE", "b.parquet.gz"):
+        (tree / name).touch()
+    find_sources([str(tree)], Path("/nowhere"))
+    assert caplog.messages == [
+        f"Passed over in {tree}: 2 .md, 2 hidden, 1 .csv.gz, 1 .parquet.gz, 1 without an ending."
+    ]
+    caplog.clear()
+    find_sources([str(tree / "a" / "*.[mtTM]*"), str(tree / "b.txt")], Path("/nowhere"))
+    assert caplog.messages == [f"Passed over in {tree}/a/*.[mtTM]*: 2 .md."]
+
+
+def test_links_are_followed_and_nothing_is_read_twice(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    elsewhere = tree.parent / f"{tree.name}-elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "e.txt").touch()
+    (tree / "more").symlink_to(elsewhere)
+    (tree / "again").symlink_to("more/deep")
+    (tree / "round").symlink_to(tree)
+    (elsewhere / "back").symlink_to(tree / "a")
+    (tree / "a" / "A-link.txt").symlink_to("../b.txt")
+    (tree / "z.txt").symlink_to(elsewhere / "deep" / "e.txt")
+    everything = ["a/B.TXT.ZST", "a/c/d.parquet", "a/z.jsonl.gz", "again/e.txt", "b.txt"]
+    assert [name for name, _ in names(find_sources([str(tree)], Path("/nowhere")), tree)] == everything
+    assert caplog.messages == [f"Passed over in {tree}: 2 found already by another path, 2 hidden, 1 .md."]
+    # A pattern in which links cross does not go round in circles either.
+    (tree / "a" / "up").symlink_to(tree)
+    found = find_sources([str(tree / "**" / "*.txt")], Path("/nowhere"))
+    assert [name for name, _ in names(found, tree)] == ["a/A-link.txt", "again/e.txt"]
+    # What was found through a folder is not read again through another name, unless it is named itself.
+    found = find_sources([str(tree), str(tree / "more"), str(tree / "b.txt")], Path("/nowhere"))
+    assert [name for name, _ in names(found, tree)].count("b.txt") == 2
+    assert len({Path(source.name).resolve() for source in found}) == len(found) - 1 == len(everything)
+    assert f"Passed over in {tree}/more: 7 found already by another path" in caplog.messages[-1]
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tree: Path) -> None:
+    (tree / "more").symlink_to(tree / "gone")
+    for name in (tree, tree / "m*"):
+        with pytest.raises(PotstillError, match="more is a symbolic link that leads nowhere"):
+            find_sources([str(name)], Path("/nowhere"))
+    with pytest.raises(PotstillError, match="There is no file or folder"):
+        find_sources([str(tree / "more")], Path("/nowhere"))
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+
+    def iterdir(self: Path) -> Iterator[Path]:
+        if self.name == "c":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(PotstillError, match=r"a/c cannot be read \(Permission denied\): .*permissions"):
+        find_sources([str(tree)], Path("/nowhere"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,8 +143,45 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(tokenizer: BertTokenizer, mo
 def test_what_the_tokenizer_cannot_do_is_an_error_with_its_own_words() -> None:
     backend = Tokenizer(models.WordPiece({"[CLS]": 0, "[SEP]": 1}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]")
-    with pytest.raises(PotstillError, match=r"documents 0 to 1 of the text.*UNK"):
-        streams(["cat", "dog"], TokenizerSpec.of(tokenizer, "it"), 1, 100)
+    with pytest.raises(PotstillError, match=r"failed on document 2 of the text \(3 bytes, 'dog'\): .*UNK"):
+        streams(["", "dog", "cat"], TokenizerSpec.of(tokenizer, "it"), 1, 100)
+
+
+def complaining_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, end: str) -> None:
+    """Put a worker in the place of the real one that prints something and ends."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        f"import os, sys\nsys.stdin.buffer.read(1)\nprint({said!r}, file=sys.stderr, flush=True)\n{end}\n"
+    )
+    monkeypatch.setattr(room.worker, "__file__", str(script))
+
+
+@pytest.mark.parametrize(
+    ("said", "end", "message"),
+    [
+        (
+            "memory allocation of 8589934592 bytes failed",
+            "os.abort()",
+            "was killed by signal 6, most likely for want of memory, at documents 1 to 2 of the text, "
+            "the longest of which has 5 bytes: lower --num_proc",
+        ),
+        ("stack\nthe reason", "sys.exit(3)", "ended with status 3 at documents 1 to 2 .* \\(the reason\\)"),
+    ],
+)
+def test_what_a_dying_worker_prints_is_quoted_and_not_printed(
+    tokenizer: BertTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    said: str,
+    end: str,
+    message: str,
+) -> None:
+    complaining_worker(monkeypatch, tmp_path, said, end)
+    with pytest.raises(PotstillError, match=message) as raised:
+        streams(["cat", "a dog"], TokenizerSpec.of(tokenizer, "it"), 1, 100)
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_workers_end_when_the_generator_is_closed(tokenizer: BertTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Results that need no evaluation."""
+"""Results that need no evaluation, data for one, and what its tests share."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from samples import WORDS
 
+from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.evaluation.results import RunResult
 from potstill.evaluation.run import Work
 from potstill.finetuning.options import FinetuneArguments
 from potstill.tasks.glue import GLUE
 
+Json = dict[str, Any]
 Write = Callable[..., Path]
 """The fixture `write`."""
+Flags = Callable[..., list[str]]
+"""The fixture `flags`."""
+SIZES: Json = {"use_cpu": True, "max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "seeds": 2}
 
 
 def run_result(
@@ -85,3 +91,27 @@ class Disturbed(Work):
         if self.disturbance == "sleep":
             time.sleep(100)
         return super().args()
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def comparable(printed: str) -> list[str]:
+    """What is printed of results, but for when they were made and how long it took."""
+    return [line for line in printed.splitlines() if " in total" not in line and " on " not in line]
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str], status: int = 1) -> str:
+    """Run a command that must fail in one sentence, and return it."""
+    capsys.readouterr()
+    assert main(argv) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    assert printed.err.startswith("potstill evaluate: ")
+    return printed.err.removeprefix("potstill evaluate: ")
+
+
+def scores(folder: Path) -> dict[str, float]:
+    return {str(p.relative_to(folder)): RunResult.load(p).score for p in folder.glob("*/*/seed-*.json")}

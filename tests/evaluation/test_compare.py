@@ -59,11 +59,12 @@ def test_every_figure_is_in_its_cell(write: Write) -> None:
         if model != "teacher":
             apart = high < min(theirs) or low > max(theirs)
             assert kept[model][title] == ("\\*" if apart else "") + f"{100 * median / statistics.median(theirs):.1f}"
-    macro = {
-        model: statistics.mean(statistics.median(scores[model, task].values()) for task in GLUE) for model in models
-    }
+    macro = {}
     for model in models:
-        assert shown[model]["GLUE macro"].split()[0] == f"{macro[model]:.1f}"
+        low, macro[model], high = sorted(
+            statistics.mean(scores[model, task][seed] for task in GLUE) for seed in range(3)
+        )
+        assert shown[model]["GLUE macro"] == f"{macro[model]:.1f} ({low:.1f}–{high:.1f})"
     assert kept["other"]["GLUE macro"].strip("\\*") == f"{100 * macro['other'] / macro['teacher']:.1f}"
     assert "teacher" not in kept
     assert max(map(len, text.splitlines())) <= WIDTH
@@ -83,18 +84,18 @@ def test_text_in_full(write: Write) -> None:
         "Score in percent (median of 3 seeds, lowest–highest)",
         "          GLUE macro       CoLA        RTE",
         " ─────────────────────────────────────────",
-        " teacher        56.5       51.0       62.0",
+        " teacher        57.0       51.0       62.0",
         "           55.0–60.5  50.0–52.0  60.0–70.0",
-        " student        50.0       41.0       59.0",
+        " student        50.5       41.0       59.0",
         "           49.5–51.5  40.0–44.0  58.0–61.0",
         "",
         "Retention: percent of the score of teacher",
         "          GLUE macro   CoLA   RTE",
         " ────────────────────────────────",
-        " student       *88.5  *80.4  95.2",
+        " student       *88.6  *80.4  95.2",
         "",
-        "· GLUE macro: mean of the medians over 2 of the 9 tasks, for all models: CoLA, RTE. Its range is",
-        "  that of the means of each seed.",
+        "· GLUE macro: median over the seeds of each seed's mean over 2 of the 9 tasks, for all models: CoLA,",
+        "  RTE.",
         "· * Beyond the spread: the ranges over the seeds of model and teacher have no score in common. Of",
         "  two models that do not differ, chance sets this mark in 10 % for 3 seeds against 3, in every cell",
         "  anew.",
@@ -344,4 +345,4 @@ def test_a_damaged_file_is_one_sentence(write: Write, capsys: pytest.CaptureFixt
     folder = write(random_scores(["teacher"], ["cola"], 2))
     (folder / "teacher" / "cola" / "seed-1.json").write_text('{"score": 90')
     assert main(["compare", str(folder)]) == 1
-    assert re.fullmatch(r"potstill compare: .*seed-1\.json is damaged \(.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"potstill compare: .*seed-1\.json is damaged: it is not JSON .*\n", capsys.readouterr().err)

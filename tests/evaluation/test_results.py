@@ -46,6 +46,15 @@ def test_runs_that_are_not_planned_come_last_and_partial_files_not_at_all(tmp_pa
     assert [run.seed for run in load_results(str(tmp_path))[1]] == [1, 9]
 
 
+def test_results_of_before_bad_rows_were_counted_are_read(tmp_path: Path) -> None:
+    path = run_result(bad_rows={"train": 3, "dev": 0}).save(tmp_path)
+    assert RunResult.load(path).bad_rows == {"train": 3, "dev": 0}
+    record = json.loads(path.read_text())
+    del record["bad_rows"]
+    path.write_text(json.dumps(record))
+    assert RunResult.load(path).bad_rows is None
+
+
 def test_no_results(tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match=r"There is no folder .*nowhere"):
         load_results(tmp_path / "nowhere")
@@ -62,10 +71,11 @@ def without(field: str) -> Callable[[dict[str, Any]], Any]:
     [
         (without("score"), "is not the result of a run: it has no 'score'"),
         (without("format_version"), "is not the result of a run: it has no format_version"),
-        (lambda record: [record], "is not the result of a run"),
+        (lambda record: [record], r"^The result of a run .*seed-1\.json is damaged: it holds no JSON object"),
         (lambda record: record | {"score": "high"}, "'score' is 'high'"),
         (lambda record: record | {"score": True}, "'score' is True"),
-        (lambda record: record | {"score": float("nan")}, "'score' is nan"),
+        (lambda record: record | {"score": float("nan")}, r"seed-1\.json is damaged: it is not JSON \(NaN"),
+        (lambda record: record | {"score": 10**400}, "'score' is 1000"),
         (lambda record: record | {"metrics": {"f1": None}}, "'metrics' is {'f1': None}"),
         (lambda record: record | {"metrics": {"dev": {"f1": [1]}}}, "'metrics' is "),
         (lambda record: record | {"seed": 1.5}, "'seed' is 1.5"),
@@ -85,7 +95,7 @@ def test_a_foreign_file_is_named(tmp_path: Path, change: Callable[[dict[str, Any
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"score": 1', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"score": 1', b"\xff\xfe", b"\0" * 99, b"[" * 10**5, b'["\\ud800"]'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     PLAN.save(tmp_path)
     path = run_result(seed=1).save(tmp_path)

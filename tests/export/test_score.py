@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
 from export_samples import DISTIL, SIZES
 from samples import written_text
 from transformers import (
@@ -24,7 +25,8 @@ from potstill.errors import PotstillError
 from potstill.export.check import Agreement, compare, hide
 from potstill.export.score import score_both
 from potstill.export.source import Source
-from potstill.export.tags import entities, tag_batches, tag_scores
+from potstill.export.tags import read_tagged, tag_batches, tag_scores
+from potstill.tasks.rows import BadRows
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -118,13 +120,6 @@ def test_labels_of_ones_own(sources: dict[str, Source], tmp_path: Path) -> None:
     assert {"pearson", "spearman"} < set(scores.before)
 
 
-def test_entities() -> None:
-    tagged = ["B-PER", "I-PER", "O", "I-LOC", "B-LOC", "I-PER", "O", "B-LOC"]
-    assert list(entities(tagged)) == [(0, 2, "PER"), (3, 4, "LOC"), (4, 5, "LOC"), (5, 6, "PER"), (7, 8, "LOC")]
-    assert list(entities(["I-PER", "I-PER"])) == [(0, 2, "PER")]
-    assert list(entities(["O"])) == []
-
-
 def test_tags(sources: dict[str, Source], tmp_path: Path) -> None:
     source = sources["tags"]
     generator = np.random.default_rng(0)
@@ -156,6 +151,113 @@ def test_tags(sources: dict[str, Source], tmp_path: Path) -> None:
         score_both(source, source, None, str(conll), None)
 
 
+def test_single_word_entities_and_ends_decide_the_score() -> None:
+    names = dict(enumerate(["O", "S-PER", "B-PER", "E-PER", "I-PER"]))
+    said = np.eye(5)[[0, 1, 0, 2, 3]]  # O S O B E
+    places = {word: word for word in range(5)}
+    assert tag_scores([said], [places], [[0, 1, 0, 2, 3]], names)["score"] == 100
+    found = tag_scores([said], [places], [[0, 0, 0, 2, 3]], names)  # no single word is an entity
+    assert found["f1"] == found["score"] == pytest.approx(200 / 3)
+
+
+NAMES = dict(enumerate(TAGS))
+
+
+def test_columns_with_tabs_between_are_split_there_alone(tmp_path: Path) -> None:
+    file = tmp_path / "it.conll"
+    file.write_text("New York\tNNP\tB-LOC\nis\tVBZ\tO\n\t\na\u00a0b x B-PER\n\u00a0\tO\t\n\n\n")
+    assert read_tagged(str(file), NAMES) == [(["New York", "is"], [3, 0]), (["a\u00a0b", "\u00a0"], [1, 0])]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a\tO", "b\tB-ORG"], "line 5, has the tag 'B-ORG'; the model has O, B-PER"),
+        (["a\tO", "b"], "line 5, has not both a word and its tag"),
+        (["a\tO", "b\t"], "line 5, has not both a word and its tag"),
+        (["a\tO", "\tO"], "line 5, has not both a word and its tag"),
+        (["a\tO", "b\udcff\tO"], "line 5, is not UTF-8"),
+    ],
+)
+def test_a_bad_line_spoils_its_sentence_alone(tmp_path: Path, lines: list[str], said: str) -> None:
+    file = tmp_path / "it.conll"
+    text = "\n".join(["x\tB-PER", "y\tI-PER", "", *lines, "c\tO", "", "z\tO", ""])
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(PotstillError, match=f"{said}.*--on_bad_rows skip"):
+        read_tagged(str(file), NAMES)
+    bad = BadRows("skip")
+    assert read_tagged(str(file), NAMES, bad) == [(["x", "y"], [1, 2]), (["z"], [0])]
+    assert bad.count == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"tokens": ["a", None], "tags": [0, 0]}, "row 2: a word was expected, not None"),
+        ({"tokens": ["\ud800"], "tags": [0]}, "row 2: a word holds half a surrogate pair"),
+        ({"tokens": ["a"], "tags": [0, 1]}, "row 2, has 1 words and 2 tags"),
+        ({"tokens": ["a"], "tags": [True]}, "row 2, has the tag True"),
+        ({"tokens": ["a"], "tags": [-100]}, "row 2, has the tag -100"),
+        ({"tokens": ["a"]}, "row 2, has not both a list 'tokens'"),
+        ([], "line 2, is not a JSON object"),
+        ("[" * 99_999, "line 2, is not JSON"),
+    ],
+)
+def test_a_bad_row_of_tags(tmp_path: Path, row: Any, said: str) -> None:
+    file = tmp_path / "it.jsonl"
+    good = [json.dumps({"tokens": ["x", 7], "tags": ["B-PER", 0]}), json.dumps({"tokens": ["z"], "tags": [4.0]})]
+    file.write_text("\n".join([good[0], row if isinstance(row, str) else json.dumps(row), good[1]]))
+    with pytest.raises(PotstillError, match=f"{said}.*--on_bad_rows skip"):
+        read_tagged(str(file), NAMES)
+    assert read_tagged(str(file), NAMES, BadRows("skip")) == [(["x", "7"], [1, 0]), (["z"], [4])]
+
+
+def test_tags_that_are_digits(tmp_path: Path) -> None:
+    file = tmp_path / "it.jsonl"
+    file.write_text(json.dumps({"tokens": ["a", "b"], "tags": [1, "1"]}))
+    digits = {0: "1", 1: "2", 2: "3"}
+    assert read_tagged(str(file), digits) == [(["a", "b"], [1, 0])]
+    table = tmp_path / "it.conll"
+    table.write_text("a\t1\nb\t3\n")
+    assert read_tagged(str(table), digits) == [(["a", "b"], [0, 2])]
+    table.write_text("a\t1\nb\t2\n")
+    with pytest.raises(PotstillError, match="can be names of classes or numbers"):
+        read_tagged(str(table), digits)
+    table.write_text("a\t3\n")
+    assert read_tagged(str(table), NAMES) == [(["a"], [3])]
+
+
+def test_of_several_columns_of_tags_the_model_s_is_read_and_the_others_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "it.jsonl"
+    numbered = {"id": "7", "tokens": ["a"], "pos_tags": [2], "ner_tags": [3], "note": ""}
+    file.write_text(json.dumps(numbered))
+    assert read_tagged(str(file), NAMES) == [(["a"], [3])]
+    assert capsys.readouterr().err == f"{file}: nothing is read from the columns 'pos_tags', 'note'.\n"
+    parts = dict(enumerate(["NOUN", "VERB", "ADJ", "ADV"]))
+    assert read_tagged(str(file), parts) == [(["a"], [2])]
+    file.write_text(json.dumps(numbered | {"ner_tags": ["B-LOC"], "pos_tags": ["VERB"]}))
+    assert read_tagged(str(file), parts) == [(["a"], [1])]
+
+
+def test_a_parquet_file_that_names_its_numbers_is_read_by_these_names(
+    sources: dict[str, Source], tmp_path: Path
+) -> None:
+    names = [*TAGS[::-1]]
+    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=names))})
+    file = tmp_path / "it.parquet"
+    Dataset.from_dict({"tokens": [["a", "b"]], "ner_tags": [["O", "B-PER"]]}, features).to_parquet(str(file))
+    assert read_tagged(str(file), NAMES) == [(["a", "b"], [0, 1])]
+    assert read_tagged(str(file), dict(enumerate("abcde"))) == [(["a", "b"], [4, 3])]  # of other names: numbers
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["LABEL_1", "LABEL_0"])})
+    rows = {"text": [f"word {n}" for n in range(20)]}
+    source = sources["classes"]
+    said = [int(source.run(source.tokenise([text]))["logits"].argmax()) for text in rows["text"]]
+    Dataset.from_dict(rows | {"label": [1 - answer for answer in said]}, features).to_parquet(tmp_path / "dev.parquet")
+    assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == 100
+
+
 def test_a_word_without_tokens_leaves_the_others_their_tags(sources: dict[str, Source]) -> None:
     words, tags = ["alpha", "\u200b", "word", "of"], [1, 4, 2, 0]
     (row,), (places,) = tag_batches(sources["tags"], [words])
@@ -164,6 +266,59 @@ def test_a_word_without_tokens_leaves_the_others_their_tags(sources: dict[str, S
     for word, place in places.items():
         logits[place, tags[word]] = 1
     assert tag_scores([logits], [places], [tags], dict(enumerate(TAGS)))["accuracy"] == 100
+
+
+def test_a_second_text_is_read(sources: dict[str, Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = sources["classes"]
+    pairs = [(f"word {'a ' * n}", f"of {'many ' * (20 - n)}") for n in range(20)]
+    answers = [int(source.run(source.tokenise([a], [b]))["logits"].argmax()) for a, b in pairs]
+    rows = [{"text": a, "text_pair": b, "label": answer} for (a, b), answer in zip(pairs, answers, strict=True)]
+    file = tmp_path / "dev.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == 100
+    assert capsys.readouterr().err == ""
+    table = tmp_path / "table" / "dev.tsv"
+    table.parent.mkdir()
+    lines = [f"{row['label']}\t{row['text']}\t{row['text_pair']}" for row in rows]
+    table.write_text("\n".join(["label\ttext\ttext_pair", *lines, "", ""]))
+    assert score_both(source, source, None, str(table.parent), None).before["accuracy"] == 100
+    del rows[3]["text_pair"]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(PotstillError, match=r"row 4, has no 'text_pair', only 'text', 'label'"):
+        score_both(source, source, None, str(tmp_path), None)
+    scores = score_both(source, source, None, str(tmp_path), None, "skip")
+    assert (scores.bad_rows, scores.agreement.answers) == (1, 19)
+    assert str(scores).endswith("; 1 bad rows left out")
+    rows = [{"text": row["text"], "second": row["text"], "label": row["label"]} for row in rows]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    capsys.readouterr()
+    score_both(source, source, None, str(tmp_path), None)
+    assert capsys.readouterr().err == f"{file}: nothing is read from the column 'second'.\n"
+
+
+def test_classes_that_are_named_by_digits(new_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    names = {0: "1", 1: "2", 2: "3"}
+    options = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    config = BertConfig(vocab_size=len(tiny_tokenizer), max_position_embeddings=48, **options, **SIZES)
+    source = Source.open(str(new_model(BertForSequenceClassification, config)))
+    texts = [f"word {'a ' * n}{n}" for n in range(30)]
+    answers = [int(source.run(source.tokenise([text]))["logits"].argmax()) for text in texts]
+    for label in (int, lambda number: names[number]):
+        rows = [{"text": text, "label": label(answer)} for text, answer in zip(texts, answers, strict=True)]
+        (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == 100
+
+
+@pytest.mark.parametrize("name", ["classes", "numbers", "tags", "words"])
+def test_what_is_no_finite_number_is_no_score(sources: dict[str, Source], tmp_path: Path, name: str) -> None:
+    source = sources[name]
+    rows = [{"text": f"word {n}", "label": n % 2} for n in range(9)]
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "tags.conll").write_text("alpha\tO\nword\tB-PER\n")
+    (tmp_path / "text.txt").write_text(written_text(2, seed=3))
+    data = tmp_path / {"tags": "tags.conll", "words": "text.txt"}.get(name, ".")
+    with pytest.raises(PotstillError, match=r"What the export says of some rows .* no finite number"):
+        score_both(source, Changed(source, lambda logits: np.nan), None, str(data), None)
 
 
 def test_questions(sources: dict[str, Source], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.trainer import FinetuneTrainer, train_once
 from potstill.tasks.glue import GLUE
 from potstill.tasks.load import load_split
+from potstill.tasks.squad import read_squad
 
 NewModel = Callable[..., Path]
 
@@ -247,3 +248,36 @@ def test_defaults_are_by_task() -> None:
     assert of(task="squad") == (3e-5, 12, 2, 384)
     assert of(task="squad", teacher="t") == (5e-5, 12, 3, 384)
     assert of(task="squad", learning_rate=1e-4, num_train_epochs=1) == (1e-4, 12, 1, 384)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_a_model_without_token_types_gets_a_tokenizer_without_them(
+    new_model: NewModel, glue: Path, squad: Path, tmp_path: Path, kind: str
+) -> None:
+    """The tokenizer numbers two texts, of which the model has an embedding for one, or for none."""
+    model = new_model(kind, **({"type_vocab_size": 1} if kind == "bert" else {}))
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(model)("bo", "do")
+    finetuned(model=model, task="mnli", task_data=glue, output_dir=tmp_path / "out", num_train_epochs=1)
+    classify = pipeline("text-classification", model=str(tmp_path / "out"), device="cpu")
+    (said,) = classify([{"text": "bo bona", "text_pair": "do kim"}])
+    assert said["label"] in ("entailment", "neutral", "contradiction")
+    finetuned(model=model, task="squad", task_data=squad, output_dir=tmp_path / "spans", num_train_epochs=1)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "spans")
+    inputs = loaded("bo ?", "bona kim", return_tensors="pt")
+    assert "token_type_ids" not in inputs
+    assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "spans")(**inputs).start_logits.isfinite().all()
+
+
+def test_questions_as_the_hub_has_them_and_bad_rows_are_recorded(bert: Path, squad: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for split, name in (("train", "train.jsonl"), ("dev", "validation.jsonl")):
+        dataset = read_squad(squad / f"{split}-v1.1.json").dataset.remove_columns("is_impossible")
+        rows = [json.dumps(row) for row in dataset]
+        write(folder / name, "\n".join([rows[0], rows[1][:-9], *rows[2:], ""]))
+    options: dict[str, Any] = {"model": bert, "task": "squad", "num_train_epochs": 1, "on_bad_rows": "skip"}
+    found = finetuned(**options, task_data=folder, output_dir=tmp_path / "out")
+    assert found["rows"] == {"train": 11, "dev": 5}
+    assert found["bad_rows"] == {"train": 1, "dev": 1}
+    found = finetuned(**options, task_data=folder / "train.jsonl", output_dir=tmp_path / "one")
+    assert sum(found["rows"].values()) == 11
+    assert found["bad_rows"] == {"train and dev": 1}

@@ -12,6 +12,8 @@ from finetuning_samples import finetuned, flags, squad_articles, write, write_ss
 from safetensors.torch import load_file, save_file
 
 from potstill.cli import main
+from potstill.errors import PotstillError
+from potstill.finetuning.options import FinetuneArguments
 
 Refused = Callable[..., str]
 
@@ -76,6 +78,32 @@ def test_data(refused: Refused, tmp_path: Path) -> None:
     write_sst2(data)
     write(data / "SST-2" / "dev.tsv", "sentence\tlabel\n")
     assert "The dev set of SST-2 is empty" in refused(task_data=data)
+
+
+def test_bad_rows_stop_the_run_or_are_left_out_and_recorded(
+    refused: Refused, tmp_path: Path, distilbert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    write_sst2(data, train=12, dev=6)
+    for split, broken in (("train", "bol\nkim\t1\nlum\t9\n\n"), ("dev", "kim\t1\t0\n")):
+        file = data / "SST-2" / f"{split}.tsv"
+        write(file, file.read_text() + broken)
+    assert "train.tsv, line 14, has 1 columns where 2 are needed" in refused(task_data=data)
+    assert refused(task_data=data).endswith("or leave such rows out with --on_bad_rows skip.\n")
+    assert "--on_bad_rows is 'maybe'" in refused_by_value("maybe")
+    options: dict[str, Any] = {"model": distilbert, "task": "sst2", "task_data": data, "max_steps": 1}
+    found = finetuned(**options, output_dir=tmp_path / "out", on_bad_rows="skip")
+    assert found["rows"] == {"train": 13, "dev": 6}
+    assert found["bad_rows"] == {"train": 2, "dev": 1}
+    printed = capsys.readouterr()
+    assert "train.tsv: 2 bad rows are left out." in printed.err
+    assert "\nbad rows left out: 2 of train, 1 of dev\n" in printed.out
+
+
+def refused_by_value(value: Any) -> str:
+    with pytest.raises(PotstillError) as caught:
+        FinetuneArguments(output_dir="-", on_bad_rows=value)
+    return str(caught.value)
 
 
 def test_questions(refused: Refused, tmp_path: Path, squad: Path, new_model: Any) -> None:

@@ -1,5 +1,7 @@
 """A task teacher: what it says is what is learned from, of its own tokenizer and token types."""
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetuning_samples import SPANS, finetuned, flags
+from finetuning_samples import SPANS, finetuned, flags, write_lines
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill import PotstillError
@@ -164,7 +167,7 @@ def refused(glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dist
         capsys.readouterr()
         assert main(flags(**args)) == 1
         printed = capsys.readouterr().err
-        assert printed.count("\n") == 1, printed
+        assert len([line for line in printed.splitlines() if not line.startswith("computing ")]) == 1, printed
         assert not (tmp_path / "refused").exists()
         return printed
 
@@ -199,12 +202,69 @@ def test_a_teacher_that_reads_less_than_the_student(
         job.taught()
 
 
-def test_a_teacher_whose_labels_are_numbered_otherwise(
-    refused: Callable[..., str], teacher: Path, tmp_path: Path
+def with_labels(teacher: Path, place: Path, *names: str, order: list[int]) -> Path:
+    """Copy a teacher whose classes then stand in another order, under other names."""
+    shutil.copytree(teacher, place)
+    weights = load_file(place / "model.safetensors")
+    head = {name: tensor[order].contiguous() for name, tensor in weights.items() if name.startswith("classifier")}
+    save_file(weights | head, place / "model.safetensors", {"format": "pt"})
+    config = json.loads((place / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    (place / "config.json").write_text(json.dumps(config))
+    return place
+
+
+def test_a_teacher_whose_labels_stand_in_another_order_is_read_by_their_names(
+    refused: Callable[..., str],
+    teacher: Path,
+    distilbert: Path,
+    glue: Path,
+    tmp_path: Path,
+    new_job: NewJob,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    swapped = tmp_path / "swapped"
-    shutil.copytree(teacher, swapped)
-    config = (swapped / "config.json").read_text()
-    config = config.replace('"0": "negative"', '"0": "positive"').replace('"1": "positive"', '"1": "negative"')
-    (swapped / "config.json").write_text(config)
-    assert "numbers the labels positive, negative where the task has negative, positive" in refused(teacher=swapped)
+    options: dict[str, Any] = {"model": str(distilbert), "task": "sst2", "task_data": str(glue)}
+    expected = new_job(**options, teacher=str(teacher)).taught()
+    assert expected.teacher_on_labels is not None
+    assert expected.teacher_on_labels["accuracy"] == 100
+    assert "the teacher on the training labels: 100.0 % of its answers are the labels" in capsys.readouterr().err
+    swapped = with_labels(teacher, tmp_path / "swapped", "Positive", "NEGATIVE", order=[1, 0])
+    taught = new_job(**options, teacher=str(swapped)).taught()
+    np.testing.assert_allclose(taught.train.values["soft"], expected.train.values["soft"], atol=1e-6)
+    for number, names in enumerate((("LABEL_0", "LABEL_1"), ("bad", "good"), ("0", "1"))):
+        unnamed = with_labels(teacher, tmp_path / f"unnamed-{number}", *names, order=[1, 0])
+        message = refused(teacher=unnamed)
+        assert "training labels: 0.0 % of its answers are the labels (50.0 % would be by chance)" in message
+        assert "another order (0 as positive, 1 as negative) 100.0 % would be: name them in id2label" in message
+        right = with_labels(teacher, tmp_path / f"right-{number}", *names, order=[0, 1])
+        taught = new_job(**options, teacher=str(right)).taught()
+        np.testing.assert_allclose(taught.train.values["soft"], expected.train.values["soft"], atol=1e-6)
+    new_job(**options, teacher=str(unnamed), alpha_ce=0.0, alpha_cos=1.0).taught()  # of which no answer is learned
+
+
+def test_a_teacher_whose_scores_are_the_wrong_way_round(
+    refused: Callable[..., str], bert: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "dev"):  # the first word tells the score
+        pairs = [(f"{('bol', 'kim')[n % 2]} do", "lum", 5.0 * (n % 2)) for n in range(20)]
+        rows = [{"sentence1": first, "sentence2": second, "label": score} for first, second, score in pairs]
+        write_lines(data / "STS-B" / f"{split}.jsonl", rows)
+    found, options = tmp_path / "teacher", {"task": "stsb", "task_data": data}
+    learned = finetuned(model=bert, output_dir=found, num_train_epochs=15, learning_rate=5e-3, **options)
+    assert learned["metrics"]["pearson"] > 90
+    weights = load_file(found / "model.safetensors")
+    turned = {name: -tensor for name, tensor in weights.items() if name.startswith("classifier")}
+    save_file(weights | turned, found / "model.safetensors", {"format": "pt"})
+    message = refused(teacher=found, **options)
+    assert re.search(r"contradicts the training labels: the Pearson .* with the labels is -(9|100)", message)
+    assert "it scores high what the labels score low" in message
+
+
+def test_a_recorded_run_says_how_its_teacher_fares(
+    span_teacher: Path, bert: Path, squad: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"model": bert, "task": "squad", "task_data": squad, "without_teacher_too": False}
+    found = finetuned(teacher=span_teacher, output_dir=tmp_path / "out", max_steps=1, **options)
+    assert 0 <= found["teacher_on_labels"]["exact"] <= 100
+    assert "of the windows that hold an answer have their best start and end where it is" in capsys.readouterr().err

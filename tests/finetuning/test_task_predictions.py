@@ -18,6 +18,7 @@ from potstill.finetuning import predict as predicting
 from potstill.finetuning.job import Job
 from potstill.finetuning.predict import cache_folder, fingerprint, model_fingerprint, predict, soft_targets
 from potstill.finetuning.rows import Rows
+from potstill.tasks.glue import GLUE
 
 NewJob = Callable[..., Job]
 
@@ -137,6 +138,17 @@ def test_logits_that_are_no_numbers_are_not_kept(rows: Rows, teacher: Path) -> N
     with pytest.raises(PotstillError, match="are not all finite numbers"):
         soft_targets(model, teacher, rows, 2)
     assert not (cache_folder() / "soft-targets").exists()
+
+
+def test_answers_that_are_no_numbers_are_not_scored(sentences: Job) -> None:
+    """Whatever class argmax makes of them would be counted."""
+    logits = np.zeros((len(sentences.dev["dev"]), 2), np.float32)
+    assert sentences.data.score(lambda rows: {"logits": logits}, sentences.dev)["score"] == 50
+    logits[3, 1] = np.nan
+    with pytest.raises(PotstillError, match=r"says of 1 of the 12 rows of dev is no finite number"):
+        sentences.data.score(lambda rows: {"logits": logits}, sentences.dev)
+    with pytest.raises(PotstillError, match=r"1 of 2 predictions for STS-B are not finite"):
+        GLUE["stsb"].score([1.0, np.inf], [1.0, 2.0])
 
 
 def test_a_cache_that_cannot_be_written_or_read(

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from potstill.errors import PotstillError
-from potstill.objective import DistillationObjective, Predictions
+from potstill.objective import DistillationObjective, Encoded
 from potstill.student import VocabularyHead
 
 B, L, K, H, V = 3, 7, 2, 5, 11
+DISTILBERT = {"alpha_ce": 5.0, "alpha_mlm": 2.0, "alpha_cos": 1.0, "temperature": 2.0, "soft_targets": "all"}
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def batch():
 def predictions(tensors, role):
     dense = tensors[f"{role}_dense"]
     head = VocabularyHead(lambda hidden: torch.tanh(hidden @ dense), tensors[f"{role}_weight"], tensors[f"{role}_bias"])
-    return Predictions(tensors[f"{role}_hidden"], head)
+    return Encoded({-1: tensors[f"{role}_hidden"]}, {}, head)
 
 
 def run(objective, batch, dtype=torch.float64):
@@ -93,7 +94,7 @@ def test_loss_and_gradients_equal_the_naive_ones(batch, options, ignored):
         labels = labels.copy()
         labels[1, 0] = -100
     losses, gradients = run(objective, (tensors, positions, labels))
-    parameters = {**vars(DistillationObjective()), **options}
+    parameters = {**DISTILBERT, **options}
     np.testing.assert_allclose(losses["loss"].item(), naive(tensors, positions, labels, **parameters), rtol=1e-12)
 
     for name in ("student_hidden", "student_weight", "student_bias", "student_dense"):
@@ -141,7 +142,7 @@ def test_work_of_weight_zero_is_not_done(batch):
             rows[role].append(hidden.shape[:-1].numel())
             return head.transform(hidden)
 
-        return Predictions(found.hidden, VocabularyHead(transform, head.weight, head.bias))
+        return Encoded(found.hidden, {}, VocabularyHead(transform, head.weight, head.bias))
 
     def logits_computed(**options):
         rows["student"].clear()

@@ -1,9 +1,17 @@
 """The model card says what was measured, and nothing else."""
 
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import pytest
 import yaml
+from hostile import BROKEN, NAMES, front_matter, rendered
 from transformers import DistilBertConfig
 
 from potstill.corpus.manifest import Manifest, SourceRecord, SplitRecord, TokenizerRecord
+from potstill.report.markdown import visible
 from potstill.report.model_card import model_card
 
 MANIFEST = Manifest(
@@ -80,3 +88,46 @@ def test_a_model_without_a_teacher_claims_none():
     assert "base_model" not in text
     assert "keeps" not in text
     assert "| model, trained | 3.250 | 40.0% |" in text
+
+
+@pytest.mark.parametrize("name", [*NAMES, *BROKEN])
+def test_names_are_shown_as_they_are(name):
+    seen, path = visible(name), f"/models/{name.replace('/', '-')}"
+    last = visible(Path(path).name)
+    manifest = dataclasses.replace(
+        MANIFEST,
+        sources=[SourceRecord(path, 1234, None, 10), SourceRecord("b.txt", 1, name, 10)],
+        splits={name: SplitRecord(9, 700, 11, 18)},
+    )
+    results = RESULTS | {
+        "cost": RESULTS["cost"] | {"hardware": name},
+        "versions": {"torch": name},
+    }
+    recipe = RECIPE | {"teacher": path, "layers": name, name: name, "text": [name]}
+    config = DistilBertConfig(n_layers=2, dim=32, vocab_size=100)
+    header, rest = front_matter(model_card(config, recipe, results, manifest))
+    assert header.keys() == {"library_name", "pipeline_tag", "tags"}
+    page = rendered(rest)
+    assert (page.html, page.links) == ([], [])
+    headings = ["Held-out text", "Recipe", "Corpus", "Cost"]
+    assert page.headings == [f"A student of {last}", *headings]
+    _, options, splits, sources = page.tables
+    assert [seen, seen] in options
+    assert ["teacher", visible(path)] in options
+    assert ["text", visible(str([name]))] in options
+    assert splits[1] == [seen, "9", "11", "704"]
+    assert sources[1] == [last, "10", " "]
+    assert f"the rule {seen}." in page.text
+    assert f"2 × {seen}; torch {seen}." in page.text
+
+
+def test_figures_that_are_no_numbers_are_told():
+    nothing = math.nan
+    final = METRICS | {"loss": nothing, "kl": math.inf, "teacher_accuracy": nothing}
+    text = card(results=RESULTS | {"held_out": {"initial": RESULTS["held_out"]["initial"], "final": final}})
+    assert "| teacher | 3.000 | – |" in text
+    assert "| student, trained | – | 40.0% | – | 75.0% |" in text
+    said = "Not finite (NaN or infinity), so a dash stands for it: trained loss, trained teacher_accuracy, trained kl."
+    assert said in rendered(front_matter(text)[1]).text
+    assert not re.search(r"\b(nan|inf)\b", text)
+    assert "Not finite" not in card()

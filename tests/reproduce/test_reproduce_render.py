@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import BROKEN, NAMES, rendered
 
 from potstill.errors import PotstillError
+from potstill.report.markdown import visible
 from reproduce import render
 from reproduce.common import FORMAT, HERE, run
 from reproduce.render import BEGIN, END, NOT_YET, section, with_section
@@ -261,6 +263,70 @@ def test_every_table_has_its_figures_and_their_conditions(results: Path, title: 
     for block in re.findall(r"(?:^\|.*\n?)+", written, re.MULTILINE):
         assert len({line.count("|") for line in block.strip().splitlines()}) == 1
     assert tables
+
+
+def test_a_macro_score_whose_median_was_not_kept_is_a_range(results: Path) -> None:
+    for name, place in (("table1", ()), ("table4", ("tasks",))):
+        record = whole = json.loads((results / f"{name}.json").read_text())
+        for key in place:
+            record = record[key]
+        last = list(record["models"].values())[-1]["macros"]["GLUE macro"]
+        last |= {"value": None, "retention": None}
+        (results / f"{name}.json").write_text(json.dumps(whole))
+    written = section(results)
+    assert "| student, distilled | 58.9–60.2 | 59.6 (58.9–60.2) |" in part(written, "Table 1: GLUE")
+    assert "| student, distilled | \\*– | \\*98.3 |" in part(written, "Table 1: GLUE")
+    assert "the macro scores between the lowest and the highest were not kept" in part(written, "Table 1: GLUE")
+    assert "| 63.0–63.5 | – | – |" in part(written, "Table 4: ablation")
+
+
+@pytest.mark.parametrize(("name", "low"), [("table1", 60.62), ("table4", 58.0)])
+def test_a_figure_outside_its_range_is_refused(results: Path, name: str, low: float) -> None:
+    record = json.loads((results / f"{name}.json").read_text())
+    next(iter(record.get("tasks", record)["models"].values()))["macros"]["GLUE macro"] |= {"min": low, "max": low + 1}
+    (results / f"{name}.json").write_text(json.dumps(record))
+    with pytest.raises(PotstillError, match=r"lies outside of its range .*: run the script of its table again\.$"):
+        section(results)
+
+
+def test_no_figure_of_the_pages_lies_outside_its_range() -> None:
+    root, ranges = HERE.parent, 0
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        found = re.findall(r"([\d.,]*\d)(?: ×| %)? \(([\d.,]*\d)–([\d.,]*\d)\)", page.read_text(encoding="utf-8"))
+        for words in found:
+            value, low, high = (float(word.replace(",", "")) for word in words)
+            assert low <= value <= high, (page.name, words)
+        ranges += len(found)
+    assert ranges > 100
+
+
+@pytest.mark.parametrize("name", [*NAMES, *BROKEN])
+def test_names_are_shown_as_they_are(results: Path, name: str) -> None:
+    for script in ("table1", "table3"):
+        record = json.loads((results / f"{script}.json").read_text())
+        of = record["models"] if script == "table1" else record["rows"]
+        of[name] = of.pop("student")
+        record["conditions"] |= {"hardware": name, "versions": {"torch": name}}
+        (results / f"{script}.json").write_text(json.dumps(record | {"hardware": name}))
+    record = json.loads((results / "table1.json").read_text())
+    record["titles"]["cola"] = name
+    (results / "table1.json").write_text(json.dumps(record))
+    scores, kept = rendered(part(section(results), "Table 1: GLUE")).tables
+    assert scores[0] == ["", "GLUE macro", visible(name), "RTE"]
+    assert scores[2] == [visible(name), *["59.6 (58.9–60.2)"] * 3]
+    assert kept[1] == [visible(name), *["*98.3"] * 3]
+    page = rendered(part(section(results), "Table 3: size and speed"))
+    assert visible(name) in [row[0] for row in page.tables[0]]
+    assert f"2 threads, on {visible(name)} (nothing" in page.text
+    assert f"4 × {visible(name)}, torch {visible(name)}, 2030-01-02" in page.text
+    assert (page.html, page.links) == ([], [])
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 10**5, '{"format_version": NaN}', '{"format_version": 1}'])
+def test_damaged_results_are_told(results: Path, content: str) -> None:
+    (results / "students.json").write_text(content)
+    with pytest.raises(PotstillError, match=r"students\.json is damaged: it|is not what its script writes"):
+        section(results)
 
 
 def test_a_teacher_of_ones_own_is_named(results: Path) -> None:

@@ -221,5 +221,5 @@ def test_results_are_written_whole_and_read_again(place: Place) -> None:
     assert record["conditions"]["gpus"] == 0
     assert common.read_result(place.results, "table2") is None
     (place.results / "table1.json").write_text("{")
-    with pytest.raises(PotstillError, match="cannot be read"):
+    with pytest.raises(PotstillError, match="is damaged: it is not JSON"):
         common.read_result(place.results, "table1")

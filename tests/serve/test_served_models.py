@@ -7,14 +7,16 @@ import socket
 from pathlib import Path
 
 import pytest
+from hostile import BROKEN, NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from serve_samples import SMALLEST_ONNX, write_export
 
 from potstill.cli import main
 from potstill.errors import PotstillError
-from potstill.serve.models import ServedModel, check_pair
+from potstill.serve.models import OTHER_FILES, ServedModel, check_pair
 from potstill.serve.onnx_file import is_whole
+from potstill.serve.server import PageServer
 
 pytestmark = pytest.mark.usefixtures("signals_restored")
 
@@ -94,14 +96,11 @@ def test_folders_that_hold_no_model_for_the_page(tmp_path: Path, capsys: pytest.
 
     broken = write_export(tmp_path / "broken")
     (broken / "config.json").write_text("{")
+    assert f"{broken}/config.json is damaged: it is not JSON" in said(capsys, "--model", str(broken))
+    (broken / "config.json").write_text('{"model_type": "made-up"}')
     assert "config.json that cannot be read" in said(capsys, "--model", str(broken))
     (broken / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in said(capsys, "--model", str(broken))
-
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        cut = write_export(tmp_path / f"cut-{name}")
-        (cut / name).write_bytes(b"{\xff")
-        assert f"is damaged: {name} is no JSON" in said(capsys, "--model", str(cut))
 
     split = write_export(tmp_path / "split")
     (split / "onnx" / "model.onnx.data").write_bytes(b"")
@@ -162,11 +161,58 @@ def test_any_bytes_are_told_from_a_model(tmp_path_factory: pytest.TempPathFactor
     is_whole(file)
 
 
-def test_a_summary_that_is_no_json_is_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*OTHER_FILES, "potstill_export.json"])
+@pytest.mark.parametrize(
+    "content", [b"{\xff", b"", b"[1]", b"null", b'{"a": NaN}', b"[" * 10**5, b'{"a":' * 10**5, b"\0" * 64]
+)
+def test_damaged_json_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes) -> None:
     folder = write_export(tmp_path / "model")
-    for text in ("{", "[1]", json.dumps({"max_length": "many"})):
-        (folder / "potstill_export.json").write_text(text)
-        assert ServedModel.open(str(folder), "--model").max_length == 128
-    (folder / "onnx" / "model.onnx").unlink()
-    with pytest.raises(PotstillError, match="holds no exported model"):
-        ServedModel.open(str(folder), "--model")
+    (folder / name).write_bytes(content)
+    message = said(capsys, "--model", str(folder))
+    assert f"{folder}/{name} is damaged: " in message
+    assert message.endswith("; export the model again.\n")
+
+
+@pytest.mark.parametrize("length", ["many", None, 0, -5, True, [128], {}])
+def test_a_summary_without_a_length_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], length: object) -> None:
+    folder = write_export(tmp_path / "model")
+    (folder / "potstill_export.json").write_text(json.dumps({"max_length": length}))
+    assert f"potstill_export.json is damaged: its max_length is {length!r}" in said(capsys, "--model", str(folder))
+
+
+@pytest.mark.parametrize("length", ["many", None, 0, -5, True, [128], 1e300, 10**400])
+def test_a_tokenizer_without_a_length_leaves_it_to_the_model(tmp_path: Path, length: object) -> None:
+    folder = write_export(tmp_path / "model")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length}))
+    assert ServedModel.open(str(folder), "--model").max_length == 512
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"architectures": value} for value in ("BertForMaskedLM", [1], [["a"]], {"a": 1}, 5)),
+        *({"id2label": value} for value in ({"a": "b"}, ["a", "b"], "ab", {"0": {"1": "a"}})),
+        *({"max_position_embeddings": value} for value in ("many", -1, [512], {"a": 1})),
+        *({"num_hidden_layers": value} for value in ("six", [6], -1)),
+        *({"problem_type": value} for value in (5, ["multi_label_classification"])),
+    ],
+)
+def test_a_config_of_other_types_is_told_or_does_no_harm(tmp_path: Path, changes: dict[str, object]) -> None:
+    folder = write_export(tmp_path / "model", **changes)
+    try:
+        described = ServedModel.open(str(folder), "--model").description("")
+    except PotstillError as error:
+        assert str(error).startswith("--model ")  # noqa: PT017 (either is right)
+    else:
+        assert isinstance(described["layers"], int | None)
+        assert described["max_length"] == 128
+        json.dumps(described, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", [name for name in (*NAMES, *BROKEN) if "/" not in name])
+def test_names_reach_the_page_as_they_are(tmp_path: Path, name: str) -> None:
+    head = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": name, "1": "b"}}
+    model = ServedModel.open(str(write_export(tmp_path / name, **head)), "--model")
+    with PageServer([model]) as server:
+        described = json.loads(server.texts["/models.json"])["models"][0]
+    assert (described["name"], described["labels"]) == (name, [name, "b"])

@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, GPT2Config, PreTrainedModel
 
 from potstill.errors import PotstillError
-from potstill.student import build_student, family_of
+from potstill.student import Reads, build_student, family_of
 from potstill.student.bert import Bert
 from potstill.student.distilbert import DistilBert
 
@@ -29,7 +29,7 @@ def test_encode_and_head_together_are_the_model(
     model = model_of(tie_word_embeddings=tied)
     model.set_attn_implementation(attention)
     family = family_of(model)
-    hidden = family.encode(model, input_ids)
+    hidden = family.encode(model, input_ids).last
     head = family.head(model)
     logits = head.transform(hidden) @ head.weight.T + head.bias
     torch.testing.assert_close(logits, model(input_ids).logits, rtol=0, atol=1e-12)
@@ -40,7 +40,52 @@ def test_embed_is_what_the_first_layer_reads(model_of: Callable[..., PreTrainedM
     model = model_of()
     states = model(input_ids, output_hidden_states=True).hidden_states
     assert torch.equal(family_of(model).embed(model, input_ids), states[0])
-    assert torch.equal(family_of(model).encode(model, input_ids), states[-1])
+    assert torch.equal(family_of(model).encode(model, input_ids).last, states[-1])
+
+
+def test_encode_keeps_what_is_read_and_runs_no_layer_above(
+    model_of: Callable[..., PreTrainedModel], input_ids: torch.Tensor
+) -> None:
+    model = model_of()
+    family, depth = family_of(model), model.config.num_hidden_layers
+    expected = model(input_ids, output_hidden_states=True).hidden_states
+    layers = list(model.get_submodule(family.layer_prefix.rstrip(".")).children())
+    ran = []
+    for number, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+
+    states = family.encode(model, input_ids, Reads(hidden={0, 1, -1, depth - 1}))
+    assert states.hidden.keys() == {0, 1, -1, depth - 1}
+    for layer, hidden in states.hidden.items():
+        assert torch.equal(hidden, expected[layer % depth + 1])
+    assert ran == list(range(depth))
+
+    ran.clear()
+    states = family.encode(model, input_ids, Reads(hidden={0}, attention={1}))
+    assert states.hidden.keys() == {0}
+    assert states.attention.keys() == {1}
+    assert ran == [0]
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_attention_inputs_are_what_attention_computes(
+    model_of: Callable[..., PreTrainedModel], input_ids: torch.Tensor, layer: int
+) -> None:
+    model = model_of()
+    family = family_of(model)
+    module = list(model.get_submodule(family.layer_prefix.rstrip(".")).children())[layer]
+    seen = {}
+    for name, part in module.attention.named_modules():
+        for kind, names in {"query": "query q_lin", "key": "key k_lin", "value": "value v_lin"}.items():
+            if name.split(".")[-1] in names.split():
+                part.register_forward_hook(lambda module, inputs, output, kind=kind: seen.__setitem__(kind, output))
+    model(input_ids)
+    expected = dict(seen)
+    inputs = family.encode(model, input_ids, Reads(attention={layer})).attention[layer]
+    assert expected.keys() == {"query", "key", "value"}
+    for kind, output in expected.items():
+        assert torch.equal(getattr(inputs, kind), output)
+    assert inputs.heads == model.config.num_attention_heads
 
 
 def test_encode_leaves_the_head_alone_and_lets_gradients_through(
@@ -50,7 +95,7 @@ def test_encode_leaves_the_head_alone_and_lets_gradients_through(
     called = []
     model.get_output_embeddings().register_forward_hook(lambda *_: called.append(True))
     family = family_of(model)
-    hidden = family.encode(model, input_ids)
+    hidden = family.encode(model, input_ids).last
     assert not called
     family.head(model).transform(hidden).sum().backward()
     written = {name for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from potstill.errors import PotstillError
+from potstill.tasks.rows import BadRows
 from potstill.tasks.squad import read_squad, split_by_title
 
 STILL = "The pot still is made of copper. It holds 5,000 litres; in the U.S., column stills are common."
@@ -93,7 +96,7 @@ def test_a_folder_is_that_of_the_official_download(tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match=r"both train-v1\.1\.json and train-v2\.0\.json"):
         read_squad(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PotstillError, match=r"neither dev-v1\.1\.json nor dev-v2\.0\.json"):
+    with pytest.raises(PotstillError, match=r"has no dev-v1\.1\.json or dev-v2\.0\.json, no dev\.jsonl"):
         read_squad(tmp_path / "empty", "dev")
     with pytest.raises(PotstillError, match="no file or folder"):
         read_squad(tmp_path / "missing")
@@ -226,3 +229,89 @@ def test_a_split_that_cannot_be_is_an_error(share: float) -> None:
         split_by_title(rows(3), share)
     with pytest.raises(PotstillError, match="all of 1 article"):
         split_by_title(rows(1), 0.5)
+
+
+def flat(some: list[Any]) -> list[dict[str, Any]]:
+    """The questions of articles as the hub's table has them."""
+    return [
+        {
+            "id": qa["id"],
+            "title": article["title"],
+            "context": paragraph["context"],
+            "question": qa["question"],
+            "answers": {name: [answer[name] for answer in qa["answers"]] for name in ("text", "answer_start")},
+        }
+        for article in some
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+    ]
+
+
+def write_flat(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["it.jsonl", "it.jsonl.gz", "it.parquet", "it.v2.jsonl"])
+def test_the_hub_s_columns_say_the_same_as_the_official_file(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    official = read_squad(write(tmp_path / "it.json")).dataset
+    assert read_squad(write_flat(tmp_path / name, flat(ARTICLES))).dataset[:] == official[:]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_hub_s_files_are_found_in_a_folder(tmp_path: Path) -> None:
+    write_flat(tmp_path / "train-00000-of-00001.parquet", flat(ARTICLES[:1]))
+    write_flat(tmp_path / "validation.jsonl", flat(ARTICLES[1:]))
+    assert read_squad(tmp_path).dataset["id"][:] == ["s1", "s2", "s3", "s4"]
+    assert read_squad(tmp_path, "dev").dataset["id"][0] == "c1"
+    write(tmp_path / "dev-v1.1.json", ARTICLES[:1])  # the official name comes first
+    assert read_squad(tmp_path, "dev").dataset["id"][0] == "s1"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"question": None}, "row 2: 'question' is to be text, not NoneType"),
+        ({"context": "\ud800"}, "row 2: 'context' holds half a surrogate pair"),
+        ({"answers": None}, "row 2: 'answers' is to be a pair of lists, not NoneType"),
+        ({"answers": {"text": ["x"]}}, "row 2 has no 'answer_start', only 'text'"),
+        ({"answers": {"text": ["x"], "answer_start": []}}, "row 2 has 1 texts and 0 places of answers"),
+        ({"answers": {"text": ["x"], "answer_start": [1.5]}}, "row 2: 'answer_start' is to be a whole number"),
+        ({"is_impossible": True}, "row 2, has answers but is marked is_impossible"),
+        ({"id": "s1"}, "row 2: the id 's1' occurs a second time"),
+    ],
+)
+def test_a_bad_row_is_named_or_left_out(
+    tmp_path: Path, changed: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = flat(ARTICLES)
+    rows[1] |= changed
+    path = write_flat(tmp_path / "it.jsonl", rows)
+    with pytest.raises(PotstillError, match=f"{message}.*--on_bad_rows skip"):
+        read_squad(path)
+    squad = read_squad(path, bad=BadRows("skip"))
+    assert squad.bad_rows == 1
+    assert squad.dataset["id"][:3] == ["s1", "s3", "s4"]
+    assert message in capsys.readouterr().err
+
+
+def test_a_bad_question_of_the_official_file_can_be_left_out(tmp_path: Path, articles: list[Any]) -> None:
+    del articles[0]["paragraphs"][0]["qas"][1]["question"]
+    squad = read_squad(write(tmp_path / "it.json", articles), bad=BadRows("skip"))
+    assert (squad.bad_rows, len(squad.dataset)) == (1, 7)
+
+
+def test_titles_and_answers_as_a_list_of_pairs_are_optional(tmp_path: Path) -> None:
+    rows = flat(ARTICLES)[:1]
+    del rows[0]["title"]
+    rows[0]["answers"] = [{"text": "copper", "answer_start": STILL.index("copper")}]
+    dataset = read_squad(write_flat(tmp_path / "it.jsonl", rows)).dataset
+    assert dataset[0]["answers"] == {"text": ["copper"], "answer_start": [STILL.index("copper")]}
+    with pytest.raises(PotstillError, match="all of 1 article"):
+        split_by_title(dataset, 0.5)

@@ -13,16 +13,18 @@ from runs import checkpoints, distillation, new_trainer, pretraining, send_signa
 from transformers import TrainerState
 
 from potstill import DistillationTrainer, PotstillError, pretrain
-from potstill.training import control, resumable
-from potstill.training.control import RunControl, TrainingInterrupted, schedule_by_progress
+from potstill.training import clock as clock_module
+from potstill.training import resumable
+from potstill.training.control import RunControl, TrainingInterrupted
+from potstill.training.schedule import schedule_by_progress
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that shows what it is set to."""
     clock = SimpleNamespace(now=1000.0)
-    for room in (control, resumable):
-        monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for module in (clock_module, resumable):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
@@ -81,7 +83,7 @@ def test_training_ends_with_the_budget(
     trainer = new_trainer(budgeted(teacher_folder, corpus_folder, tmp_path / "student"))
     trainer.train()
     assert trainer.state.global_step == 30
-    assert trainer.run_control.elapsed == 30
+    assert trainer.run_control.clock.elapsed == 30
     assert trainer.lr_scheduler.get_last_lr() == [0.0, 0.0]
     rates = {entry["step"]: entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry}
     for step in range(3, 31):  # the first second is no progress, for a first step may have compiled
@@ -116,13 +118,14 @@ def test_time_before_an_interruption_counts(
         with pytest.raises(TrainingInterrupted):
             new_trainer(budgeted(teacher_folder, corpus_folder, folder)).train()
     state = json.loads((folder / "checkpoint-12" / "potstill_state.json").read_text())
-    assert state == {"elapsed_seconds": 12.0, "stood_still_seconds": 1.0, "progress": pytest.approx(11 / 29)}
+    assert (state["elapsed_seconds"], state["excluded_seconds"]) == (12.0, 1.0)
+    assert state["progress"] == pytest.approx(11 / 29)
 
     second_a_step.now = 5.0  # another day, another machine
     trainer = new_trainer(budgeted(teacher_folder, corpus_folder, folder))
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 30
-    assert trainer.run_control.elapsed == 30
+    assert trainer.run_control.clock.elapsed == 30
     rates = {entry["step"]: entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry}
     for step in range(3, 14):
         assert rates[step] == pytest.approx(3e-3 * linear((step - 2) / 29, 0.2), abs=1e-6), step
@@ -139,7 +142,7 @@ def test_resuming_when_the_budget_is_spent(
     again = new_trainer(budgeted(teacher_folder, corpus_folder, tmp_path / "student", **options))
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == trainer.state.global_step == 30
-    assert again.run_control.elapsed == 30
+    assert again.run_control.clock.elapsed == 30
     learned = trainer.student.state_dict()
     assert all(torch.equal(tensor, learned[name]) for name, tensor in again.student.state_dict().items())
 
@@ -188,9 +191,9 @@ def step(
 ) -> None:
     """A step of so many seconds, `beside` of them before it, not its own."""
     clock.now += seconds
-    run.beside(beside)
+    run.clock.exclude(beside)
     if compiles:
-        run.stands_still()
+        run.clock.exclude_step()
     args = SimpleNamespace(world_size=processes, device="cpu")
     run.on_pre_optimizer_step(args, TrainerState(global_step=number - 1), None)
 
@@ -252,7 +255,7 @@ def test_lengths_are_compiled_and_text_is_scored_in_time_that_is_no_progress(
 
     # Step 1 is long and 2 short; the text is scored at both lengths after steps 10 and 20, four seconds each time.
     trainer, seen = run(tmp_path / "whole")
-    assert trainer.run_control.elapsed == pytest.approx(30, abs=4)
+    assert trainer.run_control.clock.elapsed == pytest.approx(30, abs=4)
     assert [seen[number] for number in (1, 2)] == pytest.approx([0, 0], abs=1e-4)  # the share of steps alone
     assert [seen[number] for number in (3, 10)] == pytest.approx([1 / 28, 8 / 28])
     assert [seen[number] for number in (11, 20)] == pytest.approx([9 / 24, 18 / 24])

@@ -1,9 +1,12 @@
 """Two processes under a launcher learn what one process learns, and end with one message."""
 
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ import torch
 from runs import Learned, assert_alike, checkpoints, learned, tensors
 from torch.distributed import TCPStore
 
+from potstill import PotstillError
+from potstill import processes as processes_module
 from potstill.cli import main
-from potstill.processes import first_to_fail
+from potstill.processes import first_to_fail, once
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 # `--cpu` would start a single process, whatever `--num_processes` says.
@@ -196,6 +201,81 @@ def test_a_broken_connection_is_told_only_if_nothing_else_was(monkeypatch: pytes
     with pytest.raises(RuntimeError):
         main(["demo"])
     assert main(["demo"]) == 1
+
+
+WORKER_THAT_DIES = """
+import os, signal, sys
+from potstill import DistillationTrainer
+from potstill.cli import main
+
+compute_loss = DistillationTrainer.compute_loss
+
+def dies(self, *args, **options):
+    if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"], self.state.global_step) == ("1", "0", 5):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute_loss(self, *args, **options)
+
+DistillationTrainer.compute_loss = dies
+sys.exit(main(["distill", *sys.argv[1:]]))
+"""
+
+
+def test_a_launcher_that_restarts_a_run_lets_it_go_on(
+    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, torchrun_output: Path
+) -> None:
+    script, folder = tmp_path / "script.py", tmp_path / "student"
+    script.write_text(WORKER_THAT_DIES)
+    (folder / "checkpoint-9").mkdir(parents=True)  # of an earlier run
+    job = options(teacher_without_dropout, corpus_folder, folder, save_steps=3, save_total_limit=9)
+    # Not --standalone: this rendezvous keeps its store when it restarts the processes.
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", f"--master-port={port}"]
+    finished = launch(launcher, script, *job, "--overwrite_output_dir", "true")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("step 1/10") == 1
+    assert finished.stderr.count("step 4/10") == 2  # once more from checkpoint-3
+    assert checkpoints(folder) == ["checkpoint-10", "checkpoint-3", "checkpoint-6", "checkpoint-9"]
+    assert (folder / "checkpoint-9" / "optimizer.pt").is_file()
+    assert_alike(learned(folder), learned(torchrun_output))
+
+
+def waiting(launched: TCPStore, monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> list[str]:
+    """Let the first process of two do something once, while the second one waits. Return what was called."""
+    called: list[str] = []
+
+    def work() -> None:
+        called.append(os.environ["RANK"])
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(processes_module, "_TASKS", itertools.repeat(0))
+    monkeypatch.setenv("RANK", "0")
+    with suppress(PotstillError, OSError):
+        once("prepare a corpus", work)
+    monkeypatch.setenv("RANK", "1")
+    once("prepare a corpus", work)
+    return called
+
+
+def test_work_is_done_once(launched: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waiting(launched, monkeypatch, None) == ["0"]
+
+
+@pytest.mark.parametrize("outcome", [PotstillError("The text is empty."), OSError("The text is empty.")])
+def test_work_that_failed_has_failed_for_all(
+    launched: TCPStore, monkeypatch: pytest.MonkeyPatch, outcome: Exception
+) -> None:
+    with pytest.raises(PotstillError, match="The text is empty"):
+        waiting(launched, monkeypatch, outcome)
+
+
+def test_without_a_store_nothing_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(PotstillError, match="2 processes could not prepare a corpus together"):
+        once("prepare a corpus", lambda: None)
 
 
 def test_without_a_store_every_process_tells(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from potstill import build_student
-from potstill.objective import DistillationObjective
+from potstill.objective import DistillationObjective, Encoded, Objective, objective_from
 from potstill.training.step import DistillationStep
 
 VOCAB, BLOCKS, LENGTH, MASKED = 80, 3, 12, 2
@@ -29,21 +30,57 @@ def new_pair(**options: object) -> tuple[PreTrainedModel, PreTrainedModel]:
     return student, teacher
 
 
+# Together they run every term, every divergence, and layers in the middle of both models.
+LOSSES: list[dict[str, Any]] = [
+    {
+        "soft_targets": {"divergence": "reverse_kl", "tokens": "masked"},
+        "logits_mse": 1,
+        "hidden_mse": {"layers": {0: 1, 1: 3}},
+    },
+    {
+        "masked_lm": 1,
+        "soft_targets": {"divergence": "jensen_shannon"},
+        "attention_relations": {"weight": 3, "teacher_layer": 2, "student_layer": 0, "relation_heads": 8},
+        "hidden_cosine": 1,
+    },
+    {"attention_relations": {"relations": ["value"]}, "hidden_mse": 1},
+]
+
+
+def new_narrow_pair() -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A student of another width than its teacher's, with other heads."""
+    _, teacher = new_pair()
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+    drop = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertForMaskedLM(BertConfig(vocab_size=VOCAB, **sizes, **drop)).train(), teacher
+
+
+def new_step(losses: dict[str, Any], narrow: bool) -> DistillationStep:
+    if narrow:
+        losses = {name: options for name, options in losses.items() if name != "hidden_cosine"}
+    student, teacher = new_narrow_pair() if narrow else new_pair()
+    return DistillationStep(student, teacher, objective_from(losses))
+
+
 def new_batch() -> tuple[Tensor, Tensor, Tensor]:
     positions = torch.stack([torch.randperm(LENGTH)[:MASKED] for _ in range(BLOCKS)])
     return torch.randint(VOCAB, (BLOCKS, LENGTH)), positions, torch.randint(VOCAB, (BLOCKS, MASKED))
 
 
 def run(step: DistillationStep, batch: tuple[Tensor, Tensor, Tensor], bf16: bool) -> tuple[Tensor, dict[str, Tensor]]:
-    step.student.zero_grad()
+    step.zero_grad()
     with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=bf16):
         losses = step(*batch)
     losses["loss"].backward()
-    return losses["loss"].detach(), {name: parameter.grad for name, parameter in step.student.named_parameters()}
+    gradients = {name.removeprefix("student."): parameter.grad for name, parameter in step.named_parameters()}
+    return losses["loss"].detach(), gradients
 
 
-def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    found_all, expected_all = (torch.cat([grads[name].flatten() for name in expected]) for grads in (found, expected))
+def distance(found: dict[str, Tensor | None], expected: dict[str, Tensor | None]) -> float:
+    """Relative; what gets no gradient must get none in both."""
+    names = [name for name, gradient in expected.items() if gradient is not None]
+    assert names == [name for name in expected if found[name] is not None]
+    found_all, expected_all = (torch.cat([grads[name].flatten() for name in names]) for grads in (found, expected))
     return ((found_all - expected_all).norm() / expected_all.norm()).item()
 
 
@@ -127,6 +164,81 @@ def test_compiled_layers_change_nothing(bf16: bool) -> None:
     assert distance(compiled, gradients) < (0.03 if bf16 else 1e-5)
 
 
+@pytest.mark.parametrize("narrow", [False, True], ids=["equal widths", "another width"])
+@pytest.mark.parametrize("losses", LOSSES, ids=["every token", "masked LM", "no logits"])
+def test_every_term_in_every_way_of_running_a_step(
+    losses: dict[str, Any], narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 16 bits, with activations recomputed and compiled, against float32 as it is."""
+    monkeypatch.setattr("potstill.training.step.EXACT_SUMS", ("cpu",))  # 16 bits on copies, as on a GPU
+    step, batch = new_step(losses, narrow), new_batch()
+    loss, gradients = run(step, batch, bf16=False)
+    assert any(name.startswith("objective_modules.") for name in gradients) == (narrow and "hidden_mse" in losses)
+    rough_loss, rough = run(step, batch, bf16=True)
+    assert rough_loss.item() == pytest.approx(loss.item(), rel=0.05)
+    assert 0 < distance(rough, gradients) < 0.1
+    step.gradient_checkpointing_enable()
+    again, recomputed = run(step, batch, bf16=False)
+    assert again.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert distance(recomputed, gradients) < 1e-5
+    rough_loss, rough = run(step, batch, bf16=True)  # under autocast
+    assert rough_loss.item() == pytest.approx(loss.item(), rel=0.05)
+    assert distance(rough, gradients) < 0.1
+    step.student.gradient_checkpointing_disable()
+    step.compile_parts(backend="aot_eager")
+    compiled_loss, compiled = run(step, batch, bf16=False)
+    assert compiled_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert distance(compiled, gradients) < 1e-4
+    compiled_loss, compiled = run(step, batch, bf16=True)
+    assert compiled_loss.item() == pytest.approx(loss.item(), rel=0.05)
+    assert distance(compiled, gradients) < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("narrow", [False, True], ids=["equal widths", "another width"])
+@pytest.mark.parametrize("losses", LOSSES, ids=["every token", "masked LM", "no logits"])
+def test_every_term_on_a_gpu_recorded_and_compiled(losses: dict[str, Any], narrow: bool) -> None:
+    step = new_step(losses, narrow).cuda()
+    assert step.teacher is not None
+    step.teacher.cuda()
+    batch = tuple(tensor.cuda() for tensor in new_batch())
+    loss, gradients = run(step, batch, bf16=False)
+    gradients = {name: None if gradient is None else gradient.clone() for name, gradient in gradients.items()}
+    rough_loss, rough = run(step, batch, bf16=True)
+    assert rough_loss.item() == pytest.approx(loss.item(), rel=0.05)
+    assert distance(rough, gradients) < 0.1
+    del rough
+    step.compile_parts(backend="inductor")
+    step.record_graphs()
+    for bf16 in (False, True):
+        for _ in range(3):
+            found, recorded = run(step, batch, bf16)
+        assert found.item() == pytest.approx(loss.item(), rel=0.05 if bf16 else 1e-4)
+        assert distance(recorded, gradients) < (0.1 if bf16 else 1e-3)
+    assert len(step._graphed.graphs) == 2  # type: ignore[union-attr]
+
+
+def test_nothing_is_kept_that_no_term_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = new_pair()
+    losses = {"masked_lm": 1, "hidden_mse": {"weight": 0, "layers": {0: 0}}, "hidden_cosine": 0}
+    step = DistillationStep(student, teacher, objective_from(losses | {"attention_relations": {"weight": 0}}))
+    seen: list[Encoded] = []
+    call = Objective.__call__
+
+    def noting(self: Objective, student: Encoded, teacher: Encoded | None, *rest: Any) -> dict[str, Tensor]:
+        assert teacher is None
+        seen.append(student)
+        return call(self, student, teacher, *rest)
+
+    monkeypatch.setattr(Objective, "__call__", noting)
+    teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
+    teacher.bert.embeddings.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
+    run(step, new_batch(), bf16=False)
+    assert [encoded.hidden.keys() for encoded in seen] == [{-1}]
+    assert seen[0].attention == {}
+    assert len(list(step.parameters())) == len(list(student.parameters()))
+
+
 def test_layers_that_are_alike_are_compiled_once() -> None:
     student, teacher = new_pair()
     seen: list[torch.fx.GraphModule] = []
@@ -141,6 +253,22 @@ def test_layers_that_are_alike_are_compiled_once() -> None:
     for _ in range(2):
         run(step, new_batch(), bf16=True)
     assert len(seen) == 3  # a layer of each model, and the cosine
+
+
+def test_terms_are_compiled_once() -> None:
+    count = 0
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        nonlocal count
+        count += 1
+        return graph
+
+    torch._dynamo.reset()
+    step = new_step({"hidden_mse": {"layers": {0: 1, 1: 3}}, "attention_relations": {"relation_heads": 4}}, narrow=True)
+    step._compiled_values = step.objective.compiled(backend=counting)
+    for _ in range(3):
+        run(step, new_batch(), bf16=True)
+    assert count == 2
 
 
 def test_a_trainer_compiles_and_evaluates(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from runs import distillation, new_trainer, pretraining, tensors
-from transformers import BertConfig, BertForMaskedLM, TrainerCallback
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback
 
 from potstill import Corpus, DistillationTrainer, PotstillError, build_student, distill, prepare
 from potstill.recipe import Recipe
@@ -48,6 +48,19 @@ def test_teacher_is_out_of_reach(teacher_folder: Path, corpus_folder: Path, tmp_
 def tensors_saved_by(trainer: DistillationTrainer) -> set[str]:
     """The student's tensors under its own names; the projection is tied to the word embeddings, so left out."""
     return {name for name in trainer.student.state_dict() if name != "vocab_projector.weight"}
+
+
+def test_placeholders_are_masked_and_control_tokens_never(
+    text_path: Path, tiny_tokenizer: BertTokenizer, tmp_path: Path
+) -> None:
+    tokenizer = BertTokenizer(vocab=tiny_tokenizer.get_vocab(), extra_special_tokens=["<url>"], model_max_length=32)
+    blocks = tmp_path / "blocks"
+    prepare([str(text_path)], str(blocks), tokenizer=tokenizer, block_size=16, validation_fraction=0)  # type: ignore[arg-type]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    student = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes))
+    trainer = DistillationTrainer(student, blocks, pretraining(blocks, tmp_path / "student", use_cpu=True))
+    never = {name for name, number in tokenizer.get_vocab().items() if trainer.masking.log_weights[number].isinf()}
+    assert never == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
 
 
 def test_teacher_rests_when_no_loss_needs_it(

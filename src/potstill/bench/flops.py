@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from potstill.bench.clock import synchronise
 from potstill.corpus.masking import masked_per_block
-from potstill.objective import DistillationObjective
-from potstill.student import family_of
+from potstill.objective import Objective
+from potstill.student import LAST_HIDDEN, Reads, family_of
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
 SLOW_SECONDS = 0.5
@@ -27,8 +27,9 @@ class StepFlops:
     """Model FLOPs per token of a training step; attention makes them depend on the block's length.
 
     Attributes:
-        teacher_forward: 0 where no loss compares with a teacher.
-        student_forward: with the projection onto the vocabulary at the share of tokens that a loss reads.
+        teacher_forward: of the layers whose output a loss reads, and of what losses make of it; 0 where no loss
+            compares with a teacher.
+        student_forward: likewise, with the projection onto the vocabulary at the share of tokens that a loss reads.
         student_backward: twice the forward, for the gradients of inputs and of weights.
         step: their sum.
     """
@@ -42,7 +43,7 @@ class StepFlops:
 def step_flops(
     student: PreTrainedModel,
     teacher: PreTrainedModel | None,
-    objective: DistillationObjective,
+    objective: Objective,
     block_size: int,
     mlm_probability: float,
 ) -> StepFlops:
@@ -51,32 +52,42 @@ def step_flops(
     Args:
         student: the model in training.
         teacher: the frozen one; it only counts if a loss needs it.
-        objective: decides at which tokens the heads are needed: all, the masked ones or none.
+        objective: decides which layers are needed, and at which tokens the heads are: all, the masked ones or none.
         block_size: L, tokens of a block.
         mlm_probability: share of a block's tokens that is masked.
     """
-    masked = masked_per_block(block_size, mlm_probability) / block_size
-    at_soft_targets = 0.0 if objective.alpha_ce == 0 else 1.0 if objective.soft_targets == "all" else masked
-    at_labels = masked if objective.alpha_mlm > 0 else 0.0
-    taught = 0.0
-    if teacher is not None and objective.needs_teacher:
-        taught = forward_flops(teacher, block_size, at_soft_targets)
-    forward = forward_flops(student, block_size, max(at_soft_targets, at_labels))
-    return StepFlops(taught, forward, 2 * forward, taught + 3 * forward)
+    shares = {"none": 0.0, "masked": masked_per_block(block_size, mlm_probability) / block_size, "all": 1.0}
+
+    def forward(model: PreTrainedModel, reads: Reads) -> float:
+        return forward_flops(model, block_size, shares[reads.logits], reads)
+
+    needed = teacher if objective.needs_teacher else None
+    own = objective.flops(needed.config if needed is not None else None, student.config, block_size)
+    taught = 0.0 if needed is None else forward(needed, objective.teacher_reads) + own.teacher
+    learnt = forward(student, objective.student_reads) + own.student
+    return StepFlops(taught, learnt, 2 * learnt, taught + 3 * learnt)
 
 
-def forward_flops(model: PreTrainedModel, block_size: int, head_share: float = 1.0) -> float:
+def forward_flops(
+    model: PreTrainedModel, block_size: int, head_share: float = 1.0, reads: Reads = LAST_HIDDEN
+) -> float:
     """Count the FLOPs per token of a forward pass over blocks without padding.
 
     Args:
         model: of a known family.
         block_size: L, tokens of a block; attention takes 4 · L · H per token and layer, H the hidden size.
         head_share: share of the tokens at which the masked-LM head is computed.
+        reads: layers above what is read are not run. Of a layer whose queries, keys and values are read alone, those
+            count.
     """
     layers = model.get_submodule(family_of(model).layer_prefix.rstrip("."))
-    in_layers, in_all = _linear_weights(layers), _linear_weights(model)
-    attention = 4 * block_size * model.config.hidden_size * model.config.num_hidden_layers
-    return 2 * in_layers + attention + 2 * (in_all - in_layers) * head_share
+    depth, width = model.config.num_hidden_layers, model.config.hidden_size
+    run = reads.layers_run(depth)
+    in_run = sum(_linear_weights(layer) for layer in list(layers.children())[:run])
+    if any(layer % depth >= run for layer in reads.attention):
+        in_run += 3 * width * width
+    outside = _linear_weights(model) - _linear_weights(layers)
+    return 2 * in_run + 4 * block_size * width * run + 2 * outside * head_share
 
 
 def _linear_weights(module: nn.Module) -> int:

@@ -71,7 +71,9 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         self._check("model", self.model is None, "is not continued from here: give its shape, or leave it out")
         if self.pretrain:
             self._check("teacher", self.teacher is None, "is not used with --pretrain; leave it out")
-            self.alpha_ce, self.alpha_mlm, self.alpha_cos = 0.0, 1.0, 0.0
+            self.losses = {"masked_lm": 1.0}
+            for name in self.replaced():
+                setattr(self, name, getattr(type(self), name))
         self.accumulation_of_recipe = self.gradient_accumulation_steps
         self.gradient_accumulation_steps = min(self.gradient_accumulation_steps, self.bench_accumulation)
         self.max_steps = self.bench_warmup + self.rounds * self.steps_per_round

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator
 
 import torch
@@ -15,8 +16,9 @@ from transformers import PreTrainedModel
 from potstill.bench.clock import PartClock
 from potstill.corpus import Blocks
 from potstill.corpus.masking import MaskedBlocks
-from potstill.objective import DistillationObjective
+from potstill.objective import Batch, Encoded, Objective, Vocabulary
 from potstill.recipe import Recipe
+from potstill.student import Reads, Tokens, family_of
 from potstill.training.step import DistillationStep
 
 
@@ -29,40 +31,82 @@ class PlainStep(DistillationStep):
 
     def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the named losses, each a float32 scalar: see `DistillationStep.forward`."""
-        objective = self.objective
+        reads = self.objective.teacher_reads
         teacher = None
-        if self.teacher is not None and objective.needs_teacher:
+        if self.teacher is not None and reads:
             with torch.no_grad():
-                teacher = self.teacher(input_ids=input_ids, output_hidden_states=True)
+                teacher, teacher_logits = _whole(self.teacher, input_ids, reads)
             self.mark("teacher")
-        student = self.student(input_ids=input_ids, output_hidden_states=True)
+        student, student_logits = _whole(self.student, input_ids, self.objective.student_reads)
         self.mark("student")
 
-        losses: dict[str, Tensor] = {}
-        if objective.alpha_ce > 0:
-            assert teacher is not None
-            student_logits, teacher_logits = student.logits, teacher.logits
-            if objective.soft_targets == "masked":
-                student_logits, teacher_logits = _at(student_logits, positions), _at(teacher_logits, positions)
-            temperature = objective.temperature
-            log_p = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
-            log_q = F.log_softmax(student_logits.float() / temperature, dim=-1)
-            kl = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
-            if objective.soft_targets == "masked":
-                kl = kl * (labels >= 0)
-            losses["ce"] = kl.mean() * temperature**2
-        if objective.alpha_mlm > 0:
-            masked_logits = _at(student.logits, positions).float()
-            total = F.cross_entropy(masked_logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
-            losses["mlm"] = total / labels.numel()
-        if objective.alpha_cos > 0:
-            assert teacher is not None
-            student_hidden, teacher_hidden = student.hidden_states[-1].float(), teacher.hidden_states[-1].float()
-            losses["cos"] = 1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1).mean()
-        weights = {"ce": objective.alpha_ce, "mlm": objective.alpha_mlm, "cos": objective.alpha_cos}
-        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        parts: list[Tensor] = []
+        logged: dict[str, Tensor] = {}
+        for term in self.objective.terms:
+            if isinstance(term, Vocabulary):
+                weighted = _over_logits(term, student_logits, teacher_logits if teacher else None, positions, labels)
+                parts += [weight * value for weight, value in weighted.values()]
+                logged |= {name: value.detach() for name, (_, value) in weighted.items()}
+            else:
+                trained = dict(self.objective_modules.items()).get(term.name)
+                part, named = term.losses(Batch(student, teacher, positions, labels, trained), term.value)
+                parts.append(part)
+                logged |= named
         self.mark("losses")
-        return {"loss": loss} | {name: value.detach() for name, value in losses.items()}
+        return {"loss": torch.stack(parts).sum()} | logged
+
+
+def _whole(model: PreTrainedModel, input_ids: Tensor, reads: Reads) -> tuple[Encoded, Tensor]:
+    """Return what is read of a model from its own forward pass, and its (B, L, V) logits."""
+    output = model(input_ids=input_ids, output_hidden_states=True)
+    family, before = family_of(model), output.hidden_states
+    layers = list(model.get_submodule(family.layer_prefix.rstrip(".")).children())
+    hidden = {layer: before[layer % len(layers) + 1] for layer in reads.hidden}
+    attention = {
+        layer: family.attention_inputs(layers[layer], before[layer % len(layers)]) for layer in reads.attention
+    }
+    return Encoded(hidden, attention, family.head(model)), output.logits
+
+
+def _over_logits(
+    term: Vocabulary, student: Tensor, teacher: Tensor | None, positions: Tensor, labels: Tensor
+) -> dict[str, tuple[float, Tensor]]:
+    """Return weight and value of each loss over (B, L, V) logits, by its name in the log."""
+    found: dict[str, tuple[float, Tensor]] = {}
+
+    def compared(tokens: Tokens, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return the mean of a distance between rows of the teacher's and the student's logits."""
+        assert teacher is not None
+        if tokens == "all":
+            return distance(teacher.float(), student.float()).mean()
+        values = distance(_at(teacher, positions).float(), _at(student, positions).float())
+        return (values * (labels >= 0)).mean()
+
+    if (soft := term.soft_targets) is not None:
+
+        def divergence(target: Tensor, logits: Tensor) -> Tensor:
+            log_p, log_q = (F.log_softmax(values / soft.temperature, dim=-1) for values in (target, logits))
+            if soft.divergence == "forward_kl":
+                return _kl(log_p, log_q)
+            if soft.divergence == "reverse_kl":
+                return _kl(log_q, log_p)
+            log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+            return (_kl(log_p, log_mean) + _kl(log_q, log_mean)) / 2
+
+        found["ce"] = soft.weight, compared(soft.tokens, divergence) * soft.temperature**2
+    if term.masked_lm is not None:
+        masked_logits = _at(student, positions).float()
+        total = F.cross_entropy(masked_logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        found["mlm"] = term.masked_lm.weight, total / labels.numel()
+    if (squared := term.logits_mse) is not None:
+        value = compared(squared.tokens, lambda target, logits: (logits - target).square().mean(-1))
+        found["logits_mse"] = squared.weight, value
+    return found
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p ‖ q) over the last dimension."""
+    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
 
 
 def _at(logits: Tensor, positions: Tensor) -> Tensor:
@@ -87,7 +131,7 @@ class PlainTraining:
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel | None,
-        objective: DistillationObjective,
+        objective: Objective,
         blocks: Blocks,
         masking: Callable[[Tensor, Tensor], MaskedBlocks],
         args: Recipe,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from potstill.bench.clock import PartClock
 from potstill.bench.flops import StepFlops
+from potstill.files import write_text
+from potstill.json_files import json_text
 
 _IN_WORDS = {
     "data": "waiting for data",
@@ -81,9 +82,9 @@ class Speed:
 class TrainBench:
     """What was run, on what, and how fast it was.
 
-    `model` is the one in training, `teacher` None where none is run; `objective` has the weights of the losses. Where
-    steps are `recorded`, the part `backward` is all of what is replayed. FLOP/s are of all
-    processes in `model_flops_per_second` and of one device in `matrix_product_flops_per_second`.
+    `model` is the one in training, `teacher` None where none is run; `objective` has the losses with their options.
+    Where steps are `recorded`, the part `backward` is all of what is replayed. FLOP/s are of all processes in
+    `model_flops_per_second` and of one device in `matrix_product_flops_per_second`.
     `ratio_to_baseline` is the median over rounds of tokens per second over the baseline's in the round that followed.
     """
 
@@ -121,9 +122,13 @@ class TrainBench:
         return self.model_flops_per_second / self.processes / self.matrix_product_flops_per_second
 
     def save(self, file: str | Path) -> None:
-        """Write all of it as JSON."""
+        """Write all of it as JSON.
+
+        Raises:
+            PotstillError: it cannot be written.
+        """
         derived = {"model_flops_per_second": self.model_flops_per_second, "utilisation": self.utilisation}
-        Path(file).write_text(json.dumps(asdict(self) | derived, indent=1) + "\n", encoding="utf-8")
+        write_text(Path(file).expanduser(), json_text(asdict(self) | derived, str(file)) + "\n")
 
     def __str__(self) -> str:
         number = self.gradient_accumulation_steps
@@ -136,7 +141,7 @@ class TrainBench:
             f"{devices}{self.hardware} · {self.dtype}, {'layers compiled' if self.compiled else 'eager'}"
             f"{', steps recorded as CUDA graphs' if self.recorded else ''} · {versions}",
             _shape(self.model) + (f" ← teacher {_shape(self.teacher)}" if self.teacher else ", no teacher"),
-            " · ".join(f"{name} {value}" for name, value in self.objective.items()),
+            " · ".join(_loss(name, options) for name, options in self.objective.items()),
             f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.masked_per_block} of "
             f"each {self.block_size} masked · {accumulated} · {self.measured_steps} steps measured after "
             f"{self.warmup_steps} to warm up",
@@ -178,6 +183,10 @@ def _shape(model: dict[str, Any]) -> str:
         f"{model['num_hidden_layers']}-layer {model['model_type']}, {model['hidden_size']} wide, "
         f"{model['parameters']:,} parameters"
     )
+
+
+def _loss(name: str, options: dict[str, Any]) -> str:
+    return f"{name} {', '.join(f'{option} {value}' for option, value in options.items())}"
 
 
 def _gibibytes(size: int | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,13 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from potstill.corpus import Corpus, Manifest
 from potstill.corpus.fingerprint import tokenizer_fingerprint
+from potstill.corpus.integrity import checksums
 from potstill.corpus.manifest import SplitRecord, TokenizerRecord
 from potstill.corpus.packing import TOKENS_PER_RECORD_BATCH, BlockWriter, content_size
 from potstill.corpus.tokenizer import TokenizerSpec
 from potstill.corpus.vocabulary import SPECIAL_TOKENS
 from potstill.errors import PotstillError
+from potstill.versions import version
 
 
 def random_corpus(
@@ -73,8 +74,9 @@ def random_corpus(
         skipped={"bad_text": 0, "empty": 0},
         sources=[],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        checksums=checksums(folder),
     ).save(folder)
-    return Corpus.open(folder)
+    return Corpus.open(folder, verify=False)
 
 
 def random_tokenizer(vocab_size: int, model_max_length: int) -> BertTokenizer:

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,11 +25,14 @@ from potstill.bench.synthetic import random_corpus, random_tokenizer
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.corpus.masking import masked_per_block
 from potstill.errors import PotstillError
+from potstill.files import check_output_file
+from potstill.json_files import check_finite
 from potstill.student import build_student, load_masked_lm
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
 from potstill.training.pretrain import initial_model
 from potstill.training.trainer import DistillationTrainer
+from potstill.versions import versions
 
 
 def bench_train(args: BenchTrainArguments) -> TrainBench:
@@ -48,17 +51,15 @@ def bench_train(args: BenchTrainArguments) -> TrainBench:
     Raises:
         PotstillError: bad input, or a step does not fit into memory.
     """
-    if args.json and (not Path(args.json).parent.is_dir() or Path(args.json).is_dir()):
-        raise PotstillError(f"--json {args.json} cannot be written: name a file in a folder that exists.")
+    if args.json and args.process_index == 0:
+        check_output_file(args.json, "--json", in_folder=True)
     with TemporaryDirectory(prefix="potstill-bench-") as folder:
         args.output_dir = folder
         with fitting_memory(args):
             result = _measure(args, Path(folder))
+    check_finite(asdict(result), "The measurement is no result")
     if args.json and args.process_index == 0:
-        try:
-            result.save(args.json)
-        except OSError as error:
-            raise PotstillError(f"--json {args.json} cannot be written: {error.strerror or error}.") from error
+        result.save(args.json)
     return result
 
 
@@ -219,10 +220,10 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         dtype=str(dtype).removeprefix("torch."),
         compiled=args.torch_compile,
         recorded=args.records,
-        versions={name: version(name) for name in ("potstill", "torch", "transformers")},
+        versions=versions("potstill", "torch", "transformers"),
         model=_shape(student),
         teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,
-        objective=copy.copy(vars(objective)),
+        objective=objective.losses,
         block_size=block_size,
         masked_per_block=masked_per_block(block_size, args.mlm_probability),
         gradient_accumulation_steps=accumulated,

@@ -1,5 +1,6 @@
 """What training reads: a prepared corpus, its blocks, and the order in which they are seen."""
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.corpus.fingerprint import tokenizer_fingerprint
+from potstill.corpus.integrity import check_files, check_ids, checksums, fingerprint_of, unusable
 from potstill.corpus.manifest import Manifest
-from potstill.corpus.tokenizer import load_tokenizer
+from potstill.corpus.tokenizer import load_tokenizer, placeholders, say_once
 from potstill.errors import PotstillError
 
 
@@ -27,6 +29,9 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
     Args:
         path: Arrow IPC stream with one column of fixed-size lists of unsigned integers.
 
+    Raises:
+        PotstillError: the file is missing, cannot be read, or is damaged.
+
     Attributes:
         block_size: tokens of a block, L.
     """
@@ -37,11 +42,13 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
             buffer = pa.memory_map(str(path)).read_buffer()
             reader = pa.ipc.open_stream(buffer)
             batches = list(reader)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise PotstillError(f"{path} is missing or damaged ({error}): prepare the corpus again.") from error
-        kind = reader.schema.field(0).type
-        self.block_size = int(kind.list_size)
-        dtype = np.dtype(kind.value_type.to_pandas_dtype())
+            kind = reader.schema.field(0).type
+            self.block_size = int(kind.list_size)
+            dtype = np.dtype(kind.value_type.to_pandas_dtype())
+            if dtype.kind != "u":
+                raise ValueError(f"its blocks are of {dtype}")
+        except Exception as error:  # what a damaged file makes pyarrow raise is of almost any type
+            raise unusable(path, error) from error
         # The whole file as one array of ids, whatever lies between the ids included: a block is then one slice of it,
         # and a batch of blocks from anywhere in the file costs no look-up in Arrow's own structures.
         self._ids: NDArray[Any] = np.frombuffer(buffer, dtype=dtype, count=buffer.size // dtype.itemsize)
@@ -87,6 +94,11 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         # Without it Python would count draws up for ever: every draw is valid.
         return (self[block] for block in range(len(self)))
+
+    def pieces(self) -> Iterator[NDArray[Any]]:
+        """Yield the ids of all blocks in order, 1-D arrays of whole blocks."""
+        for first, blocks in zip(self._first_id.tolist(), np.diff(self._first_block).tolist(), strict=True):
+            yield self._ids[first : first + blocks * self.block_size]
 
     def __getstate__(self) -> Path:
         return self.path
@@ -153,23 +165,45 @@ class Corpus:
         self.validation = validation
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Corpus":
+    def open(cls, folder: str | Path, verify: bool = True) -> "Corpus":
         """Map a prepared corpus into memory.
 
+        Args:
+            folder: where it lies.
+            verify: whether to read the files once, at about 1 GB a second, to make sure that they are what was
+                written. Of the processes that a launcher starts on a machine, the first does it for all.
+
         Raises:
-            PotstillError: the folder is no corpus, is incomplete, or is in the format of a newer version.
+            PotstillError: the folder is no corpus, is incomplete or damaged, or is in the format of a newer version.
         """
         folder = Path(folder)
+        verify = verify and os.environ.get("LOCAL_RANK", "0") == "0"
         manifest = Manifest.load(folder)
+        if verify and manifest.checksums:
+            check_files(folder, manifest.checksums)
         splits = {name: Blocks(folder / f"{name}.arrow") for name in ("train", "validation")}
         for name, blocks in splits.items():
-            expected = manifest.splits[name].blocks
-            if len(blocks) != expected:
+            expected = manifest.splits[name].blocks, manifest.block_size
+            if (len(blocks), blocks.block_size) != expected:
                 raise PotstillError(
-                    f"{blocks.path} holds {len(blocks)} blocks where its manifest says {expected}: "
-                    "prepare the corpus again."
+                    f"{blocks.path} holds {len(blocks)} blocks of {blocks.block_size} tokens where its manifest says "
+                    f"{expected[0]} of {expected[1]}: prepare the corpus again."
                 )
-        return cls(folder, manifest, splits["train"], splits["validation"])
+        corpus = cls(folder, manifest, splits["train"], splits["validation"])
+        if verify and not manifest.checksums:
+            size = manifest.tokenizer.vocab_size
+            check_ids(corpus.train.path, corpus.train.pieces(), len(corpus.train), size, corpus.token_counts)
+            check_ids(corpus.validation.path, corpus.validation.pieces(), len(corpus.validation), size)
+        return corpus
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What is trained on, as one hash: the same for two corpora only if their files are the same, byte for byte.
+
+        Raises:
+            PotstillError: a file of a corpus without checksums cannot be read.
+        """
+        return fingerprint_of(self.manifest.checksums or checksums(self.folder))
 
     def __str__(self) -> str:
         parts = [f"{self.folder} · blocks of {self.manifest.block_size} tokens"]
@@ -186,9 +220,12 @@ class Corpus:
         """(vocab_size,) int64, read on first use."""
         path = self.folder / "token_counts.npy"
         try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise PotstillError(f"{path} is missing or damaged ({error}): prepare the corpus again.") from error
+            counts = np.load(path, allow_pickle=False)
+            if counts.shape != (self.manifest.tokenizer.vocab_size,) or counts.dtype != np.int64:
+                raise ValueError(f"it holds {counts.dtype} of shape {counts.shape}")
+            return counts
+        except Exception as error:  # a damaged head is read as Python, which fails in many ways
+            raise unusable(path, error) from error
 
     def tokenizer(self, token_types: bool = True) -> PreTrainedTokenizerFast:
         """Load the tokenizer that made the corpus; see `load_tokenizer` for `token_types`.
@@ -208,6 +245,11 @@ class Corpus:
         Raises:
             PotstillError: the two turn text into different ids.
         """
+        if self.manifest.format_version < 2 and (known := placeholders(tokenizer)):
+            say_once(
+                f"The corpus {self.folder} was prepared by potstill {self.manifest.potstill_version}, which took "
+                f"{', '.join(sorted(known.values())[:5])} in the text to pieces: prepare it again if the text has such."
+            )
         if tokenizer_fingerprint(tokenizer) != self.manifest.tokenizer.fingerprint:
             raise PotstillError(
                 f"The corpus {self.folder} was prepared with the tokenizer {self.manifest.tokenizer.name}, which is "

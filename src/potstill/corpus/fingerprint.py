@@ -5,6 +5,8 @@ import json
 
 from transformers import PreTrainedTokenizerBase
 
+from potstill.corpus.tokenizer import ROLES
+
 PROBE = (
     "The Quick brown FOX can't re-enter 3,141.59 naïve cafés—ÉCOLE, straße, Ångström; isn't it? "
     "Καλημέρα κόσμε Σίσυφος, Привет Мир, שלום עולם, مرحبا بالعالم, नमस्ते दुनिया, 你好世界 日本語テキスト 한국어 "
@@ -23,10 +25,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         SHA-256, in hexadecimal, of the vocabulary in the order of its ids, the ids of the special tokens, and the ids
         of a fixed text in many scripts.
     """
-    special = {
-        name: getattr(tokenizer, name)
-        for name in (f"{kind}_token_id" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-    }
+    special = {name: getattr(tokenizer, name) for name in (f"{role}_token_id" for role in ROLES)}
     # Not verbose: the probe may be longer than what the model takes, which is no concern here.
     probe = tokenizer(PROBE, add_special_tokens=False, truncation=False, padding=False, verbose=False)
     behaviour = {

@@ -1,14 +1,16 @@
 """What a prepared corpus says of itself: `manifest.json`."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
+from potstill.corpus.integrity import FILES, fingerprint_of, unusable
 from potstill.errors import PotstillError
 
 FILE_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added the checksums; corpora of format 1 are read."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Manifest:
     """Everything needed to know what a corpus was made of and how.
 
     `skipped` counts documents left out: `bad_text` (not UTF-8) and `empty` (null, blank, or nothing to the tokenizer).
-    `created` is the time of day in UTC, ISO 8601.
+    `created` is the time of day in UTC, ISO 8601. `checksums` are the SHA-256 of the files that are trained on; a
+    corpus of format 1 has none.
     """
 
     potstill_version: str
@@ -59,12 +62,15 @@ class Manifest:
     skipped: dict[str, int]
     sources: list[SourceRecord]
     created: str
+    checksums: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`."""
         record = {"format_version": self.format_version} | asdict(self)
         record["tokenizer"]["class"] = record["tokenizer"].pop("class_name")
+        if self.checksums:
+            record["fingerprint"] = fingerprint_of(self.checksums)
         (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -72,28 +78,55 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            PotstillError: there is none, it is damaged, or a newer version of potstill wrote it.
+            PotstillError: there is none, it cannot be read or is damaged, or a newer version of potstill wrote it.
         """
         path = folder / FILE_NAME
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            version = record["format_version"]
+            if version <= FORMAT_VERSION:
+                return _parsed(record)
+            written_by = record["potstill_version"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise PotstillError(
                 f"{folder} is not a prepared corpus: it has no {FILE_NAME}; make one with potstill prepare."
             ) from error
-        except (OSError, ValueError) as error:
-            raise PotstillError(f"{path} cannot be read ({error}): prepare the corpus again.") from error
-        try:
-            if record["format_version"] > FORMAT_VERSION:
-                raise PotstillError(
-                    f"{folder} was written in corpus format {record['format_version']} by potstill "
-                    f"{record['potstill_version']}, and this version knows formats up to {FORMAT_VERSION}: "
-                    "upgrade potstill."
-                )
-            tokenizer = record["tokenizer"]
-            record["tokenizer"] = TokenizerRecord(class_name=tokenizer.pop("class"), **tokenizer)
-            record["splits"] = {name: SplitRecord(**split) for name, split in record["splits"].items()}
-            record["sources"] = [SourceRecord(**source) for source in record["sources"]]
-            return cls(**record)
         except (KeyError, TypeError, AttributeError) as error:
-            raise PotstillError(f"{path} is not the manifest of a corpus ({error}): prepare it again.") from error
+            raise PotstillError(
+                f"{path} is not the manifest of a corpus ({error}): prepare the corpus again."
+            ) from error
+        except Exception as error:  # what a damaged file makes the parser raise is of many types
+            raise unusable(path, error) from error
+        raise PotstillError(
+            f"{folder} was written in corpus format {version} by potstill {written_by}, and this version knows formats "
+            f"up to {FORMAT_VERSION}: upgrade potstill."
+        )
+
+
+def _parsed(record: dict[str, Any]) -> Manifest:
+    """The manifest that a JSON object of format 1 or 2 stands for; a `KeyError` or `TypeError` where it is none."""
+    fingerprint = record.pop("fingerprint", None)
+    tokenizer = dict(record["tokenizer"])
+    record["tokenizer"] = _record(TokenizerRecord, tokenizer | {"class_name": tokenizer.pop("class")})
+    record["splits"] = {name: _record(SplitRecord, record["splits"][name]) for name in ("train", "validation")}
+    record["sources"] = [_record(SourceRecord, source) for source in record["sources"]]
+    manifest = _record(Manifest, record)
+    if manifest.format_version >= 2 and fingerprint != fingerprint_of(
+        {name: manifest.checksums[name] for name in FILES}
+    ):
+        raise TypeError("its fingerprint is not that of its checksums")
+    return manifest
+
+
+Record = TypeVar("Record")
+
+
+def _record(kind: type[Record], values: dict[str, Any]) -> Record:
+    """A dataclass of these values, which come from a file and may be of any type."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        expected = getattr(hints.get(name), "__origin__", hints.get(name, object))
+        allowed = (int, float) if expected is float else expected
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise TypeError(f"{name} is {type(value).__name__}")
+    return kind(**values)

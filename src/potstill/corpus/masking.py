@@ -45,11 +45,11 @@ class Masking:
 
     Under the rule ``frequency`` a token is drawn with probability proportional to ``count(token) ** -smoothing``, as
     DistilBERT's training scripts do after XLM, so that rare words are predicted more often; under ``uniform`` every
-    token is equally likely, as in BERT. Special tokens are never drawn.
+    token is equally likely, as in BERT. Control tokens are never drawn; a placeholder of the text (<url>) is content.
 
     Args:
         token_counts: (V,) occurrences of each token in the corpus.
-        special_ids: ids that are never masked ([CLS], [SEP], [PAD], [UNK], [MASK]).
+        special_ids: ids that are never masked ([CLS], [SEP], [PAD], [UNK], [MASK]): `tokenizer.control_ids`.
         mask_id: id of [MASK].
         seed: with the draw, decides every mask.
         rule: ``frequency`` or ``uniform``.

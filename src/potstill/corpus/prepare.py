@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
+from potstill.corpus.integrity import checksums
 from potstill.corpus.manifest import FILE_NAME, Manifest, SplitRecord, TokenizerRecord
 from potstill.corpus.packing import BlockWriter, content_size
 from potstill.corpus.progress import Progress
@@ -24,8 +24,10 @@ from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
 from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
 from potstill.corpus.vocabulary import train_wordpiece
 from potstill.corpus.worker import is_held_out
-from potstill.errors import PotstillError, first_line
-from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.errors import PotstillError, advice, first_line
+from potstill.files import claimed_folder, complete_folder
+from potstill.processes import once
+from potstill.versions import version
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +56,18 @@ def prepare(
     The documents of a split are joined with [SEP] into one stream, and each block is [CLS], the next `block_size - 2`
     ids of the stream, [SEP]: no padding, and nothing lost but the last incomplete block. (A tokenizer without [CLS]
     and [SEP], such as GPT-2's, gives blocks of the bare stream, joined with its end-of-text token.) The result is the
-    same, byte for byte, for any `num_proc` and `memory_limit_mb`. The folder appears only when it is complete.
+    same, byte for byte, for any `num_proc` and `memory_limit_mb`. The folder appears only when it is complete; its
+    manifest holds the SHA-256 of each file that is trained on.
+
+    The teacher's own placeholders (special tokens without a role, such as <url>) come out as themselves, and are
+    counted and masked as other content is; a literal [CLS] or [MASK] in the text stays plain text. Where the teacher's
+    folder does not say whether text is lower-cased, its vocabulary decides, and what was decided is logged.
 
     From Python, `tokenizer` may also be a fast tokenizer itself.
 
     Args:
-        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders, patterns, or a hub dataset.
+        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders (to the bottom, links
+            included), patterns, or a hub dataset. A document has up to 32 MiB.
         output_dir: Folder to write the corpus to.
         tokenizer: Folder or hub id of the teacher's tokenizer.
         block_size: Tokens of a block, [CLS] and [SEP] included.
@@ -69,7 +77,8 @@ def prepare(
         dataset_split: Split of a hub dataset or of a saved `datasets` folder.
         validation_fraction: Share of the documents held out for validation, at least 0 and below 1.
         num_proc: Tokenising processes; by default one for each CPU available.
-        memory_limit_mb: Approximate bound, in MiB, for text and tokens in flight over all processes.
+        memory_limit_mb: Approximate bound, in MiB, for text and tokens in flight over all processes; a document of
+            several MiB takes about 90 times its size beyond that.
         on_bad_text: What to do with a document that is not UTF-8: stop with an error, or skip and count it.
         train_tokenizer: Train a WordPiece vocabulary on the same text instead of naming a tokenizer.
         vocab_size: Entries of the trained vocabulary.
@@ -81,8 +90,9 @@ def prepare(
         The corpus, opened.
 
     Raises:
-        PotstillError: the options contradict each other, an input cannot be read, there is too little text for one
-            block, or the corpus cannot be written; the output folder is then as it was before.
+        PotstillError: the options contradict each other, an input cannot be read or has a document of more than
+            32 MiB, there is too little text for one block, or the corpus cannot be written; the output folder is then
+            as it was before.
     """
     if not 0 <= validation_fraction < 1:
         raise PotstillError(
@@ -98,25 +108,48 @@ def prepare(
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
 
-    folder = check_output_dir(output_dir, overwrite_output_dir).resolve()
-    check_replaceable(folder, FILE_NAME, "a corpus")
-    sources = find_sources([text] if isinstance(text, str) else text, folder)
-    options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
+    def write() -> None:
+        with claimed_folder(output_dir, overwrite_output_dir, FILE_NAME, "a corpus") as claimed:
+            folder = claimed.resolve()
+            sources = find_sources([text] if isinstance(text, str) else text, folder)
+            options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
 
-    if tokenizer is None:
-        name = f"trained on this text ({vocab_size} entries)"
-        loaded = train_wordpiece(
-            lambda: _training_documents(sources, options, seed, validation_fraction), vocab_size, lowercase, block_size
-        )
-    elif isinstance(tokenizer, str):
-        name, loaded = tokenizer, load_tokenizer(tokenizer)
-    else:
-        name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
-    spec = TokenizerSpec.of(loaded, name)
-    if content_size(spec, block_size) < 1:
-        raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
+            if tokenizer is None:
+                name = f"trained on this text ({vocab_size} entries)"
+                loaded = train_wordpiece(
+                    lambda: _training_documents(sources, options, seed, validation_fraction),
+                    vocab_size,
+                    lowercase,
+                    block_size,
+                )
+            elif isinstance(tokenizer, str):
+                name, loaded = tokenizer, load_tokenizer(tokenizer)
+            else:
+                name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
+            spec = TokenizerSpec.of(loaded, name)
+            if content_size(spec, block_size) < 1:
+                raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
 
-    reader = Reader(sources, options)
+            reader = Reader(sources, options)
+            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, num_proc, memory_limit_mb)
+
+    once("prepare a corpus", write)  # of a launcher's processes, the first one prepares it for all
+    return Corpus.open(Path(output_dir).expanduser().resolve(), verify=False)
+
+
+def _write(
+    folder: Path,
+    reader: Reader,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    spec: TokenizerSpec,
+    block_size: int,
+    seed: int,
+    validation_fraction: float,
+    num_proc: int | None,
+    memory_limit_mb: int,
+) -> None:
+    """Write the corpus of all that a reader gives; its folder appears when it is complete."""
     num_proc = num_proc or available_cpus()
     try:
         with complete_folder(folder) as partial:
@@ -126,10 +159,11 @@ def prepare(
             tokenised = sum(split.documents for split in splits.values())
             _check_splits(splits, content_size(spec, block_size), validation_fraction)
             np.save(partial / "token_counts.npy", counts)
-            _save_tokenizer(loaded, partial / "tokenizer")
+            _save_tokenizer(tokenizer, partial / "tokenizer")
+            fingerprint = tokenizer_fingerprint(tokenizer)
             Manifest(
                 potstill_version=version("potstill"),
-                tokenizer=TokenizerRecord(name, type(loaded).__name__, spec.vocab_size, tokenizer_fingerprint(loaded)),
+                tokenizer=TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint),
                 block_size=block_size,
                 dtype=spec.dtype.name,
                 seed=seed,
@@ -139,14 +173,14 @@ def prepare(
                 skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised},
                 sources=reader.records,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
+                checksums=checksums(partial),
             ).save(partial)
     except OSError as error:
         # The readers tell of their own errors, so this one is about writing.
         raise PotstillError(
-            f"The corpus cannot be written to {folder} ({error.strerror or error}): make room or name another folder "
-            "with --output_dir; nothing of it was kept."
+            f"The corpus cannot be written to {folder} ({error.strerror or first_line(error)}): {advice(error)}, or "
+            "name another folder with --output_dir; nothing of it was kept."
         ) from error
-    return Corpus.open(folder)
 
 
 def available_cpus() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from potstill.corpus.lines import decoded_lines, open_hashed
+from potstill.corpus.lines import MAX_DOCUMENT_BYTES, decoded_lines, open_hashed, too_long
 from potstill.corpus.manifest import SourceRecord
 from potstill.corpus.sources import Source
 from potstill.corpus.tables import (
@@ -23,6 +23,9 @@ from potstill.errors import PotstillError
 SampleBy = Literal["line", "paragraph", "document"]
 OnBadText = Literal["error", "skip"]
 
+JSON_LINE_BYTES = 4 * MAX_DOCUMENT_BYTES
+"""The longest line of JSON: it spells a character in up to six bytes, and may hold other columns too."""
+
 
 @dataclass(frozen=True)
 class ReadingOptions:
@@ -38,8 +41,8 @@ class ReadingOptions:
 class Reader:
     """One pass over the sources: iterating yields each document as UTF-8.
 
-    Memory is bounded by the longest document (for `.txt` files by the longest line, paragraph or file, as `sample_by`
-    says).
+    Memory is bounded by the longest document, which may have `MAX_DOCUMENT_BYTES` (for `.txt` files it is a line, a
+    paragraph or a file, as `sample_by` says); a longer one is an error as soon as so much of it has been read.
 
     Attributes:
         documents: documents yielded so far.
@@ -76,11 +79,11 @@ class Reader:
 
     def _line_file(self, source: Source) -> Generator[bytes, None, tuple[int, str]]:
         with open_hashed(source.name) as file:
-            lines = decoded_lines(source.name, file)
+            lines = decoded_lines(source.name, file, JSON_LINE_BYTES if source.kind == "json" else MAX_DOCUMENT_BYTES)
             values = (
                 _json_values(source.name, lines, self.options.text_column)
                 if source.kind == "json"
-                else _text_values(lines, self.options.sample_by)
+                else _text_values(source.name, lines, self.options.sample_by)
             )
             yield from self._documents(source, "line", values)
             return file.size, file.sha256()
@@ -107,6 +110,8 @@ class Reader:
                 except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
                     self._bad_text(source, unit, number, error)
                     continue
+                if len(document) > MAX_DOCUMENT_BYTES:
+                    raise too_long(f"{source.name}, {unit} {number}", MAX_DOCUMENT_BYTES)
                 self.documents += 1
                 yield document
             elif value is None:
@@ -154,19 +159,23 @@ def _json_values(
 
 
 def _text_values(
-    lines: Iterator[tuple[int, str | UnicodeDecodeError]], sample_by: SampleBy
+    path: str, lines: Iterator[tuple[int, str | UnicodeDecodeError]], sample_by: SampleBy
 ) -> Iterator[tuple[int, str | UnicodeDecodeError]]:
     if sample_by == "line":
         yield from lines
         return
     group: list[tuple[int, str | UnicodeDecodeError]] = []
+    length = 0
     for number, line in lines:
         if sample_by == "paragraph" and isinstance(line, str) and (not line or line.isspace()):
             if group:
                 yield _joined(group)
-                group = []
+                group, length = [], 0
         else:
             group.append((number, line))
+            length += 1 + (len(line) if isinstance(line, str) else 0)
+            if length > MAX_DOCUMENT_BYTES:  # a character has a byte or more
+                raise too_long(f"{path}, the {sample_by} from line {group[0][0]} on,", MAX_DOCUMENT_BYTES)
     if group:
         yield _joined(group)
 

@@ -1,12 +1,16 @@
 """What the user named → the files, `datasets` folders and hub datasets to read, in a fixed order."""
 
 import glob
-import os
+import logging
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, advice, first_line
+
+logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Literal["text", "json", "parquet"]] = {
     ".txt": "text",
@@ -15,6 +19,9 @@ FORMATS: dict[str, Literal["text", "json", "parquet"]] = {
     ".parquet": "parquet",
 }
 COMPRESSIONS = (".gz", ".xz", ".zst")
+
+KINDS_TOLD = 8
+"""How many kinds of files that were passed over are told by name."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +35,17 @@ class Source:
 def find_sources(names: list[str], output_dir: Path) -> list[Source]:
     """Expand files, folders, patterns and hub ids, each in sorted order and all in the order in which they were named.
 
-    A folder is walked to the bottom; hidden files, files of other kinds and `output_dir` itself are passed over.
+    A folder is walked to the bottom, symbolic links included. What is passed over (hidden files, files of kinds that
+    are not read, files that a link leads to a second time) is counted in one line of the log for each name;
+    `output_dir` is passed over as well. A file that is named itself is read each time it is named.
 
     Raises:
-        PotstillError: nothing was named, or a name leads to no text.
+        PotstillError: nothing was named, a name leads to no text, or a folder or a link cannot be followed.
     """
     if not names:
         raise PotstillError("There is no text to prepare: name files, folders, patterns or a hub dataset with --text.")
-    return [source for name in names for source in _expand(name, output_dir)]
+    finder = _Finder(output_dir)
+    return [source for name in names for source in finder.expand(name)]
 
 
 def compression_of(path: str) -> str | None:
@@ -44,42 +54,121 @@ def compression_of(path: str) -> str | None:
     return suffix if suffix in COMPRESSIONS else None
 
 
-def _expand(name: str, output_dir: Path) -> list[Source]:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _folder(path, output_dir)
-    if path.exists():
-        if source := _file(path):
-            return [source]
-        raise PotstillError(f"{path} is of no kind that can be read: give {_KINDS}.")
-    if glob.has_magic(name):
+class _Finder:
+    """Finds the sources behind one name after another, and remembers which files it has found.
+
+    Args:
+        output_dir: folder not to read from, resolved.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self._found: dict[Path, str] = {}  # file, resolved → the path by which it is read
+        self._passed_over: dict[Path, str] = {}  # path → what it is
+
+    def expand(self, name: str) -> list[Source]:
+        """Return the sources that one name leads to, and log what was passed over on the way."""
+        self._passed_over.clear()
+        try:
+            sources = self._expand(name)
+        except OSError as error:
+            reason = error.strerror or first_line(error)
+            raise PotstillError(f"{error.filename or name} cannot be read ({reason}): {advice(error)}.") from error
+        if self._passed_over:
+            logger.warning("Passed over in %s: %s.", name, self._counted())
+        return sources
+
+    def _expand(self, name: str) -> list[Source]:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return self._folder(path)
+        if path.exists():
+            if source := _file(path):
+                self._found.setdefault(path.resolve(), source.name)
+                return [source]
+            raise PotstillError(f"{path} is of no kind that can be read: give {_KINDS}.")
+        if glob.has_magic(name):
+            return self._pattern(path)
+        if path.is_symlink() or _looks_like_a_path(name):
+            raise PotstillError(f"There is no file or folder {name}: check the path given to --text.")
+        return [Source(name, "hub")]
+
+    def _folder(self, folder: Path) -> list[Source]:
+        if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+            return [Source(str(folder), "dataset")]
+        paths = []
+        for _, files, hidden in self._walk(folder):
+            paths += files
+            self._passed_over |= dict.fromkeys(hidden, _HIDDEN)
+        # A link comes after the file that it may lead to, which is then the one that is read.
+        found = [source for path in sorted(paths, key=Path.is_symlink) if (source := self._new_file(path))]
+        self._check_found(found, f"The folder {folder} has no file that can be read: it wants {_KINDS}")
+        return sorted(found, key=lambda source: Path(source.name).parts)
+
+    def _pattern(self, pattern: Path) -> list[Source]:
         found: list[Source] = []
-        for match in sorted(glob.glob(str(path), recursive=True)):
-            if Path(match).is_dir():
-                found += [] if "**" in name else _folder(Path(match), output_dir)
-            elif source := _file(Path(match)):
-                found.append(source)
-        if not found:
-            raise PotstillError(f"The pattern {name} matches no file that can be read: give {_KINDS}.")
+        recursive = "**" in pattern.parts
+        for match in map(Path, sorted(set(self._matches(pattern)))):
+            if not match.is_dir():
+                found += [source] if (source := self._new_file(match)) else []
+            elif not recursive:  # else the folder is only on the way to what is deeper
+                found += self._folder(match)
+        self._check_found(found, f"The pattern {pattern} matches no file that can be read: give {_KINDS}")
         return found
-    if _looks_like_a_path(name):
-        raise PotstillError(f"There is no file or folder {name}: check the path given to --text.")
-    return [Source(name, "hub")]
 
+    def _matches(self, pattern: Path) -> Iterator[str]:
+        """Yield what a pattern matches; `**` stands for any depth, as in `glob`, but goes round no circle of links."""
+        if "**" not in pattern.parts:
+            yield from glob.glob(str(pattern))
+            return
+        depth = pattern.parts.index("**")
+        rest = pattern.parts[depth + 1 :] or ("*",)
+        for top in glob.glob(str(Path(*pattern.parts[:depth]))):
+            for folder, _, _ in self._walk(Path(top)):
+                yield from self._matches(Path(glob.escape(str(folder)), *rest))
 
-def _folder(folder: Path, output_dir: Path) -> list[Source]:
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return [Source(str(folder), "dataset")]
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(parent, name).resolve() != output_dir
-        )
-        paths = [Path(parent, name) for name in files if not name.startswith(".")]
-        found += [source for path in paths if (source := _file(path))]
-    if not found:
-        raise PotstillError(f"The folder {folder} has no file that can be read: it wants {_KINDS}.")
-    return sorted(found, key=lambda source: Path(source.name).parts)
+    def _walk(self, top: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
+        """Yield each folder below `top`, itself included, with its files and with what is hidden in it.
+
+        Symbolic links are followed, each folder is visited once, and first by a path without a link.
+        """
+        waiting, links, seen = [top], list[Path](), set[Path]()
+        while waiting or links:
+            folder = waiting.pop() if waiting else links.pop(0)
+            if (real := folder.resolve()) in seen or real == self.output_dir:
+                continue
+            seen.add(real)
+            files, hidden = [], []
+            for path in sorted(folder.iterdir()):
+                if path.name.startswith("."):
+                    hidden.append(path)
+                elif path.is_dir():
+                    (links if path.is_symlink() else waiting).append(path)
+                else:
+                    files.append(path)
+            yield folder, files, hidden
+
+    def _new_file(self, path: Path) -> Source | None:
+        """Return a file that a folder or a pattern led to, unless it is to be passed over."""
+        source = _file(path)
+        if path.is_symlink() and not path.exists() and (source or not path.suffix):
+            raise PotstillError(f"{path} is a symbolic link that leads nowhere: mend it or remove it.")
+        if source is None:
+            self._passed_over[path] = _ending(path)
+        elif self._found.setdefault(path.resolve(), source.name) != source.name:
+            self._passed_over[path] = _FOUND
+            source = None
+        return source
+
+    def _check_found(self, found: list[Source], message: str) -> None:
+        if not found and _FOUND not in self._passed_over.values():
+            raise PotstillError(message + (f" (passed over: {self._counted()})." if self._passed_over else "."))
+
+    def _counted(self) -> str:
+        counts = sorted(Counter(self._passed_over.values()).items(), key=lambda entry: (-entry[1], entry[0]))
+        shown = [f"{count:,} {what}" for what, count in counts[:KINDS_TOLD]]
+        others = sum(count for _, count in counts[KINDS_TOLD:])
+        return ", ".join(shown) + (f" and {others:,} others" if others else "")
 
 
 def _file(path: Path) -> Source | None:
@@ -90,8 +179,15 @@ def _file(path: Path) -> Source | None:
     return Source(str(path), kind)
 
 
+def _ending(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2 if compression_of(str(path)) else -1 :]]
+    return "".join(suffixes) or "without an ending"
+
+
 def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or _file(Path(name)) is not None
 
 
 _KINDS = ".txt, .jsonl or .json (plain, .gz, .xz or .zst), or .parquet"
+_HIDDEN = "hidden"
+_FOUND = "found already by another path"

@@ -8,12 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from potstill.corpus.lines import unreadable
+from potstill.corpus.lines import MAX_DOCUMENT_BYTES, too_long, unreadable
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 
 ROWS = 64
-"""Rows decoded at a time: few, because one row may hold megabytes."""
+"""The most rows decoded at a time: few, because one row may hold megabytes."""
+
+BATCH_BYTES = 2**30
+"""What the rows decoded at a time may come to in a Parquet file, in the worst case."""
 
 Row = tuple[int, Any]
 """Number of the row, from 1, and what its text column holds."""
@@ -29,9 +32,28 @@ def parquet_values(path: str, column: str) -> Iterator[Row]:
         # Without pre-buffering, else a whole row group, however large, would be held at once.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             check_column(path, column, file.schema_arrow.names)
-            yield from _values(file.iter_batches(batch_size=ROWS, columns=[column]), column)
-    except (pa.ArrowInvalid, OSError) as error:
+            rows = _rows_at_a_time(path, file.metadata, column)
+            yield from _values(path, file.iter_batches(batch_size=rows, columns=[column]), column)
+    except (pa.ArrowException, OSError, MemoryError, UnicodeError) as error:
         raise unreadable(path, error) from error
+
+
+def _rows_at_a_time(path: str, metadata: Any, column: str) -> int:
+    """How many rows may be decoded at a time without more memory than `BATCH_BYTES`.
+
+    A value that is stored once may be repeated in each row, and is at most as large as all that its row group stores.
+    """
+    largest = 1
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [group.column(place) for place in range(group.num_columns)]
+        size = sum(
+            chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}.")
+        )
+        if size > MAX_DOCUMENT_BYTES * max(group.num_rows, 1):
+            raise too_long(f"{path}, a row of row group {number + 1}", MAX_DOCUMENT_BYTES)
+        largest = max(largest, size)
+    return min(max(BATCH_BYTES // largest, 1), ROWS)
 
 
 def open_dataset(folder: str, split: str) -> Any:
@@ -63,7 +85,7 @@ def dataset_values(folder: str, dataset: Any, column: str) -> Iterator[Row]:
         PotstillError: it has no such column.
     """
     check_column(folder, column, dataset.column_names)
-    yield from _values(dataset.select_columns([column]).with_format("arrow").iter(batch_size=ROWS), column)
+    yield from _values(folder, dataset.select_columns([column]).with_format("arrow").iter(batch_size=ROWS), column)
 
 
 def dataset_files(dataset: Any) -> list[str]:
@@ -133,12 +155,18 @@ def hash_files(paths: list[str]) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _values(tables: Any, column: str) -> Iterator[Row]:
+def _values(where: str, tables: Any, column: str) -> Iterator[Row]:
     number = 0
     for table in tables:
         for value in table.column(column):
             number += 1
+            # Before it is copied into Python, where a character may take four times its bytes.
+            if isinstance(value, _TEXTS) and value.is_valid and value.as_buffer().size > MAX_DOCUMENT_BYTES:
+                raise too_long(f"{where}, row {number}", MAX_DOCUMENT_BYTES)
             try:
                 yield number, value.as_py()
             except UnicodeDecodeError as error:
                 yield number, error
+
+
+_TEXTS = pa.StringScalar, pa.LargeStringScalar, pa.StringViewScalar

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from potstill.corpus import worker
 from potstill.corpus.tokenizer import TokenizerSpec
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, advice
 
 BATCHES_PER_WORKER = 2
 """One being tokenised, one waiting: enough that no worker idles while the reader reads."""
@@ -131,20 +133,23 @@ class _Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         # One thread each: the processes are the parallelism, and two kinds of it would share the same cores.
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
         try:
+            # What Rust prints of its own failures is kept from the terminal: the error message quotes it.
+            self.complaints: IO[bytes] = TemporaryFile()  # noqa: SIM115 (closed by end())
             self.process = subprocess.Popen(
                 # -P: the folder of the script must not become a place to import from.
                 [sys.executable, "-P", str(Path(worker.__file__))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=self.complaints,
                 env=environment,
                 # A Ctrl-C in the terminal is for the parent to answer; it ends its workers itself.
                 process_group=0,
             )
         except OSError as error:
             raise PotstillError(
-                f"A tokenising process cannot be started ({error.strerror}): lower --num_proc."
+                f"A tokenising process cannot be started ({error.strerror}): lower --num_proc, or {advice(error)}."
             ) from error
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -162,21 +167,29 @@ class _Worker:
             self.requests.flush()
             answer = pickle.load(self.answers)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            status = self.process.wait()
-            cause = (
-                f"was killed by signal {-status}, most likely for want of memory: lower --num_proc or --memory_limit_mb"
-                if status < 0
-                else f"ended with status {status}; what it printed above says why"
-            )
-            raise PotstillError(f"A tokenising process {cause}.") from error
+            raise self._died(batch) from error
         if isinstance(answer, str):
-            last = batch.first + len(batch.documents) - 1
-            raise PotstillError(f"The tokenizer failed on documents {batch.first} to {last} of the text: {answer}")
+            raise PotstillError(f"The tokenizer failed {answer.rstrip('.')}: mend the document or the tokenizer.")
         return answer
+
+    def _died(self, batch: Batch) -> PotstillError:
+        status = self.process.wait()
+        last = batch.first + len(batch.documents)
+        longest = max(map(len, batch.documents))
+        where = f"at documents {batch.first + 1} to {last} of the text, the longest of which has {longest:,} bytes"
+        self.complaints.seek(0)
+        said = self.complaints.read(2**16).decode(errors="replace").strip().splitlines()
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if status == -signal.SIGKILL or any("memory allocation" in line for line in said):
+            return PotstillError(
+                f"A tokenising process {how}, most likely for want of memory, {where}: lower --num_proc or "
+                "--memory_limit_mb, or cut long documents into shorter ones."
+            )
+        return PotstillError(f"A tokenising process {how} {where}{f' ({said[-1]})' if said else ''}.")
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.requests, self.answers):
+        for stream in (self.requests, self.answers, self.complaints):
             with suppress(OSError):  # what was still to be flushed has no reader any more
                 stream.close()

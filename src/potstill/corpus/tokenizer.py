@@ -1,15 +1,19 @@
 """Which tokenizer: loading it, and what packing needs to know of it."""
 
+import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from potstill.corpus.casing import contradiction, unstated_options
 from potstill.errors import PotstillError, first_line
 from potstill.json_files import read_object
 from potstill.panics import panics_as_errors
@@ -17,13 +21,43 @@ from potstill.panics import panics_as_errors
 FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 """What a tokenizer is read from, where it is there."""
 
+logger = logging.getLogger(__name__)
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""What a token can be to a model, as `transformers` names it."""
+
+
+def control_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Return the ids that steer a model: text never stands for them, and they are never masked.
+
+    They are the tokens with a role ([CLS], [MASK], [UNK] and so on), and whatever the tokenizer puts around a text. A
+    model's other special tokens (`additional_special_tokens`, such as <url>) are placeholders: they are content.
+
+    Returns:
+        The ids in ascending order.
+    """
+    roles = {getattr(tokenizer, f"{role}_token_id") for role in ROLES} - {None}
+    framed = tokenizer.backend_tokenizer.encode("", add_special_tokens=True)
+    added = {token for token, special in zip(framed.ids, framed.special_tokens_mask, strict=True) if special}
+    return sorted(roles | added)
+
+
+def placeholders(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+    """Return the special tokens that text may hold, by id: those that the tokenizer finds in text and that control
+    nothing."""
+    if tokenizer.split_special_tokens:  # the tokenizer itself reads them as plain text
+        return {}
+    control = set(control_ids(tokenizer))
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    return {number: token.content for number, token in added.items() if token.special and number not in control}
+
 
 @dataclass(frozen=True)
 class TokenizerSpec:
     """A fast tokenizer as far as packing needs it.
 
     Attributes:
-        json: the tokenizer, serialised by `tokenizers`.
+        json: the tokenizer, serialised by `tokenizers`, with those tokens marked as special that text never stands for.
         vocab_size: one more than the largest id.
         prefix: id that opens a block ([CLS]), or None.
         suffix: id that closes a block ([SEP]), or None.
@@ -69,18 +103,28 @@ class TokenizerSpec:
         if unknown == separator:  # GPT-2 calls its end-of-text token unknown too; byte-level text has no unknowns
             unknown = None
         return cls(
-            json=backend.to_str(),
+            json=_serialised(tokenizer),
             vocab_size=max(tokenizer.get_vocab().values()) + 1,
             prefix=tokenizer.cls_token_id if framed else None,
             suffix=tokenizer.sep_token_id if framed else None,
             separator=separator,
-            special_ids=sorted(set(tokenizer.all_special_ids) - {unknown}),
+            special_ids=sorted(set(control_ids(tokenizer)) - {unknown}),
             unknown=unknown,
         )
 
 
+def _serialised(tokenizer: PreTrainedTokenizerFast) -> str:
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    control, content = set(control_ids(tokenizer)), placeholders(tokenizer)
+    for token in settings["added_tokens"]:
+        token["special"] = token["id"] in control or (token["special"] and token["id"] not in content)
+    return json.dumps(settings)
+
+
 def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer") -> PreTrainedTokenizerFast:
     """Load a fast tokenizer from a folder or from the hub; code that comes with a model is never run.
+
+    Where nothing that lies there says how text is lower-cased, the vocabulary does; see `potstill.corpus.casing`.
 
     Args:
         name: folder or hub id.
@@ -98,6 +142,9 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
     try:
         with quiet_hub(), panics_as_errors():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+            unstated, decision = unstated_options(name, tokenizer) if tokenizer.is_fast else ({}, "")
+            if unstated:
+                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options, **unstated)
     except Exception as error:  # the libraries below raise almost every type there is
         reason = first_line(error)
         _check_files(Path(name))
@@ -114,6 +161,9 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         raise PotstillError(
             f"The {role} {name!r} has no tokenizer: put its tokenizer.json and tokenizer_config.json there."
         )
+    for line in (decision, contradiction(name, tokenizer)):
+        if line:
+            say_once(line)
     return tokenizer
 
 
@@ -126,6 +176,13 @@ def _check_files(folder: Path) -> None:
     for file in FILES:
         if (folder / file).is_file():
             read_object(folder / file, "The tokenizer file", "restore it", finite=False)
+
+
+@cache
+def say_once(line: str) -> None:
+    """Log a warning the first time that it is given, on one process of a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        logger.warning(line)
 
 
 @contextmanager

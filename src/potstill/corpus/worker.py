@@ -57,7 +57,8 @@ class Encoder:
         # A model's tokenizer often truncates and pads to the model's length; a corpus wants the whole document.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        # Not part of the serialised tokenizer, so it is set here: a literal "[MASK]" in the text stays plain text.
+        # Not part of the serialised tokenizer, so it is set here: a literal "[MASK]" in the text stays plain text. What
+        # text may hold as one token, <url> say, is not marked as special (`potstill.corpus.tokenizer.TokenizerSpec`).
         self.tokenizer.encode_special_tokens = True
         self.separator = separator
         self.special_ids = frozenset(special_ids)
@@ -98,6 +99,24 @@ class Encoder:
             return [token for token in ids if token not in self.special_ids]
         return [self.unknown if token in self.special_ids else token for token in ids]
 
+    def failure(self, first: int, documents: list[bytes], error: BaseException) -> str:
+        """Say which of the documents the tokenizer fails on, and why."""
+        for number, document in enumerate(documents, first):
+            try:
+                self(number, [document])
+            except BaseException as alone:
+                return f"on {_described(number, document)}: {_reason(alone)}"
+        return f"on documents {first + 1} to {first + len(documents)} of the text, taken together: {_reason(error)}"
+
+
+def _described(number: int, document: bytes) -> str:
+    """A document as a person can find it: its place among all, counted from 1, its length and how it begins."""
+    return f"document {number + 1} of the text ({len(document):,} bytes, {document[:60].decode(errors='ignore')!r})"
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
 
 def main() -> None:
     """Answer requests `(first, documents)` with the encoder's result, or with the text of what went wrong."""
@@ -112,7 +131,7 @@ def main() -> None:
             answer: tuple[bytes, bytes, int, int] | str = encoder(first, documents)
         # The tokenizer is the user's and written in Rust: whatever it raises (a panic is no Exception) is an answer.
         except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
+            answer = encoder.failure(first, documents, error)
         try:
             pickle.dump(answer, answers)
             answers.flush()

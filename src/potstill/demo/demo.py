@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import Corpus, prepare
-from potstill.files import check_output_dir
+from potstill.files import check_output_dir, check_output_file, write_text
+from potstill.json_files import read_object
 from potstill.recipe import DistillationArguments
 from potstill.report import html
 from potstill.report.plots import line_plot, logged
@@ -79,6 +79,9 @@ def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_out
         PotstillError: the output folder is not empty, or cannot be written.
     """
     folder = check_output_dir(output_dir, overwrite_output_dir)
+    for name in ("blocks", "student", "without-teacher"):
+        check_output_dir(folder / name, overwrite=True)
+    report = check_output_file(folder / "report.html", "The report")
     console = Console()
     with as_file(files("potstill.demo") / "assets") as assets:
         teacher_folder = str(assets / "teacher")
@@ -112,8 +115,8 @@ def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_out
             DistillationArguments(output_dir=str(folder / "without-teacher"), alpha_ce=0, alpha_cos=0, **common)
         )
         console.rule("4 · side by side")
-        _show(console, corpus, load_masked_lm(teacher_folder), student, alone, folder / "report.html")
-    console.print(f"student: {student}\nreport:  {folder / 'report.html'}")
+        _show(console, corpus, load_masked_lm(teacher_folder), student, alone, report)
+    console.print(f"student: {student}\nreport:  {report}", markup=False)
     return student
 
 
@@ -121,7 +124,7 @@ def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: P
     """Print the table and the filled masks, and write the report."""
     models = {"teacher": teacher, "student": load_masked_lm(str(student)), "alone": load_masked_lm(str(alone))}
     results = {
-        name: json.loads((path / RESULTS).read_text()) for name, path in (("student", student), ("alone", alone))
+        name: read_object(path / RESULTS, "The results") for name, path in (("student", student), ("alone", alone))
     }
     initial, final = results["student"]["held_out"]["initial"], results["student"]["held_out"]["final"]
     final_alone = results["alone"]["held_out"]["final"]
@@ -156,7 +159,7 @@ def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: P
     for line in filled:
         answers.add_row(*(cell.replace("[", r"\[") for cell in line))
     console.print(answers)
-    report.write_text(_report(rows, filled, results), encoding="utf-8")
+    write_text(report, _report(rows, filled, results))
 
 
 def _milliseconds(models: dict[str, PreTrainedModel], corpus: Corpus) -> dict[str, float]:

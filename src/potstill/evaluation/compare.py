@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 from potstill.evaluation.notes import notes
 from potstill.evaluation.results import load_results
 from potstill.evaluation.statistics import (
     Comparison,
-    Measured,
+    Scores,
     beyond_spread,
     chance_beyond_spread,
     compare_runs,
     retention,
 )
 from potstill.evaluation.tables import grids, markdown, text
-from potstill.files import write_text
+from potstill.files import check_output_file, write_text
+from potstill.json_files import json_text
 from potstill.options import Positional
 
 
@@ -43,13 +42,14 @@ def compare(
         PotstillError: there are no results, they are damaged, no model is called `reference`, or `output` cannot be
             written.
     """
+    file = None if output is None else check_output_file(output, "--output")
     comparison = compare_runs(*load_results(results), reference)
     if format == "json":
-        shown = json.dumps(_record(comparison), indent=1, ensure_ascii=False)
+        shown = json_text(_record(comparison), "The comparison")
     else:
         shown = (markdown if format == "markdown" else text)(grids(comparison), notes(comparison))
-    if output is not None:
-        write_text(Path(output).expanduser(), shown + "\n")
+    if file is not None:
+        write_text(file, shown + "\n")
     return shown
 
 
@@ -85,20 +85,20 @@ def _record(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _figures(measured: Measured, reference: Measured | None) -> dict[str, Any]:
+def _figures(scores: Scores, reference: Scores | None) -> dict[str, Any]:
     """Return a figure with those of its seeds and, but for the reference itself, how it stands to the reference.
 
-    `value` is the median over the `n` seeds of a task's score, and the mean of such medians of a macro score.
+    `value` is the median over the `n` seeds, of a task's scores and of macro scores alike.
     """
-    by_seed = measured.by_seed
+    by_seed = scores.by_seed
     beside: dict[str, Any] = {}
     if reference:
-        beyond = beyond_spread(measured, reference)
+        beyond = beyond_spread(scores, reference)
         chance = None if beyond is None else chance_beyond_spread(len(by_seed), len(reference.by_seed))
-        beside["retention"] = retention(measured.value, reference.value)
+        beside["retention"] = retention(scores.value, reference.value)
         beside |= {"beyond_spread": beyond, "chance_beyond_spread": chance}
     return {
-        "value": measured.value,
+        "value": scores.value,
         "min": min(by_seed.values()),
         "max": max(by_seed.values()),
         "n": len(by_seed),

@@ -19,6 +19,7 @@ from potstill.evaluation.options import DISTILLED, LEARNING_RATES, EvaluateArgum
 from potstill.evaluation.pool import Progress, do_all
 from potstill.evaluation.results import PLAN, Plan, RunResult, load_results, run_path
 from potstill.evaluation.run import TITLES, Work, data_fingerprint, forget, hyperparameters, relevant, task_data
+from potstill.files import check_writable
 from potstill.finetuning.job import Reader
 from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import model_fingerprint
@@ -92,8 +93,9 @@ class _Found:
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.is_file():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise PotstillError(f"--output_dir {folder} is a file: name a folder.")
+    check_writable(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / PLAN).is_file():
         raise PotstillError(f"--output_dir {folder} is not empty and has no {PLAN}: name another folder.")
 
@@ -165,7 +167,14 @@ class _Evaluation:
             if (result.model, result.task, result.seed) not in planned:
                 continue
             if self.args.search and result.searched is not None:
-                self.rates.setdefault((result.model, result.task), result.hyperparameters.get("learning_rate", 0.0))
+                rate = result.hyperparameters.get("learning_rate")
+                if rate not in LEARNING_RATES:
+                    raise PotstillError(
+                        f"{run_path(self.folder, result.model, result.task, result.seed)} is of another run: its "
+                        f"learning rate, {rate!r}, is none of those that --search tries. Name another --output_dir, "
+                        "or delete it."
+                    )
+                self.rates.setdefault((result.model, result.task), rate)
             if result.model.endswith(DISTILLED) and result.teacher is not None:
                 # More seeds may have another median, but all of a row have one teacher.
                 name, _, seed = result.teacher.rpartition(", seed ")

@@ -8,7 +8,8 @@ from typing import Any
 
 from potstill.evaluation.results import RunResult
 from potstill.evaluation.statistics import Comparison, beyond_spread, chance_beyond_spread
-from potstill.evaluation.tables import BEYOND, INCOMPLETE, NOTHING
+from potstill.evaluation.tables import BEYOND, INCOMPLETE
+from potstill.report.markdown import NOTHING
 from potstill.tasks.glue import GLUE
 
 
@@ -83,14 +84,12 @@ def _macro(comparison: Comparison) -> list[str]:
         return ["No GLUE macro: it takes two GLUE tasks or more that are complete for all models."]
     whole, *rest = comparison.macros
     single = len(comparison.plan.seeds) == 1
-    what = "mean of the scores" if single else "mean of the medians"
+    what = "mean of the scores" if single else "median over the seeds of each seed's mean"
     over = f"{len(whole.tasks)} of the {len(GLUE)} tasks, for all models"
     said = [f"{whole.title}: {what} over {over}: {_titled(titles, whole.tasks)}."]
     left_out = [task for task in comparison.plan.present if task not in whole.tasks]
     if left_out:
         said[0] += f" Not in it, incomplete or not of GLUE: {_titled(titles, left_out)}."
-    if not single:
-        said[0] += " Its range is that of the means of each seed."
     said += [
         f"{column.title}: over the other {len(column.tasks)}; WNLI is too small to tell models apart."
         for column in rest

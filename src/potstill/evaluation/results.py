@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 import reprlib
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from potstill.errors import PotstillError, first_line
+from potstill.errors import PotstillError
 from potstill.files import write_text
+from potstill.json_files import json_text, read_object
+from potstill.report.markdown import visible
 
 PLAN = "plan.json"
 FORMAT_VERSION = 1
@@ -41,6 +42,7 @@ class RunResult:
         model_fingerprint: of the encoder's weights before fine-tuning.
         date: of its end, ISO 8601.
         searched: hyper-parameter → values tried; None if none was searched.
+        bad_rows: split → rows left out because they could not be used; None in results of before they were counted.
     """
 
     model: str
@@ -61,6 +63,7 @@ class RunResult:
     model_fingerprint: str
     date: str
     searched: dict[str, list[Any]] | None = None
+    bad_rows: dict[str, int] | None = None
 
     def save(self, folder: Path) -> Path:
         """Write the run to its place in a folder of results, and return the file.
@@ -150,7 +153,7 @@ class Plan:
             if twice is not None:
                 raise PotstillError(f"The {what} {twice!r} is there twice: give each a name of its own.")
         for name in (*names, *self.tasks):
-            if not name or name.startswith(".") or name == PLAN or not set("/\\\0").isdisjoint(name):
+            if not name or name.startswith(".") or name == PLAN or visible(name) != name or "/" in name or "\\" in name:
                 raise PotstillError(f"{name!r} cannot be the name of a folder: choose another.")
 
     @property
@@ -197,21 +200,12 @@ def load_results(folder: str | Path) -> tuple[Plan, list[RunResult]]:
 def _write(path: Path, record: Any) -> None:
     values = asdict(record)
     _check(values, type(record), f"{path} cannot be written")
-    try:
-        text = json.dumps({"format_version": FORMAT_VERSION} | values, indent=1, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise PotstillError(f"{path} cannot be written: {first_line(error)}.") from error
-    write_text(path, text + "\n")
+    write_text(path, json_text({"format_version": FORMAT_VERSION} | values, str(path)) + "\n")
 
 
 def _read(path: Path, kind: type, what: str) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PotstillError(f"{path} cannot be read: {error.strerror or first_line(error)}.") from error
-    except ValueError as error:  # not UTF-8, not JSON
-        raise PotstillError(f"{path} is damaged ({first_line(error)}): delete it and run it again.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("format_version"), int):
+    record = read_object(path, f"{what[0].upper()}{what[1:]}", "delete it and run it again")
+    if not isinstance(record.get("format_version"), int):
         raise PotstillError(f"{path} is not {what}: it has no format_version; delete it or move it elsewhere.")
     version = record.pop("format_version")
     if version > FORMAT_VERSION:
@@ -226,9 +220,12 @@ def _read(path: Path, kind: type, what: str) -> dict[str, Any]:
 def _check(record: Mapping[str, Any], kind: type, wrong: str) -> None:
     """Make sure that a record has the fields of a dataclass, with values of their types and finite numbers."""
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in names:
+    defaults = {field.name: field.default for field in fields(kind)}
+    names = list(defaults)
+    for name, default in defaults.items():
         if name not in record:
+            if default is None:  # a field that results of before it do not have
+                continue
             raise PotstillError(f"{wrong}: it has no {name!r}.")
         if not _fits(record[name], hints[name]):
             raise PotstillError(f"{wrong}: {name!r} is {reprlib.repr(record[name])}.")
@@ -251,5 +248,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (list, tuple):
         return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        # A whole number may be beyond all floats, and JSON has those too.
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))

@@ -7,24 +7,26 @@ import functools
 import gc
 import shutil
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from potstill.arguments import recipe_values
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
 from potstill.evaluation.results import RunResult
 from potstill.files import complete_folder
 from potstill.finetuning.job import Job, TaskData, load_data
 from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import fingerprint, model_fingerprint
-from potstill.finetuning.trainer import train_once
+from potstill.finetuning.trainer import FinetuneTrainer, train_once
+from potstill.json_files import check_finite
 from potstill.student.loading import model_folder
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
+from potstill.training.checkpoints import WRITE_ERRORS
 from potstill.training.hardware import hardware
+from potstill.versions import versions
 
 TITLES = {name: task.title for name, task in GLUE.items()} | {
     IMDB.name: IMDB.title,
@@ -35,6 +37,7 @@ NOT_HYPERPARAMETERS = {
     *("model", "task", "task_data", "seed", "teacher", "without_teacher_too"),
     # A score does not depend on these: a run that was interrupted may be taken up with others.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
+    "on_bad_rows",  # the fingerprint of the data tells whether they are others
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions"}
@@ -108,11 +111,11 @@ def do(work: Work) -> RunResult:
     try:
         trainer, measured = train_once(job, progress=False)
         if work.keep is not None:
-            with complete_folder(work.keep) as partial:
-                trainer.trained.save_pretrained(partial)
-                job.tokenizer.save_pretrained(partial)
+            _keep(trainer, job, work.keep)
     finally:
         shutil.rmtree(args.output_dir or "", ignore_errors=True)
+    # It may have no number to show: a correlation of equal scores has none, and outputs of NaN give none.
+    check_finite({"score": measured["score"], **measured["metrics"]}, "This run has no result")
     received_signal = trainer.run_control.received_signal
     del trainer
     if args.device.type == "cuda":
@@ -130,7 +133,7 @@ def do(work: Work) -> RunResult:
         metrics=measured["metrics"],
         teacher=work.taught_by,
         hyperparameters=hyperparameters(args),
-        versions={name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")},
+        versions=versions("potstill", "torch", "transformers", "tokenizers"),
         hardware=hardware(args.device),
         seconds=measured["seconds"],
         rows={"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
@@ -138,11 +141,21 @@ def do(work: Work) -> RunResult:
         model_fingerprint=model_fingerprint(model_folder(args.model or "", "model")),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         searched=work.searched,
+        bad_rows=data.bad_rows,
     )
     result.save_as(work.file)
     if received_signal is not None:
         raise RunInterrupted(received_signal)
     return result
+
+
+def _keep(trainer: FinetuneTrainer, job: Job, folder: Path) -> None:
+    try:
+        with complete_folder(folder) as partial:
+            trainer.trained.save_pretrained(partial)
+            job.tokenizer.save_pretrained(partial)
+    except WRITE_ERRORS as error:
+        raise PotstillError(f"{folder} cannot be written: {first_line(error)}.") from error
 
 
 # A process does the seeds of a task one after another, and keeps what they share: the last task's data, and its rows as
@@ -165,7 +178,8 @@ def task_data(args: FinetuneArguments) -> TaskData:
         TaskDataAbsentError: there is none.
         PotstillError: it cannot be read.
     """
-    key = (args.task, args.task_data, args.max_train_samples, args.max_eval_samples, args.question_options())
+    limits = (args.max_train_samples, args.max_eval_samples)
+    key = (args.task, args.task_data, limits, args.question_options(), args.on_bad_rows)
     if key not in _data:
         found = load_data(args)
         _data.clear()

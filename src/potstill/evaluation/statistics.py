@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan, RunResult
@@ -17,21 +16,9 @@ MACRO_SUITE = "glue"  # a mean with IMDb or SQuAD in it would be comparable with
 NOISE = "wnli"  # 71 development examples, and a majority class that few models beat
 
 
-class Measured(Protocol):
-    """A figure, and the same of each seed."""
-
-    @property
-    def value(self) -> float:
-        """The figure."""
-
-    @property
-    def by_seed(self) -> Mapping[int, float]:
-        """Seed → figure, of at least one."""
-
-
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one model on one task, in percent.
+    """Scores of one model, in percent: those on a task, or macro scores, each the mean over tasks with one seed.
 
     Attributes:
         by_seed: seed → score, of at least one.
@@ -41,21 +28,8 @@ class Scores:
 
     @property
     def value(self) -> float:
-        """The median over the seeds."""
+        """The median over the seeds, which never lies outside their range."""
         return statistics.median(self.by_seed.values())
-
-
-@dataclass(frozen=True)
-class Macro:
-    """The macro score of one model, in percent.
-
-    Attributes:
-        value: the mean over tasks of the medians over seeds.
-        by_seed: seed → mean over tasks. `value` need not be their median, nor even between the least and the greatest.
-    """
-
-    value: float
-    by_seed: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -65,12 +39,12 @@ class MacroColumn:
     Attributes:
         title: of the column.
         tasks: what it is the mean over: the same for all models.
-        of: model → its score.
+        of: model → its macro scores.
     """
 
     title: str
     tasks: tuple[str, ...]
-    of: Mapping[str, Macro]
+    of: Mapping[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -148,7 +122,7 @@ def retention(value: float, reference: float) -> float | None:
     return 100 * value / reference if reference > 0 else None
 
 
-def beyond_spread(one: Measured, other: Measured) -> bool | None:
+def beyond_spread(one: Scores, other: Scores) -> bool | None:
     """Return whether the ranges over seeds, ends included, have no point in common; None where one has one seed."""
     if min(len(one.by_seed), len(other.by_seed)) < 2:
         return None
@@ -187,8 +161,6 @@ def _macros(plan: Plan, runs: Sequence[RunResult], scores: Mapping[tuple[str, st
     )
 
 
-def _macro(tasks: Sequence[Scores], seeds: Sequence[int]) -> Macro:
-    return Macro(
-        value=statistics.fmean(scores.value for scores in tasks),
-        by_seed={seed: statistics.fmean(scores.by_seed[seed] for scores in tasks) for seed in seeds},
-    )
+def _macro(tasks: Sequence[Scores], seeds: Sequence[int]) -> Scores:
+    """Return the mean over tasks with each seed: the mean of the tasks' medians could lie outside their range."""
+    return Scores({seed: statistics.fmean(scores.by_seed[seed] for scores in tasks) for seed in seeds})

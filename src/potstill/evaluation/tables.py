@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import re
 import statistics
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -15,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from potstill.evaluation.results import RunResult
-from potstill.evaluation.statistics import Comparison, Measured, beyond_spread, retention
+from potstill.evaluation.statistics import Comparison, Scores, beyond_spread, retention
+from potstill.report.markdown import NOTHING, plain, table, visible
 
 WIDTH = 100
-NOTHING = "–"
 BEYOND = "*"
 INCOMPLETE = "†"
 
@@ -57,25 +56,26 @@ def grids(comparison: Comparison) -> list[Grid]:
 def text(tables: Sequence[Grid], notes: Sequence[str]) -> str:
     """Return tables and notes for a terminal; tables wider than `WIDTH` columns go on below."""
     parts = []
-    for grid in tables:
+    for given in tables:
+        grid = replace(given, rows=[(visible(name), cells) for name, cells in given.rows])
         pages = []
         for columns in _fitting(grid):
-            table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-            table.add_column("", no_wrap=True)
+            page = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+            page.add_column("", no_wrap=True)
             for column in columns:
-                table.add_column(grid.header[column], justify="right", no_wrap=True)
+                page.add_column(grid.header[column], justify="right", no_wrap=True)
             for name, cells in grid.rows:
-                table.add_row(name, *(cells[column] for column in columns))
+                page.add_row(name, *(cells[column] for column in columns))
             # The terminal's width is left out of account: what is printed and what is written to a file are the same.
             console = Console(
                 file=io.StringIO(), width=10_000, color_system=None, markup=False, highlight=False, emoji=False
             )
             with console.capture() as captured:
-                console.print(table)
+                console.print(page)
             pages.append("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()))
-        parts.append(f"{grid.caption}\n" + "\n\n".join(pages))
+        parts.append(f"{visible(grid.caption)}\n" + "\n\n".join(pages))
     wrapped = [
-        textwrap.fill(note, WIDTH, initial_indent="· ", subsequent_indent="  ", break_long_words=False)
+        textwrap.fill(visible(note), WIDTH, initial_indent="· ", subsequent_indent="  ", break_long_words=False)
         for note in notes
     ]
     return "\n\n".join([*parts, "\n".join(wrapped)])
@@ -86,10 +86,9 @@ def markdown(tables: Sequence[Grid], notes: Sequence[str]) -> str:
     parts = []
     for grid in tables:
         rows = [["", *grid.header], *([name, *cells] for name, cells in grid.rows)]
-        lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
-        lines.insert(1, "|---|" + "--:|" * len(grid.header))
-        parts.append(f"{_escaped(grid.caption)}\n\n" + "\n".join(lines))
-    return "\n\n".join([*parts, "\n".join(f"- {_escaped(note)}" for note in notes)])
+        header, *lines = ([_escaped(cell) for cell in row] for row in rows)
+        parts.append(f"{plain(grid.caption)}\n\n{table(header, lines, figures=True)}")
+    return "\n\n".join([*parts, "\n".join(f"- {plain(note)}" for note in notes)])
 
 
 def _scores(comparison: Comparison) -> Grid:
@@ -145,7 +144,7 @@ def _metrics(comparison: Comparison) -> Grid:
             cells.append(mark + ("/".join(medians) if len(medians) == len(names[task]) else NOTHING))
         rows.append((model, cells))
     what = ", each by its own median" if len(comparison.plan.seeds) > 1 else ""
-    header = [f"{comparison.titles[task]}\n{'/'.join(names[task])}" for task in tasks]
+    header = [f"{visible(comparison.titles[task])}\n{visible('/'.join(names[task]))}" for task in tasks]
     return Grid(f"Metrics of the tasks that have several{what}", header, rows)
 
 
@@ -162,18 +161,18 @@ def _parts(run: RunResult) -> dict[str, float]:
 
 
 def _columns(comparison: Comparison) -> list[str]:
-    tasks = [comparison.titles[task] for task in comparison.plan.present]
+    tasks = [visible(comparison.titles[task]) for task in comparison.plan.present]
     return [column.title for column in comparison.macros] + tasks
 
 
-def _figure(measured: Measured) -> str:
+def _figure(measured: Scores) -> str:
     by_seed = measured.by_seed.values()
     if len(by_seed) < 2:
         return f"{measured.value:.1f}"
     return f"{measured.value:.1f}\n{min(by_seed):.1f}–{max(by_seed):.1f}"
 
 
-def _retained(measured: Measured, reference: Measured) -> str:
+def _retained(measured: Scores, reference: Scores) -> str:
     kept = retention(measured.value, reference.value)
     mark = BEYOND if beyond_spread(measured, reference) else ""
     return mark + (NOTHING if kept is None else f"{kept:.1f}")
@@ -196,6 +195,6 @@ def _fitting(grid: Grid) -> list[list[int]]:
 
 
 def _escaped(words: str) -> str:
-    """Return a line of text as Markdown that shows it as it is; a second line goes into brackets."""
+    """Return a cell as Markdown that shows it as it is; a second line goes into brackets."""
     figure, _, below = words.partition("\n")
-    return re.sub(r"([\\|*<`])", r"\\\1", f"{figure} ({below})" if below else figure)
+    return plain(f"{figure} ({below})" if below else figure)

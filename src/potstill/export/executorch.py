@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.export.onnx import cannot_run
 from potstill.export.quiet import quiet
 from potstill.export.source import Arrays, Source
+from potstill.versions import version
 
 FILE = "model.pte"  # where optimum-executorch looks
 

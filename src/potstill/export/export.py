@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from potstill.export.openvino import FILE, OpenvinoModel, quantise_openvino, wri
 from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
-from potstill.files import check_output_dir, check_replaceable, complete_folder
+from potstill.files import claimed_folder, complete_folder
 from potstill.json_files import read_object
-from potstill.permissions import share
+from potstill.tasks.rows import OnBadRows
+from potstill.versions import versions
 
 SUMMARY = "potstill_export.json"
 
@@ -78,6 +78,7 @@ def export(
     tolerance: float | None = None,
     min_agreement: float | None = None,
     score_tolerance: float | None = None,
+    on_bad_rows: OnBadRows = "stop",
     overwrite_output_dir: bool = False,
 ) -> Exported:
     """Write a model for another runtime, load it there, and make sure that it says the same.
@@ -95,8 +96,9 @@ def export(
         calibration_data: Text to measure ranges by, as for prepare; what comes with the package if not given.
         task: Sentence task that the model is fine-tuned on, such as sst2: its score before and after is measured.
         check_data: Labelled data for the score before and after: for a task the folder of its data, as for finetune;
-            without one, for classification a folder with a dev.jsonl (text, label), for question answering a file like
-            SQuAD's, for token classification one with tokens and tags, for fill-mask text.
+            without one, for classification a folder with a dev.jsonl (text, text_pair if the model reads pairs, label),
+            for question answering a file like SQuAD's, for token classification one with tokens and tags, for
+            fill-mask text.
         max_check_samples: Rows to score, spread over the data; all if not given. Of text the first lines, 1,000 if not
             given.
         tolerance: Largest difference of a logit from the source's, as a share of their range, above which the export
@@ -105,6 +107,8 @@ def export(
         min_agreement: Least share of answers that must be the same; 0.99, 0.95, 0.8 and 0.7 if not given.
         score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.005, 0.01 and 0.02 if not
             given.
+        on_bad_rows: What to do about rows of check_data that cannot be used, such as broken lines: stop, or skip and
+            count them.
         overwrite_output_dir: Replace the export that is in the output folder.
 
     Returns:
@@ -127,52 +131,50 @@ def export(
     can_run = target.kind != "coreml" or HAS_CORE_ML
     if not can_run and (task or check_data):
         raise PotstillError("--check_data needs a Mac for --format coreml: Core ML runs nowhere else.")
-    folder = check_output_dir(output_dir, overwrite_output_dir)
-    check_replaceable(folder, SUMMARY, "an export")
-    source = Source.open(model)
-    check_source(source)
-    texts: list[str] = []
-    if target.quantization == "static":
-        if calibration_data is not None:
-            texts = read_texts(calibration_data, CALIBRATION_TEXTS)
-        else:  # others than those of the comparison, which come first
-            texts = embedded_texts(TEXTS + CALIBRATION_TEXTS)[TEXTS:]
-    with _writable(folder) as partial:
-        agreement = scores = None
-        with disk_errors_told(partial, folder):
-            file = _write(source, target, partial, texts)
-            exported = open_exported(partial, source=source) if can_run else None
-        if exported is not None:
-            agreement = compare(source, exported)
-            _judge(source, target, agreement, allowed, "")
-            if task is not None or check_data is not None:
-                scores = score_both(source, exported, task, check_data, max_check_samples)
-                _judge(source, target, scores.agreement, allowed, " on --check_data")
-                if not scores.lost <= allowed.score:
-                    raise PotstillError(
-                        f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
-                        f"--score_tolerance of {allowed.score:.2%}; {_nothing(target)}."
-                    )
-        with disk_errors_told(partial, folder):
-            source.model.config.save_pretrained(partial)
-            source.tokenizer.model_max_length = source.max_length
-            source.tokenizer.save_pretrained(partial)
-            beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
-            weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
-            result = Exported(
-                folder=folder,
-                file=folder / file.relative_to(partial),
-                format=format,
-                task=source.head.task,
-                bytes=sum(path.stat().st_size for path in weights),
-                source_bytes=sum(path.stat().st_size for path in source.folder.glob("*.safetensors")),
-                agreement=agreement,
-                scores=scores,
-            )
-            summary = _summary(source, target, result, str(file.relative_to(partial)))
-            (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-            share(partial)
-    return result
+    with claimed_folder(output_dir, overwrite_output_dir, SUMMARY, "an export") as folder:
+        source = Source.open(model)
+        check_source(source)
+        texts: list[str] = []
+        if target.quantization == "static":
+            if calibration_data is not None:
+                texts = read_texts(calibration_data, CALIBRATION_TEXTS)
+            else:  # others than those of the comparison, which come first
+                texts = embedded_texts(TEXTS + CALIBRATION_TEXTS)[TEXTS:]
+        with _writable(folder) as partial:
+            agreement = scores = None
+            with disk_errors_told(partial, folder):
+                file = _write(source, target, partial, texts)
+                exported = open_exported(partial, source=source) if can_run else None
+            if exported is not None:
+                agreement = compare(source, exported)
+                _judge(source, target, agreement, allowed, "")
+                if task is not None or check_data is not None:
+                    scores = score_both(source, exported, task, check_data, max_check_samples, on_bad_rows)
+                    _judge(source, target, scores.agreement, allowed, " on --check_data")
+                    if not scores.lost <= allowed.score:
+                        raise PotstillError(
+                            f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
+                            f"--score_tolerance of {allowed.score:.2%}; {_nothing(target)}."
+                        )
+            with disk_errors_told(partial, folder):
+                source.model.config.save_pretrained(partial)
+                source.tokenizer.model_max_length = source.max_length
+                source.tokenizer.save_pretrained(partial)
+                beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
+                weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
+                result = Exported(
+                    folder=folder,
+                    file=folder / file.relative_to(partial),
+                    format=format,
+                    task=source.head.task,
+                    bytes=sum(path.stat().st_size for path in weights),
+                    source_bytes=sum(path.stat().st_size for path in source.folder.glob("*.safetensors")),
+                    agreement=agreement,
+                    scores=scores,
+                )
+                summary = _summary(source, target, result, str(file.relative_to(partial)))
+                (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        return result
 
 
 @contextmanager
@@ -271,8 +273,8 @@ def _summary(source: Source, target: Target, result: Exported, file: str) -> dic
         "outputs": source.head.outputs,
         "max_length": source.max_length,
         "agreement": asdict(result.agreement) if result.agreement else coreml.NOT_COMPARED,
-        "scores": scores and {"before": scores.before, "after": scores.after, "agreement": asdict(scores.agreement)},
-        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", *NEEDS[target.kind])},
+        "scores": scores and asdict(scores),
+        "versions": versions("potstill", "torch", "transformers", *NEEDS[target.kind]),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -14,6 +13,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.export.check import Runtime
 from potstill.export.export import SUMMARY, open_exported
 from potstill.json_files import read_object
+from potstill.versions import versions
 
 RUNTIMES = {
     "onnx": ("ONNX Runtime", "onnxruntime", "onnxruntime"),
@@ -124,7 +124,7 @@ class ExportedFolder:
     @property
     def versions(self) -> dict[str, str]:
         """Version of the runtime, by its package."""
-        return {self.package: version(self.package)}
+        return versions(self.package)
 
     def config(self) -> PreTrainedConfig:
         """Return the config of the model that it was made from.

@@ -18,7 +18,9 @@ from potstill.export.texts import read_texts
 from potstill.finetuning.rows import drawn
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
+from potstill.tasks.labels import ClassNames, match_names
 from potstill.tasks.load import TaskDataAbsentError, load_split
+from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask, Table
 from potstill.tasks.squad import read_squad
 from potstill.tasks.squad_answers import find_answers
@@ -42,11 +44,13 @@ class Scores:
         before: metrics of the source; `score` is the one that decides.
         after: those of the export.
         agreement: of the two on the same rows.
+        bad_rows: rows of the data left out because they cannot be used.
     """
 
     before: Metrics
     after: Metrics
     agreement: Agreement
+    bad_rows: int = 0
 
     @property
     def lost(self) -> float:
@@ -57,7 +61,8 @@ class Scores:
     def __str__(self) -> str:
         names = [name for name in self.before if name != "score"]
         told = ", ".join(f"{name} {self.before[name]:.2f} → {self.after[name]:.2f}" for name in names)
-        return f"{told}; {self.agreement}"
+        left_out = f"; {self.bad_rows:,} bad rows left out" * bool(self.bad_rows)
+        return f"{told}; {self.agreement}{left_out}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,12 @@ class Examples:
 
 
 def score_both(
-    source: Source, exported: Runtime, task: str | None, check_data: str | None, max_samples: int | None
+    source: Source,
+    exported: Runtime,
+    task: str | None,
+    check_data: str | None,
+    max_samples: int | None,
+    on_bad_rows: OnBadRows = "stop",
 ) -> Scores:
     """Score a model and its export on labelled data.
 
@@ -88,16 +98,17 @@ def score_both(
         check_data: where the data are: for sentences as for `load_split`; for questions a file in SQuAD's format or
             the folder of one; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
         max_samples: rows to use, spread over the data; all if None.
+        on_bad_rows: whether a row that cannot be used is an error, or left out and counted.
 
     Raises:
-        PotstillError: the data cannot be read, or the model is not for them.
+        PotstillError: the data cannot be read, the model is not for them, or what it says of them is no finite number.
     """
-    comparison = Comparison(source, exported)
-    found = [_score(comparison, examples) for examples in _examples(source, task, check_data, max_samples)]
+    comparison, bad = Comparison(source, exported), BadRows(on_bad_rows)
+    found = [_score(comparison, examples) for examples in _examples(source, task, check_data, max_samples, bad)]
     before, after = (
         {name: float(np.mean([metrics[side][name] for metrics in found])) for name in found[0][side]} for side in (0, 1)
     )
-    return Scores(before, after, comparison.agreement())
+    return Scores(before, after, comparison.agreement(), bad.count)
 
 
 def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics]:
@@ -108,6 +119,9 @@ def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics
     for start in range(0, len(order), ROWS_AT_A_TIME):
         places = order[start : start + ROWS_AT_A_TIME]
         results = comparison.run(_padded(source, [examples.rows[place] for place in places]))
+        for whose, arrays in zip((f"the model {source.name!r}", "the export"), results, strict=True):
+            if not all(np.isfinite(array).all() for array in arrays.values()):
+                raise PotstillError(f"What {whose} says of some rows of --check_data is no finite number: no score.")
         for side, arrays in zip(sides, results, strict=True):
             for name, array in arrays.items():
                 logits = side.setdefault(name, [np.empty(0)] * len(order))
@@ -137,19 +151,21 @@ def _rows(source: Source, texts: list[str], pairs: list[str] | None = None) -> l
     ]
 
 
-def _examples(source: Source, task: str | None, data: str | None, limit: int | None) -> Iterator[Examples]:
+def _examples(
+    source: Source, task: str | None, data: str | None, limit: int | None, bad: BadRows
+) -> Iterator[Examples]:
     kind = source.head.task
     if kind == "text-classification":
         described = _sentence_task(source, task)
         for split in described.dev:
-            yield _sentences(source, described, split, data, limit)
+            yield _sentences(source, described, split, data, limit, bad)
         return
     if task is not None and not (kind == "question-answering" and task in ("squad", "squad_v2")):
         raise PotstillError(f"The task {task} is not what the model {source.name!r} is for: it is for {kind}.")
     if data is None:
         raise PotstillError(f"--check_data is missing: where are the data of --task {task}?")
     makers = {"question-answering": _questions, "token-classification": _tagged, "fill-mask": _masked}
-    yield makers[kind](source, data, limit)
+    yield makers[kind](source, data, limit, bad)
 
 
 def _sentence_task(source: Source, name: str | None) -> SentenceTask:
@@ -157,8 +173,7 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
     config = source.model.config
     labels = () if config.num_labels == 1 else tuple(str(config.id2label[n]) for n in range(config.num_labels))
     if name is None:
-        numbers = {str(number): number for number in range(len(labels))}
-        table = Table("text", None, "label", numbers | dict(zip(labels, numbers.values(), strict=True)) or None)
+        table = Table("text", "text_pair", "label", ClassNames(labels) if labels else None, pair_may_lack=True)
         metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",) if labels else ("pearson", "spearman")
         return SentenceTask("labels", "the data", labels, metrics, table, table, "")
     if name not in SENTENCE_TASKS:
@@ -172,9 +187,11 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
     return task
 
 
-def _sentences(source: Source, task: SentenceTask, split: str, data: str | None, limit: int | None) -> Examples:
+def _sentences(
+    source: Source, task: SentenceTask, split: str, data: str | None, limit: int | None, bad: BadRows
+) -> Examples:
     try:
-        rows = drawn(load_split(task, split, data, "--check_data"), limit)
+        rows = drawn(load_split(task, split, data, "--check_data", bad), limit)
     except TaskDataAbsentError as error:
         if task.name != "labels":
             raise
@@ -183,10 +200,9 @@ def _sentences(source: Source, task: SentenceTask, split: str, data: str | None,
             "task with --task."
         ) from error
     labels = np.asarray(rows["label"][:])
-    names = [str(source.model.config.id2label.get(number, "")).lower() for number in range(len(task.labels))]
-    wanted = [label.lower() for label in task.labels]
+    names = [str(source.model.config.id2label.get(number, "")) for number in range(len(task.labels))]
     # A model of other hands may number the same labels in another order.
-    number_of = [wanted.index(name) for name in names] if sorted(names) == sorted(wanted) else list(range(len(names)))
+    number_of = match_names(task.labels, names) or list(range(len(names)))
 
     def score(logits: dict[str, Logits]) -> Metrics:
         values = np.stack(logits["logits"]) if logits else np.empty((0, 1))
@@ -196,8 +212,8 @@ def _sentences(source: Source, task: SentenceTask, split: str, data: str | None,
     return Examples(_rows(source, rows["text"][:], rows["pair"][:] if "pair" in rows.features else None), score)
 
 
-def _questions(source: Source, data: str, limit: int | None) -> Examples:
-    squad = read_squad(data, "dev", "skip")
+def _questions(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
+    squad = read_squad(data, "dev", "skip", bad)
     rows = drawn(squad.dataset, limit)
     longest = min(384, source.max_length)
     with quiet():  # a bar
@@ -218,8 +234,8 @@ def _questions(source: Source, data: str, limit: int | None) -> Examples:
     return Examples(inputs, score)
 
 
-def _tagged(source: Source, data: str, limit: int | None) -> Examples:
-    sentences = read_tagged(data, source.model.config.id2label)
+def _tagged(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
+    sentences = read_tagged(data, source.model.config.id2label, bad)
     if limit is not None and limit < len(sentences):
         sentences = [sentences[number * len(sentences) // limit] for number in range(limit)]
     rows, places = tag_batches(source, [words for words, _ in sentences])
@@ -227,7 +243,7 @@ def _tagged(source: Source, data: str, limit: int | None) -> Examples:
     return Examples(rows, lambda logits: tag_scores(logits["logits"], places, tags, source.model.config.id2label))
 
 
-def _masked(source: Source, data: str, limit: int | None) -> Examples:
+def _masked(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
     """Hide 15 % of the tokens of each text, the same every time."""
     generator = np.random.default_rng(0)
     rows, hidden, tokens = [], [], []

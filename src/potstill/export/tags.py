@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from potstill.corpus.lines import decoded_lines, open_hashed, unreadable
+from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.errors import PotstillError
 from potstill.export.source import Arrays, Source
+from potstill.tasks.entities import Scheme, entity_f1
+from potstill.tasks.labels import ClassNames, canonical, in_words, match_names
+from potstill.tasks.rows import BadRows, columns_of, named_classes, rows_of, tell_unread, text_fault
 
 TAGS = ("ner_tags", "pos_tags", "tags", "labels")
 """What data sets call the column."""
 
+OF_NO_USE = {"id", "idx"}
+
 Sentence = tuple[list[str], list[int]]
 """Words, and the number of the tag of each."""
 
-Span = tuple[int, int, str]
-"""First word, word after the last, kind."""
+
+@dataclass(frozen=True)
+class Tagged:
+    """A sentence as the file has it.
+
+    Attributes:
+        words: of the sentence.
+        tags: of the words: names, or numbers.
+        places: where each word stands in the file, for messages.
+    """
+
+    words: list[str]
+    tags: list[Any]
+    places: Sequence[str]
 
 
-def read_tagged(path: str, names: Mapping[int, str]) -> list[Sentence]:
-    """Read a `.jsonl` or `.parquet` file with a list `tokens` and a list of tags, or two columns of CoNLL's form.
+def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None) -> list[Sentence]:
+    """Read a `.jsonl` or `.parquet` file with a list `tokens` and a list of tags, or columns of CoNLL's form.
 
     Args:
-        path: the file. Tags, in `ner_tags`, `pos_tags`, `tags` or `labels`, are names or numbers of the model's; a
-            file of any other ending has a word a line, its tag last, and an empty line after each sentence.
+        path: the file. Tags, in `ner_tags`, `pos_tags`, `tags` or `labels`, are names or numbers of the model's, or
+            numbers of names that a parquet file gives; a file of any other ending has a word a line, its tag last, with
+            tabs between the columns, or else blanks, and an empty line after each sentence.
         names: number of a tag → its name, as the model has them.
+        bad: takes the sentences that cannot be used; if None, the first one is an error.
 
     Raises:
         PotstillError: there is no such file, or a row is not of that form or has a tag that the model has not.
@@ -39,16 +57,21 @@ def read_tagged(path: str, names: Mapping[int, str]) -> list[Sentence]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise PotstillError(f"There is no file {path}: name one of sentences with tags (.jsonl, .parquet or CoNLL's).")
-    known: dict[Any, int] = {name: number for number, name in names.items()} | {number: number for number in names}
-    rows = _parquet(file) if file.suffix == ".parquet" else _lines(file)
+    bad = bad or BadRows()
+    classes = ClassNames(tuple(names[number] for number in sorted(names)))
+    typed = bool({".jsonl", ".parquet"} & {*file.suffixes[-2:]})
+    tagged = _table(file, classes, bad) if typed else list(_conll(file, bad))
+    known = classes.as_written((tag for sentence in tagged for tag in sentence.tags), typed, str(file))
     sentences = []
-    for where, words, tags in rows:
-        if not words or len(words) != len(tags):
-            raise PotstillError(f"{where} has {len(words)} words and {len(tags)} tags: give one for each.")
-        strange = next((tag for tag in tags if tag not in known), None)
-        if strange is not None:
-            raise PotstillError(f"{where} has the tag {strange!r}; the model has {', '.join(names.values())}.")
-        sentences.append((list(map(str, words)), [known[tag] for tag in tags]))
+    for sentence in tagged:
+        numbers = [known.get(canonical(tag)) for tag in sentence.tags]
+        if None in numbers:
+            wrong = numbers.index(None)
+            what = f"has the tag {sentence.tags[wrong]!r}; the model has {', '.join(classes.names)}"
+            bad.add(f"{sentence.places[wrong]}, {what}")
+        else:
+            sentences.append((sentence.words, [number for number in numbers if number is not None]))
+    bad.tell(str(file), len(sentences))
     if not sentences:
         raise PotstillError(f"{path} holds no sentence.")
     return sentences
@@ -73,73 +96,98 @@ def tag_batches(source: Source, sentences: list[list[str]]) -> tuple[list[Arrays
 def tag_scores(
     logits: Sequence[Any], places: Sequence[Mapping[int, int]], tags: Sequence[list[int]], names: Mapping[int, str]
 ) -> dict[str, float]:
-    """Return the accuracy over words and, where tags begin with B- and I-, the F1 of whole entities, in percent."""
-    right = words = found_right = found = wanted = 0
+    """Return the accuracy over words and, where the tags mark entities, the F1 of these, in percent: see `Scheme`."""
+    right = words = 0
+    found, wanted = [], []
     for row, at, numbers in zip(logits, places, tags, strict=True):
         guessed, numbers = row[list(at.values())].argmax(axis=-1).tolist(), [numbers[word] for word in at]
         right += sum(mine == theirs for mine, theirs in zip(guessed, numbers, strict=True))
         words += len(at)
-        mine, theirs = (set(entities([names[number] for number in tagged])) for tagged in (guessed, numbers))
-        found_right, found, wanted = found_right + len(mine & theirs), found + len(mine), wanted + len(theirs)
+        found.append([names[number] for number in guessed])
+        wanted.append([names[number] for number in numbers])
     accuracy = 100 * right / max(words, 1)
-    if not any(name.startswith("B-") for name in names.values()):
+    scheme = Scheme.of(names.values())
+    if scheme is None:
         return {"accuracy": accuracy, "score": accuracy}
-    f1 = 200 * found_right / max(found + wanted, 1)
+    f1 = entity_f1(scheme, found, wanted)
     return {"accuracy": accuracy, "f1": f1, "score": f1}
 
 
-def entities(tags: list[str]) -> Iterator[Span]:
-    """Yield the entities of a sentence: B-X begins one, I-X continues one of the same kind or else begins one.
-
-    That is how CoNLL's own script counts (Tjong Kim Sang and De Meulder 2003, section 2.4).
-    """
-    begin, kind = 0, ""
-    for place, tag in enumerate([*tags, "O"]):
-        mark, _, of = tag.partition("-")
-        continues = mark == "I" and of == kind
-        if kind and not continues:
-            yield begin, place, kind
-            kind = ""
-        if mark in ("B", "I") and not continues:
-            begin, kind = place, of
-
-
-def _lines(file: Path) -> Iterator[tuple[str, list[Any], list[Any]]]:
-    words: list[Any] = []
+def _conll(file: Path, bad: BadRows) -> Iterator[Tagged]:
+    words: list[str] = []
     tags: list[Any] = []
-    is_json = ".jsonl" in file.suffixes
-    number = 0
+    places: list[str] = []
+    fault = ""
+
+    def sentence() -> Iterator[Tagged]:
+        nonlocal fault
+        if fault:  # the whole sentence is of no use without one of its words
+            bad.add(fault)
+        elif words:
+            yield Tagged([*words], [*tags], [*places])
+        fault = ""
+        for column in (words, tags, places):
+            column.clear()
+
     with open_hashed(str(file)) as content:
         for number, line in decoded_lines(str(file), content):
-            where = f"{file}, line {number},"
+            where = f"{file}, line {number}"
             if isinstance(line, UnicodeDecodeError):
-                raise PotstillError(f"{where} is not UTF-8: {line.reason}.")
-            if is_json and line.strip():
-                try:
-                    yield where, *_of_row(json.loads(line), where)
-                except ValueError as error:
-                    raise PotstillError(f"{where} is not JSON: {error}.") from error
-            elif line.split() and not line.startswith("-DOCSTART-"):
-                words.append(line.split()[0])
-                tags.append(line.split()[-1])
-            elif words:
-                yield where, words, tags
-                words, tags = [], []
-    if words:
-        yield f"{file}, line {number},", words, tags
+                fault = fault or f"{where}, is not UTF-8: {line.reason}"
+                continue
+            if not line.strip() or line.startswith("-DOCSTART-"):
+                yield from sentence()
+                continue
+            # A word may hold a blank where tabs separate, and a no-break space in any case.
+            within = line.strip(" \t")
+            fields = [field.strip(" ") for field in (within.split("\t") if "\t" in within else re.split(" +", within))]
+            if len(fields) < 2 or not fields[0]:
+                fault = fault or f"{where}, has not both a word and its tag"
+                continue
+            words.append(fields[0])
+            tags.append(fields[-1])
+            places.append(where)
+    yield from sentence()
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, list[Any], list[Any]]]:
-    try:
-        rows = pq.read_table(file).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise unreadable(str(file), error) from error
-    for number, row in enumerate(rows, 1):
-        yield f"{file}, row {number},", *_of_row(row, f"{file}, row {number},")
+def _table(file: Path, classes: ClassNames, bad: BadRows) -> list[Tagged]:
+    rows = list(rows_of(str(file), bad))
+    columns = [column for column in TAGS if column in columns_of(rows)]
+    for column, names in named_classes(str(file)).items():
+        order = match_names(classes.names, names)
+        if order is not None:  # the file may number the same tags in another order
+            in_words(rows, column, [classes.names[place] for place in order])
+    chosen = _column(columns, rows, classes)
+    if rows and chosen is not None:
+        tell_unread(str(file), columns_of(rows), {"tokens", chosen, *OF_NO_USE})
+    found = []
+    for number, row in rows:
+        where = f"{file}, row {number}"
+        words, tags = row.get("tokens"), row.get(chosen)
+        if not isinstance(words, list) or not isinstance(tags, list):
+            bad.add(f"{where}, has not both a list 'tokens' and one of tags: {', '.join(TAGS)}")
+            continue
+        words = [str(word) if isinstance(word, int) and not isinstance(word, bool) else word for word in words]
+        fault = next((fault for word in words if (fault := text_fault(word, "a word")) is not None), None)
+        if fault is not None:
+            bad.add(f"{where}: {fault}")
+        elif not words or len(words) != len(tags):
+            bad.add(f"{where}, has {len(words)} words and {len(tags)} tags: give one for each")
+        else:
+            found.append(Tagged(words, tags, [where] * len(words)))
+    return found
 
 
-def _of_row(row: Any, where: str) -> tuple[list[Any], list[Any]]:
-    column = next((name for name in TAGS if isinstance(row, dict) and name in row), None)
-    if column is None or not isinstance(row.get("tokens"), list) or not isinstance(row[column], list):
-        raise PotstillError(f"{where} has not both a list 'tokens' and one of tags: {', '.join(TAGS)}.")
-    return row["tokens"], row[column]
+def _column(columns: list[str], rows: Iterable[tuple[int, dict[Any, Any]]], classes: ClassNames) -> str | None:
+    """Choose the column of tags: the one that has most of the model's, and of several numbered ones the likely one."""
+    if len(columns) < 2:
+        return next(iter(columns), None)
+    if Scheme.of(classes.names) is None:  # parts of speech rather than names
+        columns = sorted(columns, key=lambda column: column == "ner_tags")
+
+    def known(column: str) -> float:
+        tags = [tag for _, row in rows if isinstance(row.get(column), list) for tag in row[column]]
+        written = classes.as_written(tags, True, column)
+        return sum(canonical(tag) in written for tag in tags) / max(len(tags), 1)
+
+    return max(columns, key=known)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.hardware import hardware
 from potstill.training.output import RESULTS, claimed_output_dir, whole_output
+from potstill.versions import versions
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Finetuned:
         lines = [f"{results['task']}: {_metrics(results)} ({_rows(results)})"]
         if results["without_teacher"] is not None:
             lines.append(f"the same run without the teacher: {_metrics(results['without_teacher'])}")
+        left_out = [f"{count:,} of {split}" for split, count in results["bad_rows"].items() if count]
+        if left_out:
+            lines.append(f"bad rows left out: {', '.join(left_out)}")
         if results["bad_answers"]:
             lines.append(f"{results['bad_answers']} answers left out, for their context does not hold them")
         return "\n".join([*lines, f"wrote {self.folder}/"])
@@ -79,13 +82,15 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
         "task": args.task,
         **measured,
         "teacher": args.teacher,
+        "teacher_on_labels": job.teacher_on_labels,
         "without_teacher": None,
         "seed": args.seed,
         "rows": {"train": len(job.data.train), **{name: len(split) for name, split in job.data.dev.items()}},
+        "bad_rows": job.data.bad_rows,
         "bad_answers": job.data.bad_answers if isinstance(job.data, QuestionData) else 0,
         "data_fingerprint": fingerprint({"train": job.data.train, **job.data.dev}),
         "hardware": hardware(args.device),
-        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")},
+        "versions": versions("potstill", "torch", "transformers", "tokenizers"),
         "log_history": trainer.state.log_history,
     }
     _write(trainer, folder, results)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
@@ -17,9 +20,10 @@ from potstill.finetuning.models import load_config, load_task_teacher, load_with
 from potstill.finetuning.options import TASKS, FinetuneArguments
 from potstill.finetuning.predict import soft_targets
 from potstill.finetuning.questions import QuestionData
-from potstill.finetuning.rows import Rows
+from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import SentenceData
-from potstill.student.loading import model_folder
+from potstill.finetuning.teaching import Fit, class_order, fit_of
+from potstill.student.loading import check_vocabulary, model_folder
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
 
@@ -50,6 +54,7 @@ class Job:
         train: rows to train on.
         dev: rows to score, by split.
         hidden_teacher: the teacher, if its hidden states are wanted.
+        teacher_on_labels: how the teacher fares on the labels of the rows to train on: figures by name.
     """
 
     args: FinetuneArguments
@@ -58,6 +63,7 @@ class Job:
     train: Rows
     dev: dict[str, Rows]
     hidden_teacher: PreTrainedModel | None = None
+    teacher_on_labels: dict[str, float] | None = None
 
     @classmethod
     def prepare(cls, args: FinetuneArguments, data: TaskData | None = None) -> Job:
@@ -82,7 +88,8 @@ class Job:
         """Return the same job with the soft targets of `args.teacher` beside its rows.
 
         Raises:
-            PotstillError: the teacher is not one for this task, or reads other tokens where it must read the same.
+            PotstillError: the teacher is not one for this task, reads other tokens where it must read the same, or
+                contradicts the labels.
         """
         args, name = self.args, self.args.teacher or ""
         teacher = load_task_teacher(name, self.data.head, self.data.labels)
@@ -98,6 +105,10 @@ class Job:
         with args.main_process_first(local=False, desc="soft targets"):
             folder = model_folder(name, "teacher")
             found = soft_targets(teacher.to(args.device), folder, rows, args.per_device_eval_batch_size, dtype)
+        order = class_order(teacher.config, self.data.labels) if self.data.labels else None
+        if order is not None and order != sorted(order):
+            found = {"logits": np.asarray(found["logits"])[:, order]}
+        fit = self._fit(name, rows, found, order is not None)
         tokens, values = dict(self.train.tokens), dict(self.train.values)
         if isinstance(self.data, QuestionData):
             tokens |= {"soft_start": found["start_logits"], "soft_end": found["end_logits"]}
@@ -106,7 +117,23 @@ class Job:
         if args.alpha_cos and reader.token_types:
             tokens["teacher_token_type_ids"] = rows.tokens["token_type_ids"]
         train = replace(self.train, tokens=tokens, values=values)
-        return replace(self, train=train, hidden_teacher=teacher if args.alpha_cos else None)
+        hidden = teacher if args.alpha_cos else None
+        return replace(self, train=train, hidden_teacher=hidden, teacher_on_labels=fit.measured if fit else None)
+
+    def _fit(self, name: str, rows: Rows, found: dict[str, Array], named: bool) -> Fit | None:
+        """Tell how a teacher fares on the training labels.
+
+        Raises:
+            PotstillError: it contradicts them.
+        """
+        fit = fit_of(self.data, rows, found, named)
+        if fit is None:
+            return None
+        if fit.fault is not None and self.args.alpha_ce:
+            raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.told}; {fit.fault}.")
+        if self.args.should_log:
+            print(f"the teacher on the training labels: {fit.told}", file=sys.stderr, flush=True)
+        return fit
 
     def _check_alike(self, reader: Reader, teacher: PreTrainedModel, same_ids: bool) -> None:
         """Check that a teacher reads the very tokens that the model does, and has hidden states as wide if need be."""
@@ -160,17 +187,19 @@ class Reader:
         """Read a model's config and tokenizer.
 
         Raises:
-            PotstillError: there are none, they cannot be used, or `max_length` is beyond what the model reads.
+            PotstillError: there are none, they cannot be used, the tokenizer has ids that the model has no embedding
+                for, or `max_length` is beyond what the model reads.
         """
         config = load_config(name, role)
-        tokenizer = load_tokenizer(name, role=role)
+        encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
+        # So it is saved, too: what lies beside a model is not to give what the model fails on.
+        tokenizer = load_tokenizer(name, _takes_token_types(encoder), role)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise PotstillError(
                     f"The tokenizer of the {role} {name!r} has no token to pad with: set its pad_token."
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
         limit = min(tokenizer.model_max_length, _positions(encoder) or tokenizer.model_max_length)
         wanted = args.max_length or limit
         if wanted > limit and wanted != TASKS[args.task or ""].max_length:
@@ -178,26 +207,13 @@ class Reader:
                 f"--max_length is {wanted}, but the {role} {name!r} reads at most {limit} tokens: lower it."
             )
         max_length = min(wanted, limit)
-        # Some models have an embedding for one type alone, while their tokenizer numbers two.
-        types = "token_type_ids" in tokenizer.model_input_names and getattr(encoder, "type_vocab_size", 2) > 1
+        check_vocabulary(tokenizer, encoder, f"the {role} {name!r}")
+        types = "token_type_ids" in tokenizer.model_input_names
         return cls(name, role, encoder, tokenizer, max_length, _multiple(args, max_length), types)
 
     def rows(self, data: TaskData, split: Dataset) -> Rows:
-        """Tokenise a split.
-
-        Raises:
-            PotstillError: the tokenizer has ids that the model has no embedding for.
-        """
-        rows = data.rows(split, self.tokenizer, self.max_length, self.multiple)
-        largest = max(int(rows.tokens["input_ids"].max()), self.tokenizer.pad_token_id)
-        if largest >= self.config.vocab_size:
-            raise PotstillError(
-                f"The {self.role} {self.name!r} knows {self.config.vocab_size} tokens, but its tokenizer gives the id "
-                f"{largest}: put the tokenizer there that it was trained with."
-            )
-        if not self.token_types:
-            rows.tokens.pop("token_type_ids", None)
-        return rows
+        """Tokenise a split."""
+        return data.rows(split, self.tokenizer, self.max_length, self.multiple)
 
 
 def load_data(args: FinetuneArguments) -> TaskData:
@@ -211,7 +227,18 @@ def load_data(args: FinetuneArguments) -> TaskData:
         options = args.question_options()
         return QuestionData(args.task or "", args.task_data, options, args.max_train_samples, args.max_eval_samples)
     task = IMDB if args.task == IMDB.name else GLUE[args.task or ""]
-    return SentenceData(task, args.task_data, args.max_train_samples, args.max_eval_samples)
+    return SentenceData(task, args.task_data, args.max_train_samples, args.max_eval_samples, args.on_bad_rows)
+
+
+def _takes_token_types(config: PreTrainedConfig) -> bool:
+    """Return whether a model tells two texts apart by their token types.
+
+    DistilBERT takes none, RoBERTa has an embedding for one type alone; their tokenizers may number two all the same.
+    """
+    if getattr(config, "type_vocab_size", 2) < 2:
+        return False
+    model = AutoModel._model_mapping.get(type(config), None)
+    return model is None or "token_type_ids" in inspect.signature(model.forward).parameters
 
 
 def _positions(config: PreTrainedConfig) -> int | None:

@@ -14,6 +14,7 @@ from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
+from potstill.tasks.rows import ON_BAD_ROWS, OnBadRows
 
 
 class Defaults(NamedTuple):
@@ -48,7 +49,7 @@ class FinetuneArguments(RunArguments):
     model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
     task: str | None = option(None, f"What to fine-tune it on: {', '.join(TASKS)}.", required=True)
     task_data: str | None = option(
-        None, "Folder of the task's data, or of all tasks'; a file for SQuAD's format; the hub's dataset if not given."
+        None, "Folder of the task's data, or of all tasks'; for SQuAD also one file; the hub's dataset if not given."
     )
     max_length: int | None = option(None, "Longest input in tokens; 128, for imdb 512, for squad 384 if not given.")
     max_train_samples: int | None = option(None, "Train on so many rows, drawn once for all seeds.")
@@ -76,6 +77,9 @@ class FinetuneArguments(RunArguments):
     dev_share: float = option(0.2, "SQuAD from one file: share of the articles to hold out and score.")
     on_bad_answer: Literal["error", "skip"] = option(
         "error", "SQuAD: what to do about an answer that its context does not hold at answer_start: error or skip."
+    )
+    on_bad_rows: OnBadRows = option(
+        "stop", "What to do about rows that cannot be used, such as broken lines: stop, or skip and count them."
     )
     seed: int = option(42, "Decides the head's initial weights, the order of the rows, and dropout.")
 
@@ -122,7 +126,8 @@ class FinetuneArguments(RunArguments):
             not self.teacher or self.alpha_ce + self.alpha_task + self.alpha_cos > 0,
             "is 0, and so is every other weight",
         )
-        for name, values in (("soft_positions", ("answer", "all")), ("on_bad_answer", ("error", "skip"))):
+        choices = {"soft_positions": ("answer", "all"), "on_bad_answer": ("error", "skip"), "on_bad_rows": ON_BAD_ROWS}
+        for name, values in choices.items():
             self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
         self._check("freeze_encoder", not (self.freeze_encoder and self.alpha_cos), "does not go with --alpha_cos")
         super().__post_init__()
@@ -145,4 +150,5 @@ class FinetuneArguments(RunArguments):
             null_threshold=self.null_threshold,
             dev_share=self.dev_share,
             on_bad_answer=self.on_bad_answer,
+            on_bad_rows=self.on_bad_rows,
         )

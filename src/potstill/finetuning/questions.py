@@ -16,8 +16,8 @@ from transformers.utils import logging
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.rows import Array, Rows, drawn
-from potstill.tasks.load import TaskDataAbsentError
-from potstill.tasks.squad import ENDINGS, OnBadAnswer, Squad, read_squad, split_by_title
+from potstill.tasks.rows import BadRows, OnBadRows
+from potstill.tasks.squad import OnBadAnswer, Squad, find_squad, read_squad, split_by_title
 from potstill.tasks.squad_answers import Answers, find_answers
 from potstill.tasks.squad_score import best_thresholds, score_answers
 from potstill.tasks.squad_windows import make_windows
@@ -37,6 +37,7 @@ class QuestionOptions:
     null_threshold: float = 0.0
     dev_share: float = 0.2
     on_bad_answer: OnBadAnswer = "error"
+    on_bad_rows: OnBadRows = "stop"
 
 
 class QuestionData:
@@ -44,14 +45,15 @@ class QuestionData:
 
     Args:
         name: `squad`, all of whose questions have answers, or `squad_v2`, some of whose have none.
-        task_data: folder of `train-v1.1.json` and `dev-v1.1.json` (of 2.0 for `squad_v2`), or one file, of whose
-            articles a share is held out; the hub's dataset if None.
+        task_data: folder of `train-v1.1.json` and `dev-v1.1.json` (of 2.0 for `squad_v2`), or of other files that
+            `find_squad` finds; or one file, of whose articles a share is held out; the hub's dataset if None.
         options: how to read.
         max_train_samples: questions to train on, see `drawn`; all if None.
         max_eval_samples: questions to score, likewise; all if None.
 
     Attributes:
         bad_answers: answers left out because their context does not hold them, in both splits.
+        bad_rows: split → questions left out because they are not in the format.
 
     Raises:
         TaskDataAbsentError: the folder has no such file.
@@ -73,13 +75,15 @@ class QuestionData:
         self.no_answer = name == "squad_v2"
         self.options = options
         self.bad_answers = 0
+        self.bad_rows: dict[str, int] = {}
         if task_data is None:
             train, dev = (_of_hub(name, split) for split in ("train", "validation"))
         elif Path(task_data).is_dir():
-            version = "2.0" if self.no_answer else "1.1"
-            train, dev = (self._read(_in_folder(Path(task_data), split, version)) for split in ("train", "dev"))
+            versions = ("2.0",) if self.no_answer else ("1.1",)
+            files = {split: find_squad(Path(task_data), split, versions) for split in ("train", "dev")}
+            train, dev = (self._read(split, file) for split, file in files.items())
         else:
-            train, dev = split_by_title(self._read(task_data), options.dev_share)
+            train, dev = split_by_title(self._read("train and dev", task_data), options.dev_share)
         for split in (train, dev):
             if not self.no_answer and not all(answers["text"] for answers in split["answers"][:]):
                 raise PotstillError(f"{task_data or name} has questions without an answer: give --task squad_v2.")
@@ -127,17 +131,12 @@ class QuestionData:
             metrics |= best_thresholds(split, answers.texts, answers.null_odds)
         return metrics | {"score": metrics["f1"]}
 
-    def _read(self, path: str | Path) -> datasets.Dataset:
-        squad: Squad = read_squad(path, on_bad_answer=self.options.on_bad_answer)
+    def _read(self, name: str, path: str | Path) -> datasets.Dataset:
+        options = self.options
+        squad: Squad = read_squad(path, on_bad_answer=options.on_bad_answer, bad=BadRows(options.on_bad_rows))
         self.bad_answers += squad.bad_answers
+        self.bad_rows[name] = squad.bad_rows
         return squad.dataset
-
-
-def _in_folder(folder: Path, split: str, version: str) -> Path:
-    for ending in ENDINGS:
-        if (file := folder / f"{split}-v{version}{ending}").is_file():
-            return file
-    raise TaskDataAbsentError(f"{folder} has no {split}-v{version}.json.")
 
 
 def _of_hub(name: str, split: str) -> datasets.Dataset:

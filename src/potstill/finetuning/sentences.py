@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from potstill.errors import PotstillError
 from potstill.finetuning.rows import Array, Rows, drawn
 from potstill.tasks.load import load_split
+from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask
 
 TOKENISED_AT_A_TIME = 10_000
@@ -29,6 +30,10 @@ class SentenceData:
         task_data: see `load_split`.
         max_train_samples: rows to train on, see `drawn`; all if None.
         max_eval_samples: rows of each dev split to score, likewise; all if None.
+        on_bad_rows: whether a row that cannot be used is an error, or left out and counted.
+
+    Attributes:
+        bad_rows: split → rows left out.
 
     Raises:
         TaskDataAbsentError: the folder has no data of the task.
@@ -43,10 +48,14 @@ class SentenceData:
         task_data: str | None = None,
         max_train_samples: int | None = None,
         max_eval_samples: int | None = None,
+        on_bad_rows: OnBadRows = "stop",
     ) -> None:
         self.task = task
-        self.train = drawn(load_split(task, task.train, task_data), max_train_samples)
-        self.dev = {name: drawn(load_split(task, name, task_data), max_eval_samples) for name in task.dev}
+        bad = {name: BadRows(on_bad_rows) for name in (task.train, *task.dev)}
+        splits = {name: load_split(task, name, task_data, bad=rows) for name, rows in bad.items()}
+        self.bad_rows = {name: rows.count for name, rows in bad.items()}
+        self.train = drawn(splits[task.train], max_train_samples)
+        self.dev = {name: drawn(splits[name], max_eval_samples) for name in task.dev}
         for name, split in ((task.train, self.train), *self.dev.items()):
             if len(split) == 0:
                 raise PotstillError(
@@ -116,10 +125,19 @@ class SentenceData:
         Args:
             predict: gives `logits` of (rows, C).
             dev: the rows of each dev split.
+
+        Raises:
+            PotstillError: what the model says is no finite number.
         """
         by_split = {}
         for name, rows in dev.items():
             logits = predict(rows)["logits"]
+            wrong = int((~np.isfinite(logits).all(axis=1)).sum())
+            if wrong:  # argmax would take one that is no number for the best
+                raise PotstillError(
+                    f"What the model says of {wrong} of the {len(logits)} rows of {name} is no finite number, so it "
+                    "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
+                )
             predictions = logits[:, 0] if self.task.is_regression else logits.argmax(axis=1)
             by_split[name] = self.task.score(predictions, rows.values["labels"])
         if len(by_split) == 1:

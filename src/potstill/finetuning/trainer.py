@@ -112,7 +112,7 @@ class FinetuneTrainer(ResumableTrainer):
         """
         args = self.args
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        with self.beside_training(), fitting_memory(args, evaluation=True):
+        with self.excluded_time(), fitting_memory(args, evaluation=True):
             self.trained.to(args.device)
             return self.job.data.score(
                 lambda rows: predict(self.trained, rows, args.per_device_eval_batch_size, dtype), self.job.dev

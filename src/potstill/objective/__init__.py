@@ -1,5 +1,32 @@
-"""(student, teacher, batch) → named losses."""
+"""(student, teacher, batch) → named losses. Each loss is a term in a file of its own; `Objective` sums them up."""
 
-from potstill.objective.distillation import DistillationObjective, Predictions, SoftTargets, hidden_cosine_loss
+from potstill.objective.attention_relations import AttentionRelations
+from potstill.objective.distillation import OF_DISTILBERT, DistillationObjective
+from potstill.objective.hidden_cosine import HiddenCosine
+from potstill.objective.hidden_mse import HiddenMSE
+from potstill.objective.losses import LOSSES, objective_from
+from potstill.objective.objective import Objective
+from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
+from potstill.objective.term import Batch, Encoded, Flops, Term, check_layer
+from potstill.objective.vocabulary import Vocabulary, check_vocabularies
 
-__all__ = ["DistillationObjective", "Predictions", "SoftTargets", "hidden_cosine_loss"]
+__all__ = [
+    "LOSSES",
+    "OF_DISTILBERT",
+    "AttentionRelations",
+    "Batch",
+    "DistillationObjective",
+    "Encoded",
+    "Flops",
+    "HiddenCosine",
+    "HiddenMSE",
+    "LogitsMSE",
+    "MaskedLM",
+    "Objective",
+    "SoftTargets",
+    "Term",
+    "Vocabulary",
+    "check_layer",
+    "check_vocabularies",
+    "objective_from",
+]

@@ -48,14 +48,16 @@ class VocabularyPass(torch.autograd.Function):
         chunk_size: int,
         alignment: int,
     ) -> tuple[Tensor, Tensor]:
-        """Return the scaled sum of all losses, a scalar, and for the log the two sums (2,), KL and cross-entropy.
+        """Return the scaled sum of all losses, a scalar, and for the log their sums, each over all tokens.
+
+        The sums are (3,): divergence, cross-entropy and mean squared difference of logits; or (2,) without the last.
 
         Args:
             ctx: of autograd.
             hidden: (N, H) of the student, as its head's transform returns them.
             weight: (V, H) of the student.
             bias: (V,) of the student, or None.
-            teacher: the same of the teacher; None when there are no soft targets.
+            teacher: the same of the teacher; None when nothing is compared with one.
             labels: (N,) int64 token to predict, or -100.
             options: what to compute of the logits; `with_gradient` is overruled.
             dtype: of the matrix products.
@@ -67,7 +69,7 @@ class VocabularyPass(torch.autograd.Function):
         exact = torch.promote_types(dtype, torch.float32)
         student = _prepared(Projection(hidden, weight, bias), dtype, alignment)
         teacher = None if teacher is None else _prepared(teacher, dtype, alignment)
-        losses = hidden.new_zeros((2, count), dtype=exact)
+        losses = hidden.new_zeros((3 if options.squared_scale else 2, count), dtype=exact)
         if options.with_gradient:
             grad_hidden = torch.empty_like(student.hidden)
             # With a column of ones beside the hidden states, the bias is one more column of the weight.
@@ -88,7 +90,10 @@ class VocabularyPass(torch.autograd.Function):
             ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         sums = losses.sum(1)
         ctx.mark_non_differentiable(sums)
-        return sums[0] * (options.soft_scale * options.temperature) + sums[1] * options.hard_scale, sums
+        total = sums[0] * (options.soft_scale * options.temperature) + sums[1] * options.hard_scale
+        if options.squared_scale:
+            total = total + sums[2] * options.squared_scale
+        return total, sums
 
     @staticmethod
     @once_differentiable

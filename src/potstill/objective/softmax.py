@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from potstill.objective.divergences import DIVERGENCES
+
+Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 
 
 class SoftmaxOptions(NamedTuple):
@@ -14,10 +18,14 @@ class SoftmaxOptions(NamedTuple):
 
     Attributes:
         temperature: T of the soft targets.
-        soft_scale: what the gradient of a row's KL at temperature T with respect to logits / T is multiplied by.
+        soft_scale: what the gradient of a row's divergence at temperature T with respect to logits / T is multiplied
+            by; 0 leaves the divergence out.
         hard_scale: what the gradient of a row's cross-entropy is multiplied by; 0 leaves the cross-entropy out.
-        masked_only: whether rows without a label have no KL.
+        masked_only: whether rows without a label have no divergence.
         with_gradient: whether the gradient is wanted at all.
+        divergence: which of `DIVERGENCES`.
+        squared_scale: what the gradient of a row's mean squared difference of logits is multiplied by; 0 leaves it out.
+        squared_masked_only: whether rows without a label have no squared difference.
     """
 
     temperature: float
@@ -25,6 +33,9 @@ class SoftmaxOptions(NamedTuple):
     hard_scale: float
     masked_only: bool
     with_gradient: bool
+    divergence: Divergence = "forward_kl"
+    squared_scale: float = 0.0
+    squared_masked_only: bool = False
 
 
 def softmax_losses_(
@@ -34,10 +45,11 @@ def softmax_losses_(
 
     Args:
         student: (n, V') logits at temperature 1, V' ≥ V; overwritten by the gradient, 0 in columns from V on.
-        teacher: (n, V') logits at temperature 1, or None when there are no soft targets.
+        teacher: (n, V') logits at temperature 1, or None when nothing is compared with a teacher.
         labels: (n,) int64 token to predict, or -100.
-        losses: (2, n) float32 or wider. Row 0 gets KL(teacher ‖ student) of both softmaxes at temperature T, row 1 the
-            cross-entropy at temperature 1; 0 where there is none.
+        losses: (3, n) float32 or wider, or (2, n) where `squared_scale` is 0. Row 0 gets the divergence of both
+            softmaxes at temperature T, row 1 the cross-entropy at temperature 1, row 2 the mean squared difference of
+            the logits; 0 where there is none.
         vocab_size: V; columns from there on are padding.
         options: see `SoftmaxOptions`.
     """
@@ -50,16 +62,22 @@ def softmax_losses_(
     losses[1] = 0
     losses[1, hard_rows] = -sharp.gather(1, targets).squeeze(1)
     gradient = None
-    if teacher is not None:
+    if teacher is not None and options.soft_scale:
         target = F.log_softmax(teacher[:, :vocab_size].to(dtype) / options.temperature, dim=-1)
         soft = F.log_softmax(student.to(dtype) / options.temperature, dim=-1)
-        probabilities = target.exp()
-        losses[0] = torch.linalg.vecdot(probabilities, target.sub_(soft))
-        if options.with_gradient:
-            gradient = soft.exp_().sub_(probabilities).mul_(options.soft_scale)
+        losses[0], gradient = DIVERGENCES[options.divergence](target, soft, options.with_gradient)
+        if gradient is not None:
+            gradient.mul_(options.soft_scale)
         if options.masked_only:
             losses[0] *= labelled
             gradient = None if gradient is None else gradient.mul_(labelled[:, None])
+    if teacher is not None and options.squared_scale:
+        difference = student.to(dtype) - teacher[:, :vocab_size].to(dtype)
+        if options.squared_masked_only:
+            difference *= labelled[:, None]
+        losses[2] = torch.linalg.vecdot(difference, difference) / vocab_size
+        difference *= 2 * options.squared_scale / vocab_size
+        gradient = difference if gradient is None else gradient.add_(difference)
     if not options.with_gradient:
         return
     if gradient is None:

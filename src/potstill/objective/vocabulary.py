@@ -1,19 +1,26 @@
-"""The losses that look at the vocabulary: from hidden states and heads to KL and masked-LM cross-entropy.
+"""The term that looks at the vocabulary: from hidden states and heads to soft targets, masked LM and logits' MSE.
 
-All that is costly in a distillation step besides the encoders happens behind this one function, which takes hidden
-states rather than logits, so that logits need never exist all at once.
+All that is costly in a distillation step besides the encoders happens here. The term takes hidden states rather than
+logits, so that logits need never exist all at once, and computes all its losses in one pass.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from potstill.errors import PotstillError
 from potstill.objective.chunks import Projection, VocabularyPass
+from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.softmax import SoftmaxOptions
-from potstill.student import VocabularyHead
+from potstill.objective.term import Batch, Term
+from potstill.student import Reads
 
 # Logits held at once, in bytes: on a GPU so many that the matrix products are large (docs/performance.md), elsewhere so
 # few that they stay near the processor.
@@ -22,76 +29,137 @@ LOGITS_BYTES_ELSEWHERE = 2**26
 ALIGNMENT = {"cuda": 64}  # what the vocabulary is padded to a multiple of
 
 
-def vocabulary_losses(
-    student_hidden: Tensor,
-    student_head: VocabularyHead,
-    teacher_hidden: Tensor | None,
-    teacher_head: VocabularyHead | None,
-    positions: Tensor,
-    labels: Tensor,
-    *,
-    alpha_ce: float,
-    alpha_mlm: float,
-    temperature: float,
-    soft_targets: str,
-) -> dict[str, Tensor]:
-    """Return `loss`, alpha_ce · ce + alpha_mlm · mlm, and for the log `ce` and `mlm`, each a float32 scalar.
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary(Term):
+    """Soft targets, masked LM and the MSE of logits, in one pass over the vocabulary with their gradients.
 
-    Only `loss` has a gradient, which is computed in the same pass. Logits are only computed at the positions that a
-    loss reads: every token when the soft targets are of `all` tokens, otherwise the masked ones.
+    Logits are only computed at the tokens that a loss reads: all of them, or the masked ones.
 
-    Args:
-        student_hidden: (B, L, H).
-        student_head: turns them into logits over V tokens.
-        teacher_hidden: (B, L, H'); None only if alpha_ce is 0.
-        teacher_head: the teacher's head, over the same vocabulary.
-        positions: (B, K) masked positions.
-        labels: (B, K) original tokens there, -100 where there is none to predict.
-        alpha_ce: weight of the soft targets, 0 to leave them out.
-        alpha_mlm: weight of masked LM, 0 to leave it out.
-        temperature: T of the soft targets; the loss is multiplied by T².
-        soft_targets: `all` or `masked`.
+    Attributes:
+        weight: always 1; each part has a weight of its own.
+        soft_targets: None to leave them out.
+        masked_lm: likewise.
+        logits_mse: likewise.
     """
-    every_token = alpha_ce > 0 and soft_targets == "all"
-    if every_token:
-        row_labels = labels.new_full(student_hidden.shape[:2], -100).scatter(1, positions, labels)
-    else:
-        student_hidden, row_labels = _at(student_hidden, positions), labels
-    device = student_hidden.device.type
-    dtype = student_hidden.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    teacher = None
-    if alpha_ce > 0:
-        assert teacher_hidden is not None
-        assert teacher_head is not None
-        with torch.no_grad():
-            targets = teacher_head.transform(teacher_hidden if every_token else _at(teacher_hidden, positions))
-            teacher = Projection(targets.flatten(0, 1), teacher_head.weight, teacher_head.bias)
-    # Sums over rows become averages over counts that every batch has: see DistillationObjective.
-    soft = alpha_ce * temperature**2 / row_labels.numel()
-    hard = alpha_mlm / labels.numel()
-    # The gradient with respect to logits is kept large enough that float16 does not lose the many small ones.
-    unit = max(soft / temperature, hard) / (1024 if dtype == torch.float16 else 1)
-    hidden = student_head.transform(student_hidden).flatten(0, 1)
-    with torch.autocast(device, enabled=False):  # the pass chooses its own types
-        total, sums = VocabularyPass.apply(
-            hidden,
-            student_head.weight,
-            student_head.bias,
-            teacher,
-            row_labels.flatten(),
-            SoftmaxOptions(temperature, soft / temperature / unit, hard / unit, soft_targets == "masked", True),
-            dtype,
-            _chunk_size(row_labels.numel(), len(student_head.weight), dtype, device),
-            ALIGNMENT.get(device, 1),
+
+    name: ClassVar[str] = "vocabulary"
+    compiled: ClassVar[bool] = False
+    weight: float = field(default=1.0, init=False)
+    soft_targets: SoftTargets | None = None
+    masked_lm: MaskedLM | None = None
+    logits_mse: LogitsMSE | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of each part, by the name of the part."""
+        parts = (self.soft_targets, self.masked_lm, self.logits_mse)
+        return {part.name: part.options() for part in parts if part is not None}
+
+    @property
+    def student_reads(self) -> Reads:
+        """See `Term.student_reads`."""
+        return self.teacher_reads | Reads("none" if self.masked_lm is None else "masked")
+
+    @property
+    def teacher_reads(self) -> Reads:
+        """See `Term.teacher_reads`."""
+        reads = Reads()
+        for part in (self.soft_targets, self.logits_mse):
+            reads |= Reads("none" if part is None else part.tokens)
+        return reads
+
+    @property
+    def comparing(self) -> list[str]:
+        """See `Term.comparing`."""
+        return [part.name for part in (self.soft_targets, self.logits_mse) if part is not None]
+
+    def check(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
+        """See `Term.check`."""
+        check_vocabularies(teacher, student)
+
+    def value(self, batch: Batch) -> Tensor:
+        """Return the weighted sum of the parts: see `losses`."""
+        return self.losses(batch)[0]
+
+    def losses(self, batch: Batch, value: Callable[[Batch], Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the parts, and for the log `ce`, `mlm` and `logits_mse`, each a float32 scalar.
+
+        Only the sum has a gradient, which is computed in the same pass.
+        """
+        soft_targets, masked_lm, logits_mse = self.soft_targets, self.masked_lm, self.logits_mse
+        positions, labels, head = batch.positions, batch.labels, batch.student.head
+        hidden = batch.student.last
+        every_token = self.student_reads.logits == "all"
+        if every_token:
+            row_labels = labels.new_full(hidden.shape[:2], -100).scatter(1, positions, labels)
+        else:
+            hidden, row_labels = _at(hidden, positions), labels
+        device = hidden.device.type
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        teacher = None
+        if self.teacher_reads:
+            assert batch.teacher is not None
+            with torch.no_grad():
+                seen = batch.teacher.last
+                targets = batch.teacher.head.transform(seen if every_token else _at(seen, positions))
+                teacher = Projection(targets.flatten(0, 1), batch.teacher.head.weight, batch.teacher.head.bias)
+        # Sums over rows become averages over counts that every batch has: see `Term.value`.
+        counts = {"all": row_labels.numel(), "masked": labels.numel()}
+        temperature, soft, hard, squared = 1.0, 0.0, 0.0, 0.0
+        if soft_targets is not None:
+            temperature = soft_targets.temperature
+            soft = soft_targets.weight * temperature**2 / counts[soft_targets.tokens]
+        if masked_lm is not None:
+            hard = masked_lm.weight / counts["masked"]
+        if logits_mse is not None:
+            squared = logits_mse.weight / counts[logits_mse.tokens]
+        # The gradient with respect to logits is kept large enough that float16 does not lose the many small ones.
+        unit = max(soft / temperature, hard, squared) / (1024 if dtype == torch.float16 else 1)
+        options = SoftmaxOptions(
+            temperature,
+            soft / temperature / unit,
+            hard / unit,
+            soft_targets is not None and soft_targets.tokens == "masked",
+            True,
+            "forward_kl" if soft_targets is None else soft_targets.divergence,
+            squared / unit,
+            logits_mse is not None and logits_mse.tokens == "masked",
         )
-    losses = {"loss": total * unit}
-    if alpha_ce > 0:
-        losses["ce"] = sums[0] * (temperature**2 / row_labels.numel())
-    if alpha_mlm > 0:
-        losses["mlm"] = sums[1] / labels.numel()
-    return losses
+        rows = head.transform(hidden).flatten(0, 1)
+        with torch.autocast(device, enabled=False):  # the pass chooses its own types
+            total, sums = VocabularyPass.apply(
+                rows,
+                head.weight,
+                head.bias,
+                teacher,
+                row_labels.flatten(),
+                options,
+                dtype,
+                _chunk_size(row_labels.numel(), len(head.weight), dtype, device),
+                ALIGNMENT.get(device, 1),
+            )
+        logged = {}
+        if soft_targets is not None:
+            logged["ce"] = sums[0] * (temperature**2 / counts[soft_targets.tokens])
+        if masked_lm is not None:
+            logged["mlm"] = sums[1] / counts["masked"]
+        if logits_mse is not None:
+            logged["logits_mse"] = sums[2] / counts[logits_mse.tokens]
+        return total * unit, logged
+
+
+def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
+    """Check that teacher and student have one vocabulary.
+
+    Raises:
+        PotstillError: they have not.
+    """
+    if teacher.vocab_size != student.vocab_size:
+        raise PotstillError(
+            f"Teacher and student must share one vocabulary, but the teacher has {teacher.vocab_size} entries "
+            f"and the student {student.vocab_size}."
+        )
 
 
 def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:

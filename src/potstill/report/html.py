@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from potstill.report.markdown import visible
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -31,21 +33,25 @@ footer {{ margin-top: 3rem; color: #666; font-size: .85rem; }}
 
 def page(title: str, sections: Sequence[str]) -> str:
     """Return a page of sections made by the functions below."""
-    return _PAGE.format(title=escape(title), body="\n".join(sections))
+    return _PAGE.format(title=_shown(title), body="\n".join(sections))
 
 
 def heading(text: str) -> str:
     """Return a section's heading."""
-    return f"<h2>{escape(text)}</h2>"
+    return f"<h2>{_shown(text)}</h2>"
 
 
 def paragraph(text: str) -> str:
     """Return a paragraph of plain text."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{_shown(text)}</p>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table; the first column is left-aligned, the others hold figures."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{_shown(cell)}</th>" for cell in header)
+    body = "\n".join("<tr>" + "".join(f"<td>{_shown(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _shown(text: str) -> str:
+    return escape(visible(text))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedConfig
 
 from potstill.corpus import Manifest
+from potstill.json_files import not_finite
+from potstill.report.markdown import code, figure, front_matter, name_of, plain, table
 
 
 def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], manifest: Manifest) -> str:
@@ -21,18 +21,16 @@ def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[s
         manifest: of the corpus.
     """
     teacher = recipe.get("teacher")
-    header: dict[str, Any] = {
+    header = {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask",
         "tags": ["potstill", "distillation"] if teacher else ["potstill", "masked-lm"],
     }
-    if teacher and not Path(teacher).exists():  # a name of the hub, not a folder of the machine that trained it
-        header["base_model"] = teacher
     sections = [
-        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+        front_matter(header, teacher),
         _summary(config, recipe, results),
         _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size")),
-        _recipe(recipe),
+        recipe_table(recipe),
         _corpus(manifest),
         _cost(results),
     ]
@@ -47,9 +45,9 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     lines = []
     if "teacher" in recipe:
         lines += [
-            f"# A student of {Path(recipe['teacher']).name}",
+            f"# A student of {name_of(recipe['teacher'])}",
             "",
-            f"A `{config.model_type}` of {shape}, distilled with potstill by the "
+            f"A {code(config.model_type)} of {shape}, distilled with potstill by the "
             "method of DistilBERT (Sanh et al. 2019, arXiv 1910.01108).",
             "",
         ]
@@ -62,12 +60,12 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
                 if recipe["fold_token_types"]
                 else "The teacher's segment embeddings were dropped."
             )
-            lines.append(f"It started from the teacher's layers by the rule `{recipe['layers']}`. {folded}")
+            lines.append(f"It started from the teacher's layers by the rule {code(recipe['layers'])}. {folded}")
     else:
         lines += [
-            f"# A {config.model_type} of {config.num_hidden_layers} layers",
+            f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
             "",
-            f"A `{config.model_type}` of {shape}, pre-trained by masked LM with potstill.",
+            f"A {code(config.model_type)} of {shape}, pre-trained by masked LM with potstill.",
         ]
     usage = [
         "",
@@ -86,78 +84,75 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -
     if final is None:
         return "## Held-out text\n\nNot measured: the corpus has no held-out block."
     name = "student" if with_teacher else "model"
-    rows = [
-        "## Held-out text",
-        "",
-        "Masked LM on documents kept out of training, 15 % of the tokens masked uniformly, the same masks for every "
-        "row. KL (teacher ‖ model, nats), agreement of the first choice: at the masked tokens. Cosine of the last "
-        "hidden states: all tokens.",
-        "",
-        "| | loss (nats) | accuracy | KL | agreement | cosine |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     if "teacher_loss" in final:
-        rows.append(f"| teacher | {final['teacher_loss']:.3f} | {final['teacher_accuracy']:.1%} | | | |")
+        taught = {"loss": final["teacher_loss"], "accuracy": final["teacher_accuracy"]}
+        rows.append(_row("teacher", taught))
     if initial:
         rows.append(_row(f"{name}, as initialised", initial))
     rows.append(_row(f"{name}, trained", final))
     if "short_loss" in final:
         at_short = {key.removeprefix("short_"): value for key, value in final.items() if key.startswith("short_")}
         rows.append(_row(f"{name}, trained, blocks cut to {short} tokens", at_short))
+    said = [
+        "## Held-out text",
+        "Masked LM on documents kept out of training, 15 % of the tokens masked uniformly, the same masks for every "
+        "row. KL (teacher ‖ model, nats), agreement of the first choice: at the masked tokens. Cosine of the last "
+        "hidden states: all tokens.",
+        table(["", *_HELD_OUT], rows),
+    ]
+    said += no_figures({"as initialised": initial or {}, "trained": final})
     if final.get("teacher_accuracy"):  # there is no share of nothing
         kept = final["accuracy"] / final["teacher_accuracy"]
-        rows += ["", f"The student keeps {kept:.1%} of the teacher's accuracy."]
-    return "\n".join(rows)
+        said.append(f"The student keeps {figure(kept, '.1%')} of the teacher's accuracy.")
+    return "\n\n".join(said)
 
 
-def _row(name: str, metrics: dict[str, float]) -> str:
-    compared = [
-        f"{metrics[key]:{form}}" if key in metrics else ""
-        for key, form in (("kl", ".3f"), ("agreement", ".1%"), ("cosine", ".3f"))
+_HELD_OUT = {"loss (nats)": ".3f", "accuracy": ".1%", "KL": ".3f", "agreement": ".1%", "cosine": ".3f"}
+
+
+def _row(name: str, metrics: dict[str, float]) -> list[str]:
+    keys = ("loss", "accuracy", "kl", "agreement", "cosine")
+    cells = [
+        figure(metrics[key], form) if key in metrics else "" for key, form in zip(keys, _HELD_OUT.values(), strict=True)
     ]
-    return f"| {name} | {metrics['loss']:.3f} | {metrics['accuracy']:.1%} | {' | '.join(compared)} |"
+    return [name, *cells]
 
 
-def _recipe(recipe: dict[str, Any]) -> str:
-    rows = [f"| `{name}` | `{value}` |" for name, value in recipe.items()]
-    return "\n".join(
-        ["## Recipe", "", "`recipe.yaml` beside this card reruns it.", "", "| option | value |", "|---|---|", *rows]
-    )
+def no_figures(measured: dict[str, Any]) -> list[str]:
+    """Return a sentence, if there is need of one, on figures that are no finite numbers."""
+    names = not_finite(measured)
+    return [f"**Not finite (NaN or infinity), so a dash stands for it: {plain(', '.join(names))}.**"] if names else []
+
+
+def recipe_table(recipe: dict[str, Any]) -> str:
+    """Return the section of a card that lists the options of the run."""
+    rows = [[code(name, cell=True), code(value, cell=True)] for name, value in recipe.items()]
+    return "\n\n".join(["## Recipe", "`recipe.yaml` beside this card reruns it.", table(["option", "value"], rows)])
 
 
 def _corpus(manifest: Manifest) -> str:
     splits = [
-        f"| {name} | {split.documents:,} | {split.blocks:,} | {split.blocks * manifest.block_size:,} |"
+        [plain(name), f"{split.documents:,}", f"{split.blocks:,}", f"{split.blocks * manifest.block_size:,}"]
         for name, split in manifest.splits.items()
     ]
     sources = [
-        f"| {Path(source.name).name} | {source.documents:,} | `{(source.sha256 or '')[:16]}` |"
-        for source in manifest.sources
+        [name_of(source.name), f"{source.documents:,}", code((source.sha256 or "")[:16])] for source in manifest.sources
     ]
-    return "\n".join(
+    return "\n\n".join(
         [
             "## Corpus",
-            "",
             f"Blocks of {manifest.block_size} tokens, without padding.",
-            "",
-            "| split | documents | blocks | tokens |",
-            "|---|---|---|---|",
-            *splits,
-            "",
-            "| source | documents | SHA-256, first 16 |",
-            "|---|---|---|",
-            *sources,
+            table(["split", "documents", "blocks", "tokens"], splits),
+            table(["source", "documents", "SHA-256, first 16"], sources),
         ]
     )
 
 
 def _cost(results: dict[str, Any]) -> str:
     cost, versions = results["cost"], results["versions"]
-    return "\n".join(
-        [
-            "## Cost",
-            "",
-            f"{cost['steps']:,} steps, {cost['tokens']:,} tokens, {cost['seconds']:,.0f} seconds on "
-            f"{cost['processes']} × {cost['hardware']}; {', '.join(f'{k} {v}' for k, v in versions.items())}.",
-        ]
+    hardware = plain(f"{cost['hardware']}; {', '.join(f'{name} {number}' for name, number in versions.items())}.")
+    return (
+        f"## Cost\n\n{cost['steps']:,} steps, {cost['tokens']:,} tokens, {cost['seconds']:,.0f} seconds on "
+        f"{cost['processes']} × {hardware}"
     )

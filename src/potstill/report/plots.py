@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from potstill.report.markdown import visible
+
 Curve = Sequence[tuple[float, float]]
 
 
@@ -23,9 +25,11 @@ def line_plot(
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for name, points in curves.items():
-        axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+        axes.plot(
+            *zip(*points, strict=True), label=_shown(name), marker="o" if len(points) < 20 else None, markersize=3
+        )
+    axes.set_xlabel(_shown(x_label))
+    axes.set_ylabel(_shown(y_label))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
@@ -33,6 +37,12 @@ def line_plot(
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def _shown(name: str) -> str:
+    """Return a name as matplotlib shows it: dollars would begin a formula, and a curve called "_a" has no legend."""
+    shown = visible(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def logged(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import yaml
+from potstill.report.markdown import figure, front_matter, name_of, plain, table
+from potstill.report.model_card import no_figures, recipe_table
 
 
 def task_card(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
@@ -18,26 +18,14 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> 
     """
     spans = recipe["task"] in ("squad", "squad_v2")
     pipeline = "question-answering" if spans else "text-classification"
-    header: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
-    if not Path(recipe["model"]).exists():  # a name of the hub, not a folder of the machine that trained it
-        header["base_model"] = recipe["model"]
+    header = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
     sections = [
-        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
-        f"# {Path(recipe['model']).name} on {recipe['task']}",
+        front_matter(header, recipe["model"]),
+        f"# {name_of(recipe['model'])} on {plain(recipe['task'])}",
         _how(recipe, frozen),
         _usage(pipeline, spans, frozen),
         _scores(results),
-        "\n".join(
-            [
-                "## Recipe",
-                "",
-                "`recipe.yaml` beside this card reruns it.",
-                "",
-                "| option | value |",
-                "|---|---|",
-                *(f"| `{name}` | `{value}` |" for name, value in recipe.items()),
-            ]
-        ),
+        recipe_table(recipe),
         _cost(results),
     ]
     return "\n\n".join(sections) + "\n"
@@ -49,7 +37,7 @@ def _how(recipe: dict[str, Any], frozen: bool) -> str:
     )
     if "teacher" in recipe:
         what += (
-            f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {Path(recipe['teacher']).name} "
+            f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {name_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
         )
         if recipe["alpha_cos"]:
@@ -60,7 +48,8 @@ def _how(recipe: dict[str, Any], frozen: bool) -> str:
 def _cost(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     seconds = results["seconds"]["training"]
-    return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {results['hardware']}; {versions}."
+    hardware = plain(f"{results['hardware']}; {versions}.")
+    return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
 def _usage(pipeline: str, spans: bool, frozen: bool) -> str:
@@ -101,19 +90,16 @@ def _scores(results: dict[str, Any]) -> str:
     columns = [results] if beside is None else [results, beside]
     head = ["figure", "value"] if beside is None else ["figure", "with the teacher", "same run without it"]
     rows = [
-        f"| {name} | {' | '.join(f'{_value(column, path):.2f}' for column in columns)} |"
+        [plain(name), *(figure(_value(column, path), ".2f") for column in columns)]
         for name, path in _names(results["metrics"])
     ]
-    counts = ", ".join(f"{count:,} of {split}" for split, count in results["rows"].items())
-    return "\n".join(
+    counts = plain(", ".join(f"{count:,} of {split}" for split, count in results["rows"].items()))
+    return "\n\n".join(
         [
             "## Scores",
-            "",
             f"One run, seed {results['seed']}; rows: {counts}.",
-            "",
-            f"| {' | '.join(head)} |",
-            "|---" * len(head) + "|",
-            *rows,
+            table(head, rows),
+            *no_figures(dict(zip(head[1:], (column["metrics"] for column in columns), strict=True))),
         ]
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,14 @@ from typing import Any
 from transformers import AutoConfig
 
 from potstill.errors import PotstillError, first_line
+from potstill.json_files import read_object
 from potstill.serve.onnx_file import is_whole
 
 WEIGHTS = {"onnx/model.onnx": "float32", "onnx/model_quantized.onnx": "int8"}
 """File → precision, in the order in which they are looked for; the names are those of transformers.js."""
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+AGAIN = "export the model again"
 
 TASKS = {
     "ForMaskedLM": "fill-mask",
@@ -71,25 +73,18 @@ class ServedModel:
             raise PotstillError(f"{flag} {folder} {_what_instead(path, folder)}")
         for other in OTHER_FILES:
             if not (path / other).is_file():
-                raise PotstillError(f"{flag} {folder} is incomplete: it has no {other}; export the model again.")
+                raise PotstillError(f"{flag} {folder} is incomplete: it has no {other}; {AGAIN}.")
         if not is_whole(path / file):
-            raise PotstillError(
-                f"{flag} {folder} is damaged: {file} is cut short or no ONNX file; export the model again."
-            )
+            raise PotstillError(f"{flag} {folder} is damaged: {file} is cut short or no ONNX file; {AGAIN}.")
         beside = next((path / "onnx").glob(f"{Path(file).name}[_.]data*"), None)
         if beside is not None:
             raise PotstillError(
                 f"{flag} {folder} keeps its weights in a second file, {beside.name}, which the page cannot load."
             )
+        for other in OTHER_FILES:  # which the page's parser of JSON reads, and it knows no NaN
+            read_object(path / other, f"{flag}: the file", AGAIN)
         config = _config(path, f"{flag} {folder}")
-        for other in OTHER_FILES:
-            try:
-                json.loads((path / other).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise PotstillError(
-                    f"{flag} {folder} is damaged: {other} is no JSON; export the model again."
-                ) from error
-        architecture = (config.architectures or ["model without a head"])[0]
+        architecture = str((config.architectures or ["model without a head"])[0])
         task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
         if task is None:
             raise PotstillError(
@@ -103,8 +98,8 @@ class ServedModel:
             file=file,
             precision=WEIGHTS[file],
             task=task,
-            layers=getattr(config, "num_hidden_layers", None),
-            max_length=_max_length(path, config),
+            layers=_whole(getattr(config, "num_hidden_layers", None)),
+            max_length=_max_length(path, config, flag),
             labels=labels if task == "text-classification" and len(labels) > 1 else (),
             multi_label=config.problem_type == "multi_label_classification",
         )
@@ -165,18 +160,32 @@ def _what_instead(path: Path, folder: str) -> str:
 
 def _config(path: Path, what: str) -> Any:
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        names, labels = config.architectures, config.id2label
     except Exception as error:  # of several libraries
         raise PotstillError(f"{what} has a config.json that cannot be read: {first_line(error)}.") from error
+    if not isinstance(names, list | None) or not all(isinstance(number, int) for number in labels):
+        raise PotstillError(f"{what} has a config.json whose architectures or labels are no lists of names; {AGAIN}.")
+    return config
 
 
-def _max_length(path: Path, config: Any) -> int:
-    """Return the longest text in tokens: as the export measured it, otherwise as tokenizer and config have it."""
-    for name, key in (("potstill_export.json", "max_length"), ("tokenizer_config.json", "model_max_length")):
-        try:
-            value = json.loads((path / name).read_text(encoding="utf-8")).get(key)
-        except (OSError, ValueError, AttributeError):
-            continue
-        if isinstance(value, int | float) and value > 0:
-            return int(min(value, getattr(config, "max_position_embeddings", None) or 512))
-    return int(getattr(config, "max_position_embeddings", None) or 512)
+def _max_length(path: Path, config: Any, flag: str) -> int:
+    """Return the longest text in tokens: as the export measured it, otherwise as tokenizer and config have it.
+
+    Raises:
+        PotstillError: what the export says of itself is damaged.
+    """
+    longest = _whole(getattr(config, "max_position_embeddings", None)) or 512
+    summary = path / "potstill_export.json"
+    if not summary.is_file():
+        length = read_object(path / "tokenizer_config.json", f"{flag}: the file", AGAIN).get("model_max_length")
+        return min(_whole(length) or longest, longest)
+    measured = read_object(summary, f"{flag}: the file", AGAIN).get("max_length")
+    if _whole(measured) is None:
+        raise PotstillError(f"{flag}: the file {summary} is damaged: its max_length is {measured!r}; {AGAIN}.")
+    return min(_whole(measured) or longest, longest)
+
+
+def _whole(value: Any) -> int | None:
+    """Return a number above 0 as a whole one; None for anything else."""
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 else None

@@ -6,6 +6,7 @@ import threading
 import webbrowser
 from dataclasses import replace
 
+from potstill.report.markdown import visible
 from potstill.serve.models import ServedModel, check_pair
 from potstill.serve.server import PageServer
 
@@ -35,9 +36,9 @@ def serve(model: str, compare: str | None = None, port: int = 8000, open: bool =
         if models[0].name == models[1].name:
             models = [replace(one, name=str(one.folder)) for one in models]
     with PageServer(models, port) as server:
-        beside = f" beside {models[1].name}" if compare is not None else ""
+        names = " beside ".join(visible(one.name) for one in models)
         try:
-            print(f"{models[0].name}{beside} on {server.url} (Ctrl-C ends it)", flush=True)
+            print(f"{names} on {server.url} (Ctrl-C ends it)", flush=True)
             if open:  # some browsers block whoever opens them
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
             server.serve_forever()

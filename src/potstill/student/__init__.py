@@ -6,9 +6,15 @@ from potstill.student.grow import grow, grow_optimizer_state
 from potstill.student.interface import Family, VocabularyHead
 from potstill.student.layers import choose_layers
 from potstill.student.loading import load_masked_lm
+from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, Tokens
 
 __all__ = [
+    "LAST_HIDDEN",
+    "AttentionInputs",
     "Family",
+    "Reads",
+    "States",
+    "Tokens",
     "VocabularyHead",
     "build_student",
     "choose_layers",

@@ -2,12 +2,13 @@
 
 import warnings
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DistilBertConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.fused import LinearGelu, is_exact_gelu
 from potstill.student.interface import VocabularyHead
+from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 from potstill.student.tensors import renamed
 
 # BERT's modules under DistilBERT's names. Whole modules, so that activations with parameters of their own come along.
@@ -70,9 +71,15 @@ class Bert:
         """See `Family.embed`."""
         return model.base_model.embeddings(input_ids=input_ids)
 
-    def encode(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
         """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
-        return model.base_model.encoder(self.embed(model, input_ids)).last_hidden_state
+        return run_layers(model.base_model.encoder.layer, self.embed(model, input_ids), keep, self.attention_inputs)
+
+    def attention_inputs(self, layer: nn.Module, hidden: Tensor) -> AttentionInputs:
+        """See `Family.attention_inputs`."""
+        attention = layer.attention.self
+        query, key, value = attention.query(hidden), attention.key(hidden), attention.value(hidden)
+        return AttentionInputs(query, key, value, attention.num_attention_heads)
 
     def head(self, model: PreTrainedModel) -> VocabularyHead:
         """See `Family.head`."""

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.student.fused import LinearGelu, is_exact_gelu
 from potstill.student.interface import VocabularyHead
+from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 from potstill.student.tensors import with_layers
 
 
@@ -29,9 +30,15 @@ class DistilBert:
         """See `Family.embed`."""
         return model.base_model.embeddings(input_ids)
 
-    def encode(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
         """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
-        return model.base_model.transformer(self.embed(model, input_ids)).last_hidden_state
+        return run_layers(model.base_model.transformer.layer, self.embed(model, input_ids), keep, self.attention_inputs)
+
+    def attention_inputs(self, layer: nn.Module, hidden: Tensor) -> AttentionInputs:
+        """See `Family.attention_inputs`."""
+        attention = layer.attention
+        query, key, value = attention.q_lin(hidden), attention.k_lin(hidden), attention.v_lin(hidden)
+        return AttentionInputs(query, key, value, attention.n_heads)
 
     def head(self, model: PreTrainedModel) -> VocabularyHead:
         """See `Family.head`."""

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,16 @@ class Family(Protocol):
         """Embedding output (B, L, H) of `input_ids` (B, L), after LayerNorm and dropout: what layer 0 reads."""
         ...
 
-    def encode(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-        """Last hidden state (B, L, H) of `input_ids` (B, L).
+    def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
+        """Hidden states and attention inputs of `input_ids` (B, L), those in `keep` alone: see `run_layers`.
 
         Every token attends to every token of its block (blocks hold no padding, so there is no mask), all tokens are
         segment 0, and the vocabulary head is not computed.
         """
+        ...
+
+    def attention_inputs(self, layer: nn.Module, hidden: Tensor) -> AttentionInputs:
+        """Queries, keys and values that `layer`, one of a model's layers, makes of its input `hidden` (B, L, H)."""
         ...
 
     def head(self, model: PreTrainedModel) -> VocabularyHead:

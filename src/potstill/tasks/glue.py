@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from potstill.tasks.sentence import SentenceTask, Table
 
@@ -23,16 +24,16 @@ def _task(
     hub_splits: Mapping[str, str] | None = None,
 ) -> SentenceTask:
     """Make a task; `words` says that the official download writes labels as words rather than as numbers."""
-    by_word = {label: number for number, label in enumerate(labels)} or None
-    by_number = {str(number): number for number in range(len(labels))} or None
-    either = None if by_word is None or by_number is None else by_number | by_word  # files of users have either
+    by_word: dict[Any, int] = {label: number for number, label in enumerate(labels)}
+    by_number: dict[Any, int] = {str(number): number for number in range(len(labels))}
+    either = {number: number for number in by_number.values()} | by_number | by_word  # files of users have either
     return SentenceTask(
         name=name,
         title=title,
         labels=labels,
         metrics=metrics,
-        official=Table(*official, by_word if words else by_number),
-        hub=Table(*hub, "label", either),
+        official=Table(*official, (by_word if words else by_number) or None),
+        hub=Table(*hub, "label", either or None),
         hub_name=HUB,
         hub_config=name,
         dev=dev,

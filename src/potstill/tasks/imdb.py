@@ -2,7 +2,7 @@
 
 from potstill.tasks.sentence import SentenceTask, Table
 
-LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1}
+LABELS = {0: 0, 1: 1, "0": 0, "1": 1, "neg": 0, "pos": 1}
 
 IMDB = SentenceTask(
     name="imdb",

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from potstill.corpus.lines import decoded_lines, open_hashed, unreadable
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.tasks.labels import in_words, match_names
+from potstill.tasks.rows import (
+    PACKED,
+    BadRows,
+    NumberedRow,
+    columns_of,
+    named_classes,
+    rows_of,
+    tell_unread,
+    text_lines,
+)
 from potstill.tasks.sentence import Row, SentenceTask, Table, parse_rows
 
-ENDINGS = (*(f"{kind}{packed}" for kind in (".tsv", ".jsonl") for packed in ("", ".gz", ".xz", ".zst")), ".parquet")
+ENDINGS = (*(f"{kind}{packed}" for kind in (".tsv", ".jsonl") for packed in PACKED), ".parquet")
+PARQUET_OF_HUB = "-00000-of-00001.parquet"
+"""What the hub's own files of a small dataset have behind the name of the split."""
 
-NumberedRow = tuple[int, Callable[[str | int], Any]]
-"""Number of a line or row from 1, and what returns its value in a column."""
+OF_NO_USE = {"idx", "index", "id", "uid", "genre", "filename", "year", "old_index", "source1", "source2", "promptID"}
+OF_NO_USE |= {"pairID", "qid1", "qid2", "#1 ID", "#2 ID", "title", *(f"label{number}" for number in range(1, 6))}
+OF_NO_USE |= {f"sentence{number}_{kind}" for number in (1, 2) for kind in ("parse", "binary_parse")}
+"""Columns of the official downloads and of the hub's datasets that say nothing of a task."""
 
 
 class TaskDataAbsentError(PotstillError):
@@ -27,7 +38,11 @@ class TaskDataAbsentError(PotstillError):
 
 
 def load_split(
-    task: SentenceTask, split: str, task_data: str | None = None, option: str = "--task_data"
+    task: SentenceTask,
+    split: str,
+    task_data: str | None = None,
+    option: str = "--task_data",
+    bad: BadRows | None = None,
 ) -> datasets.Dataset:
     """Return the rows of a split.
 
@@ -38,6 +53,8 @@ def load_split(
             (with the columns that the hub's dataset has), compressed or not, in a folder named after the task or
             itself; the hub's dataset if not given.
         option: that names the folder, for messages.
+        bad: takes the rows that cannot be used; if None, the first one is an error. Columns that are not read are told
+            on stderr.
 
     Returns:
         Columns `text`, `pair` (for tasks on pairs) and `label`, a `ClassLabel` or a float.
@@ -46,14 +63,15 @@ def load_split(
         TaskDataAbsentError: the folder has no file of that split.
         PotstillError: the data cannot be read or is not the task's; file and row are named.
     """
-    rows = _hub_rows(task, split, option) if task_data is None else _local_rows(task, split, Path(task_data), option)
-    texts, pairs, labels = [], [], []
-    for text, pair, label in rows:
-        texts.append(text)
-        pairs.append(pair)
-        labels.append(label)
+    bad = bad or BadRows()
+    rows = (
+        _hub_rows(task, split, option, bad) if task_data is None else _local_rows(task, split, task_data, option, bad)
+    )
+    texts, pairs, labels = ([row[place] for row in rows] for place in range(3))
     kind = datasets.Value("float32") if task.is_regression else datasets.ClassLabel(names=list(task.labels))
-    columns: dict[str, Any] = {"text": texts} | ({} if task.hub.pair is None else {"pair": pairs}) | {"label": labels}
+    columns: dict[str, Any] = (
+        {"text": texts} | ({"pair": pairs} if _is_of_pairs(task, pairs) else {}) | {"label": labels}
+    )
     features = {name: datasets.Value("string") for name in columns} | {"label": kind}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
@@ -72,36 +90,61 @@ def find_split(task: SentenceTask, split: str, folder: Path, option: str = "--ta
     # A folder of one task may be named itself, but not one of several, where the file would be another task's.
     for place in [*inside, folder]:
         for name in names:
-            for ending in ENDINGS:
+            for ending in (*ENDINGS, PARQUET_OF_HUB):
                 if (path := place / f"{name}{ending}").is_file():
                     return path
     raise TaskDataAbsentError(f"{folder} has no data of {task.title}: no {task.title}/{split}.tsv, .jsonl or .parquet.")
 
 
-def _local_rows(task: SentenceTask, split: str, folder: Path, option: str) -> Iterator[Row]:
-    path = find_split(task, split, folder, option)
-    kind = next(suffix for suffix in reversed(path.suffixes) if suffix in (".tsv", ".jsonl", ".parquet"))
-    if kind == ".tsv":
-        return parse_rows(_tsv_rows(str(path), task.official), task.official, task, str(path))
-    rows = _jsonl_rows(str(path)) if kind == ".jsonl" else _parquet_rows(str(path))
-    return parse_rows(rows, task.hub, task, str(path))
+def _is_of_pairs(task: SentenceTask, pairs: list[Any]) -> bool:
+    return task.hub.pair is not None and (not task.hub.pair_may_lack or any(pair is not None for pair in pairs))
 
 
-def _tsv_rows(path: str, table: Table) -> Iterator[NumberedRow]:
+def _local_rows(task: SentenceTask, split: str, folder: str, option: str, bad: BadRows) -> list[Row]:
+    file = find_split(task, split, Path(folder), option)
+    path = str(file)
+    typed = ".tsv" not in file.suffixes
+    table = task.hub if typed else task.official
+    rows = list(rows_of(path, bad) if typed else _tsv_rows(path, table, bad))
+    names = named_classes(path).get(str(table.label))
+    order = None if names is None else match_names(task.labels, names)
+    if order is not None:  # the file may number the same classes in another order
+        in_words(rows, table.label, [task.labels[place] for place in order])
+    return _parsed(rows, table, task, path, typed, bad)
+
+
+def _parsed(
+    rows: list[NumberedRow], table: Table, task: SentenceTask, where: str, typed: bool, bad: BadRows
+) -> list[Row]:
+    found = parse_rows(rows, table, task, where, typed, bad)
+    bad.tell(where, len(found))
+    if typed:
+        tell_unread(where, columns_of(rows), {table.text, table.pair, table.label, *OF_NO_USE})
+    return found
+
+
+def _tsv_rows(path: str, table: Table, bad: BadRows) -> Iterator[NumberedRow]:
     """Yield the rows of a table whose fields are separated by tabs and never quoted: a quotation mark is one."""
     places: dict[str | int, int] | None = None
-    for number, line in _lines(path):
+    columns = 0
+    for number, line in text_lines(path, bad):
         fields = line.split("\t")
         if places is None:
             places = _places(path, fields, table)
+            columns = len(fields) if table.has_header else max(places.values()) + 1
             if table.has_header:
+                tell_unread(path, (name for name in fields if name.strip()), {*places, *OF_NO_USE})
                 continue
         needed = max(places.values()) + 1
         if len(fields) < needed:
-            raise PotstillError(
-                f"{path}, line {number}, has {len(fields)} columns where {needed} are needed: tabs separate them."
+            bad.add(f"{path}, line {number}, has {len(fields)} columns where {needed} are needed: tabs separate them")
+        elif any(field.strip() for field in fields[max(columns, needed) :]):
+            # A tab inside a sentence moves all that follows it to the next column.
+            bad.add(
+                f"{path}, line {number}, has {len(fields)} columns where {columns} are expected: tabs separate them"
             )
-        yield number, dict(zip(places, (fields[place] for place in places.values()), strict=True)).__getitem__
+        else:
+            yield number, {column: fields[place] for column, place in places.items()}
 
 
 def _places(path: str, first: list[str], table: Table) -> dict[str | int, int]:
@@ -111,37 +154,17 @@ def _places(path: str, first: list[str], table: Table) -> dict[str | int, int]:
         if isinstance(column, int):
             places[column] = column
         elif column is not None and column in first:
+            if first.count(column) > 1:
+                raise PotstillError(f"{path} has {first.count(column)} columns {column!r}: leave one of them.")
             places[column] = first.index(column)
-        elif column is not None:
+        elif column is not None and not (column == table.pair and table.pair_may_lack):
             raise PotstillError(
                 f"{path} has no column {column!r}, only {', '.join(map(repr, first))}: is it another task's?"
             )
     return places
 
 
-def _jsonl_rows(path: str) -> Iterator[NumberedRow]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PotstillError(f"{path}, line {number}, is not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise PotstillError(f"{path}, line {number}, is not a JSON object.")
-        yield number, _getter(row, path, number)
-
-
-def _parquet_rows(path: str) -> Iterator[NumberedRow]:
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise unreadable(path, error) from error
-    for number, row in enumerate(rows, 1):
-        yield number, _getter(row, path, number)
-
-
-def _hub_rows(task: SentenceTask, split: str, option: str) -> Iterator[Row]:
+def _hub_rows(task: SentenceTask, split: str, option: str, bad: BadRows) -> list[Row]:
     name = (task.hub_splits or {}).get(split, split)
     where = f"the dataset {task.hub_name}" + (f" ({task.hub_config})" if task.hub_config else "")
     try:
@@ -151,25 +174,4 @@ def _hub_rows(task: SentenceTask, split: str, option: str) -> Iterator[Row]:
         raise PotstillError(
             f"{where} cannot be opened on the hub: {first_line(error)}; name a local folder with {option}."
         ) from error
-    rows = ((number, _getter(row, where, number)) for number, row in enumerate(dataset, 1))
-    return parse_rows(rows, task.hub, task, where)
-
-
-def _getter(row: dict[str, Any], where: str, number: int) -> Callable[[str | int], Any]:
-    def value(column: str | int) -> Any:
-        if column not in row:
-            raise PotstillError(
-                f"{where}, row {number}, has no {column!r}, only {', '.join(map(repr, row)) or 'nothing at all'}."
-            )
-        return row[column]
-
-    return value
-
-
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    file = open_hashed(path)
-    with file:
-        for number, line in decoded_lines(path, file):
-            if isinstance(line, UnicodeDecodeError):
-                raise PotstillError(f"{path}, line {number}, is not UTF-8: {line.reason}.")
-            yield number, line
+    return _parsed(list(enumerate(dataset, 1)), task.hub, task, where, True, bad)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from potstill.errors import PotstillError
+from potstill.tasks.labels import ClassNames, canonical, score_of
 from potstill.tasks.metrics import METRICS
+from potstill.tasks.rows import BadRows, NumberedRow, text_fault
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,16 @@ class Table:
         text: the first sentence: a name, or a position in a table without a header.
         pair: the second sentence, likewise; None for tasks on one sentence.
         label: the label or score, likewise.
-        labels: what a label is written as → its number; None where it is a score.
+        labels: what a label is written as → its number; names, of which a file may write some as numbers; None where
+            it is a score.
+        pair_may_lack: whether a file may do without the second sentence, as all of its rows then do.
     """
 
     text: str | int
     pair: str | int | None
     label: str | int
-    labels: Mapping[str, int] | None
+    labels: Mapping[Any, int] | ClassNames | None
+    pair_may_lack: bool = False
 
     @property
     def has_header(self) -> bool:
@@ -78,10 +85,14 @@ class SentenceTask:
             references: (N,) likewise.
 
         Raises:
-            PotstillError: there is nothing to score.
+            PotstillError: there is nothing to score, or a number that is not finite.
         """
         if len(references) == 0:
             raise PotstillError(f"The development set of {self.title} is empty: there is nothing to score.")
+        for what, numbers in (("predictions", predictions), ("references", references)):
+            wrong = int((~np.isfinite(np.asarray(numbers, np.float64))).sum())
+            if wrong:
+                raise PotstillError(f"{wrong} of {len(numbers)} {what} for {self.title} are not finite numbers.")
         values = {name: METRICS[name](predictions, references) for name in self.metrics}
         return values | {"score": sum(values.values()) / len(values)}
 
@@ -91,42 +102,52 @@ Row = tuple[str, str | None, int | float]
 
 
 def parse_rows(
-    rows: Iterator[tuple[int, Callable[[str | int], Any]]], table: Table, task: SentenceTask, where: str
-) -> Iterator[Row]:
+    rows: Sequence[NumberedRow], table: Table, task: SentenceTask, where: str, typed: bool, bad: BadRows
+) -> list[Row]:
     """Turn rows of a table into rows of a task.
 
     Args:
-        rows: number of the row or line, and what returns its value in a column.
+        rows: of the whole file.
         table: where the columns are.
         task: for its labels.
         where: the file or dataset, for messages.
+        typed: whether the file can tell numbers from text.
+        bad: takes rows of which a value is missing, the label is not the task's, or the score is no finite number.
 
     Raises:
-        PotstillError: a value is missing, a label is not the task's, or a score no number; the row is named.
+        PotstillError: there is such a row and `bad` does not take it; or the labels of the file are ambiguous.
     """
-    for number, value in rows:
-        pair = None if table.pair is None else _sentence(value(table.pair), where, number)
-        yield _sentence(value(table.text), where, number), pair, _label(value(table.label), table, task, where, number)
+    pair = table.pair
+    if table.pair_may_lack and not any(pair in row for _, row in rows):
+        pair = None
+    known = table.labels
+    if isinstance(known, ClassNames):
+        known = known.as_written([row.get(table.label) for _, row in rows], typed, where)
+    found: list[Row] = []
+    for number, row in rows:
+        fault = _fault(row, (table.text, pair), table.label)
+        value = row.get(table.label)
+        label = score_of(value) if known is None else known.get(canonical(value))
+        if fault is None and label is None:
+            if known is None:
+                fault = f": the score of {task.title} is {value!r}, not a finite number"
+            else:
+                names = ", ".join(dict.fromkeys(map(str, known)))
+                fault = f": the label is {str(value)!r}, but {task.title} has {names}"
+        if fault is not None:
+            bad.add(f"{where}, row {number}{fault}")
+        elif label is not None:
+            found.append((row[table.text], None if pair is None else row[pair], label))
+    return found
 
 
-def _sentence(value: Any, where: str, number: int) -> str:
-    if not isinstance(value, str):
-        raise PotstillError(f"{where}, row {number}: a sentence was expected, not {value!r}.")
-    return value
-
-
-def _label(value: Any, table: Table, task: SentenceTask, where: str, number: int) -> int | float:
-    if table.labels is None:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise PotstillError(
-                f"{where}, row {number}: the score of {task.title} is {value!r}, not a number."
-            ) from None
-    label = table.labels.get(str(value))
-    if label is None:
-        known = ", ".join(table.labels)
-        raise PotstillError(
-            f"{where}, row {number}: the label is {str(value)!r}, but {task.title} has {known}; correct the row."
-        )
-    return label
+def _fault(row: Mapping[Any, Any], texts: tuple[str | int | None, ...], label: str | int) -> str | None:
+    """Say what is wrong with the texts of a row, or which column it has not."""
+    for column in (*texts, label):
+        if column is not None and column not in row:
+            return f", has no {column!r}, only {', '.join(map(repr, row)) or 'nothing at all'}"
+    for column in texts:
+        fault = None if column is None else text_fault(row[column], "a sentence")
+        if fault is not None:
+            return f": {fault}"
+    return None

@@ -1,10 +1,10 @@
-"""SQuAD files → one row a question, its answers checked against its context; and a split by article."""
+"""Files of questions → one row a question, its answers checked against its context; and a split by article."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,13 @@ import datasets
 
 from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.errors import PotstillError
+from potstill.tasks.load import TaskDataAbsentError
+from potstill.tasks.rows import PACKED, BadRows, columns_of, rows_of, tell_unread, text_fault
 
 OnBadAnswer = Literal["error", "skip"]
 
 VERSIONS = ("1.1", "2.0")
-ENDINGS = (".json", ".json.gz", ".json.xz", ".json.zst")
+HUB_SPLITS = {"train": ("train",), "dev": ("dev", "validation")}
 
 FEATURES = datasets.Features(
     {
@@ -45,12 +47,14 @@ class Squad:
             `answer_start` in characters (code points) from 0.
         bad_answers: answers left out because their context does not hold them at `answer_start`.
         dropped_questions: questions left out because no answer remained.
+        bad_rows: questions left out because they are not in the format.
     """
 
     path: Path
     dataset: datasets.Dataset
     bad_answers: int
     dropped_questions: int
+    bad_rows: int = 0
 
     @property
     def has_impossible(self) -> bool:
@@ -58,16 +62,21 @@ class Squad:
         return any(self.dataset["is_impossible"][:])
 
 
-def read_squad(path: str | Path, split: str = "train", on_bad_answer: OnBadAnswer = "error") -> Squad:
-    """Read questions in the format of SQuAD 1.1 (arXiv 1606.05250) or 2.0 (arXiv 1806.03822), which XQuAD shares.
+def read_squad(
+    path: str | Path, split: str = "train", on_bad_answer: OnBadAnswer = "error", bad: BadRows | None = None
+) -> Squad:
+    """Read questions in the format of SQuAD 1.1 (arXiv 1606.05250) or 2.0 (arXiv 1806.03822), or as the hub has them.
 
     Args:
-        path: a `.json` file, compressed (`.gz`, `.xz`, `.zst`) or not; or a folder that holds the official
-            `SPLIT-v1.1.json` or `SPLIT-v2.0.json`.
+        path: a `.json` file in SQuAD's format, which XQuAD shares; a `.jsonl` or `.parquet` file with the columns of
+            the hub's `squad` (`id`, `title`, `context`, `question`, `answers` of `text` and `answer_start`); each but
+            parquet compressed (`.gz`, `.xz`, `.zst`) or not; or a folder of such files: see `find_squad`.
         split: `train` or `dev`, for a folder.
         on_bad_answer: what to do about an answer that is blank or not in its context at `answer_start`. With `skip` it
             is left out, and so is a question that has no other, in training and development sets alike: a question
             without a gold answer can be neither learnt nor scored. Both are counted.
+        bad: takes questions that are not in the format, or whose `id` occurs a second time; if None, the first one is
+            an error.
 
     Raises:
         PotstillError: there is no such file, or it is not in that format (file and place are named); an `id` occurs
@@ -75,11 +84,14 @@ def read_squad(path: str | Path, split: str = "train", on_bad_answer: OnBadAnswe
     """
     path = find_squad(Path(path).expanduser(), split)
     columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    bad = bad or BadRows()
     seen: set[str] = set()
-    bad, dropped, first_bad = 0, 0, ""
-    for place, row in _questions(path):
+    wrong, dropped, first_wrong = 0, 0, ""
+    flat = {".jsonl", ".parquet"} & {*path.suffixes[-2:]}  # .zst may follow
+    for place, row in _flat_questions(path, bad) if flat else _nested_questions(path, bad):
         if row["id"] in seen:
-            raise PotstillError(f"{place}: the id {row['id']!r} occurs a second time: give each question its own.")
+            bad.add(f"{place}: the id {row['id']!r} occurs a second time")
+            continue
         seen.add(row["id"])
         good = [
             (text, start)
@@ -87,41 +99,60 @@ def read_squad(path: str | Path, split: str = "train", on_bad_answer: OnBadAnswe
             if start >= 0 and text.strip() and row["context"].startswith(text, start)
         ]
         if len(good) < len(row["answers"]):
-            first_bad = first_bad or row["id"]
-            bad += len(row["answers"]) - len(good)
+            first_wrong = first_wrong or row["id"]
+            wrong += len(row["answers"]) - len(good)
             if not good:
                 dropped += 1
                 continue
         row["answers"] = {"text": [text for text, _ in good], "answer_start": [start for _, start in good]}
         for name, values in columns.items():
             values.append(row[name])
-    if bad and on_bad_answer == "error":
+    if wrong and on_bad_answer == "error":
         raise PotstillError(
-            f"{path}: {bad} answers are not in their context at answer_start, the first of them to question "
-            f"{first_bad!r}: correct the file, or leave such answers out with --on_bad_answer skip."
+            f"{path}: {wrong} answers are not in their context at answer_start, the first of them to question "
+            f"{first_wrong!r}: correct the file, or leave such answers out with --on_bad_answer skip."
         )
+    bad.tell(str(path), len(columns["id"]) + dropped)
     if not columns["id"]:
-        raise PotstillError(f"{path} holds no question{' with a good answer' * bool(bad)}: is it the right file?")
-    return Squad(path, datasets.Dataset.from_dict(columns, features=FEATURES), bad, dropped)
+        raise PotstillError(f"{path} holds no question{' with a good answer' * bool(wrong)}: is it the right file?")
+    return Squad(path, datasets.Dataset.from_dict(columns, features=FEATURES), wrong, dropped, bad.count)
 
 
-def find_squad(path: Path, split: str) -> Path:
+def find_squad(path: Path, split: str, versions: Sequence[str] = VERSIONS) -> Path:
     """Return the file to read: the path itself, or the one of a split in a folder.
 
+    In a folder it is the official `SPLIT-v1.1.json` or `SPLIT-v2.0.json`, or else `SPLIT.jsonl` or `SPLIT.parquet`
+    (`validation` for `dev` too), or a parquet file named as on the hub, `SPLIT-00000-of-00001.parquet`.
+
+    Args:
+        path: a file, or a folder.
+        split: `train` or `dev`.
+        versions: of the official files to look for.
+
     Raises:
-        PotstillError: there is none, or the folder holds the split in several versions.
+        TaskDataAbsentError: the folder holds no such file.
+        PotstillError: there is no such path, or the folder holds the split in several versions.
     """
     if path.is_file():
         return path
     if not path.is_dir():
         raise PotstillError(f"There is no file or folder {path}: name a file in SQuAD's format or a folder of them.")
-    names = [f"{split}-v{version}{ending}" for version in VERSIONS for ending in ENDINGS]
-    found = [path / name for name in names if (path / name).is_file()]
-    if not found:
-        raise PotstillError(f"{path} holds neither {split}-v1.1.json nor {split}-v2.0.json: name the file itself.")
+    official = [[f"{split}-v{version}.json{packed}" for packed in PACKED] for version in versions]
+    found = [file for names in official if (file := _first(path, names)) is not None]
     if len(found) > 1:
         raise PotstillError(f"{path} holds both {found[0].name} and {found[1].name}: name the file to read.")
-    return found[0]
+    endings = (*(f".jsonl{packed}" for packed in PACKED), ".parquet", "-00000-of-00001.parquet")
+    file = found[0] if found else _first(path, [name + ending for name in HUB_SPLITS[split] for ending in endings])
+    if file is None:
+        names = " or ".join(f"{split}-v{version}.json" for version in versions)
+        raise TaskDataAbsentError(
+            f"{path} has no {names}, no {split}.jsonl and no {split}.parquet: name the file itself."
+        )
+    return file
+
+
+def _first(folder: Path, names: list[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def split_by_title(dataset: datasets.Dataset, share: float, seed: int = 0) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -155,19 +186,58 @@ def split_by_title(dataset: datasets.Dataset, share: float, seed: int = 0) -> tu
     return dataset.select(rows[0]), dataset.select(rows[1])
 
 
-def _questions(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each question stands and its row, with the answers as pairs of text and start."""
-    record = _json(path)
-    for a, article in enumerate(_list(record, "data", f"{path}"), 1):
-        title = _text(article, "title", f"{path}, article {a}")
-        for p, paragraph in enumerate(_list(article, "paragraphs", f"{path}, article {a} ({title})"), 1):
-            place = f"{path}, article {a} ({title}), paragraph {p}"
-            context = _text(paragraph, "context", place)
-            for q, qa in enumerate(_list(paragraph, "qas", place), 1):
-                where = f"{place}, question {q}"
-                row = {"id": _text(qa, "id", where), "title": title, "context": context}
-                row["question"] = _text(qa, "question", where)
-                yield where, row | _answers(qa, where)
+Question = tuple[str, dict[str, Any]]
+"""Where it stands, and its row, with the answers as pairs of text and start."""
+
+
+def _nested_questions(path: Path, bad: BadRows) -> Iterator[Question]:
+    """Yield the questions of a file in SQuAD's own format."""
+    try:
+        for a, article in enumerate(_list(_json(path), "data", f"{path}"), 1):
+            title = _text(article, "title", f"{path}, article {a}")
+            for p, paragraph in enumerate(_list(article, "paragraphs", f"{path}, article {a} ({title})"), 1):
+                place = f"{path}, article {a} ({title}), paragraph {p}"
+                context = _text(paragraph, "context", place)
+                for q, qa in enumerate(_list(paragraph, "qas", place), 1):
+                    where = f"{place}, question {q}"
+                    try:
+                        row = {"id": _text(qa, "id", where), "title": title, "context": context}
+                        row["question"] = _text(qa, "question", where)
+                        found = row | _answers(qa, where)
+                    except _BadValueError as error:
+                        bad.add(str(error))
+                        continue
+                    yield where, found
+    except _BadValueError as error:
+        raise PotstillError(f"{error}: give a file in SQuAD's format.") from error
+
+
+def _flat_questions(path: Path, bad: BadRows) -> Iterator[Question]:
+    """Yield the questions of a table with the columns of the hub's dataset."""
+    rows = list(rows_of(str(path), bad))
+    tell_unread(str(path), columns_of(rows), FEATURES)
+    for number, record in rows:
+        where = f"{path}, row {number}"
+        try:
+            row = {name: _text(record, name, where) for name in ("id", "context", "question")}
+            # Only a split by article needs titles.
+            row["title"] = "" if record.get("title") is None else _text(record, "title", where)
+            answers = _value(record, "answers", dict | list, where)
+            if isinstance(answers, dict):  # two lists, as in the hub's table; SQuAD's file has one list of pairs
+                texts, starts = (_list(answers, name, where) for name in ("text", "answer_start"))
+                if len(texts) != len(starts):
+                    raise _BadValueError(f"{where} has {len(texts)} texts and {len(starts)} places of answers")
+                answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+            mark = {"is_impossible": not answers} if record.get("is_impossible") is None else record
+            found = row | _answers({"answers": answers, "is_impossible": mark["is_impossible"]}, where)
+        except _BadValueError as error:
+            bad.add(str(error))
+            continue
+        yield where, found
+
+
+class _BadValueError(Exception):
+    """A value is not what the format says: what stands where, and what is wrong with it."""
 
 
 def _answers(qa: dict[str, Any], where: str) -> dict[str, Any]:
@@ -176,7 +246,7 @@ def _answers(qa: dict[str, Any], where: str) -> dict[str, Any]:
     answers = [] if impossible and "answers" not in qa else _list(qa, "answers", where)
     if bool(answers) == impossible:
         what = "has answers but is marked is_impossible" if impossible else "has no answer and no is_impossible mark"
-        raise PotstillError(f"{where}, {what}: correct the file.")
+        raise _BadValueError(f"{where}, {what}")
     pairs = [(_text(answer, "text", where), _value(answer, "answer_start", int, where)) for answer in answers]
     return {"answers": pairs, "is_impossible": impossible}
 
@@ -199,23 +269,23 @@ def _json(path: Path) -> Any:
             if isinstance(error, json.JSONDecodeError)
             else error
         )
-        raise PotstillError(f"{path} is not valid JSON ({reason}): give a file in SQuAD's format.") from error
-
-
-_NAMES = {str: "text", int: "a whole number", list: "a list"}
-
-
-def _value(record: Any, key: str, kind: type, where: str) -> Any:
-    if not isinstance(record, dict):
-        raise PotstillError(f"{where}: a JSON object with the key {key!r} was expected, not {type(record).__name__}.")
-    if key not in record:
         raise PotstillError(
-            f"{where} has no {key!r}, only {', '.join(map(repr, record)) or 'nothing at all'}: "
-            "give a file in SQuAD's format."
-        )
+            f"{path} is not valid JSON ({reason}): give a file in SQuAD's format, or call one that has a question a "
+            "line .jsonl."
+        ) from error
+
+
+_NAMES = {str: "text", int: "a whole number", list: "a list", dict | list: "a pair of lists"}
+
+
+def _value(record: Any, key: str, kind: Any, where: str) -> Any:
+    if not isinstance(record, dict):
+        raise _BadValueError(f"{where}: a JSON object with the key {key!r} was expected, not {type(record).__name__}")
+    if key not in record:
+        raise _BadValueError(f"{where} has no {key!r}, only {', '.join(map(repr, record)) or 'nothing at all'}")
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise PotstillError(f"{where}: {key!r} is to be {_NAMES[kind]}, not {type(value).__name__}.")
+        raise _BadValueError(f"{where}: {key!r} is to be {_NAMES[kind]}, not {type(value).__name__}")
     return value
 
 
@@ -226,8 +296,7 @@ def _list(record: Any, key: str, where: str) -> list[Any]:
 
 def _text(record: Any, key: str, where: str) -> str:
     value: str = _value(record, key, str, where)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise PotstillError(f"{where}: {key!r} holds half a surrogate pair, which is not text.") from error
+    fault = text_fault(value, repr(key))
+    if fault is not None:
+        raise _BadValueError(f"{where}: {fault}")
     return value

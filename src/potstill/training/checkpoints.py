@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from potstill.errors import PotstillError, first_line
+from potstill.errors import PotstillError, advice, first_line
 from potstill.files import recover_folder, recover_folders, replace_folder
+from potstill.permissions import share
 from potstill.training.overwriting import is_overwriting, replacing_old_output
 
 RUN_STATE = "potstill_state.json"  # what a run needs besides the Trainer's own state
@@ -24,6 +27,7 @@ PARTS = (TRAINER_STATE, RUN_STATE, "optimizer.pt", "scheduler.pt")
 """Files without which a run would go on otherwise than it would have without the interruption."""
 FORMAT = 2
 """Of checkpoints. The first format had no checksums and did not record what was trained."""
+OBJECTIVE = "objective.safetensors"  # what the losses train besides the student, projections say
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch.save tells a full disk by a RuntimeError
 
 _verified: set[tuple[Path, int]] = set()
@@ -177,9 +181,10 @@ def load_run_state(checkpoint: str | Path) -> dict[str, Any]:
     """
     file = Path(checkpoint) / RUN_STATE
     try:
-        # Earlier versions did not tell the seconds apart, nor did they say what was trained.
-        state = {"format": 1, "stood_still_seconds": 0.0} | json.loads(file.read_text(encoding="utf-8"))
-        numbers = ("elapsed_seconds", "stood_still_seconds", "progress")
+        state = {"format": 1} | json.loads(file.read_text(encoding="utf-8"))
+        # Earlier versions had another name for excluded seconds; the earliest ones did not count them.
+        state.setdefault("excluded_seconds", state.get("stood_still_seconds", 0.0))
+        numbers = ("elapsed_seconds", "excluded_seconds", "progress")
         return state | {"format": int(state["format"])} | {name: float(state[name]) for name in numbers}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpointError(
@@ -216,6 +221,32 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
         raise PotstillError(f"Cannot resume from {checkpoint}: {first_line(error)}.") from error
 
 
+def save_modules(modules: nn.Module, checkpoint: str | Path) -> None:
+    """Write what the losses train besides the student; no file if there is nothing."""
+    state = {name: tensor.contiguous() for name, tensor in modules.state_dict().items()}
+    if state:
+        save_file(state, Path(checkpoint) / OBJECTIVE)
+
+
+def load_modules(modules: nn.Module, checkpoint: str | Path) -> None:
+    """Read what `save_modules` wrote.
+
+    Raises:
+        PotstillError: the checkpoint was written with other losses, or cannot be read.
+    """
+    file, wanted = Path(checkpoint) / OBJECTIVE, modules.state_dict()
+    try:
+        state = load_file(file) if file.is_file() else {}
+    except WRITE_ERRORS as error:
+        raise PotstillError(f"Cannot resume from {checkpoint}: {first_line(error)}.") from error
+    if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in wanted.items()}:
+        raise PotstillError(
+            f"Cannot resume from {checkpoint}: its losses trained other projections than those of this run; resume "
+            "with the losses that the checkpoint was written with."
+        )
+    modules.load_state_dict(state)
+
+
 def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArguments) -> None:
     """Move a complete checkpoint to its place, then let the oldest go, as `save_total_limit` says."""
     if state.best_global_step:
@@ -223,6 +254,7 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
         if best == folder or best.exists():
             state.best_model_checkpoint = str(best)
             state.save_to_json(str(staged / TRAINER_STATE))
+    share(staged)
     write_checksums(staged)
     for path in staged.iterdir():  # on the disk before it is called a checkpoint: power may fail
         descriptor = os.open(path, os.O_RDONLY)
@@ -240,7 +272,12 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
 
 def cannot_write(folder: Path, error: BaseException, last: Path | None) -> PotstillError:
     """Return the error of a checkpoint that could not be written, naming the one that is still there."""
-    return PotstillError(f"Could not write {folder} ({first_line(error)}): free some disk space; {what_is_left(last)}.")
+    # torch.save tells any trouble by a RuntimeError; the system's own error is the cause of it, if there is one.
+    system = next((cause for cause in (error, error.__cause__, error.__context__) if isinstance(cause, OSError)), None)
+    mend = (
+        "check that the disk is not full" if isinstance(error, RuntimeError) and not system else advice(system or error)
+    )
+    return PotstillError(f"Could not write {folder} ({first_line(error)}): {mend}; {what_is_left(last)}.")
 
 
 def what_is_left(last: Path | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations import get_reporting_integration_callbacks
@@ -10,15 +12,32 @@ from transformers.integrations import get_reporting_integration_callbacks
 from potstill.arguments import RunArguments
 from potstill.corpus import Corpus
 from potstill.errors import PotstillError, first_line
-from potstill.objective import DistillationObjective
-from potstill.recipe import DistillationArguments, Recipe
+from potstill.objective import OF_DISTILBERT, DistillationObjective, Objective, check_vocabularies, objective_from
+from potstill.recipe import Recipe
 
 
-def objective_of(args: Recipe) -> DistillationObjective:
-    """Return the objective that a recipe asks for: masked LM alone where it speaks of no teacher."""
-    if not isinstance(args, DistillationArguments):
-        return DistillationObjective(alpha_ce=0.0, alpha_mlm=1.0, alpha_cos=0.0)
-    return DistillationObjective(args.alpha_ce, args.alpha_mlm, args.alpha_cos, args.temperature, args.soft_targets)
+def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None) -> Objective:
+    """Return the objective that a recipe asks for, given as options or as the values of a recipe file.
+
+    It is that of `losses` where there are any, else DistilBERT's by its weights, and masked LM alone where a recipe has
+    neither.
+
+    Args:
+        recipe: what says the losses.
+        given: an objective from Python, which stands in place of the recipe's.
+
+    Raises:
+        PotstillError: a loss, or an option of one, that cannot be; or `given` and `losses` are both there.
+    """
+    values = vars(recipe) if isinstance(recipe, Recipe) else recipe
+    if given is not None:
+        if values.get("losses") is not None:
+            raise PotstillError("The losses of the recipe and an objective are both given: leave one of them out.")
+        return given
+    if values.get("losses") is not None:
+        return objective_from(values["losses"])
+    weights = {name: values[name] for name in OF_DISTILBERT if name in values}
+    return DistillationObjective(**weights) if weights else objective_from({"masked_lm": 1.0})
 
 
 def check_launch(args: RunArguments) -> None:
@@ -54,15 +73,13 @@ def check_fit(
     teacher: PreTrainedModel | None,
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
-    objective: DistillationObjective,
+    objective: Objective,
 ) -> None:
     """Check what a step will assume.
 
     Raises:
         PotstillError: the first thing that does not fit, with what to do.
     """
-    if objective.needs_teacher and teacher is None:
-        raise PotstillError("The soft targets and the cosine need a teacher: name one, or set their weights to 0.")
     if tokenizer.mask_token_id is None:
         raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
     block_size = corpus.train.block_size
@@ -79,15 +96,6 @@ def check_fit(
                 f"The {role} reads at most {model.config.max_position_embeddings} tokens but the blocks of "
                 f"{corpus.folder} have {block_size}: prepare the corpus with a smaller --block_size."
             )
-    if teacher is None:
-        return
-    if teacher.config.vocab_size != student.config.vocab_size:
-        raise PotstillError(
-            f"Teacher and student must share one vocabulary, but the teacher has {teacher.config.vocab_size} entries "
-            f"and the student {student.config.vocab_size}."
-        )
-    if objective.alpha_cos > 0 and teacher.config.hidden_size != student.config.hidden_size:
-        raise PotstillError(
-            f"The cosine compares hidden states of equal width, but the teacher's are {teacher.config.hidden_size} "
-            f"wide and the student's {student.config.hidden_size}: pass --alpha_cos 0."
-        )
+    if teacher is not None:  # the evaluation compares with it, whatever the losses
+        check_vocabularies(teacher.config, student.config)
+    objective.check(None if teacher is None else teacher.config, student.config)

@@ -111,7 +111,7 @@ def _batch_sums(
 def _read(model: PreTrainedModel, input_ids: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Return (B, L, H) hidden states and (N, V) log-probabilities at the N masked tokens, both float32."""
     family = family_of(model)
-    hidden, head = family.encode(model, input_ids), family.head(model)
+    hidden, head = family.encode(model, input_ids).last, family.head(model)
     masked = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[kept]
     logits = F.linear(head.transform(masked), head.weight, head.bias)
     return hidden.float(), logits.float().log_softmax(-1)

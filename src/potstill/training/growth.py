@@ -32,7 +32,9 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         shallow = type(trainer.student).from_pretrained(checkpoint, use_safetensors=True, dtype=torch.float32)
-        old_names = parameter_names(DistillationTrainer(shallow, trainer.corpus, trainer.args))
+        old_names = parameter_names(
+            DistillationTrainer(shallow, trainer.corpus, trainer.args, objective=trainer.step.objective)
+        )
         state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         state = grow_optimizer_state(state, old_names, parameter_names(trainer), shallow)
         try:

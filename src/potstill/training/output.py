@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir
 from potstill.locks import locked
+from potstill.permissions import share
 from potstill.report.model_card import model_card
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
@@ -26,6 +26,7 @@ from potstill.training.checkpoints import (
 from potstill.training.hardware import hardware
 from potstill.training.overwriting import plan_overwriting, recover_old_output, replacing_old_output
 from potstill.training.trainer import DistillationTrainer
+from potstill.versions import versions
 
 RESULTS = "results.json"
 
@@ -108,6 +109,7 @@ def whole_output(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
+        share(staging)
         with replacing_old_output(folder):
             for file in sorted(staging.iterdir()):
                 os.replace(file, folder / file.name)
@@ -154,12 +156,13 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         "cost": {
             "steps": trainer.state.global_step,
             "tokens": trainer.state.global_step * trainer.tokens_per_step,
-            "seconds": round(trainer.run_control.elapsed, 1),
+            "seconds": round(trainer.run_control.clock.elapsed, 1),
             "processes": trainer.args.world_size,
             "hardware": hardware(trainer.args.device),
         },
+        "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
-        "versions": {name: version(name) for name in ("potstill", "torch", "transformers", "datasets", "tokenizers")},
+        "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
         "log_history": history,
     }
 

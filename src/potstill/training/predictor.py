@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from potstill.objective import Predictions
-from potstill.student import VocabularyHead, family_of
+from potstill.objective import Encoded
+from potstill.student import Reads, States, VocabularyHead, family_of
 
 
 class Predictor:
-    """Turns blocks of tokens into `Predictions` of a model.
+    """Turns blocks of tokens into what the objective reads of a model.
 
     Args:
         model: of a known family.
+        reads: what is kept of its states.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
         self.model = model
-        self._encoder, self._transform = _Encoder(model), _Transform(model)
+        self._encoder, self._transform = _Encoder(model, reads), _Transform(model)
         self._layers = list(model.get_submodule(family_of(model).layer_prefix.rstrip(".")).children())
         self.refresh()
 
@@ -47,7 +48,7 @@ class Predictor:
         """Whether layers forget their activations and compute them again in the backward pass."""
         return getattr(self._layers[0], "gradient_checkpointing", False)
 
-    def __call__(self, input_ids: Tensor, dtype: torch.dtype | None = None) -> Predictions:
+    def __call__(self, input_ids: Tensor, dtype: torch.dtype | None = None) -> Encoded:
         """Run the encoder over (B, L) blocks without padding; the head is left to the objective.
 
         Args:
@@ -57,15 +58,15 @@ class Predictor:
         """
         head = family_of(self.model).head(self.model)
         if dtype is None:
-            return Predictions(self._encoder(input_ids), VocabularyHead(self._transform, head.weight, head.bias))
+            return _encoded(self._encoder(input_ids), VocabularyHead(self._transform, head.weight, head.bias))
 
         # The projection, which may be tied, is not among what is called: no search for ties, which takes its time too.
         def transform(hidden: Tensor) -> Tensor:
             return functional_call(self._transform, _cast(self._head_tensors, dtype), (hidden,), tie_weights=False)
 
         copies = _cast(self._encoder_tensors, dtype)
-        hidden = functional_call(self._encoder, copies, (input_ids,), tie_weights=False)
-        return Predictions(hidden, VocabularyHead(transform, head.weight, head.bias))
+        states = functional_call(self._encoder, copies, (input_ids,), tie_weights=False)
+        return _encoded(states, VocabularyHead(transform, head.weight, head.bias))
 
     def compile(self, **options: Any) -> None:
         """Compile the layers, with the options of `torch.compile`.
@@ -78,17 +79,26 @@ class Predictor:
 
 
 class _Encoder(nn.Module):
+    def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
+        super().__init__()
+        self.model = model
+        self.reads = reads
+
+    def forward(self, input_ids: Tensor) -> States:
+        return family_of(self.model).encode(self.model, input_ids, self.reads)
+
+
+class _Transform(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return family_of(self.model).encode(self.model, input_ids)
-
-
-class _Transform(_Encoder):
     def forward(self, hidden: Tensor) -> Tensor:
         return family_of(self.model).head(self.model).transform(hidden)
+
+
+def _encoded(states: States, head: VocabularyHead) -> Encoded:
+    return Encoded(states.hidden, states.attention, head)
 
 
 def _cast(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from potstill.arguments import RECIPE, RunArguments
 from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
 from potstill.locks import locked
+from potstill.student.loading import quiet_loading
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
     DamagedCheckpointError,
@@ -31,10 +32,11 @@ from potstill.training.checkpoints import (
     publish,
     save_run_state,
 )
-from potstill.training.control import RunControl, TrainingInterrupted, schedule_by_progress
+from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
+from potstill.training.schedule import schedule_by_progress
 
 
 class Draws(Protocol):
@@ -66,7 +68,7 @@ class ResumableTrainer(Trainer):
 
     Attributes:
         draws: as given.
-        run_control: the clock; `run_control.elapsed` is the seconds trained so far.
+        run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
         recipe: written beside every checkpoint, so that the run can be resumed by it; "" for none.
         sources: fingerprints of what the model was made of, compared when the run is resumed.
         unit: what a step reads a number of, in the plural; the logged rate is called `{unit}_per_second`.
@@ -132,6 +134,11 @@ class ResumableTrainer(Trainer):
             self._record = RunRecord.of(self.args, self.fingerprints)
         return self._record
 
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """What resumptions changed: for each the step, and option → its value before and after."""
+        return [] if self._record is None else list(self._record.changes)
+
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
         """Train, as `Trainer.train` does, to the end or to the limit that comes first.
 
@@ -155,7 +162,9 @@ class ResumableTrainer(Trainer):
             before, state = load_run_state(checkpoint), load_trainer_state(checkpoint)
             self._go_on(before, state.global_step, checkpoint)
             finished = state.global_step >= self.args.steps_in_all(self.steps_per_epoch)
-            if finished or self.run_control.spent:  # only the output may be missing; `Trainer` would take a step more
+            if (
+                finished or self.run_control.clock.spent
+            ):  # only the output may be missing; `Trainer` would take a step more
                 self._tell(f"{checkpoint} is at the end of training already: nothing is left to train.")
                 self.state = state
                 self._load_from_checkpoint(checkpoint)
@@ -163,7 +172,7 @@ class ResumableTrainer(Trainer):
             # With several processes, `Trainer` does not tell the sampler which epoch it resumes in the middle of.
             self.draws.set_epoch(state.global_step // self.steps_per_epoch)
             first_step = state.global_step
-        with self.run_control.catching_signals():
+        with self.run_control.signals.catching():
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
             with fitting_memory(self.args):  # around the optimiser too, whose state the first step makes
@@ -177,8 +186,7 @@ class ResumableTrainer(Trainer):
 
     def _go_on(self, before: dict[str, Any], step: int, checkpoint: str) -> None:
         """Take up the clock of a checkpoint, and make sure that its run is this one."""
-        self.run_control.elapsed_before = before["elapsed_seconds"]
-        self.run_control.stood_still = before["stood_still_seconds"]
+        self.run_control.take_up(before)
         record = RunRecord.from_state(before)
         if record is None:
             self._tell(f"{checkpoint} is of an earlier version, which did not record its options: none is compared.")
@@ -244,13 +252,13 @@ class ResumableTrainer(Trainer):
             super().log(kept, start_time)
 
     @contextmanager
-    def beside_training(self) -> Iterator[None]:
+    def excluded_time(self) -> Iterator[None]:
         """Leave the time that the body takes out of the logged rate and of the progress, an evaluation's say."""
         started = time.monotonic()
         yield
         seconds = time.monotonic() - started
         self._window_started += seconds
-        self.run_control.beside(seconds)
+        self.run_control.clock.exclude(seconds)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Follow steps, or with a budget of minutes the clock, so that the schedule ends when the training does."""
@@ -281,7 +289,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the checkpoint beside its place and move it there whole, so that every checkpoint can be loaded."""
-        with self.beside_training():
+        with self.excluded_time():
             self._check_finite(weights=True)
             self._staging = Path(self.args.output_dir) / ".checkpoint.partial"
             staged, folder = self._staging / self.checkpoint_folder().name, self.checkpoint_folder()
@@ -305,7 +313,8 @@ class ResumableTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
-            self.trained.save_pretrained(output_dir)
+            with quiet_loading():  # no bar for the few files of a model
+                self.trained.save_pretrained(output_dir)
             self.processing_class.save_pretrained(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

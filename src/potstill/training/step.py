@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.objective import DistillationObjective, hidden_cosine_loss
+from potstill.objective import Objective
 from potstill.student import family_of
+from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.graphs import Graphed
 from potstill.training.predictor import Predictor
 
@@ -23,18 +25,25 @@ EXACT_SUMS = ("cuda",)
 class DistillationStep(nn.Module):
     """The module that training runs and wraps for data parallelism.
 
-    Its forward is the whole of a step short of the backward pass, so that no logits need leave it, and its only
-    parameters are the student's: the teacher is kept out of the module tree, where neither the optimiser nor
-    DistributedDataParallel nor a checkpoint would see it.
+    Its forward is the whole of a step short of the backward pass, so that no logits need leave it. Its parameters are
+    the student's and those that the objective trains besides: the teacher is kept out of the module tree, where neither
+    the optimiser nor DistributedDataParallel nor a checkpoint would see it.
 
     Under autocast the teacher, and on a GPU the student too, compute in its type from end to end, on copies of their
     parameters in that type. Autocast itself would keep LayerNorm and all that is added to it in float32, and spend the
     time moving twice the bytes. The parameters that are trained stay in float32, and so do sums inside LayerNorm,
     softmax and the losses.
 
-    Attributes:
+    Args:
         student: the model in training.
-        objective: turns predictions into losses.
+        teacher: put in eval mode and frozen; None to train without one.
+        objective: turns what both make of a batch into losses.
+        seed: decides the initial weights of what the objective trains besides the student.
+
+    Attributes:
+        student: as given.
+        objective: as given.
+        objective_modules: what the objective trains besides the student, by the name of the term; often empty.
         mark: called with the name of each part of the step as it ends; for measuring.
     """
 
@@ -42,18 +51,22 @@ class DistillationStep(nn.Module):
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel | None,
-        objective: DistillationObjective,
+        objective: Objective,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
+        self.objective_modules = objective.modules(
+            teacher.config if teacher is not None else None, student.config, seed
+        )
         self.mark: Callable[[str], None] = _ignore
-        self._predict_student = Predictor(student)
+        self._predict_student = Predictor(student, objective.student_reads)
         self._teacher: tuple[PreTrainedModel, ...] = ()
         if teacher is not None:
             self._teacher = (teacher.eval().requires_grad_(False),)
         self._teacher_predictors: dict[torch.dtype | None, Predictor] = {}
-        self._hidden_cosine = hidden_cosine_loss
+        self._compiled_values: dict[str, Any] = {}
         self._compile_options: dict[str, Any] | None = None
         self._graphed: Graphed | None = None
 
@@ -85,26 +98,38 @@ class DistillationStep(nn.Module):
         with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
             student = self._predict_student(input_ids, copied)
             self.mark("student")
-            losses = self.objective(student, teacher, positions, labels, self._hidden_cosine)
+            losses = self.objective(student, teacher, positions, labels, self.objective_modules, self._compiled_values)
             self.mark("losses")
         return losses
 
     def compile_parts(self, **options: Any) -> None:
         """Compile what a step runs, with the options of `torch.compile`."""
         self._compile_options = options
-        self._hidden_cosine = torch.compile(hidden_cosine_loss, **options)
+        self._compiled_values = self.objective.compiled(**options)
         self._predict_student.compile(**options)
         self._teacher_predictors.clear()
 
     def record_graphs(self) -> None:
         """Replay each step as one CUDA graph, with its backward pass."""
-        self._graphed = Graphed(self._losses, lambda: list(self.student.parameters()))
+        self._graphed = Graphed(self._losses, lambda: list(self.parameters()))
 
     def refresh(self) -> None:
         """Take note that parameters of the student may have been replaced by others since the last call."""
         self._predict_student.refresh()
         if self._graphed is not None:
             self._graphed.clear()
+
+    def save_objective(self, folder: str | Path) -> None:
+        """Write what the objective trains besides the student into a checkpoint; no file if there is nothing."""
+        save_modules(self.objective_modules, folder)
+
+    def load_objective(self, folder: str | Path) -> None:
+        """Read what `save_objective` wrote.
+
+        Raises:
+            PotstillError: it is of other losses than this objective's, or cannot be read.
+        """
+        load_modules(self.objective_modules, folder)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Trade time for memory in the student, as `TrainingArguments` asks."""
@@ -122,7 +147,7 @@ class DistillationStep(nn.Module):
                 teacher = copy.deepcopy(teacher).to(dtype)
                 if teacher.device.type == "cuda":
                     family_of(teacher).fuse_gelu(teacher)
-            predictor = Predictor(teacher)
+            predictor = Predictor(teacher, self.objective.teacher_reads)
             if self._compile_options is not None:
                 predictor.compile(**self._compile_options)
             self._teacher_predictors[dtype] = predictor

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallba
 
 from potstill.corpus import Blocks, Corpus, Cutting, Masking, ShuffledDraws, load_tokenizer
 from potstill.corpus.masking import MaskedBlocks
-from potstill.corpus.tokenizer import TokenizerSpec
+from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
+from potstill.objective import Objective
 from potstill.recipe import Recipe
 from potstill.student import family_of, load_masked_lm
 from potstill.training.compatibility import check_fit, check_launch, objective_of
@@ -44,10 +45,11 @@ class DistillationTrainer(ResumableTrainer):
         processing_class: tokenizer to save with the student; the corpus's own if not given.
         callbacks: as in `Trainer`.
         stop_at: share of the training at which to stop with a checkpoint (used to grow a model in stages).
+        objective: what is minimised, in place of what `args` say of losses: see `Objective`.
 
     Attributes:
         student: the model in training.
-        run_control: the clock; `run_control.elapsed` is the seconds trained so far.
+        run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
 
     Raises:
         PotstillError: teacher, student, tokenizer and corpus do not fit together.
@@ -64,24 +66,25 @@ class DistillationTrainer(ResumableTrainer):
         processing_class: PreTrainedTokenizerFast | None = None,
         callbacks: list[TrainerCallback] | None = None,
         stop_at: float = 1.0,
+        objective: Objective | None = None,
     ) -> None:
         corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
         teacher = _checked_teacher(teacher, corpus)
         tokenizer = processing_class or corpus.tokenizer(family_of(student).token_types)
         corpus.check_tokenizer(tokenizer, "the tokenizer given")
         check_launch(args)
-        objective = objective_of(args)
+        objective = objective_of(args, objective)
         check_fit(student, teacher, corpus, tokenizer, objective)
-        if objective.alpha_ce == objective.alpha_mlm == 0:  # nothing reads the student's head
+        if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers
             args.ddp_find_unused_parameters = True
         if len(corpus.validation) == 0:
             args.eval_strategy, args.eval_on_start = "no", False
         counts = torch.from_numpy(corpus.token_counts)
-        special, mask = list(tokenizer.all_special_ids), tokenizer.mask_token_id
+        special, mask = control_ids(tokenizer), tokenizer.mask_token_id
         masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
         seed = args.seed if args.data_seed is None else args.data_seed
         draws = ShuffledDraws(len(corpus.train), args.blocks_per_step, seed)
-        step = DistillationStep(student, teacher, objective)
+        step = DistillationStep(student, teacher, objective, args.seed)
         self.corpus = corpus
         self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
         self.cutting: Cutting | None = None
@@ -171,7 +174,7 @@ class DistillationTrainer(ResumableTrainer):
             input_ids, draw = self.cutting(input_ids, draw)
         self._lengths[input_ids.shape] += 1
         if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
-            self.run_control.stands_still()
+            self.run_control.clock.exclude_step()
         masked = self.masking(input_ids, draw)
         return model(masked.input_ids, masked.positions, masked.labels)
 
@@ -190,7 +193,7 @@ class DistillationTrainer(ResumableTrainer):
             raise PotstillError(
                 "The corpus has no held-out block to evaluate on: prepare it with a larger --validation_fraction."
             )
-        with self.beside_training():
+        with self.excluded_time():
             with fitting_memory(self.args, evaluation=True):
                 metrics = self._held_out(blocks, self.held_out_masking)
                 if self.cutting is not None:
@@ -201,6 +204,15 @@ class DistillationTrainer(ResumableTrainer):
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self._staging is not None and self.args.should_save:  # a checkpoint, not the student alone
+            self.step.save_objective(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.step.load_objective(resume_from_checkpoint)
 
     def _held_out(self, blocks: Blocks, masking: Callable[[Tensor, Tensor], MaskedBlocks]) -> dict[str, float]:
         return held_out_metrics(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from statistics import median
 
 import torch
@@ -25,6 +25,8 @@ from potstill.bench.inference.requests import read_requests
 from potstill.bench.inference.result import Latency, Lengths, Row
 from potstill.bench.inference.turns import Ratio, say
 from potstill.errors import PotstillError, first_line
+from potstill.json_files import check_finite
+from potstill.versions import versions
 
 
 def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
@@ -72,6 +74,7 @@ def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
         energy=measured.energy_how,
         rows=_rows(models, forms, measured, limits, args.passes),
     )
+    check_finite(asdict(result), "The measurement is no result")
     if args.output:
         result.save(args.output)
     return result
@@ -153,7 +156,7 @@ def _counted_on(device: str, model: Model, lengths: Sequence[int]) -> Counted:
 def _versions(models: Sequence[Model]) -> dict[str, str]:
     """Return the versions of Python, potstill, and the libraries that run the models."""
     found = {"Python": platform.python_version()}
-    found |= {name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers")}
+    found |= versions("potstill", "torch", "transformers", "tokenizers")
     for model in models:
         found |= model.exported.versions if model.exported else {}
     return found

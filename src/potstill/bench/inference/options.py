@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
+from potstill.files import check_output_file
 
 BATCH_SIZES = (1, 8, 32)
 ELMO = "ELMo-shaped"
@@ -79,10 +79,8 @@ class BenchInferenceArguments:
             raise PotstillError("--task_data is the folder of --data stsb: give both, or a file of text as --data.")
         if self.country is not None and not self.energy:
             raise PotstillError("--country is whose electricity --energy counts: give both.")
-        if self.output and Path(self.output).is_dir():
-            raise PotstillError(f"--output {self.output} is a folder: name a file.")
-        if self.output and not Path(self.output).absolute().parent.is_dir():
-            raise PotstillError(f"--output {self.output} cannot be written: name a file in a folder that exists.")
+        if self.output:
+            check_output_file(self.output, "--output", in_folder=True)
 
 
 def cores() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,8 +10,10 @@ from potstill.bench.inference.machine import Disturbance, Machine
 from potstill.bench.inference.options import ELMO
 from potstill.bench.inference.result import Row, Throughput
 from potstill.bench.inference.turns import SECONDS_TO_SETTLE, Ratio
-from potstill.evaluation.tables import NOTHING, Grid, text
+from potstill.evaluation.tables import Grid, text
 from potstill.files import write_text
+from potstill.json_files import json_text
+from potstill.report.markdown import NOTHING, visible
 
 BUSY = 0.05
 
@@ -59,7 +60,7 @@ class InferenceBench:
         Raises:
             PotstillError: it cannot be written.
         """
-        write_text(Path(file).expanduser(), json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        write_text(Path(file).expanduser(), json_text(asdict(self), str(file)) + "\n")
 
     def __str__(self) -> str:
         grids = [_sizes(self.rows), _latency(self.rows), _throughput(self.rows), _bounds(self.rows)]
@@ -81,7 +82,8 @@ def _head(bench: InferenceBench) -> list[str]:
         words = said.setdefault(f"{'words' if row.model == ELMO else 'tokens'}: {row.lengths}", [])
         if row.model not in words:
             words.append(row.model)
-    return [*lines, *(f"{', '.join(models)}, {what}" for what, models in said.items())]
+    lines += [f"{', '.join(models)}, {what}" for what, models in said.items()]
+    return [visible(line) for line in lines]
 
 
 def _grid(caption: str, rows: list[Row], columns: dict[str, list[str]]) -> Grid:

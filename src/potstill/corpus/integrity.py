@@ -1,0 +1,106 @@
+"""Whether the files of a corpus are what `prepare` wrote: one turned bit in them would be learnt without a word."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from potstill.errors import PotstillError, advice, first_line
+
+FILES = ("train.arrow", "validation.arrow", "token_counts.npy")
+"""What is trained on."""
+
+TOLD_BYTES = 2 * 10**9
+"""From which size on the check of a corpus is told, for it takes seconds then."""
+
+_PIECE = 2**22
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that is trained on, in hexadecimal, as `sha256sum` prints it.
+
+    Raises:
+        PotstillError: a file is missing or cannot be read.
+    """
+    paths = [folder / name for name in FILES]
+    try:
+        size = sum(path.stat().st_size for path in paths)
+    except OSError as error:
+        raise unusable(Path(error.filename), error) from error
+    console = Console(stderr=True)
+    if size >= TOLD_BYTES and not console.is_terminal:
+        print(f"checking {size / 1e9:.1f} GB of the corpus {folder}", file=sys.stderr, flush=True)
+    with Progress(console=console, transient=True, disable=size < TOLD_BYTES or not console.is_terminal) as progress:
+        task = progress.add_task(f"checking the corpus {folder}", total=size)
+        found = {}
+        for path in paths:
+            digest = hashlib.sha256()
+            try:
+                with path.open("rb", buffering=0) as file:
+                    while piece := file.read(_PIECE):
+                        digest.update(piece)
+                        progress.advance(task, len(piece))
+            except OSError as error:
+                raise unusable(path, error) from error
+            found[path.name] = digest.hexdigest()
+    return found
+
+
+def fingerprint_of(checksums: dict[str, str]) -> str:
+    """Return one SHA-256, in hexadecimal, for the checksums of all files."""
+    return hashlib.sha256("".join(f"{checksums[name]}  {name}\n" for name in FILES).encode()).hexdigest()
+
+
+def check_files(folder: Path, recorded: dict[str, str]) -> None:
+    """Compare the files with the checksums that were recorded when the corpus was prepared.
+
+    Raises:
+        PotstillError: a file is missing, cannot be read, or is not the one that was written.
+    """
+    for name, checksum in checksums(folder).items():
+        if checksum != recorded[name]:
+            raise PotstillError(
+                f"{folder / name} is damaged (its SHA-256 is no longer the one in the manifest): prepare the corpus "
+                "again, or copy it again from where it is whole."
+            )
+
+
+def check_ids(path: Path, pieces: Iterable[NDArray[Any]], blocks: int, vocab_size: int, counts: Any = None) -> None:
+    """Make sure that the blocks of a corpus without checksums can be what was written.
+
+    Args:
+        path: of the split.
+        pieces: all ids of its blocks, in 1-D arrays.
+        blocks: their number.
+        vocab_size: of the tokenizer: every id is below it.
+        counts: (vocab_size,) int64, what the ids come to without those that frame each block; None where not known.
+
+    Raises:
+        PotstillError: an id is not in the vocabulary, or the ids do not come to the counts.
+    """
+    found = np.zeros(vocab_size, dtype=np.int64)
+    for ids in pieces:
+        occurrences = np.bincount(ids, minlength=vocab_size)
+        if len(occurrences) > vocab_size:
+            raise unusable(path, ValueError(f"it holds the id {len(occurrences) - 1} of a vocabulary of {vocab_size}"))
+        found += occurrences
+    if counts is not None:
+        frame = found - counts
+        if (frame < 0).any() or (frame % max(blocks, 1) > 0).any() or np.count_nonzero(frame) > 2:
+            raise unusable(path, ValueError("its tokens do not come to those of token_counts.npy"))
+
+
+def unusable(path: Path, error: BaseException) -> PotstillError:
+    """The error to raise for a file of a corpus, from what reading it raised."""
+    if isinstance(error, FileNotFoundError):
+        return PotstillError(f"{path} is missing: prepare the corpus again.")
+    if isinstance(error, OSError) and error.errno is not None:
+        return PotstillError(f"{path} cannot be read ({os.strerror(error.errno)}): {advice(error)}.")
+    return PotstillError(f"{path} is damaged ({first_line(error)}): prepare the corpus again.")

@@ -1,0 +1,52 @@
+"""Hidden-state cosine: the student's last hidden states point where the teacher's do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from potstill.errors import PotstillError
+from potstill.objective.term import Batch, Term
+from potstill.student import Reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenCosine(Term):
+    """Mean over all tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
+
+    Requires equal widths.
+    """
+
+    name: ClassVar[str] = "hidden_cosine"
+    logged_as: ClassVar[str] = "cos"
+
+    @property
+    def student_reads(self) -> Reads:
+        """See `Term.student_reads`."""
+        return Reads(hidden=frozenset({-1}))
+
+    @property
+    def teacher_reads(self) -> Reads:
+        """See `Term.teacher_reads`."""
+        return Reads(hidden=frozenset({-1}))
+
+    def check(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
+        """See `Term.check`."""
+        if teacher.hidden_size != student.hidden_size:
+            raise PotstillError(
+                f"The cosine compares hidden states of equal width, but the teacher's are {teacher.hidden_size} wide "
+                f"and the student's {student.hidden_size}: pass --alpha_cos 0 or leave hidden_cosine out of losses; "
+                "hidden_mse learns a projection between widths."
+            )
+
+    def value(self, batch: Batch) -> Tensor:
+        """See `Term.value`."""
+        assert batch.teacher is not None
+        student, teacher = batch.student.last, batch.teacher.last
+        dtype = torch.promote_types(student.dtype, torch.float32)
+        return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()

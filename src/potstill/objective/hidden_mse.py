@@ -1,0 +1,89 @@
+"""Mean squared error of hidden states, layer by layer, through learned projections where the widths differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from potstill.objective.term import Batch, Flops, Term, check_layer, is_layer_number
+from potstill.student import Reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenMSE(Term):
+    """Mean squared error between hidden states of student layers and of the teacher layers that they are mapped to.
+
+    Each pair of layers counts alike: the value is the mean over pairs, tokens and the teacher's width. Where the widths
+    differ, a linear layer for each pair takes the student's states to the teacher's width (as in TinyBERT, Jiao et al.
+    2020, section 3.1); it is trained with the student.
+
+    Attributes:
+        layers: student layer → teacher layer, both counted from 0, -1 for the last; the last ones alone if not given.
+    """
+
+    name: ClassVar[str] = "hidden_mse"
+    layers: Mapping[int, int] = field(default_factory=lambda: {-1: -1})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule = "a mapping of student layers to teacher layers, as in {0: 0, 5: 11}"
+        if not isinstance(self.layers, Mapping) or not self.layers:
+            raise self.refuse("layers", rule)
+        layers = {}
+        for pair in self.layers.items():
+            try:
+                student, teacher = (int(layer) if isinstance(layer, str) else layer for layer in pair)  # JSON: strings
+            except ValueError:
+                raise self.refuse("layers", rule) from None
+            if not (is_layer_number(student) and is_layer_number(teacher)):
+                raise self.refuse("layers", rule)
+            layers[student] = teacher
+        object.__setattr__(self, "layers", layers)
+
+    @property
+    def student_reads(self) -> Reads:
+        """See `Term.student_reads`."""
+        return Reads(hidden=frozenset(self.layers))
+
+    @property
+    def teacher_reads(self) -> Reads:
+        """See `Term.teacher_reads`."""
+        return Reads(hidden=frozenset(self.layers.values()))
+
+    def check(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
+        """See `Term.check`."""
+        for ours, theirs in self.layers.items():
+            check_layer(self, "layers", ours, "student", student)
+            check_layer(self, "layers", theirs, "teacher", teacher)
+
+    def module(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> nn.Module | None:
+        """See `Term.module`."""
+        if teacher.hidden_size == student.hidden_size:
+            return None
+        return nn.ModuleList(nn.Linear(student.hidden_size, teacher.hidden_size) for _ in self.layers)
+
+    def flops(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, block_size: int) -> Flops:
+        """See `Term.flops`."""
+        if teacher is None or teacher.hidden_size == student.hidden_size:
+            return Flops()
+        return Flops(student=2.0 * student.hidden_size * teacher.hidden_size * len(self.layers))
+
+    def value(self, batch: Batch) -> Tensor:
+        """See `Term.value`."""
+        assert batch.teacher is not None
+        values = []
+        for number, (ours, theirs) in enumerate(self.layers.items()):
+            student, teacher = batch.student.hidden[ours], batch.teacher.hidden[theirs]
+            if batch.trained is not None:
+                projection = batch.trained[number]
+                weight, bias = projection.weight.to(student.dtype), projection.bias.to(student.dtype)
+                student = F.linear(student, weight, bias)
+            dtype = torch.promote_types(student.dtype, torch.float32)
+            values.append(F.mse_loss(student.to(dtype), teacher.to(dtype)))
+        return torch.stack(values).mean()

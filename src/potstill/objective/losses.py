@@ -1,0 +1,55 @@
+"""The losses that a recipe can name, and how `losses:` is read. A new loss is a file beside and a line in `LOSSES`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from potstill.errors import PotstillError
+from potstill.objective.attention_relations import AttentionRelations
+from potstill.objective.hidden_cosine import HiddenCosine
+from potstill.objective.hidden_mse import HiddenMSE
+from potstill.objective.objective import Objective
+from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
+from potstill.objective.term import Weighted
+
+LOSSES: dict[str, type[Weighted]] = {
+    loss.name: loss for loss in (SoftTargets, MaskedLM, LogitsMSE, HiddenCosine, HiddenMSE, AttentionRelations)
+}
+
+
+def objective_from(losses: Any) -> Objective:
+    """Return the objective that `losses:` of a recipe describes.
+
+    Args:
+        losses: a mapping from the name of each loss to its weight, or to a mapping of its options, `weight` among them
+            (1 if not given).
+
+    Raises:
+        PotstillError: an unknown loss or option, with the nearest there is; a value that cannot be; all weights 0.
+    """
+    if not isinstance(losses, Mapping) or not losses:
+        raise PotstillError(
+            f"losses is {losses!r}: it must map names to weights or options, as in "
+            "{soft_targets: {weight: 5, temperature: 2}, masked_lm: 2}."
+        )
+    return Objective(_loss(name, options) for name, options in losses.items())
+
+
+def _loss(name: Any, options: Any) -> Weighted:
+    if name not in LOSSES:
+        raise PotstillError(f"losses: there is no loss {name!r}{_nearest(name, LOSSES)}")
+    known = [field.name for field in fields(LOSSES[name]) if field.init]
+    if not isinstance(options, Mapping):
+        options = {"weight": options}
+    for option in options:
+        if option not in known:
+            raise PotstillError(f"losses: {name} has no option {option!r}{_nearest(option, known)}")
+    return LOSSES[name](**options)
+
+
+def _nearest(name: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f"; did you mean {near[0]}?" if near else f": choose from {', '.join(known)}."

@@ -1,0 +1,61 @@
+"""The losses that read logits. They are named one by one, and computed together by the term `Vocabulary`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from potstill.objective.softmax import Divergence
+from potstill.objective.term import Weighted
+from potstill.student import Tokens
+
+TOKENS = ("all", "masked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftTargets(Weighted):
+    """The divergence of both softmaxes over the vocabulary at temperature T, times T² (Hinton et al. 2015).
+
+    It is summed over the vocabulary and averaged over the tokens. The factor T² keeps the size of its gradient when T
+    changes.
+
+    Attributes:
+        temperature: T.
+        tokens: all of a block, [CLS] and [SEP] included, or the masked ones.
+        divergence: forward_kl is KL(teacher ‖ student), reverse_kl is KL(student ‖ teacher), and jensen_shannon is the
+            mean of the KLs of both to their mean, at most ln 2.
+    """
+
+    name: ClassVar[str] = "soft_targets"
+    temperature: float = 2.0
+    tokens: Tokens = "all"
+    divergence: Divergence = "forward_kl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._number("temperature", lambda value: 0 < value < float("inf"), "a number above 0")
+        self._choice("tokens", TOKENS)
+        self._choice("divergence", get_args(Divergence))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM(Weighted):
+    """Cross-entropy of the original tokens at the masked positions, at temperature 1."""
+
+    name: ClassVar[str] = "masked_lm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsMSE(Weighted):
+    """Mean squared error of the logits, over the vocabulary and the tokens (arXiv 1312.6184).
+
+    Attributes:
+        tokens: all of a block, [CLS] and [SEP] included, or the masked ones.
+    """
+
+    name: ClassVar[str] = "logits_mse"
+    tokens: Tokens = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choice("tokens", TOKENS)

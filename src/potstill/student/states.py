@@ -1,0 +1,119 @@
+"""What is read of a model on the way to its logits: hidden states, and the inputs of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+Tokens = Literal["none", "masked", "all"]
+_SHARES: tuple[Tokens, ...] = ("none", "masked", "all")
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What is read of one model. Nothing else is kept in memory, and no layer above it is run.
+
+    Layers are counted from 0, or from the end with -1 for the last one.
+
+    Attributes:
+        logits: the tokens whose logits are read: none, the masked ones or all. They need the last hidden states too.
+        hidden: layers whose output is read. That of the last layer is what the head reads, so it comes after the
+            final LayerNorm in a model that has one.
+        attention: layers whose queries, keys and values are read.
+    """
+
+    logits: Tokens = "none"
+    hidden: frozenset[int] = frozenset()
+    attention: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        last = frozenset({-1}) if self.logits != "none" else frozenset()
+        object.__setattr__(self, "hidden", frozenset(self.hidden) | last)
+        object.__setattr__(self, "attention", frozenset(self.attention))
+
+    def __or__(self, other: Reads) -> Reads:
+        """Return what is read by either."""
+        logits = max(self.logits, other.logits, key=_SHARES.index)
+        return Reads(logits, self.hidden | other.hidden, self.attention | other.attention)
+
+    def __bool__(self) -> bool:
+        """Return whether anything is read."""
+        return bool(self.hidden or self.attention)
+
+    def layers_run(self, depth: int) -> int:
+        """Return how many of a model's layers have to run: up to the last one whose output something reads."""
+        outputs = [layer % depth + 1 for layer in self.hidden]
+        inputs = [layer % depth for layer in self.attention]
+        return max(outputs + inputs, default=0)
+
+
+LAST_HIDDEN = Reads(hidden=frozenset({-1}))
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What the attention of one layer compares and mixes.
+
+    Attributes:
+        query: (B, L, D), the heads side by side.
+        key: (B, L, D).
+        value: (B, L, D).
+        heads: the number of attention heads.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    heads: int
+
+
+@dataclass(frozen=True)
+class States:
+    """What a model makes of B blocks of L tokens, as far as it was asked for.
+
+    Attributes:
+        hidden: the output of each layer in `Reads.hidden`, (B, L, H), under the number that was asked for.
+        attention: the queries, keys and values of each layer in `Reads.attention`, likewise.
+    """
+
+    hidden: dict[int, Tensor]
+    attention: dict[int, AttentionInputs]
+
+    @property
+    def last(self) -> Tensor:
+        """The last hidden states (B, L, H)."""
+        return self.hidden[-1]
+
+
+def run_layers(
+    layers: Sequence[nn.Module],
+    hidden: Tensor,
+    keep: Reads,
+    attention_inputs: Callable[[nn.Module, Tensor], AttentionInputs],
+) -> States:
+    """Run a stack of layers one by one, as far as it is read, and keep what is read.
+
+    Queries, keys and values are computed once more from the layer's input: a layer does not hand them out, and a hook
+    would be lost where layers are compiled, recorded or run again in the backward pass.
+
+    Args:
+        layers: each turns (B, L, H) into (B, L, H).
+        hidden: (B, L, H), what the first layer reads.
+        keep: what is read.
+        attention_inputs: computes them from a layer and its input.
+    """
+    depth = len(layers)
+    states = States({}, {})
+    last = keep.layers_run(depth)
+    for number, layer in enumerate(layers):
+        asked = [key for key in (number, number - depth) if key in keep.attention]
+        if asked:
+            states.attention.update(dict.fromkeys(asked, attention_inputs(layer, hidden)))
+        if number == last:
+            break
+        hidden = layer(hidden)
+        states.hidden.update({key: hidden for key in (number, number - depth) if key in keep.hidden})
+    return states

@@ -1,0 +1,36 @@
+"""A learning-rate schedule that follows the progress of a run instead of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import SchedulerType, TrainingArguments, get_scheduler
+
+from potstill.errors import PotstillError
+
+
+def schedule_by_progress(
+    optimizer: torch.optim.Optimizer, args: TrainingArguments, progress: Callable[[], float]
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the learning-rate schedule that `args` names, driven by progress (0 to 1) instead of by steps.
+
+    With a budget of minutes nobody knows the number of steps beforehand. The schedule is therefore laid out over a
+    fixed number of points, and looked up at the progress made.
+    """
+    points = 100_000
+    layout = get_scheduler(
+        SchedulerType(args.lr_scheduler_type),
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0),
+        num_warmup_steps=int(args.warmup_steps * points),
+        num_training_steps=points,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs or {},
+    )
+    if not isinstance(layout, torch.optim.lr_scheduler.LambdaLR):
+        raise PotstillError(
+            f"--lr_scheduler_type {args.lr_scheduler_type} does not work with --max_train_minutes: "
+            "use linear or cosine."
+        )
+    factor = layout.lr_lambdas[0]
+    first = max(1, int(points * 1e-4))  # the first step's progress is 0, and so would its learning rate be
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: factor(max(first, round(progress() * points))))

@@ -1,0 +1,99 @@
+"""Bad input of an evaluation is told before anything is run or written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from evaluation_samples import Flags, Json, listing, refused
+from transformers import BertTokenizer
+
+import potstill
+from potstill.errors import PotstillError
+from potstill.evaluation.options import EvaluateArguments
+from potstill.finetuning.options import FinetuneArguments
+
+pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seeds": 1}, "--seeds is 1: a median over seeds and their spread need at least 2"),
+        ({"suite": "superglue"}, "There is no suite 'superglue'; the suites are glue, imdb, squad, squad_v2."),
+        ({"suite": "sst2"}, "(sst2 is a task of glue: give glue:sst2)"),
+        ({"suite": "glue:sst3"}, "The suite glue has no task 'sst3'"),
+        ({"suite": None}, "--suite is missing"),
+        ({"models": None}, "--models is missing"),
+        ({"models": ["out/student"]}, "--models 'out/student' is not NAME=FOLDER"),
+        ({"models": ["=out/student"]}, "is not NAME=FOLDER"),
+        ({"models": ["a=x", "A=y"]}, "The model 'a' is there twice"),
+        ({"models": ["a/b=x"]}, "'a/b' cannot be the name of a folder"),
+        ({"models": ["a\nb=x"]}, "'a\\nb' cannot be the name of a folder"),
+        ({"models": ["a\x1b[31m=x"]}, "'a\\x1b[31m' cannot be the name of a folder"),
+        ({"models": ["a\udce9=x"]}, "'a\\udce9' cannot be the name of a folder"),
+        ({"models": ["a=x", "b (D)=y"]}, "The model 'b (D)' is named as --second_distillation names one"),
+        ({"model": "x"}, "--model is of `finetune`: give --models."),
+        ({"task": "sst2"}, "--task is of `finetune`: give --suite."),
+        ({"teacher": "x"}, "--teacher is of `finetune`: give --second_distillation."),
+        ({"second_distillation": ["teacher"]}, "'teacher' is none of the models after the first: student."),
+        ({"second_distillation": ["student"], "alpha_ce": 0, "alpha_task": 0}, "--alpha_ce is 0"),
+        ({"search": True}, "--search chooses the learning rate itself"),
+        ({"runs_per_gpu": 0}, "--runs_per_gpu is 0"),
+        ({"resume_from_checkpoint": "true"}, "--resume_from_checkpoint is not needed"),
+        ({"overwrite_output_dir": True}, "--overwrite_output_dir would throw finished runs away"),
+        ({"output_dir": None}, "--output_dir is missing"),
+        ({"max_train_samples": 0}, "--max_train_samples is 0"),
+        ({"max_length": 64}, "reads at most 32 tokens: lower it"),
+        ({"models": ["a=/nowhere/at/all"]}, "a: the model folder '/nowhere/at/all' does not exist"),
+        ({"suite": "glue:rte"}, "There is no data of any task: "),
+        ({"task_data": "/nowhere/at/all"}, "--task_data /nowhere/at/all is not a folder"),
+    ],
+)
+def test_impossible_options(
+    flags: Flags, pretended: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Json, told: str
+) -> None:
+    assert told in refused(capsys, flags(**options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_distillation_of_spans_needs_one_tokenizer(
+    flags: Flags, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(models["student"], other)
+    words = BertTokenizer.from_pretrained(other).get_vocab()
+    words["bol"], words["kim"] = words["kim"], words["bol"]
+    BertTokenizer(vocab=words, model_max_length=32).save_pretrained(other)
+    argv = flags(models=models | {"other": other}, suite=["glue:sst2", "squad"], second_distillation=["other"])
+    told = refused(capsys, argv)
+    assert told.startswith("--second_distillation other: the answers of SQuAD 1.1 are places among tokens")
+
+
+def test_output_dir_that_is_not_one(
+    flags: Flags, pretended: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").write_text("mine")
+    assert "is a file" in refused(capsys, flags())
+    (tmp_path / "results").unlink()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.txt").write_text("mine")
+    assert "is not empty and has no plan.json" in refused(capsys, flags())
+    assert listing(tmp_path) == {"results/mine.txt": b"mine"}
+    assert pretended == []
+
+
+def test_not_under_a_launcher(
+    flags: Flags, monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path
+) -> None:
+    args = EvaluateArguments(
+        models=[f"a={models['teacher']}"], suite=["imdb"], output_dir=str(tmp_path / "r"), use_cpu=True
+    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PotstillError, match="run it without torchrun"):
+        potstill.evaluate(args)
+
+
+def test_public_names() -> None:
+    assert potstill.EvaluateArguments is EvaluateArguments
+    assert potstill.FinetuneArguments is FinetuneArguments
+    assert all(getattr(potstill, name) for name in potstill.__all__)

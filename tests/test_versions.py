@@ -1,0 +1,48 @@
+"""Versions that are recorded tell one build from another."""
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+import potstill
+from potstill.versions import version, versions
+
+
+def test_torch_says_which_build_it_is(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda package: "2.13.0")  # as of the wheel that PyPI gives everybody
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    assert version("torch") == "2.13.0+cu130"
+    assert versions("potstill", "torch", "transformers") == {
+        "potstill": "2.13.0",
+        "torch": "2.13.0+cu130",
+        "transformers": "2.13.0",
+    }
+
+
+def test_versions_of_this_environment():
+    found = versions("torch", "transformers", "tokenizers")
+    assert found["torch"] == torch.__version__
+    assert type(found["torch"]) is str  # and not torch's own type, which JSON and YAML do not know
+    assert found["transformers"] == metadata.version("transformers")
+    assert found["tokenizers"] == metadata.version("tokenizers")
+
+
+def test_a_package_of_another_name_speaks_for_itself(monkeypatch):
+    runtime, silent = ModuleType("made_up_runtime"), ModuleType("made_up_silent")
+    runtime.__version__ = "1.2.3+gpu"
+    monkeypatch.setitem(sys.modules, "made_up_runtime", runtime)
+    monkeypatch.setitem(sys.modules, "made_up_silent", silent)
+    assert versions("made_up_runtime", "made_up_silent") == {
+        "made_up_runtime": "1.2.3+gpu",
+        "made_up_silent": "unknown",
+    }
+
+
+def test_nothing_records_a_version_otherwise():
+    root = Path(potstill.__file__).parent
+    asking = [file.relative_to(root).as_posix() for file in root.rglob("*.py") if "metadata" in file.read_text()]
+    others = [name for name in asking if "importlib.metadata import" in (root / name).read_text()]
+    assert others == ["cli.py"]  # which prints potstill's own and imports nothing heavy
