@@ -117,5 +117,5 @@ def test_family_of_a_config() -> None:
 
 
 def test_an_unknown_family_is_refused_by_name() -> None:
-    with pytest.raises(PotstillError, match="'gpt2' are not supported: use one of type bert, distilbert"):
+    with pytest.raises(PotstillError, match="'gpt2' are not supported: use one of type bert, distilbert, roberta"):
         family_of(GPT2Config())
