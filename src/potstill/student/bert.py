@@ -43,7 +43,6 @@ class Bert(BertLayers):
     model_type = "bert"
     layer_prefix = "bert.encoder.layer."
     tokenizer = WordPiece()
-    folds_token_types = True
 
     def restore(self, model: PreTrainedModel, missing: set[str]) -> set[str]:
         """See `Family.restore`.

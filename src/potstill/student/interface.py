@@ -119,7 +119,6 @@ class Family(ABC):
         auto_class: The class of transformers that loads its language models.
         dropouts: Names that its configs have for the dropouts of hidden states and attention.
         tokenizer: The kind of tokenizer that a new model of the family gets; None if no new ones are made.
-        folds_token_types: Whether `copy_weights` adds the segment-0 embedding into the position embeddings.
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
             attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
             which not every runtime knows. Such a family has `after_attention`.
@@ -130,7 +129,6 @@ class Family(ABC):
     auto_class: Any = AutoModelForMaskedLM
     dropouts: tuple[str, ...]
     tokenizer: TokenizerKind | None = None
-    folds_token_types: bool = False
     exports_plainly: bool = False
 
     # What its models can be, and read.
