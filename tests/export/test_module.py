@@ -21,6 +21,7 @@ from transformers import (
     ElectraConfig,
     ElectraForSequenceClassification,
     RobertaConfig,
+    RobertaForSequenceClassification,
     RobertaForTokenClassification,
 )
 
@@ -36,6 +37,7 @@ VOCAB = 60
         (BertForSequenceClassification, BertConfig(vocab_size=VOCAB, **SIZES), ("logits",)),
         (DistilBertForSequenceClassification, DistilBertConfig(vocab_size=VOCAB, **DISTIL), ("logits",)),
         (CamembertForSequenceClassification, CamembertConfig(vocab_size=VOCAB, **SIZES), ("logits",)),
+        (RobertaForSequenceClassification, RobertaConfig(vocab_size=VOCAB, **SIZES), ("logits",)),
         (ElectraForSequenceClassification, ElectraConfig(vocab_size=VOCAB, embedding_size=16, **SIZES), ("logits",)),
         (BertForQuestionAnswering, BertConfig(vocab_size=VOCAB, **SIZES), ("start_logits", "end_logits")),
         (DistilBertForMaskedLM, DistilBertConfig(vocab_size=VOCAB, **DISTIL), ("logits",)),

@@ -4,12 +4,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from families_samples import CONFIGS, LENGTH, random_model
 from samples import BLOCK_SIZE
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill import DistillationArguments, DistillationTrainer, prepare
@@ -18,6 +20,7 @@ from potstill.export.export import export
 from potstill.export.runtime import ExportedFolder
 from potstill.student import build_student, family_of, load_masked_lm, takes_token_types, usable_length
 from potstill.student.family import FAMILIES, new_model_family, new_tokenizer_kind
+from potstill.training.graphs import Graphed
 
 LAYERS = [3, 0]
 
@@ -107,6 +110,36 @@ def test_what_an_export_computes_of_a_layer_is_what_the_layer_computes(model_typ
     )
     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(family.after_attention(layer, mixed, hidden), layer(hidden), rtol=0, atol=1e-12)
+
+
+class _Operations(TorchDispatchMode):
+    """Notes what torch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_encoding_never_waits_for_the_device(model_type: str) -> None:
+    model = random_model(CONFIGS[model_type]())
+    with _Operations() as operations:
+        family_of(model).encode(model, ids())
+    assert "embedding" in operations.names
+    assert not operations.names & {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}
+
+
+@pytest.mark.gpu
+def test_encoding_is_the_same_when_it_is_recorded(model_type: str) -> None:
+    model = random_model(CONFIGS[model_type]()).cuda()
+    graphed = Graphed(lambda input_ids: {"hidden": family_of(model).encode(model, input_ids).last})
+    with torch.no_grad():
+        for rows in (ids().cuda(), ids().flip(0).cuda(), ids().flip(1).cuda()):
+            torch.testing.assert_close(graphed(rows)["hidden"], family_of(model).encode(model, rows).last)
+    assert graphed.graphs
 
 
 @pytest.fixture(scope="module")
