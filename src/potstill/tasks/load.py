@@ -47,7 +47,7 @@ def load_split(
     """Return the rows of a split.
 
     Args:
-        task: of `GLUE`, or `IMDB`.
+        task: a declaration.
         split: one of the task's own names: `train` or one of `task.dev`.
         task_data: a folder that holds `SPLIT.tsv` (as the official download has it), `SPLIT.jsonl` or `SPLIT.parquet`
             (with the columns that the hub's dataset has), compressed or not, in a folder named after the task or
