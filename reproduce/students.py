@@ -18,7 +18,7 @@ from transformers.utils import logging
 from potstill import build_student
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.files import complete_folder
-from potstill.student import family_of
+from potstill.student import takes_token_types
 from reproduce.common import Place, existing, parser, place_of, run, write_result
 from reproduce.held_out import held_out
 from reproduce.runs import run_job
@@ -103,7 +103,7 @@ def _initialised(place: Place, teacher: Path, layers: str) -> Path:
     logging.disable_progress_bar()
     with complete_folder(folder) as partial:
         student.save_pretrained(partial)
-        load_tokenizer(str(teacher), family_of(student).token_types).save_pretrained(partial)
+        load_tokenizer(str(teacher), takes_token_types(student.config)).save_pretrained(partial)
     return folder
 
 

@@ -134,11 +134,14 @@ class DistillationArguments(Recipe):
 
 @dataclass
 class PretrainingArguments(Recipe):
-    """Options of `potstill pretrain`: the shape of a BERT, trained by masked LM from scratch or grown."""
+    """Options of `potstill pretrain`: an encoder and its shape, trained by masked LM from scratch or grown."""
 
     masking: Literal["frequency", "uniform"] = option("uniform", "How masked tokens are drawn: see `distill`.")
     tokenizer: str | None = option(None, "Folder or hub name of the tokenizer; the corpus's own if not given.")
     model: str | None = option(None, "Continue from this model folder instead of starting from random weights.")
+    model_type: str | None = option(
+        None, "Architecture of a new model, by its name in transformers, such as roberta; a BERT if not given."
+    )
     num_hidden_layers: int = option(12, "Transformer layers.")
     hidden_size: int = option(768, "Width of the hidden states.")
     num_attention_heads: int | None = option(None, "Attention heads; one for every 64 of the width if not given.")
@@ -161,6 +164,10 @@ class PretrainingArguments(Recipe):
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "must be above 0")
         self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "must be 0 or more and below 1")
+        two = self.model is not None and self.model_type is not None
+        self._check(
+            "model_type", not two, "is for a new model: leave it out, for the folder of --model says what it is"
+        )
 
     def depths(self) -> list[int]:
         """Return the depths that training goes through, the last one being the model's."""

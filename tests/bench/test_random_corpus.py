@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from potstill import PotstillError
-from potstill.bench.synthetic import random_corpus, random_tokenizer
+from potstill.bench.synthetic import random_corpus
+from potstill.student.wordpiece import WordPiece
 
 
 def test_blocks(tmp_path: Path) -> None:
-    tokenizer = random_tokenizer(200, 16)
+    tokenizer = WordPiece().meaningless(200, 16)
     corpus = random_corpus(tmp_path / "blocks", 50, 16, tokenizer)
     ids = corpus.train.__getitems__(list(range(50)))["input_ids"].numpy()
     assert ids.shape == (50, 16)
@@ -29,7 +30,7 @@ def test_blocks(tmp_path: Path) -> None:
 
 
 def test_many_blocks(tmp_path: Path) -> None:
-    corpus = random_corpus(tmp_path / "blocks", 5000, 512, random_tokenizer(30522, 512))
+    corpus = random_corpus(tmp_path / "blocks", 5000, 512, WordPiece().meaningless(30522, 512))
     assert len(corpus.train) == 5000
     assert corpus.manifest.splits["train"].dropped_tokens == 0
 
@@ -37,4 +38,4 @@ def test_many_blocks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(5, 16), (200, 2)])
 def test_no_room(tmp_path: Path, vocab_size: int, block_size: int) -> None:
     with pytest.raises(PotstillError, match="--vocab_size" if vocab_size == 5 else "--block_size"):
-        random_corpus(tmp_path / "blocks", 4, block_size, random_tokenizer(vocab_size, block_size))
+        random_corpus(tmp_path / "blocks", 4, block_size, WordPiece().meaningless(vocab_size, block_size))

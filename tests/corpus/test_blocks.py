@@ -118,6 +118,22 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, blocks: Blocks) -> None:
         Blocks(blocks.path)
 
 
+def test_a_turned_bit_in_the_head_of_a_file_is_told_or_harmless(blocks: Blocks) -> None:
+    whole = blocks.path.read_bytes()
+    told = []
+    for byte in range(0, 700, 3):
+        damaged = bytearray(whole)
+        damaged[byte] ^= 1 << byte % 8
+        blocks.path.write_bytes(damaged)
+        try:
+            read = Blocks(blocks.path)
+            assert sum(len(piece) for piece in read.pieces()) == len(read) * read.block_size
+        except PotstillError as error:
+            told.append(str(error))
+    assert len(told) > 20
+    assert all("a.arrow is damaged" in message for message in told)
+
+
 def test_a_file_of_anything_else_is_an_error(tmp_path: Path) -> None:
     ids = pa.array([1, 2], pa.int64())
     for column in (ids, pa.FixedSizeListArray.from_arrays(ids, 2), pa.array(["text"])):

@@ -2,29 +2,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from families_samples import SIZES, random_model
 from transformers import BertConfig, BertForMaskedLM
 
 
 @pytest.fixture
 def make_bert() -> Callable[..., BertForMaskedLM]:
-    """A small BERT with every parameter random: a freshly built one has zero biases and unit LayerNorms."""
+    """A small BERT with every parameter random, from the options of its config."""
 
     def make(dtype: torch.dtype = torch.float32, seed: int = 0, **options: object) -> BertForMaskedLM:
-        sizes = {
-            "vocab_size": 101,
-            "hidden_size": 24,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 3,
-            "intermediate_size": 40,
-            "max_position_embeddings": 19,
-        }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = BertForMaskedLM(BertConfig(**(sizes | options))).to(dtype)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.add_(torch.randn_like(parameter), alpha=0.2)
-        return model.eval()
+        return random_model(BertConfig(**(SIZES | options)), dtype, seed)
 
     return make
 

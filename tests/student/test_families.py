@@ -2,21 +2,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, GPT2Config, PreTrainedModel
+from families_samples import CONFIGS, random_model
+from transformers import BertConfig, DistilBertConfig, GPT2Config, PreTrainedModel, RobertaConfig
 
 from potstill.errors import PotstillError
-from potstill.student import Reads, build_student, family_of
+from potstill.student import Reads, family_of
 from potstill.student.bert import Bert
 from potstill.student.distilbert import DistilBert
+from potstill.student.roberta import Roberta
 
-MakeBert = Callable[..., BertForMaskedLM]
 
-
-@pytest.fixture(params=["bert", "distilbert"])
-def model_of(request: pytest.FixtureRequest, make_bert: MakeBert) -> Callable[..., PreTrainedModel]:
+@pytest.fixture(params=CONFIGS)
+def model_of(request: pytest.FixtureRequest) -> Callable[..., PreTrainedModel]:
     def make(**options: object) -> PreTrainedModel:
-        bert = make_bert(dtype=torch.float64, **options)
-        return bert if request.param == "bert" else build_student(bert)
+        return random_model(CONFIGS[request.param](**options), torch.float64)
 
     return make
 
@@ -100,7 +99,10 @@ def test_encode_leaves_the_head_alone_and_lets_gradients_through(
     family.head(model).transform(hidden).sum().backward()
     written = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     unwritten = {name for name, _ in model.named_parameters()} - written
-    assert all("decoder" in name or "vocab_projector" in name or "predictions.bias" in name for name in unwritten)
+    assert all(
+        "decoder" in name or "vocab_projector" in name or "predictions.bias" in name or "lm_head.bias" in name
+        for name in unwritten
+    )
 
 
 def test_layer_prefix_begins_exactly_the_tensors_of_the_layers(model_of: Callable[..., PreTrainedModel]) -> None:
@@ -114,8 +116,9 @@ def test_layer_prefix_begins_exactly_the_tensors_of_the_layers(model_of: Callabl
 def test_family_of_a_config() -> None:
     assert isinstance(family_of(BertConfig()), Bert)
     assert isinstance(family_of(DistilBertConfig()), DistilBert)
+    assert isinstance(family_of(RobertaConfig()), Roberta)
 
 
 def test_an_unknown_family_is_refused_by_name() -> None:
-    with pytest.raises(PotstillError, match="'gpt2' are not supported: use one of type bert, distilbert"):
+    with pytest.raises(PotstillError, match="'gpt2' are not supported: use one of type bert, distilbert, roberta"):
         family_of(GPT2Config())

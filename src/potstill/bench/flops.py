@@ -80,7 +80,7 @@ def forward_flops(
         reads: layers above what is read are not run. Of a layer whose queries, keys and values are read alone, those
             count.
     """
-    layers = model.get_submodule(family_of(model).layer_prefix.rstrip("."))
+    layers = family_of(model).layers(model)
     depth, width = model.config.num_hidden_layers, model.config.hidden_size
     run = reads.layers_run(depth)
     in_run = sum(_linear_weights(layer) for layer in list(layers.children())[:run])

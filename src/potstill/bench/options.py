@@ -37,7 +37,8 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     vocab_size: int = option(30522, "Entries of the vocabulary, unless --corpus, --teacher or --tokenizer is given.")
     teacher_layers: int = option(12, "Layers of the teacher, unless --teacher is given.")
     pretrain: bool = option(
-        False, "Measure masked-LM pre-training of a BERT of the teacher's shape, as `pretrain` does it, not distilling."
+        False,
+        "Measure masked-LM pre-training of a model of the teacher's shape, as `pretrain` does it, not distilling.",
     )
     baseline: bool = option(
         False, "Measure the same step written the obvious way too (eager, logits at every position), taking turns."
@@ -69,6 +70,8 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         size = self.baseline_batch_size
         self._check("baseline_batch_size", size is None or size > 0, "must be above 0")
         self._check("model", self.model is None, "is not continued from here: give its shape, or leave it out")
+        two = self.teacher is not None and self.model_type is not None
+        self._check("model_type", not two, "is for a random teacher: leave it out, for the folder of --teacher says it")
         if self.pretrain:
             self._check("teacher", self.teacher is None, "is not used with --pretrain; leave it out")
             self.losses = {"masked_lm": 1.0}

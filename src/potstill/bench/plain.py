@@ -60,7 +60,7 @@ def _whole(model: PreTrainedModel, input_ids: Tensor, reads: Reads) -> tuple[Enc
     """Return what is read of a model from its own forward pass, and its (B, L, V) logits."""
     output = model(input_ids=input_ids, output_hidden_states=True)
     family, before = family_of(model), output.hidden_states
-    layers = list(model.get_submodule(family.layer_prefix.rstrip(".")).children())
+    layers = list(family.layers(model))
     hidden = {layer: before[layer % len(layers) + 1] for layer in reads.hidden}
     attention = {
         layer: family.attention_inputs(layers[layer], before[layer % len(layers)]) for layer in reads.attention

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus import Corpus, Manifest
 from potstill.corpus.fingerprint import tokenizer_fingerprint
@@ -14,7 +14,6 @@ from potstill.corpus.integrity import checksums
 from potstill.corpus.manifest import SplitRecord, TokenizerRecord
 from potstill.corpus.packing import TOKENS_PER_RECORD_BATCH, BlockWriter, content_size
 from potstill.corpus.tokenizer import TokenizerSpec
-from potstill.corpus.vocabulary import SPECIAL_TOKENS
 from potstill.errors import PotstillError
 from potstill.versions import version
 
@@ -77,14 +76,3 @@ def random_corpus(
         checksums=checksums(folder),
     ).save(folder)
     return Corpus.open(folder, verify=False)
-
-
-def random_tokenizer(vocab_size: int, model_max_length: int) -> BertTokenizer:
-    """Return a tokenizer of BERT's special tokens and of words that mean nothing.
-
-    Args:
-        vocab_size: entries in all.
-        model_max_length: what it is to state as the longest input of its model, in tokens.
-    """
-    words = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(vocab_size - len(SPECIAL_TOKENS)))]
-    return BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=model_max_length)

@@ -14,23 +14,30 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 
 from potstill.bench.clock import PartClock, synchronise
 from potstill.bench.flops import matrix_product_rate, step_flops
 from potstill.bench.options import BenchTrainArguments
 from potstill.bench.plain import PlainTraining
 from potstill.bench.result import Speed, TrainBench
-from potstill.bench.synthetic import random_corpus, random_tokenizer
+from potstill.bench.synthetic import random_corpus
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.corpus.masking import masked_per_block
 from potstill.errors import PotstillError
 from potstill.files import check_output_file
 from potstill.json_files import check_finite
 from potstill.student import build_student, load_masked_lm
+from potstill.student.family import new_tokenizer_kind
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
-from potstill.training.pretrain import initial_model
+from potstill.training.pretrain import ends, initial_model
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
 
@@ -247,8 +254,10 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
         if len(corpus.train) < largest:
             raise PotstillError(f"The corpus {args.corpus} has fewer blocks than the {largest} of one batch.")
         return corpus
-    name = args.teacher or args.tokenizer
-    tokenizer = load_tokenizer(name) if name else random_tokenizer(args.vocab_size, args.block_size)
+    if name := args.teacher or args.tokenizer:
+        tokenizer = load_tokenizer(name)
+    else:
+        tokenizer = new_tokenizer_kind(args.model_type).meaningless(args.vocab_size, args.block_size)
     # Two steps more than are taken: batches are read ahead, and to find the end of an epoch takes its time.
     blocks = largest * args.gradient_accumulation_steps * args.world_size * (args.max_steps + 2)
     return random_corpus(folder / "blocks", blocks, args.block_size, tokenizer, args.seed)
@@ -263,7 +272,7 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
     else:
         tokenizer = corpus.tokenizer()
         depth = args.teacher_layers if not args.pretrain else args.num_hidden_layers or args.teacher_layers
-        teacher = initial_model(shape, depth, len(tokenizer), tokenizer.pad_token_id)
+        teacher = initial_model(shape, depth, len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer))
     if args.pretrain:
         return teacher, None
     student = build_student(

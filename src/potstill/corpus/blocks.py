@@ -47,6 +47,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
             dtype = np.dtype(kind.value_type.to_pandas_dtype())
             if dtype.kind != "u":
                 raise ValueError(f"its blocks are of {dtype}")
+            places = [batch.column(0).values.buffers()[1].address - buffer.address for batch in batches]
         except Exception as error:  # what a damaged file makes pyarrow raise is of almost any type
             raise unusable(path, error) from error
         # The whole file as one array of ids, whatever lies between the ids included: a block is then one slice of it,
@@ -54,10 +55,10 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         self._ids: NDArray[Any] = np.frombuffer(buffer, dtype=dtype, count=buffer.size // dtype.itemsize)
         lengths = np.array([len(batch) for batch in batches], dtype=np.int64)
         self._first_block = np.concatenate([[0], np.cumsum(lengths)])
-        self._first_id = np.array(
-            [(batch.column(0).values.buffers()[1].address - buffer.address) // dtype.itemsize for batch in batches],
-            dtype=np.int64,
-        )
+        self._first_id = np.array(places, dtype=np.int64) // dtype.itemsize
+        ends = self._first_id + lengths * self.block_size
+        if self.block_size < 1 or (self._first_id < 0).any() or (ends > len(self._ids)).any():
+            raise unusable(path, ValueError("its blocks lie outside it"))
 
     def __len__(self) -> int:
         return int(self._first_block[-1])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,14 @@ from potstill.corpus.reading import OnBadText, Reader, ReadingOptions, SampleBy
 from potstill.corpus.sources import Source, find_sources
 from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
 from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
-from potstill.corpus.vocabulary import train_wordpiece
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import claimed_folder, complete_folder
 from potstill.processes import once
 from potstill.versions import version
+
+if TYPE_CHECKING:
+    from potstill.student.interface import TokenizerKind
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +49,10 @@ def prepare(
     on_bad_text: Literal["error", "skip"] = "error",
     train_tokenizer: bool = False,
     vocab_size: int = 30522,
-    lowercase: bool = True,
+    lowercase: bool | None = None,
     seed: int = 0,
     overwrite_output_dir: bool = False,
+    model_type: str | None = None,
 ) -> Corpus:
     """Tokenise documents and cut them into blocks of one length, ready for training.
 
@@ -80,11 +83,15 @@ def prepare(
         memory_limit_mb: Approximate bound, in MiB, for text and tokens in flight over all processes; a document of
             several MiB takes about 90 times its size beyond that.
         on_bad_text: What to do with a document that is not UTF-8: stop with an error, or skip and count it.
-        train_tokenizer: Train a WordPiece vocabulary on the same text instead of naming a tokenizer.
+        train_tokenizer: Train a tokenizer on the same text instead of naming one: a WordPiece vocabulary, unless
+            `model_type` says otherwise.
         vocab_size: Entries of the trained vocabulary.
-        lowercase: Whether the trained vocabulary is lower-cased and without accents.
+        lowercase: Whether the trained vocabulary is lower-cased and without accents. If not given, WordPiece is and
+            byte-level BPE, which cannot be, is not.
         seed: Seed of the choice of held-out documents.
         overwrite_output_dir: Replace the corpus that is in the output folder.
+        model_type: Architecture whose kind of tokenizer is trained, by its name in transformers: roberta gets
+            byte-level BPE. Give `pretrain` the same.
 
     Returns:
         The corpus, opened.
@@ -107,6 +114,11 @@ def prepare(
         raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
+    if model_type is not None and not train_tokenizer:
+        raise PotstillError(
+            "--model_type says which kind of tokenizer is trained: add --train_tokenizer, or leave it out."
+        )
+    new_tokenizer = _kind_of_tokenizer(model_type) if train_tokenizer else None
 
     def write() -> None:
         with claimed_folder(output_dir, overwrite_output_dir, FILE_NAME, "a corpus") as claimed:
@@ -114,9 +126,9 @@ def prepare(
             sources = find_sources([text] if isinstance(text, str) else text, folder)
             options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
 
-            if tokenizer is None:
+            if new_tokenizer is not None:
                 name = f"trained on this text ({vocab_size} entries)"
-                loaded = train_wordpiece(
+                loaded = new_tokenizer.train(
                     lambda: _training_documents(sources, options, seed, validation_fraction),
                     vocab_size,
                     lowercase,
@@ -235,6 +247,12 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     except Exception as error:  # `tokenizers` tells of a full disk by a bare Exception
         raise error if isinstance(error, OSError) else OSError(first_line(error)) from error
+
+
+def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":
+    from potstill.student.family import new_tokenizer_kind  # not above: it imports models, which text does not need
+
+    return new_tokenizer_kind(model_type)
 
 
 def _training_documents(

@@ -15,7 +15,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from potstill.corpus.casing import contradiction, unstated_options
 from potstill.errors import PotstillError, first_line
+from potstill.json_files import read_object
 from potstill.panics import panics_as_errors
+
+FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+"""What a tokenizer is read from, where it is there."""
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +145,9 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
             unstated, decision = unstated_options(name, tokenizer) if tokenizer.is_fast else ({}, "")
             if unstated:
                 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options, **unstated)
-    except BaseException as error:  # the libraries below raise almost every type there is
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's, which is none
-            raise
+    except Exception as error:  # the libraries below raise almost every type there is
         reason = first_line(error)
+        _check_files(Path(name))
         if Path(name).exists():
             raise PotstillError(f"The folder {name} holds no tokenizer that can be loaded ({reason}).") from error
         raise PotstillError(
@@ -162,6 +165,17 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         if line:
             say_once(line)
     return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """Tell which file of a tokenizer is damaged: the libraries that read it seldom say.
+
+    Raises:
+        PotstillError: one is.
+    """
+    for file in FILES:
+        if (folder / file).is_file():
+            read_object(folder / file, "The tokenizer file", "restore it", finite=False)
 
 
 @cache

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from potstill.student.family import family_or_none
+from potstill.student.interface import Family
+
 ATTENTION = "potstill_export"
-BERTS = ("bert", "roberta", "xlm-roberta", "camembert")
 HIDDEN = -1e4
 """Added to the score of a padded token: exp(-10000) is 0 in any precision, and much less is no number in 16 bits."""
 
@@ -18,9 +20,10 @@ HIDDEN = -1e4
 class ExportModule(nn.Module):
     """What is exported: takes what the model reads, in order, and returns its logits, in order.
 
-    What padding hides is a plain sum, where transformers looks it up by index; and attention is written out, which all
-    runtimes know how to fuse. Where only the first token is read of the last layer, it alone is computed there. The
-    model is changed by this, so it is for nothing else afterwards.
+    Where the model's family allows it (`Family.exports_plainly`), what padding hides is a plain sum, where transformers
+    looks it up by index; attention is written out, which all runtimes know how to fuse; and where only the first token
+    is read of the last layer, it alone is computed there. The model is changed by this, so it is for nothing else
+    afterwards.
 
     Args:
         model: in evaluation mode.
@@ -34,13 +37,14 @@ class ExportModule(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.inputs, self.outputs = model, inputs, outputs
-        self.plain = model.config.model_type in (*BERTS, "distilbert")
-        if not self.plain:
+        family = family_or_none(model.config)
+        self.plain = family is not None and family.exports_plainly
+        if family is None or not self.plain:
             return
         model.set_attn_implementation(ATTENTION)
         if reads_first_token:
-            layers = model.base_model.transformer.layer if _is_distilbert(model) else model.base_model.encoder.layer
-            layers[-1] = _FirstToken(layers[-1], _is_distilbert(model))
+            layers = family.layers(model)
+            layers[-1] = _FirstToken(layers[-1], family)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of (B, L) ids and the like."""
@@ -55,24 +59,19 @@ class ExportModule(nn.Module):
 class _FirstToken(nn.Module):
     """A layer of which only the first token is computed: (B, L, H) in, (B, 1, H) out."""
 
-    def __init__(self, layer: Any, is_distilbert: bool) -> None:
+    def __init__(self, layer: nn.Module, family: Family) -> None:
         super().__init__()
-        self.layer, self.is_distilbert = layer, is_distilbert
+        self.layer, self.family = layer, family
 
     def forward(self, hidden: Tensor, attention_mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        layer, first = self.layer, hidden[:, :1]
-        of = layer.attention if self.is_distilbert else layer.attention.self
-        projections = (of.q_lin, of.k_lin, of.v_lin) if self.is_distilbert else (of.query, of.key, of.value)
+        first = hidden[:, :1]
+        inputs = self.family.attention_inputs(self.layer, hidden, asking=first)
         query, key, value = (
-            projection(read).unflatten(-1, (-1, of.attention_head_size)).transpose(1, 2)
-            for projection, read in zip(projections, (first, hidden, hidden), strict=True)
+            tensor.unflatten(-1, (inputs.heads, -1)).transpose(1, 2)
+            for tensor in (inputs.query, inputs.key, inputs.value)
         )
-        context = _attention(of, query, key, value, attention_mask, scaling=of.scaling)[0].flatten(2)
-        if self.is_distilbert:
-            attended = layer.sa_layer_norm(of.out_lin(context) + first)
-            return layer.output_layer_norm(layer.ffn(attended) + attended)
-        attended = layer.attention.output(context, first)
-        return layer.output(layer.intermediate(attended), attended)
+        mixed = _attention(self.layer, query, key, value, attention_mask, scaling=query.shape[-1] ** -0.5)[0]
+        return self.family.after_attention(self.layer, mixed.flatten(2), first)
 
 
 def _attention(
@@ -83,10 +82,6 @@ def _attention(
     if mask is not None:
         scores = scores + mask
     return (scores.softmax(dim=-1) @ value).transpose(1, 2), None
-
-
-def _is_distilbert(model: PreTrainedModel) -> bool:
-    return model.config.model_type == "distilbert"
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)

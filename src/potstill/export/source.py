@@ -26,6 +26,7 @@ from potstill.errors import PotstillError
 from potstill.export.module import ExportModule
 from potstill.export.quiet import quiet
 from potstill.finetuning.models import load_as, load_config
+from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -146,7 +147,7 @@ def fit_inputs(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> tu
     """
     taken = inspect.signature(type(model).forward).parameters
     given = {"input_ids", "attention_mask", *tokenizer.model_input_names}
-    if getattr(model.config, "type_vocab_size", 2) < 2:
+    if not takes_token_types(model.config):
         given.discard("token_type_ids")
     inputs = tuple(name for name in INPUTS if name in taken and name in given)
     tokenizer.model_input_names = list(inputs)
@@ -156,7 +157,4 @@ def fit_inputs(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> tu
 
 def longest_input(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> int:
     """Return how many tokens a model reads at most."""
-    positions = getattr(config, "max_position_embeddings", None) or 512
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # whose positions begin behind that of padding
-        positions -= (config.pad_token_id or 0) + 1
-    return min(tokenizer.model_max_length, positions)
+    return min(tokenizer.model_max_length, usable_length(config) or 512)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
@@ -22,21 +21,11 @@ from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import soft_targets
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.teaching import Fit, class_order, fit_of
+from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 
 LENGTHS = 8
 """Lengths of batches that are recorded: enough that little is padding, few enough that each comes often."""
-AFTER_PADDING: tuple[str, ...] = (
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "roberta-prelayernorm",
-    "camembert",
-    "xmod",
-    "mpnet",
-)
-AFTER_PADDING += ("longformer", "data2vec-text", "ibert", "luke")
-"""Models whose positions are numbered from the id of padding + 1 on."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +176,16 @@ class Reader:
         config = load_config(name, role)
         encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
         # So it is saved, too: what lies beside a model is not to give what the model fails on.
-        tokenizer = load_tokenizer(name, _takes_token_types(encoder), role)
+        tokenizer = load_tokenizer(name, takes_token_types(encoder), role)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise PotstillError(
                     f"The tokenizer of the {role} {name!r} has no token to pad with: set its pad_token."
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        limit = min(tokenizer.model_max_length, _positions(encoder) or tokenizer.model_max_length)
+        if getattr(encoder, "pad_token_id", None) is None:
+            encoder.pad_token_id = tokenizer.pad_token_id  # as it is loaded: positions may be counted from it
+        limit = min(tokenizer.model_max_length, usable_length(encoder) or tokenizer.model_max_length)
         wanted = args.max_length or limit
         if wanted > limit and wanted != args.declared_task.settings(bool(args.teacher)).max_length:
             raise PotstillError(
@@ -208,23 +199,6 @@ class Reader:
     def rows(self, data: TaskData, split: Dataset) -> Rows:
         """Tokenise a split."""
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
-
-
-def _takes_token_types(config: PreTrainedConfig) -> bool:
-    """Return whether a model tells two texts apart by their token types.
-
-    DistilBERT takes none, RoBERTa has an embedding for one type alone; their tokenizers may number two all the same.
-    """
-    if getattr(config, "type_vocab_size", 2) < 2:
-        return False
-    model = AutoModel._model_mapping.get(type(config), None)
-    return model is None or "token_type_ids" in inspect.signature(model.forward).parameters
-
-
-def _positions(config: PreTrainedConfig) -> int | None:
-    """Return how many tokens a model has positions for, None if any number."""
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    return positions - config.pad_token_id - 1 if positions and config.model_type in AFTER_PADDING else positions
 
 
 def _multiple(args: FinetuneArguments, max_length: int) -> int:

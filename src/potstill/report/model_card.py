@@ -11,7 +11,13 @@ from potstill.json_files import not_finite
 from potstill.report.markdown import code, figure, front_matter, name_of, plain, table
 
 
-def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], manifest: Manifest) -> str:
+def model_card(
+    config: PreTrainedConfig,
+    recipe: dict[str, Any],
+    results: dict[str, Any],
+    manifest: Manifest,
+    same_class: bool = False,
+) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
     Args:
@@ -19,6 +25,7 @@ def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[s
         recipe: options of the run, as `recipe_values` returns them.
         results: what was measured, as `run_results` returns it.
         manifest: of the corpus.
+        same_class: whether a student is of its teacher's class, segment embeddings and all.
     """
     teacher = recipe.get("teacher")
     header = {
@@ -28,7 +35,7 @@ def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[s
     }
     sections = [
         front_matter(header, teacher),
-        _summary(config, recipe, results),
+        _summary(config, recipe, results, same_class),
         _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size")),
         recipe_table(recipe),
         _corpus(manifest),
@@ -37,7 +44,7 @@ def model_card(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[s
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any]) -> str:
+def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], same_class: bool) -> str:
     shape = (
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, vocabulary of {config.vocab_size:,}, "
         f"{results['parameters']:,} parameters with its masked-LM head"
@@ -54,13 +61,16 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
         if recipe["initialise"] == "random":
             lines.append("It started from random weights.")
         else:
-            folded = (
-                "The teacher's segment-0 embedding was added into the position embeddings, so that single-segment "
-                "text has the same embeddings as in the teacher."
-                if recipe["fold_token_types"]
-                else "The teacher's segment embeddings were dropped."
-            )
-            lines.append(f"It started from the teacher's layers by the rule {code(recipe['layers'])}. {folded}")
+            if same_class:
+                rest = "Everything outside of the layers was copied as it is."
+            elif recipe["fold_token_types"]:
+                rest = (
+                    "The teacher's segment-0 embedding was added into the position embeddings, so that single-segment "
+                    "text has the same embeddings as in the teacher."
+                )
+            else:
+                rest = "The teacher's segment embeddings were dropped."
+            lines.append(f"It started from the teacher's layers by the rule {code(recipe['layers'])}. {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",

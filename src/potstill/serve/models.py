@@ -175,15 +175,17 @@ def _max_length(path: Path, config: Any, flag: str) -> int:
     Raises:
         PotstillError: what the export says of itself is damaged.
     """
-    longest = _whole(getattr(config, "max_position_embeddings", None)) or 512
     summary = path / "potstill_export.json"
-    if not summary.is_file():
-        length = read_object(path / "tokenizer_config.json", f"{flag}: the file", AGAIN).get("model_max_length")
-        return min(_whole(length) or longest, longest)
-    measured = read_object(summary, f"{flag}: the file", AGAIN).get("max_length")
-    if _whole(measured) is None:
-        raise PotstillError(f"{flag}: the file {summary} is damaged: its max_length is {measured!r}; {AGAIN}.")
-    return min(_whole(measured) or longest, longest)
+    if summary.is_file():
+        length = read_object(summary, f"{flag}: the file", AGAIN).get("max_length")
+        if (measured := _whole(length)) is None:
+            raise PotstillError(f"{flag}: the file {summary} is damaged: its max_length is {length!r}; {AGAIN}.")
+        return min(measured, _whole(getattr(config, "max_position_embeddings", None)) or 512)
+    from potstill.student import usable_length  # not above: to serve what potstill exported takes no torch
+
+    longest = usable_length(config) or 512
+    stated = read_object(path / "tokenizer_config.json", f"{flag}: the file", AGAIN).get("model_max_length")
+    return min(_whole(stated) or longest, longest)
 
 
 def _whole(value: Any) -> int | None:

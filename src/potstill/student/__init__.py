@@ -1,6 +1,7 @@
 """A teacher in, its initial student out; and growing a model by copying its layers."""
 
 from potstill.student.build import build_student
+from potstill.student.facts import takes_token_types, usable_length
 from potstill.student.family import family_of
 from potstill.student.grow import grow, grow_optimizer_state
 from potstill.student.interface import Family, VocabularyHead
@@ -22,4 +23,6 @@ __all__ = [
     "grow",
     "grow_optimizer_state",
     "load_masked_lm",
+    "takes_token_types",
+    "usable_length",
 ]

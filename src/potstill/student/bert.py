@@ -2,14 +2,13 @@
 
 import warnings
 
-from torch import Tensor, nn
-from transformers import DistilBertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BertConfig, DistilBertConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
-from potstill.student.fused import LinearGelu, is_exact_gelu
-from potstill.student.interface import VocabularyHead
-from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
+from potstill.student.bert_layers import BertLayers
+from potstill.student.interface import Shape, VocabularyHead
 from potstill.student.tensors import renamed
+from potstill.student.wordpiece import WordPiece
 
 # BERT's modules under DistilBERT's names. Whole modules, so that activations with parameters of their own come along.
 # The token-type embeddings and the pooler have no counterpart.
@@ -38,22 +37,12 @@ POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 DISTILBERT_LAYER_NORM_EPS = 1e-12
 
 
-class Bert:
+class Bert(BertLayers):
     """The family of `BertForMaskedLM`. Its students are `DistilBertForMaskedLM` (Sanh et al. 2019, section 3)."""
 
     model_type = "bert"
     layer_prefix = "bert.encoder.layer."
-    token_types = True
-
-    def unsupported(self, config: PreTrainedConfig) -> str | None:
-        """See `Family.unsupported`."""
-        if config.is_decoder or config.add_cross_attention:
-            return "is a decoder (is_decoder or add_cross_attention is set) and not an encoder"
-        # Configs written before transformers 5 may ask for what version 5 no longer computes, and would ignore.
-        position_embedding_type = getattr(config, "position_embedding_type", "absolute")
-        if position_embedding_type != "absolute":
-            return f"has {position_embedding_type!r} positions, which transformers 5 does not compute for BERT"
-        return None
+    tokenizer = WordPiece()
 
     def restore(self, model: PreTrainedModel, missing: set[str]) -> set[str]:
         """See `Family.restore`.
@@ -67,30 +56,10 @@ class Bert:
         predictions.decoder.bias.data.copy_(predictions.bias.data)
         return {"cls.predictions.decoder.bias"}
 
-    def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-        """See `Family.embed`."""
-        return model.base_model.embeddings(input_ids=input_ids)
-
-    def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
-        """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
-        return run_layers(model.base_model.encoder.layer, self.embed(model, input_ids), keep, self.attention_inputs)
-
-    def attention_inputs(self, layer: nn.Module, hidden: Tensor) -> AttentionInputs:
-        """See `Family.attention_inputs`."""
-        attention = layer.attention.self
-        query, key, value = attention.query(hidden), attention.key(hidden), attention.value(hidden)
-        return AttentionInputs(query, key, value, attention.num_attention_heads)
-
     def head(self, model: PreTrainedModel) -> VocabularyHead:
         """See `Family.head`."""
         predictions = model.cls.predictions
         return VocabularyHead(predictions.transform, predictions.decoder.weight, predictions.decoder.bias)
-
-    def fuse_gelu(self, model: PreTrainedModel) -> None:
-        """See `Family.fuse_gelu`."""
-        for layer in model.bert.encoder.layer:
-            if is_exact_gelu(layer.intermediate.intermediate_act_fn):
-                layer.intermediate = LinearGelu(layer.intermediate.dense)
 
     def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
         """See `Family.student_config`: a DistilBERT of the teacher's sizes.
@@ -150,3 +119,17 @@ class Bert:
             weights[POSITIONS] = weights[POSITIONS].to(student.dtype) + segment_0.to(student.dtype)
         # Strict: a tensor left over, missing or of another shape is an error, never a silent half-copy.
         student.load_state_dict(weights)
+
+    def new_config(self, shape: Shape) -> PreTrainedConfig:
+        """See `Family.new_config`."""
+        return BertConfig(
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.hidden_size,
+            num_hidden_layers=shape.num_hidden_layers,
+            num_attention_heads=shape.num_attention_heads,
+            intermediate_size=shape.intermediate_size,
+            max_position_embeddings=shape.usable_length,
+            hidden_dropout_prob=shape.dropout,
+            attention_probs_dropout_prob=shape.dropout,
+            pad_token_id=shape.pad_token_id,
+        )

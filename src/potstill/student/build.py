@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
@@ -24,9 +24,9 @@ def build_student(
     """The student of `teacher`, before any training (Sanh et al. 2019, section 3).
 
     The student of a BERT is a `DistilBertForMaskedLM`: no token-type embeddings, no pooler, fewer layers, everything
-    else of the same shape. All that has a counterpart is copied: word and position embeddings and their LayerNorm,
-    the chosen layers whole, and the masked-LM head whole, its transform and LayerNorm included. The caller's random
-    state is left as it was.
+    else of the same shape. That of any other teacher is of its own class, with fewer layers. All that has a counterpart
+    is copied: word and position embeddings and their LayerNorm, the chosen layers whole, and the masked-LM head whole,
+    its transform and LayerNorm included. The caller's random state is left as it was.
 
     Args:
         teacher: A masked language model of a known family, or its folder or hub name.
@@ -67,7 +67,7 @@ def build_student(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed, which would seed the accelerators as well.
         torch.default_generator.manual_seed(seed)
-        student = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+        student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
     student.to(dtype=dtype)
     if initialise == "teacher":
         family.copy_weights(teacher, student, chosen, fold_token_types)

@@ -5,11 +5,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potstill.errors import PotstillError
 from potstill.student.bert import Bert
 from potstill.student.distilbert import DistilBert
-from potstill.student.interface import Family, VocabularyHead
+from potstill.student.interface import Family, TokenizerKind
+from potstill.student.roberta import Camembert, Roberta, XlmRoberta
 
-__all__ = ["FAMILIES", "Family", "VocabularyHead", "family_of"]
-
-FAMILIES: tuple[Family, ...] = (Bert(), DistilBert())
+FAMILIES: tuple[Family, ...] = (Bert(), DistilBert(), Roberta(), XlmRoberta(), Camembert())
+_FAMILIES: dict[str | None, Family] = {family.model_type: family for family in FAMILIES}
 
 
 def family_of(model_or_config: PreTrainedModel | PreTrainedConfig) -> Family:
@@ -22,14 +22,42 @@ def family_of(model_or_config: PreTrainedModel | PreTrainedConfig) -> Family:
     return family_of_type(config.model_type)
 
 
+def family_or_none(config: PreTrainedConfig) -> Family | None:
+    """The family of a model with this config, or None for a model of no family."""
+    return _FAMILIES.get(config.model_type)
+
+
 def family_of_type(model_type: str | None) -> Family:
     """The family whose configs carry this `model_type`.
 
     Raises:
         PotstillError: No family has this model type.
     """
-    for family in FAMILIES:
-        if family.model_type == model_type:
-            return family
-    known = ", ".join(family.model_type for family in FAMILIES)
-    raise PotstillError(f"models of type {model_type!r} are not supported: use one of type {known}")
+    if model_type in _FAMILIES:
+        return _FAMILIES[model_type]
+    raise PotstillError(
+        f"models of type {model_type!r} are not supported: use one of type {', '.join(map(str, _FAMILIES))}"
+    )
+
+
+def new_model_family(model_type: str | None) -> Family:
+    """The family of a new model: the one asked for, or the first one if none is.
+
+    Raises:
+        PotstillError: No family of this type makes new models.
+    """
+    return _making_new_models(model_type)[0]
+
+
+def new_tokenizer_kind(model_type: str | None) -> TokenizerKind:
+    """The kind of tokenizer that goes with a new model: see `new_model_family`."""
+    return _making_new_models(model_type)[1]
+
+
+def _making_new_models(model_type: str | None) -> tuple[Family, TokenizerKind]:
+    found = [(family, family.tokenizer) for family in FAMILIES if family.tokenizer is not None]
+    for family, kind in found:
+        if model_type in (None, family.model_type):
+            return family, kind
+    known = ", ".join(family.model_type for family, _ in found)
+    raise PotstillError(f"--model_type is {model_type!r}: new models are of one of the types {known}.")

@@ -1,11 +1,18 @@
-"""What one model family tells the rest of the package about its models."""
+"""What one model family tells the rest of the package about its models.
 
-from collections.abc import Callable
+All that is particular to an architecture stands in its family. Everything else asks the family, and never what a model
+is called.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
@@ -28,60 +35,180 @@ class VocabularyHead:
     bias: Tensor | None
 
 
-class Family(Protocol):
-    """One architecture: how its models compute, and what a student made from one of them is.
+@dataclass(frozen=True)
+class Shape:
+    """What is asked of a new model, in words that hold for every architecture.
 
-    B is the number of blocks, L their length in tokens, H the hidden size, V the vocabulary.
+    Attributes:
+        vocab_size: V, entries of the vocabulary.
+        hidden_size: H, width of the hidden states.
+        num_hidden_layers: depth.
+        num_attention_heads: heads of each layer.
+        intermediate_size: width of the feed-forward layers.
+        usable_length: longest text that the model can read, in tokens.
+        dropout: of hidden states and attention.
+        pad_token_id: of the tokenizer; None if it has no token to pad with.
+        bos_token_id: likewise, of the token that begins a text.
+        eos_token_id: likewise, of the token that ends it.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    usable_length: int
+    dropout: float
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+
+class TokenizerKind(ABC):
+    """The kind of tokenizer that goes with a new model: how it is trained.
+
+    Attributes:
+        name: what the kind is called.
+    """
+
+    name: str
+
+    @abstractmethod
+    def train(
+        self,
+        documents: Callable[[], Iterable[bytes]],
+        vocab_size: int,
+        lowercase: bool | None,
+        model_max_length: int,
+    ) -> PreTrainedTokenizerFast:
+        """Train a tokenizer. The same documents give the same one.
+
+        Args:
+            documents: called for each pass over the text, gives the documents in UTF-8.
+            vocab_size: entries of the vocabulary, special tokens included.
+            lowercase: whether text is lower-cased and stripped of accents; None for what is usual for the kind.
+            model_max_length: what the tokenizer is to state as the longest input of its model, in tokens.
+
+        Raises:
+            PotstillError: the text does not give such a vocabulary, or the kind cannot lower-case.
+        """
+
+    @abstractmethod
+    def meaningless(self, vocab_size: int, model_max_length: int) -> PreTrainedTokenizerFast:
+        """Return a tokenizer of the kind's special tokens and of entries that mean nothing, for random text.
+
+        Args:
+            vocab_size: entries in all.
+            model_max_length: what the tokenizer is to state as the longest input of its model, in tokens.
+        """
+
+
+class Family(ABC):
+    """One architecture: how its models compute, what a student of one is, what a new one is.
+
+    To add a family, write a subclass in a file of its own, and add it to `FAMILIES`. The abstract methods have to be
+    there. The others say what holds for most architectures.
+
+    B is the number of blocks, L their length in tokens, H the hidden size, D the width of queries, keys and values, V
+    the vocabulary.
 
     Attributes:
         model_type: The `model_type` of its configs.
-        layer_prefix: What the name of every tensor of a layer begins with, up to the layer's number.
-        token_types: Whether its models take `token_type_ids`.
+        layer_prefix: What the name of every tensor of a layer begins with, up to the layer's number, in a model with a
+            head.
+        auto_class: The class of transformers that loads its language models.
+        dropouts: Names that its configs have for the dropouts of hidden states and attention.
+        tokenizer: The kind of tokenizer that a new model of the family gets; None if no new ones are made.
+        exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
+            attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
+            which not every runtime knows. Such a family has `after_attention`.
     """
 
     model_type: str
     layer_prefix: str
-    token_types: bool
+    auto_class: Any = AutoModelForMaskedLM
+    dropouts: tuple[str, ...]
+    tokenizer: TokenizerKind | None = None
+    exports_plainly: bool = False
+
+    # What its models can be, and read.
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """Why a model with this config cannot be used, ready to follow "it …", or None when it can."""
-        ...
+        return None
+
+    def usable_length(self, config: PreTrainedConfig) -> int | None:
+        """How many tokens a model reads at most; None if there is no limit."""
+        return config.max_position_embeddings
+
+    def takes_token_types(self, config: PreTrainedConfig) -> bool:
+        """Whether a model tells two texts apart by their `token_type_ids`."""
+        return (getattr(config, "type_vocab_size", None) or 0) >= 2
 
     def restore(self, model: PreTrainedModel, missing: set[str]) -> set[str]:
         """Set those of the `missing` tensors that files of this family leave out by design; return their names."""
-        ...
+        return set()
 
+    # How its models compute.
+
+    def layers(self, model: PreTrainedModel) -> nn.ModuleList:
+        """The layers of a model with a head, from the first to the last."""
+        return model.get_submodule(self.layer_prefix.rstrip("."))
+
+    @abstractmethod
     def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-        """Embedding output (B, L, H) of `input_ids` (B, L), after LayerNorm and dropout: what layer 0 reads."""
-        ...
+        """Embedding output (B, L, H) of `input_ids` (B, L), after LayerNorm and dropout: what layer 0 reads.
 
+        It may not wait for the device, and has to be what the model itself computes. CUDA graphs record it.
+        """
+
+    @abstractmethod
     def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
         """Hidden states and attention inputs of `input_ids` (B, L), those in `keep` alone: see `run_layers`.
 
-        Every token attends to every token of its block (blocks hold no padding, so there is no mask), all tokens are
-        segment 0, and the vocabulary head is not computed.
+        Blocks hold no padding, so there is no mask for it; all tokens are segment 0; and the vocabulary head is not
+        computed. It may not wait for the device: CUDA graphs record it.
         """
-        ...
 
-    def attention_inputs(self, layer: nn.Module, hidden: Tensor) -> AttentionInputs:
-        """Queries, keys and values that `layer`, one of a model's layers, makes of its input `hidden` (B, L, H)."""
-        ...
+    @abstractmethod
+    def attention_inputs(self, layer: nn.Module, hidden: Tensor, asking: Tensor | None = None) -> AttentionInputs:
+        """Queries, keys and values that `layer`, one of a model's layers, makes of its input `hidden` (B, L, H).
 
+        Args:
+            layer: of a model.
+            hidden: (B, L, H).
+            asking: (B, K, H), the part of `hidden` that queries are made of; all of it if None.
+        """
+
+    def after_attention(self, layer: nn.Module, mixed: Tensor, hidden: Tensor) -> Tensor:
+        """The output (B, K, H) of a layer, from what its attention made of values, (B, K, D), and from its input.
+
+        Needed where `exports_plainly` is set.
+
+        Args:
+            layer: of a model.
+            mixed: (B, K, D), values mixed by attention, the heads side by side.
+            hidden: (B, K, H), the layer's input at the same tokens.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
     def head(self, model: PreTrainedModel) -> VocabularyHead:
-        """The masked-LM head of `model`."""
-        ...
+        """The language-model head of `model`."""
 
-    def fuse_gelu(self, model: PreTrainedModel) -> None:
+    def fuse_gelu(self, model: PreTrainedModel) -> None:  # noqa: B027 - a family may leave its layers as they are
         """Let the feed-forward layers of a frozen model compute their GELU in the matrix product: see `LinearGelu`.
 
         What has another activation stays as it is.
         """
-        ...
 
+    # What is made of them.
+
+    @abstractmethod
     def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
         """Config of a student `num_hidden_layers` deep, everything else as the teacher's."""
-        ...
 
+    @abstractmethod
     def copy_weights(
         self, teacher: PreTrainedModel, student: PreTrainedModel, layers: list[int], fold_token_types: bool
     ) -> None:
@@ -94,4 +221,11 @@ class Family(Protocol):
             fold_token_types: Add the segment-0 embedding into the position embeddings, where the teacher has segments
                 and the student has not.
         """
-        ...
+
+    def new_config(self, shape: Shape) -> PreTrainedConfig:
+        """Config of a new model. Needed where `tokenizer` is set.
+
+        Raises:
+            PotstillError: the family has no model of this shape.
+        """
+        raise NotImplementedError

@@ -13,7 +13,6 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers import (
     AutoConfig,
-    AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -59,7 +58,7 @@ def load_masked_lm(
     folder = model_folder(name_or_path, role)
     raw = check_model_files(folder, model_is)
     try:
-        family_of_type(raw.get("model_type"))
+        family = family_of_type(raw.get("model_type"))
     except PotstillError as error:
         raise PotstillError(f"{model_is} cannot be used: {error}") from None
     Weights.read(folder, model_is).check_config(raw, model_is)
@@ -67,7 +66,7 @@ def load_masked_lm(
     with quiet_loading(), panics_as_errors(), torch.random.fork_rng(devices=[]):
         config = _config(folder, model_is)
         try:
-            model, report = AutoModelForMaskedLM.from_pretrained(
+            model, report = family.auto_class.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,

@@ -14,6 +14,7 @@ from potstill.corpus import Corpus
 from potstill.errors import PotstillError, first_line
 from potstill.objective import OF_DISTILBERT, DistillationObjective, Objective, check_vocabularies, objective_from
 from potstill.recipe import Recipe
+from potstill.student import usable_length
 
 
 def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None) -> Objective:
@@ -91,9 +92,10 @@ def check_fit(
                 f"The {role} knows {model.config.vocab_size} tokens but the tokenizer of the corpus has "
                 f"{len(tokenizer)}: prepare the corpus with the {role}'s own tokenizer."
             )
-        if model.config.max_position_embeddings < block_size:
+        longest = usable_length(model.config)
+        if longest is not None and longest < block_size:
             raise PotstillError(
-                f"The {role} reads at most {model.config.max_position_embeddings} tokens but the blocks of "
+                f"The {role} reads at most {longest} tokens but the blocks of "
                 f"{corpus.folder} have {block_size}: prepare the corpus with a smaller --block_size."
             )
     if teacher is not None:  # the evaluation compares with it, whatever the losses

@@ -8,7 +8,7 @@ from potstill.arguments import recipe_text
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import build_student, family_of, load_masked_lm
+from potstill.student import build_student, load_masked_lm, takes_token_types
 from potstill.training.compatibility import objective_of
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.trainer import DistillationTrainer
@@ -43,7 +43,7 @@ def distill(args: DistillationArguments) -> Path:
         student = build_student(
             teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
         )
-        tokenizer = load_tokenizer(args.teacher, family_of(student).token_types)
+        tokenizer = load_tokenizer(args.teacher, takes_token_types(student.config))
         recipe = recipe_text("distill", args)
         trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
         trainer.recipe = recipe

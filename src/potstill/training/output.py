@@ -137,7 +137,9 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
         trainer.processing_class.save_pretrained(staging)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        card = model_card(trainer.student.config, recipe_values(trainer.args), results, trainer.corpus.manifest)
+        student, recipe = trainer.student.config, recipe_values(trainer.args)
+        same_class = trainer.teacher is not None and trainer.teacher.config.model_type == student.model_type
+        card = model_card(student, recipe, results, trainer.corpus.manifest, same_class)
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

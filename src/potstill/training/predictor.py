@@ -24,7 +24,7 @@ class Predictor:
     def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
         self.model = model
         self._encoder, self._transform = _Encoder(model, reads), _Transform(model)
-        self._layers = list(model.get_submodule(family_of(model).layer_prefix.rstrip(".")).children())
+        self._layers = list(family_of(model).layers(model))
         self.refresh()
 
     def refresh(self) -> None:

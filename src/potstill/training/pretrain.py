@@ -1,17 +1,19 @@
-"""The verb `pretrain`: a BERT by masked LM alone, from scratch or grown from a shallow one."""
+"""The verb `pretrain`: an encoder by masked LM alone, from scratch or grown from a shallow one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, BertConfig, BertForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.arguments import recipe_text
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.recipe import PretrainingArguments
-from potstill.student import grow, load_masked_lm
+from potstill.student import family_of, grow, load_masked_lm
+from potstill.student.family import new_model_family
+from potstill.student.interface import Shape
 from potstill.student.loading import model_folder
 from potstill.training.checkpoints import find_checkpoint, load_run_state
 from potstill.training.growth import grow_checkpoint
@@ -19,12 +21,9 @@ from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.run_record import model_fingerprint
 from potstill.training.trainer import DistillationTrainer
 
-DROPOUTS = {"hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"}
-"""What configs of BERT and of DistilBERT call it."""
-
 
 def pretrain(args: PretrainingArguments) -> Path:
-    """Train a BERT by masked LM over a prepared corpus, and write its folder.
+    """Train an encoder by masked LM over a prepared corpus, and write its folder.
 
     With `grow`, training starts with the first depth and goes on with the next, made by copying layers ("stacking",
     Gong et al. 2019), at each of the shares `grow_at` of its steps or minutes. A growth is a checkpoint of the shallow
@@ -43,6 +42,7 @@ def pretrain(args: PretrainingArguments) -> Path:
     """
     if not args.corpus:
         raise PotstillError("--corpus is missing: name a folder written by `potstill prepare`.")
+    new_model_family(args.model_type)
     depths, shares = args.depths(), [*args.growth_shares(), 1.0]
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
@@ -61,7 +61,7 @@ def pretrain(args: PretrainingArguments) -> Path:
             depths, shares = depths[done:], shares[done:]
 
         recipe, evaluate_at_start = recipe_text("pretrain", args), args.eval_on_start
-        model = initial_model(args, depths[0], len(tokenizer), tokenizer.pad_token_id)
+        model = initial_model(args, depths[0], len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer))
         for depth, share in zip(depths, shares, strict=True):
             if checkpoint is not None and share < 1 and load_run_state(checkpoint)["progress"] >= share:
                 continue  # saved on the very step at which it was to grow
@@ -80,8 +80,27 @@ def pretrain(args: PretrainingArguments) -> Path:
     return folder
 
 
-def initial_model(args: PretrainingArguments, depth: int, vocabulary: int, pad_token_id: int) -> PreTrainedModel:
-    """Return the model that training starts with: random weights of the seed, or those of `args.model`."""
+def initial_model(
+    args: PretrainingArguments,
+    depth: int,
+    vocabulary: int,
+    pad_token_id: int | None,
+    bos_token_id: int | None = None,
+    eos_token_id: int | None = None,
+) -> PreTrainedModel:
+    """Return the model that training starts with: random weights of the seed, or those of `args.model`.
+
+    Args:
+        args: of the run; say what the model is.
+        depth: its layers.
+        vocabulary: entries of its vocabulary.
+        pad_token_id: of its tokenizer.
+        bos_token_id: likewise, where there is one.
+        eos_token_id: likewise.
+
+    Raises:
+        PotstillError: there is no such model, or none of such a shape.
+    """
     if args.model:
         model = load_masked_lm(args.model, role="model")
         if model.config.num_hidden_layers > depth:
@@ -90,24 +109,32 @@ def initial_model(args: PretrainingArguments, depth: int, vocabulary: int, pad_t
                 "set --num_hidden_layers."
             )
         if args.dropout is not None:
-            for name in DROPOUTS & set(model.config.to_dict()):  # `grow` makes the layers anew, by the config
+            for name in family_of(model).dropouts:  # `grow` makes the layers anew, by the config
                 setattr(model.config, name, args.dropout)
         return model
     heads = args.num_attention_heads or max(1, args.hidden_size // 64)
     if args.hidden_size % heads:
         raise PotstillError(f"--hidden_size {args.hidden_size} is no multiple of --num_attention_heads {heads}.")
-    dropout = 0.1 if args.dropout is None else args.dropout
-    config = BertConfig(
+    family = new_model_family(args.model_type)
+    shape = Shape(
         vocab_size=vocabulary,
         hidden_size=args.hidden_size,
         num_hidden_layers=depth,
         num_attention_heads=heads,
         intermediate_size=args.intermediate_size or 4 * args.hidden_size,
-        max_position_embeddings=args.max_position_embeddings,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        usable_length=args.max_position_embeddings,
+        dropout=0.1 if args.dropout is None else args.dropout,
         pad_token_id=pad_token_id,
+        bos_token_id=bos_token_id,
+        eos_token_id=eos_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        return BertForMaskedLM(config)
+        return family.auto_class.from_config(family.new_config(shape))
+
+
+def ends(tokenizer: PreTrainedTokenizerFast) -> tuple[int | None, int | None]:
+    """Return the ids of the tokens that begin and end a text, by whatever role the tokenizer has them."""
+    begin = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    return begin, end

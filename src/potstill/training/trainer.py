@@ -17,7 +17,7 @@ from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
-from potstill.student import family_of, load_masked_lm
+from potstill.student import load_masked_lm, takes_token_types
 from potstill.training.compatibility import check_fit, check_launch, objective_of
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
@@ -70,7 +70,7 @@ class DistillationTrainer(ResumableTrainer):
     ) -> None:
         corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
         teacher = _checked_teacher(teacher, corpus)
-        tokenizer = processing_class or corpus.tokenizer(family_of(student).token_types)
+        tokenizer = processing_class or corpus.tokenizer(takes_token_types(student.config))
         corpus.check_tokenizer(tokenizer, "the tokenizer given")
         check_launch(args)
         objective = objective_of(args, objective)

@@ -1,0 +1,78 @@
+"""Training a tokenizer: byte pairs in RoBERTa's form, from the corpus itself."""
+
+import json
+from collections.abc import Callable, Iterable
+
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import RobertaTokenizer
+
+from potstill.errors import PotstillError
+from potstill.student.interface import TokenizerKind
+from potstill.student.lines import lines
+
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+"""In the order of their ids, 0 to 4."""
+
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+"""The 256 bytes, each by the character that stands for it."""
+
+
+class ByteLevel(TokenizerKind):
+    """A byte-level BPE vocabulary in RoBERTa's form (Radford et al. 2019): any text has tokens, none is unknown."""
+
+    name = "byte-level BPE"
+
+    def train(
+        self,
+        documents: Callable[[], Iterable[bytes]],
+        vocab_size: int,
+        lowercase: bool | None,
+        model_max_length: int,
+    ) -> RobertaTokenizer:
+        """Train a byte-level BPE tokenizer: see `TokenizerKind.train`.
+
+        The same documents give the same vocabulary: bytes are numbered in their order, and of pairs that are as
+        frequent, the trainer merges the one with the smaller numbers first.
+
+        Returns:
+            A tokenizer of exactly `vocab_size` entries: the special tokens, the bytes, then the longer pieces in the
+            order in which they were merged.
+
+        Raises:
+            PotstillError: the text is too small for such a vocabulary, or is to be lower-cased.
+        """
+        if lowercase:
+            raise PotstillError("A byte-level vocabulary keeps case and accents: leave --lowercase out.")
+        fixed = len(SPECIAL_TOKENS) + len(ALPHABET)
+        if vocab_size < fixed:
+            raise PotstillError(
+                f"The bytes and the special tokens alone take {fixed} entries: give --vocab_size {2 * fixed} or more."
+            )
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=SPECIAL_TOKENS,
+            initial_alphabet=ALPHABET,
+            show_progress=False,
+        )
+        trained = Tokenizer(models.BPE())
+        trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trained.train_from_iterator(lines(documents(), keep_ends=True), trainer)
+        model = json.loads(trained.to_str())["model"]
+        if len(model["vocab"]) != vocab_size:
+            raise PotstillError(
+                f"The text gives a vocabulary of only {len(model['vocab'])} entries, not {vocab_size}: "
+                f"lower --vocab_size or give more text."
+            )
+        return _tokenizer(model["vocab"], [tuple(pair) for pair in model["merges"]], model_max_length)
+
+    def meaningless(self, vocab_size: int, model_max_length: int) -> RobertaTokenizer:
+        """See `TokenizerKind.meaningless`."""
+        words = [*SPECIAL_TOKENS, *(f"w{i}" for i in range(vocab_size - len(SPECIAL_TOKENS)))]
+        return _tokenizer({word: i for i, word in enumerate(words)}, [], model_max_length)
+
+
+def _tokenizer(vocab: dict[str, int], merges: list[tuple[str, ...]], model_max_length: int) -> RobertaTokenizer:
+    # The mask takes the space before it, as a word does that stands in its place.
+    mask = AddedToken("<mask>", lstrip=True, special=True)
+    return RobertaTokenizer(vocab=vocab, merges=merges, mask_token=mask, model_max_length=model_max_length)

@@ -1,0 +1,25 @@
+"""Students of their teacher's own class: fewer layers, and nothing else changed."""
+
+import copy
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from potstill.student.interface import Family
+from potstill.student.tensors import with_layers
+
+
+class SameClass(Family):
+    """A family whose students are models of the same class."""
+
+    def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
+        """See `Family.student_config`: the teacher's config with another depth."""
+        config = copy.deepcopy(teacher_config)
+        config.num_hidden_layers = num_hidden_layers
+        return config
+
+    def copy_weights(
+        self, teacher: PreTrainedModel, student: PreTrainedModel, layers: list[int], fold_token_types: bool
+    ) -> None:
+        """See `Family.copy_weights`. The student has its teacher's segments, so there is nothing to fold."""
+        # Strict: a tensor left over, missing or of another shape is an error, never a silent half-copy.
+        student.load_state_dict(with_layers(teacher.state_dict(), self.layer_prefix, layers))

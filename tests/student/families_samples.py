@@ -1,0 +1,50 @@
+"""A tiny config of every family: a new family is one line here, and everything in `test_every_family.py` tests it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import (
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from potstill.student import family_of
+
+LENGTH = 19
+"""Tokens that the models read at most."""
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 101,
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": LENGTH,
+}
+DISTIL = {"dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": LENGTH}
+FROM_PADDING = SIZES | {"max_position_embeddings": LENGTH + 2, "type_vocab_size": 1, "pad_token_id": 1}
+
+CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
+    "bert": lambda **options: BertConfig(**(SIZES | options)),
+    "distilbert": lambda **options: DistilBertConfig(**({"vocab_size": 101} | DISTIL | options)),
+    "roberta": lambda **options: RobertaConfig(**(FROM_PADDING | options)),
+    "xlm-roberta": lambda **options: XLMRobertaConfig(**(FROM_PADDING | options)),
+    "camembert": lambda **options: CamembertConfig(**(FROM_PADDING | options)),
+}
+
+
+def random_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+    """A model with every parameter random: a freshly built one has zero biases and unit LayerNorms."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = family_of(config).auto_class.from_config(config).to(dtype)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model.eval()
