@@ -173,7 +173,7 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
     if name is None:
         table = Table("text", "text_pair", "label", ClassNames(labels) if labels else None, pair_may_lack=True)
         metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",) if labels else ("pearson", "spearman")
-        return SentenceTask("labels", "the data", labels, metrics, table, table, "")
+        return SentenceTask("labels", "the data", labels, metrics, table, table)
     task = find_task(name)
     if not isinstance(task, SentenceTask):
         raise PotstillError(f"There is nothing that scores an export on {task.title}, declared as {type(task)}.")

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.rows import Array, Rows, drawn
+from potstill.tasks.load import no_dataset
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.squad import OnBadAnswer, Squad, find_squad, read_squad, split_by_title
@@ -78,6 +79,8 @@ class QuestionData:
         self.bad_answers = 0
         self.bad_rows: dict[str, int] = {}
         if task_data is None:
+            if task.hub_name is None:
+                raise no_dataset(task)
             train, dev = (_of_hub(task.hub_name, split) for split in ("train", "validation"))
         elif Path(task_data).is_dir():
             files = {split: find_squad(Path(task_data), split, task.versions) for split in ("train", "dev")}

@@ -13,12 +13,12 @@ class QuestionTask(Task):
     """A task that asks for the answers to questions in contexts; its data are in SQuAD's format.
 
     Attributes:
-        hub_name: the dataset on the hub.
+        hub_name: the dataset on the hub; None where there is none, so that the data must be local.
         versions: of the format, as the names of files have them: `train-v1.1.json`.
         no_answer: whether some questions have no answer.
     """
 
-    hub_name: str
+    hub_name: str | None
     versions: tuple[str, ...]
     no_answer: bool = False
 

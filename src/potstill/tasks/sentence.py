@@ -54,7 +54,7 @@ class SentenceTask(Task):
             in the official download and, by `hub_splits`, of its split on the hub.
         official: its columns in the official download.
         hub: its columns in a hub dataset, and in `.jsonl` and `.parquet` files.
-        hub_name: the dataset on the hub.
+        hub_name: the dataset on the hub; None where there is none, so that the data must be local.
         hub_config: the configuration there.
         hub_splits: file name → name on the hub, where they differ.
         short_splits: split → what tables call it, where they print the scores of several.
@@ -64,7 +64,7 @@ class SentenceTask(Task):
     metrics: tuple[str, ...]
     official: Table
     hub: Table
-    hub_name: str
+    hub_name: str | None = None
     hub_config: str | None = None
     train: str = "train"
     dev: tuple[str, ...] = ("dev",)
