@@ -37,7 +37,7 @@ class Option:
         choices: the words that it may be; any if empty.
         many: whether it takes several values.
         required: whether a verb cannot do without it.
-        word: whether it may stand without its name.
+        word: whether it may stand without its name; all its values, if it takes several.
         offered: whether help shows it. An option that a verb refuses is read all the same, for the verb says why.
         inherited: whether it is an option of `transformers.TrainingArguments` that potstill leaves as it is.
     """
@@ -102,13 +102,14 @@ def parse(verb: Verb, prog: str, argv: Sequence[str]) -> dict[str, Any]:
     files.add_argument("--config")
     file = files.parse_known_args(argv)[0].config
     flags = _as_flags(Path(file), verb) if file else []
-    found, unknown = parser.parse_known_args([*flags, *argv])
+    # Words may stand before, between and after the flags, which `parse_known_args` does not read.
+    found, unknown = parser.parse_known_intermixed_args([*flags, *argv])
     if unknown:
         _refuse(unknown, verb, parser)
     values = vars(found)
     values.pop("config", None)
     for option in verb.options:
-        if option.word and (word := values.pop(f"{option.name} word", None)) is not None:
+        if option.word and (word := values.pop(f"{option.name} word", None)) not in (None, []):
             values[option.name] = word
     missing = [f"--{option.name}" for option in verb.options if option.required and option.name not in values]
     if missing:
@@ -141,7 +142,8 @@ def _parser(verb: Verb, prog: str) -> _Parser:
         if option.negatable:
             parser.add_argument(f"--no_{option.name}", dest=option.name, action="store_false")
         if option.word:
-            parser.add_argument(f"{option.name} word", metavar=option.name.upper(), nargs="?")
+            count = "*" if option.many else "?"
+            parser.add_argument(f"{option.name} word", metavar=option.name.upper(), nargs=count)
     return parser
 
 

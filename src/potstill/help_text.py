@@ -102,7 +102,10 @@ def full_help(name: str, verb: Verb) -> str:
 def _page(name: str, verb: Verb, sections: dict[str, list[Option]], closing: str) -> str:
     width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size((NARROWEST, 0)).columns))
     needed = [option for option in verb.options if option.required]
-    words = [option.name.upper() if option.word else f"--{option.name} {_value(option)}" for option in needed]
+    words = [
+        option.name.upper() + " ..." * option.many if option.word else f"--{option.name} {_value(option)}"
+        for option in needed
+    ]
     lines = [f"usage: potstill {name} {' '.join([*words, '[options]'])}", *textwrap.wrap(verb.summary, width)]
     for title, options in sections.items():
         if options:
@@ -124,6 +127,10 @@ def _lines(options: Iterable[Option], width: int) -> list[str]:
             lines.append(head)
         lines += [" " * INDENT + line for line in wrapped]
     return lines
+
+
+def _word(option: Option) -> str:
+    return f"{option.name.upper()} ..." if option.many else option.name.upper()
 
 
 def _value(option: Option) -> str:

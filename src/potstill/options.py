@@ -18,10 +18,13 @@ from transformers.hf_argparser import string_to_bool
 import potstill
 from potstill.command_line import Kind, Option, UsageError, Verb, parse
 
-__all__ = ["Positional", "UsageError", "apply", "call", "describe", "sources"]
+__all__ = ["Positional", "Positionals", "UsageError", "apply", "call", "describe", "sources"]
 
 Positional = Annotated[str, "positional"]
-"""Type of a parameter of a verb that may be given without its name: `potstill compare results/`."""
+"""Type of a parameter of a verb that may be given without its name: `potstill serve model/`."""
+
+Positionals = Annotated[str | list[str], "positional"]
+"""The same for several values: `potstill compare teacher-sst2/ student-sst2/`. From Python one may be a `str`."""
 
 NO_TEXT = ("parallelism_config",)
 """Options of `TrainingArguments` that are objects, for which there is no way to write them down."""
@@ -90,7 +93,7 @@ def describe(verb: Callable[..., Any]) -> Verb:
                 tuple(map(str, action.choices or ())),
                 many=action.nargs == "+",
                 required=action.required,
-                word=words.get(name) == Positional,
+                word="positional" in getattr(words.get(name), "__metadata__", ()),
                 offered=name not in not_offered,
                 inherited=of_transformers,
             )
@@ -102,6 +105,7 @@ def sources(verb: Callable[..., Any]) -> list[Path]:
     """Return the files of this package that the options of a verb are declared in."""
     recipe = _recipe(verb)
     modules = [verb.__module__, *(cls.__module__ for cls in _ours(recipe))]
+    modules += [read for name in modules for read in getattr(sys.modules[name], "OPTIONS_READ", ())]
     return sorted({Path(sys.modules[name].__file__ or "") for name in modules})
 
 

@@ -13,6 +13,8 @@ from potstill.evaluation import pool
 from potstill.evaluation import run as run_module
 from potstill.evaluation.results import Plan, RunResult
 from potstill.evaluation.run import Work, forget
+from potstill.finetuning.predict import model_fingerprint
+from potstill.finetuning.trainer import hyperparameters
 
 
 @pytest.fixture
@@ -100,9 +102,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             args.task or "",
             args.seed,
             score=60 - 1e5 * abs(rate - 5e-5) + (args.seed * 7) % 5,
-            hyperparameters=run_module.hyperparameters(args),
+            hyperparameters=hyperparameters(args),
             data_fingerprint=run_module.data_fingerprint(run_module.task_data(args)),
-            model_fingerprint=run_module.model_fingerprint(args.model or ""),
+            model_fingerprint=model_fingerprint(args.model or ""),
             teacher=work.taught_by,
             searched=work.searched,
         )

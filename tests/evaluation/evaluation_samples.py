@@ -17,9 +17,9 @@ from samples import WORDS
 
 from potstill.cli import main
 from potstill.errors import PotstillError
-from potstill.evaluation.results import RunResult
 from potstill.evaluation.run import Work
 from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.result import RunResult
 from potstill.tasks.glue import GLUE
 
 Json = dict[str, Any]

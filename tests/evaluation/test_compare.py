@@ -16,8 +16,8 @@ from evaluation_samples import Write
 from potstill import compare
 from potstill.cli import main
 from potstill.errors import PotstillError
-from potstill.evaluation.results import RunResult
 from potstill.evaluation.tables import WIDTH
+from potstill.finetuning.result import RunResult
 from potstill.tasks.glue import GLUE
 
 pytestmark = pytest.mark.usefixtures("signals_restored")
@@ -318,7 +318,7 @@ def test_command_line(write: Write, tmp_path: Path, capsys: pytest.CaptureFixtur
     ("argv", "status", "said"),
     [
         ([], 2, "--results is missing; see `potstill compare --help`"),
-        (["RESULTS", "more"], 2, "here is no use for more"),
+        (["RESULTS", "RESULTS-more"], 1, "There is no folder "),
         (["RESULTS", "--format", "latex"], 2, "invalid choice: 'latex'"),
         (["RESULTS", "--reference", "pupil"], 1, "no model 'pupil' to be the reference; there is teacher, student."),
         (["RESULTS/teacher"], 1, "is not a folder of results: it has no plan.json"),

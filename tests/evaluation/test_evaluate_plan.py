@@ -12,8 +12,8 @@ from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.evaluation import pool
 from potstill.evaluation.options import LEARNING_RATES
-from potstill.evaluation.results import RunResult
 from potstill.evaluation.run import Work
+from potstill.finetuning.result import RunResult
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
 

@@ -11,9 +11,8 @@ import pytest
 from scipy.special import erf, softmax
 
 from potstill.errors import PotstillError
-from potstill.export.coreml import CoremlModel, check_written
+from potstill.export.coreml import FORMAT, CoremlModel, check_written
 from potstill.export.export import export
-from potstill.export.formats import HAS_CORE_ML
 from potstill.export.source import Source
 
 coremltools = pytest.importorskip("coremltools")
@@ -102,7 +101,7 @@ def _slices(a: dict[str, Any]) -> tuple[Any, ...]:
 def package(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coreml") / "out"
     exported = export(str(classifier), "coreml", str(folder))
-    if not HAS_CORE_ML:
+    if not FORMAT.runs_here:
         assert exported.agreement is None
         assert "NOT COMPARED" in str(exported)
         assert "NOT COMPARED" in json.loads((folder / "potstill_export.json").read_text())["agreement"]
@@ -135,7 +134,7 @@ def test_damaged_packages(classifier: Path, package: Path, tmp_path: Path) -> No
         check_written(source, tmp_path / "none.mlpackage")
 
 
-@pytest.mark.skipif(HAS_CORE_ML, reason="a Mac")
+@pytest.mark.skipif(FORMAT.runs_here, reason="a Mac")
 def test_where_there_is_no_core_ml(classifier: Path, package: Path, tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match="on macOS only"):
         CoremlModel(package, (), ())

@@ -13,7 +13,8 @@ from transformers import DistilBertConfig, DistilBertForTokenClassification
 
 from potstill.errors import PotstillError
 from potstill.export.executorch import ExecutorchModel, write_executorch
-from potstill.export.export import export, open_exported
+from potstill.export.export import export
+from potstill.export.runtime import ExportedFolder
 from potstill.export.source import Source
 
 
@@ -25,7 +26,7 @@ def test_a_program_says_what_its_source_says(new_model: Any, tiny_tokenizer: Any
     assert exported.agreement is not None
     assert exported.agreement.same == 1
     assert b"XnnpackBackend" in exported.file.read_bytes()
-    source, found = Source.open(str(model)), open_exported(tmp_path / "out", threads=1)
+    source, found = Source.open(str(model)), ExportedFolder.read(tmp_path / "out").open(threads=1)
     for rows, length in ((1, 2), (3, 17), (1, 32)):
         ids = np.random.default_rng().integers(len(tiny_tokenizer), size=(rows, length))
         mask = np.ones_like(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,9 +23,9 @@ from transformers import (
 from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.export.check import compare
-from potstill.export.export import open_exported
+from potstill.export.formats import FORMATS
 from potstill.export.onnx import FLOAT
-from potstill.export.openvino import write_openvino
+from potstill.export.openvino import OpenvinoModel, write_openvino
 from potstill.export.runtime import ExportedFolder
 from potstill.export.source import Source
 
@@ -48,7 +49,7 @@ class Shifted:
 
 
 def test_onnx_takes_any_batch_and_length(classifier: Path, as_onnx: Path) -> None:
-    source, exported = Source.open(str(classifier)), open_exported(as_onnx, threads=1)
+    source, exported = Source.open(str(classifier)), ExportedFolder.read(as_onnx).open(threads=1)
     generator = np.random.default_rng()
     for rows, length in ((1, 2), (1, 48), (5, 7)):
         ids = generator.integers(source.model.config.vocab_size, size=(rows, length))
@@ -75,7 +76,7 @@ def test_the_folder_is_a_whole_model(as_onnx: Path) -> None:
 
 def test_openvino(classifier: Path, as_onnx: Path, tmp_path: Path) -> None:
     write_openvino(as_onnx / FLOAT, tmp_path / "openvino_model.xml")
-    agreement = compare(Source.open(str(classifier)), open_exported(tmp_path, threads=1))
+    agreement = compare(Source.open(str(classifier)), OpenvinoModel(tmp_path / "openvino_model.xml", threads=1))
     assert agreement.same == 1
     assert agreement.relative < 1e-4
 
@@ -83,10 +84,10 @@ def test_openvino(classifier: Path, as_onnx: Path, tmp_path: Path) -> None:
 def test_scores_before_and_after(
     classifier: Path, as_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def write(source: Source, file: Path) -> None:
+    def write(source: Source, file: Path, *_: object) -> None:
         file.write_bytes((as_onnx / FLOAT).read_bytes())
 
-    monkeypatch.setattr("potstill.export.export.write_onnx", write)
+    monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], write=write))
     (tmp_path / "SST-2").mkdir()
     (tmp_path / "SST-2" / "dev.tsv").write_text(SST2)
     options = ["--task", "sst2", "--check_data", str(tmp_path), "--output_dir", str(tmp_path / "out")]
@@ -103,12 +104,13 @@ def test_what_says_something_else_is_not_written(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = Source.open(str(classifier))
-    monkeypatch.setattr("potstill.export.export._write", lambda *_: tmp_path / ".out.partial" / "model.onnx")
     (tmp_path / "data" / "SST-2").mkdir(parents=True)
     (tmp_path / "data" / "SST-2" / "dev.tsv").write_text(SST2)
 
     def said(by: float, *options: str) -> str:
-        monkeypatch.setattr("potstill.export.export.open_exported", lambda *_, **__: Shifted(source, by))
+        for name in ("onnx", "onnx-int8"):
+            pretended = {"write": lambda *_: None, "open": lambda *_: Shifted(source, by)}
+            monkeypatch.setitem(FORMATS, name, dataclasses.replace(FORMATS[name], **pretended))
         words = ["export", "--model", str(classifier), "--format", "onnx", "--output_dir", str(tmp_path / "out")]
         assert main([*words, *options]) == 1
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -203,39 +205,47 @@ def test_nothing_but_an_export_is_replaced(classifier: Path, tmp_path: Path, cap
 
 
 def test_damaged_exports(as_onnx: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut" / "onnx").mkdir(parents=True)
-    whole = (as_onnx / "onnx" / "model.onnx").read_bytes()
-    (tmp_path / "cut" / "onnx" / "model.onnx").write_bytes(whole[:1000])
+    cut = tmp_path / "cut"
+    shutil.copytree(as_onnx, cut)
+    (cut / FLOAT).write_bytes((as_onnx / FLOAT).read_bytes()[:1000])
     with pytest.raises(PotstillError, match="cannot be run by onnxruntime"):
-        open_exported(tmp_path / "cut")
-    with pytest.raises(PotstillError, match="holds no exported model"):
-        open_exported(tmp_path)
-    (tmp_path / "model.pte").write_bytes(b"nothing")
+        ExportedFolder.read(cut).open()
     with pytest.raises(PotstillError, match=r"potstill_export.json cannot be read: No such file"):
-        open_exported(tmp_path)
+        ExportedFolder.read(tmp_path)
+    summary = json.loads((as_onnx / "potstill_export.json").read_text())
     for content, told in (
         ('{"inputs":' * 100_000, "nested too deeply"),
-        ("{}", "does not name inputs and outputs"),
-        ('{"inputs": [1], "outputs": ["logits"]}', "does not name inputs and outputs"),
+        ("{}", r"potstill_export.json is damaged \('format'\)"),
+        (json.dumps(summary | {"inputs": [1]}), "does not name inputs and outputs"),
+        (json.dumps(summary | {"inputs": []}), "does not name inputs and outputs"),
+        (json.dumps(summary | {"outputs": "logits"}), "does not name inputs and outputs"),
     ):
-        (tmp_path / "potstill_export.json").write_text(content)
-        with pytest.raises(PotstillError, match=told):
-            open_exported(tmp_path)
-        with pytest.raises(PotstillError, match="export the model again"):
-            ExportedFolder.read(tmp_path)
+        (cut / "potstill_export.json").write_text(content)
+        with pytest.raises(PotstillError, match=told) as caught:
+            ExportedFolder.read(cut)
+        assert "export the model again" in str(caught.value)
+    (cut / "potstill_export.json").write_text(json.dumps(summary | {"format": "onnx-int1"}))
+    with pytest.raises(PotstillError, match=r"'onnx-int1', and this version .* knows onnx, onnx-int8, .* upgrade"):
+        ExportedFolder.read(cut)
+
+
+@pytest.mark.parametrize("name", ["executorch", "coreml"])
+def test_a_file_that_does_not_name_its_outputs_needs_them_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(PotstillError, match=r"potstill_export.json of .* does not name inputs and outputs: export"):
+        FORMATS[name].open(tmp_path / FORMATS[name].file, ("input_ids",), (), None)
 
 
 def test_an_interrupted_export_leaves_nothing(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(source: Source, file: Path) -> None:
+    def interrupted(source: Source, file: Path, *_: object) -> None:
         file.write_bytes(b"half of it")
         os.kill(os.getpid(), signal.SIGINT)
 
     out = tmp_path / "out"
     out.mkdir()
     (out / "potstill_export.json").write_text("what was there")
-    monkeypatch.setattr("potstill.export.export.write_onnx", interrupted)
+    monkeypatch.setitem(FORMATS, "openvino", dataclasses.replace(FORMATS["openvino"], write=interrupted))
     words = ["export", "--model", str(classifier), "--format", "openvino", "--output_dir", str(out)]
     assert main([*words, "--overwrite_output_dir"]) == 130
     assert capsys.readouterr().err == "potstill export: interrupted.\n"

@@ -11,7 +11,7 @@ from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.export import disk
 from potstill.export.disk import disk_errors_told
-from potstill.export.export import FLOAT
+from potstill.export.onnx import FLOAT
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub")
 

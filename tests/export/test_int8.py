@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from potstill.export.check import real_batches
-from potstill.export.export import export, open_exported
+from potstill.export.export import export
 from potstill.export.onnx import OnnxModel
 from potstill.export.onnx_int8 import quantise_onnx
-from potstill.export.openvino import quantise_openvino
+from potstill.export.openvino import OpenvinoModel, quantise_openvino
+from potstill.export.runtime import ExportedFolder
 from potstill.export.source import Source
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
@@ -175,7 +176,7 @@ def test_openvino(new_model: Any, tiny_tokenizer: Any, tmp_path: Path, capfd: py
     assert (summary["quantization"], summary["weight_bits"]) == ("static", 8)
     source = Source.open(model)
     inputs = source.tokenise(["bol bom bon", "bol"])
-    expected, found = source.run(inputs), open_exported(exported.folder, threads=1).run(inputs)
+    expected, found = source.run(inputs), ExportedFolder.read(exported.folder).open(threads=1).run(inputs)
     for name, logits in expected.items():
         assert 0 < float(np.sqrt(((found[name] - logits) ** 2).mean()) / logits.std()) < 0.2
 
@@ -190,5 +191,8 @@ def test_openvino_leaves_activations_to_the_runtime(
     assert "FakeQuantize" not in written
     source = Source.open(str(large_table))
     inputs = source.tokenise(["bol bom bon", "bol"])
-    expected, found = source.run(inputs)["logits"], open_exported(tmp_path, threads=1).run(inputs)["logits"]
+    expected, found = (
+        source.run(inputs)["logits"],
+        OpenvinoModel(tmp_path / "openvino_model.xml", threads=1).run(inputs)["logits"],
+    )
     assert 0 < float(np.sqrt(((found - expected) ** 2).mean()) / expected.std()) < (0.05 if bits == 8 else 0.2)

@@ -9,6 +9,7 @@ from hostile import BROKEN, NAMES, front_matter, rendered
 
 from potstill.report.markdown import visible
 from potstill.report.task_card import task_card
+from potstill.tasks.registry import TASKS
 
 RECIPE = {"model": "me/student", "task": "sst2", "learning_rate": 3e-5}
 RESULTS = {
@@ -24,7 +25,7 @@ RESULTS = {
 
 
 def test_every_measured_figure_is_there() -> None:
-    header, rest = front_matter(task_card(RECIPE, RESULTS, frozen=False))
+    header, rest = front_matter(task_card(RECIPE, RESULTS, TASKS["sst2"], frozen=False))
     assert header["base_model"] == "me/student"
     page = rendered(rest)
     assert page.headings[0] == "student on sst2"
@@ -46,7 +47,7 @@ def test_names_are_shown_as_they_are(name: str) -> None:
         "metrics": {name: 91.5, "labels": {name: 84.25}},
         "without_teacher": {"metrics": {name: 90.5, "labels": {name: 83.25}}},
     }
-    header, rest = front_matter(task_card(recipe, results, frozen=False))
+    header, rest = front_matter(task_card(recipe, results, TASKS["sst2"], frozen=False))
     assert header.keys() == {"library_name", "pipeline_tag", "tags"}
     page = rendered(rest)
     assert (page.html, page.links) == ([], [])
@@ -62,6 +63,6 @@ def test_names_are_shown_as_they_are(name: str) -> None:
 def test_figures_that_are_no_numbers_are_told() -> None:
     beside = {"metrics": {"accuracy": 90.0, "dev_matched": {"f1": math.inf}}}
     results = RESULTS | {"metrics": {"accuracy": math.nan, "dev_matched": {"f1": 84.25}}, "without_teacher": beside}
-    page = rendered(front_matter(task_card(RECIPE, results, frozen=False))[1])
+    page = rendered(front_matter(task_card(RECIPE, results, TASKS["sst2"], frozen=False))[1])
     assert page.tables[0][1:] == [["accuracy", "–", "90.00"], ["dev_matched f1", "84.25", "–"]]
     assert "a dash stands for it: with the teacher accuracy, same run without it dev_matched f1." in page.text

@@ -1,12 +1,13 @@
-"""The verb `compare`: a folder of results in, models side by side out."""
+"""The verb `compare`: folders of results in, models side by side out."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict
 from typing import Any, Literal
 
+from potstill.evaluation.folders import read_folders
 from potstill.evaluation.notes import notes
-from potstill.evaluation.results import load_results
 from potstill.evaluation.statistics import (
     Comparison,
     Scores,
@@ -18,11 +19,11 @@ from potstill.evaluation.statistics import (
 from potstill.evaluation.tables import grids, markdown, text
 from potstill.files import check_output_file, write_text
 from potstill.json_files import json_text
-from potstill.options import Positional
+from potstill.options import Positionals
 
 
 def compare(
-    results: Positional,
+    results: Positionals,
     format: Literal["text", "markdown", "json"] = "text",
     reference: str | None = None,
     output: str | None = None,
@@ -30,7 +31,8 @@ def compare(
     """Compare models by their results: medians over seeds, macro score, and what each keeps of a reference.
 
     Args:
-        results: Folder that potstill evaluate wrote.
+        results: Folders that potstill evaluate or potstill finetune wrote. A folder of finetune is a model by the name
+            of the folder, or by another as NAME=FOLDER; folders of one name are tasks and seeds of one model.
         format: How to print: text for a terminal, markdown, or json with the scores of every seed.
         reference: Name of the model that others are measured by; the first one evaluated if not given.
         output: File to write the same to.
@@ -43,7 +45,7 @@ def compare(
             written.
     """
     file = None if output is None else check_output_file(output, "--output")
-    comparison = compare_runs(*load_results(results), reference)
+    comparison = compare_runs(*read_folders([results] if isinstance(results, str) else results), reference)
     if format == "json":
         shown = json_text(_record(comparison), "The comparison")
     else:
@@ -81,7 +83,7 @@ def _record(comparison: Comparison) -> dict[str, Any]:
             if (seeds := comparison.missing(model, task))
         ],
         "notes": notes(comparison),
-        "runs": [asdict(run) for run in comparison.runs],
+        "runs": [asdict(dataclasses.replace(run, log_history=None)) for run in comparison.runs],
     }
 
 

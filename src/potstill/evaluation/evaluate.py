@@ -17,14 +17,17 @@ from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
 from potstill.evaluation.options import DISTILLED, LEARNING_RATES, EvaluateArguments
 from potstill.evaluation.pool import Progress, do_all
-from potstill.evaluation.results import PLAN, Plan, RunResult, load_results, run_path
-from potstill.evaluation.run import TITLES, Work, data_fingerprint, forget, hyperparameters, relevant, task_data
+from potstill.evaluation.results import PLAN, Plan, load_results
+from potstill.evaluation.run import Work, data_fingerprint, forget, task_data
 from potstill.files import check_writable
 from potstill.finetuning.job import Reader
 from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import model_fingerprint
+from potstill.finetuning.result import RunResult, relevant, run_path
+from potstill.finetuning.trainer import hyperparameters
 from potstill.student.loading import model_folder
 from potstill.tasks.load import TaskDataAbsentError
+from potstill.tasks.registry import title_of
 
 SMALL = 50_000_000
 """Parameters below which one run leaves most of a GPU idle."""
@@ -62,7 +65,7 @@ def evaluate(args: EvaluateArguments) -> str:
         evaluation.take_up()
     plan.save(folder)
     for task, why in found.absent.items():
-        print(f"{TITLES[task]} is absent: {why}", file=sys.stderr, flush=True)
+        print(f"{title_of(task)} is absent: {why}", file=sys.stderr, flush=True)
     try:
         evaluation.run()
     finally:
@@ -117,7 +120,7 @@ def _look_at_models(args: EvaluateArguments, found: _Found) -> None:
         if found.resuming:
             found.weights[path] = model_fingerprint(model_folder(path, "model"))
     teacher, *_ = tokenizers
-    spans = [TITLES[run.task or ""] for run in every if run.is_question]
+    spans = [run.declared_task.title for run in every if run.declared_task.by_token]
     for name in args.second_distillation or []:
         if spans and tokenizers[name] != tokenizers[teacher]:
             raise PotstillError(
@@ -238,7 +241,7 @@ class _Evaluation:
             if file.is_file():
                 found[rate] = RunResult.load(file)
         if not found:
-            raise PotstillError(f"{model} · {TITLES[task]}: none of the learning rates could be run; see above.")
+            raise PotstillError(f"{model} · {title_of(task)}: none of the learning rates could be run; see above.")
         best = max(found, key=lambda rate: found[rate].score)
         self.rates[model, task] = best
         planned = run_path(self.folder, model, task, self.plan.seeds[0])
@@ -289,7 +292,7 @@ class _Evaluation:
     def _differing(self, work: Work, result: RunResult) -> list[str]:
         """Return what a result was run with that differs from what would be run, in words."""
         args = work.args()
-        mine, theirs = hyperparameters(args), relevant(result.hyperparameters, args)
+        mine, theirs = hyperparameters(args), relevant(result.hyperparameters, bool(args.teacher), args.is_question)
         said = [
             f"{name} was {theirs.get(name, 'not given')} and is {mine.get(name, 'not given')}"
             for name in sorted({*mine, *theirs})
@@ -307,7 +310,7 @@ class _Evaluation:
         if result.model_fingerprint != self.found.weights.get(path, result.model_fingerprint):
             said.append(f"the weights of {work.model} ({path}) were others")
         if result.data_fingerprint != self.found.data.get(task, result.data_fingerprint):
-            said.append(f"the data of {TITLES[task]} were others")
+            said.append(f"the data of {title_of(task)} were others")
         return said
 
     def _size(self, work: Work) -> float:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from potstill.evaluation.results import RunResult
-from potstill.evaluation.statistics import Comparison, beyond_spread, chance_beyond_spread
+from potstill.evaluation.statistics import MACRO_SUITE, Comparison, beyond_spread, chance_beyond_spread
 from potstill.evaluation.tables import BEYOND, INCOMPLETE
 from potstill.report.markdown import NOTHING
-from potstill.tasks.glue import GLUE
+from potstill.tasks.registry import suites
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -39,7 +39,8 @@ def _mismatches(comparison: Comparison) -> list[str]:
             who = "; ".join(f"{mark}: {_listed(models)}" for mark, models in by_data.items())
             said.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({who}).")
     for model in comparison.models:
-        weights = dict.fromkeys(run.model_fingerprint for run in comparison.runs if run.model == model)
+        mine = [run.model_fingerprint for run in comparison.runs if run.model == model]
+        weights = dict.fromkeys(weight for weight in mine if weight is not None)
         if len(weights) > 1:
             said.append(f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_listed(weights)}).")
     return said
@@ -85,7 +86,7 @@ def _macro(comparison: Comparison) -> list[str]:
     whole, *rest = comparison.macros
     single = len(comparison.plan.seeds) == 1
     what = "mean of the scores" if single else "median over the seeds of each seed's mean"
-    over = f"{len(whole.tasks)} of the {len(GLUE)} tasks, for all models"
+    over = f"{len(whole.tasks)} of the {len(suites()[MACRO_SUITE])} tasks, for all models"
     said = [f"{whole.title}: {what} over {over}: {_titled(titles, whole.tasks)}."]
     left_out = [task for task in comparison.plan.present if task not in whole.tasks]
     if left_out:
@@ -201,8 +202,8 @@ def _conditions(runs: Sequence[RunResult]) -> list[str]:
     for run in runs:
         seconds.update(run.seconds)
     parts = ", ".join(f"{name} {_duration(spent)}" for name, spent in seconds.items())
-    days = sorted({run.date[:10] for run in runs})
-    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    days = sorted({run.date[:10] for run in runs if run.date is not None})
+    when = "date not recorded" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     said = [f"{number} run{'s' if number > 1 else ''} on {what}." for what, number in where.items()]
     return [*said, f"{when}, {_duration(seconds.total())} in total" + (f": {parts}." if len(seconds) > 1 else ".")]
 

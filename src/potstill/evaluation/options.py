@@ -10,16 +10,19 @@ from typing import Any, ClassVar
 from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
-from potstill.finetuning.options import TASKS, FinetuneArguments
-from potstill.tasks.glue import GLUE
-from potstill.tasks.imdb import IMDB
+from potstill.finetuning.options import FinetuneArguments
+from potstill.tasks.registry import TASKS, suites
 
-SUITES = {"glue": tuple(GLUE), IMDB.name: (IMDB.name,), "squad": ("squad",), "squad_v2": ("squad_v2",)}
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 """BERT's grid (Devlin et al. 2019), and above it the rates that small models need (Turc et al. 2019)."""
 
 DISTILLED = " (D)"
 """What is put behind a model's name for the same model with the second distillation, as the paper does."""
+
+
+def _suites_in_words() -> str:
+    *most, last = suites()
+    return f"{', '.join(most)} or {last}"
 
 
 @dataclass
@@ -34,7 +37,7 @@ class EvaluateArguments(FinetuneArguments):
         None, "Models as NAME=FOLDER, the first being the one that others are measured by.", required=True
     )
     suite: list[str] | None = option(
-        None, "glue, imdb, squad or squad_v2, or several; some tasks of glue as glue:cola,rte.", required=True
+        None, f"{_suites_in_words()}, or several; some tasks of glue as glue:cola,rte.", required=True
     )
     seeds: int = option(5, "Runs of each model and task, with seeds from --seed on.")
     search: bool = option(
@@ -95,18 +98,20 @@ class EvaluateArguments(FinetuneArguments):
             PotstillError: there is no such suite or task.
         """
         found: list[str] = []
+        known = suites()
         for suite in self.suite or []:
             name, colon, some = suite.partition(":")
-            if name not in SUITES:
-                within = f" ({name} is a task of glue: give glue:{name})" if name in GLUE else ""
-                raise PotstillError(f"There is no suite {name!r}; the suites are {', '.join(SUITES)}{within}.")
-            chosen = some.split(",") if colon else list(SUITES[name])
+            if name not in known:
+                whole = TASKS[name].suite_name if name in TASKS else ""
+                within = f" ({name} is a task of {whole}: give {whole}:{name})" if whole else ""
+                raise PotstillError(f"There is no suite {name!r}; the suites are {', '.join(known)}{within}.")
+            chosen = some.split(",") if colon else list(known[name])
             for task in chosen:
-                if task not in SUITES[name]:
-                    raise PotstillError(f"The suite {name} has no task {task!r}; it has {', '.join(SUITES[name])}.")
+                if task not in known[name]:
+                    raise PotstillError(f"The suite {name} has no task {task!r}; it has {', '.join(known[name])}.")
             found += chosen
         if not found:
-            raise PotstillError(f"--suite is missing: name one or several of {', '.join(SUITES)}.")
+            raise PotstillError(f"--suite is missing: name one or several of {', '.join(known)}.")
         return list(dict.fromkeys(found))
 
     def plan(self, absent: dict[str, str]) -> Plan:
@@ -132,6 +137,3 @@ class EvaluateArguments(FinetuneArguments):
         path = dict(named_models(self.models))[model.removesuffix(DISTILLED)]
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")
         return given | {"model": path, "task": task, "seed": seed, "output_dir": output, "save_strategy": "no"}
-
-
-assert {task for tasks in SUITES.values() for task in tasks} == set(TASKS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import gc
 import shutil
@@ -12,36 +11,17 @@ from typing import Any
 
 import torch
 
-from potstill.arguments import recipe_values
 from potstill.errors import PotstillError, first_line
-from potstill.evaluation.results import RunResult
 from potstill.files import complete_folder
-from potstill.finetuning.job import Job, TaskData, load_data
+from potstill.finetuning.data import TaskData, load_data
+from potstill.finetuning.job import Job
 from potstill.finetuning.options import FinetuneArguments
-from potstill.finetuning.predict import fingerprint, model_fingerprint
-from potstill.finetuning.trainer import FinetuneTrainer, train_once
+from potstill.finetuning.predict import fingerprint
+from potstill.finetuning.result import RunResult
+from potstill.finetuning.trainer import FinetuneTrainer, result_of, train_once
 from potstill.json_files import check_finite
-from potstill.student.loading import model_folder
-from potstill.tasks.glue import GLUE
-from potstill.tasks.imdb import IMDB
+from potstill.tasks.registry import title_of
 from potstill.training.checkpoints import WRITE_ERRORS
-from potstill.training.hardware import hardware
-from potstill.versions import versions
-
-TITLES = {name: task.title for name, task in GLUE.items()} | {
-    IMDB.name: IMDB.title,
-    "squad": "SQuAD 1.1",
-    "squad_v2": "SQuAD 2.0",
-}
-NOT_HYPERPARAMETERS = {
-    *("model", "task", "task_data", "seed", "teacher", "without_teacher_too"),
-    # A score does not depend on these: a run that was interrupted may be taken up with others.
-    *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
-    "on_bad_rows",  # the fingerprint of the data tells whether they are others
-    *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
-}
-OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions"}
-OF_QUESTIONS = {"stride", "max_answer_length", "n_best", "null_threshold", "dev_share", "on_bad_answer"}
 
 
 class RunInterrupted(PotstillError):  # noqa: N818 (it tells what happened; nothing is wrong)
@@ -78,23 +58,11 @@ class Work:
         options = self.options
         rate = f" · lr {options['learning_rate']:g}" if options["learning_rate"] is not None else ""
         keep = ", to be a teacher" if self.keep is not None else ""
-        return f"{self.model} · {TITLES[options['task']]}{rate} · seed {options['seed']}{keep}"
+        return f"{self.model} · {title_of(options['task'])}{rate} · seed {options['seed']}{keep}"
 
     def args(self) -> FinetuneArguments:
         """Return the options as this process has them."""
         return FinetuneArguments(**self.options)
-
-
-def hyperparameters(args: FinetuneArguments) -> dict[str, Any]:
-    """Return the options that a score depends on."""
-    return relevant(recipe_values(args), args)
-
-
-def relevant(values: dict[str, Any], args: FinetuneArguments) -> dict[str, Any]:
-    """Return those of options by name that a score of such a run depends on."""
-    left_out = NOT_HYPERPARAMETERS | (set() if args.teacher else OF_TEACHERS)
-    left_out |= set() if args.is_question else OF_QUESTIONS
-    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def do(work: Work) -> RunResult:
@@ -121,28 +89,8 @@ def do(work: Work) -> RunResult:
     if args.device.type == "cuda":
         gc.collect()  # a trainer and its callbacks hold each other, and so the weights
         torch.cuda.empty_cache()
-    data = job.data
-    result = RunResult(
-        model=work.model,
-        model_path=args.model or "",
-        task=args.task or "",
-        title=TITLES[args.task or ""],
-        suite="glue" if args.task in GLUE else args.task or "",
-        seed=args.seed,
-        score=float(measured["score"]),
-        metrics=measured["metrics"],
-        teacher=work.taught_by,
-        hyperparameters=hyperparameters(args),
-        versions=versions("potstill", "torch", "transformers", "tokenizers"),
-        hardware=hardware(args.device),
-        seconds=measured["seconds"],
-        rows={"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
-        data_fingerprint=data_fingerprint(data),
-        model_fingerprint=model_fingerprint(model_folder(args.model or "", "model")),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        searched=work.searched,
-        bad_rows=data.bad_rows,
-    )
+    named = {"model": work.model, "teacher": work.taught_by, "searched": work.searched}
+    result = result_of(args, job.data, measured, data_fingerprint(job.data), **named)
     result.save_as(work.file)
     if received_signal is not None:
         raise RunInterrupted(received_signal)

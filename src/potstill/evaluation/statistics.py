@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan, RunResult
-from potstill.tasks.glue import GLUE
-from potstill.tasks.imdb import IMDB
+from potstill.tasks.glue import SUITE
+from potstill.tasks.registry import title_of
 
-MACRO_SUITE = "glue"  # a mean with IMDb or SQuAD in it would be comparable with nothing published
+MACRO_SUITE = SUITE  # a mean with IMDb or SQuAD in it would be comparable with nothing published
 NOISE = "wnli"  # 71 development examples, and a majority class that few models beat
 
 
@@ -75,9 +75,9 @@ class Comparison:
     @property
     def titles(self) -> dict[str, str]:
         """Task → as papers print it, of all tasks planned or absent; its name if there is no run of a task unknown."""
-        known = {name: task.title for name, task in (GLUE | {IMDB.name: IMDB}).items()}
-        known |= {run.task: run.title for run in self.runs}
-        return {task: known.get(task, task) for task in dict.fromkeys([*self.plan.tasks, *self.plan.absent])}
+        known = {run.task: run.title for run in self.runs}
+        every = dict.fromkeys([*self.plan.tasks, *self.plan.absent])
+        return {task: known[task] if task in known else title_of(task) for task in every}
 
     def missing(self, model: str, task: str) -> list[int]:
         """Return the seeds planned of which there is no run."""

@@ -16,20 +16,11 @@ from rich.table import Table
 from potstill.evaluation.results import RunResult
 from potstill.evaluation.statistics import Comparison, Scores, beyond_spread, retention
 from potstill.report.markdown import NOTHING, plain, table, visible
+from potstill.tasks.registry import short_names
 
 WIDTH = 100
 BEYOND = "*"
 INCOMPLETE = "†"
-
-_SHORT = {
-    "accuracy": "acc",
-    "f1": "F1",
-    "matthews": "Matthews",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "exact": "EM",
-}
-_SPLITS = {"dev_matched": "m", "dev_mismatched": "mm"}
 
 
 @dataclass(frozen=True)
@@ -151,12 +142,13 @@ def _metrics(comparison: Comparison) -> Grid:
 def _parts(run: RunResult) -> dict[str, float]:
     """Return the figures that a score is the mean of or stands beside, by the short names that papers print."""
     parts = {}
+    short = short_names(run.task)
     for name, value in run.metrics.items():
         if isinstance(value, dict):
             if "score" in value:
-                parts[_SPLITS.get(name, name)] = value["score"]
-        elif name in _SHORT:
-            parts[_SHORT[name]] = value
+                parts[short.get(name, name)] = value["score"]
+        elif name in short:
+            parts[short[name]] = value
     return parts
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from potstill.errors import PotstillError, first_line
-from potstill.export.executorch import one_row_program, run_rows
-from potstill.export.formats import HAS_CORE_ML
+from potstill.export.executorch import check_names, one_row_program, run_rows
+from potstill.export.format import Format, Target
 from potstill.export.onnx import cannot_run
 from potstill.export.quiet import quiet
-from potstill.export.source import Arrays, Source
+from potstill.versions import version
+
+if TYPE_CHECKING:
+    from potstill.export.source import Arrays, Source
 
 FILE = "model.mlpackage"
 
@@ -46,7 +49,7 @@ def write_coreml(source: Source, folder: Path) -> None:
     except Exception as error:  # of many types
         raise PotstillError(
             f"The model {source.name!r} cannot be converted by coremltools {coremltools.__version__} with torch "
-            f"{torch.__version__}: {first_line(error)}."
+            f"{version('torch')}: {first_line(error)}."
         ) from error
     for leftover in folder.glob("executorch_debug_handle_mapping.json"):  # a note for another program
         leftover.unlink()
@@ -83,7 +86,7 @@ class CoremlModel:
     """
 
     def __init__(self, folder: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        if not HAS_CORE_ML:
+        if not FORMAT.runs_here:
             raise PotstillError(f"{folder} can be run on macOS only: Core ML is a part of it.")
         self._folder, self.inputs, self.outputs = folder, inputs, outputs
         self._model = _open(folder)
@@ -113,3 +116,27 @@ def _open(folder: Path, **options: Any) -> Any:
             return coremltools.models.MLModel(str(folder), **options)
     except Exception as error:  # of many types
         raise PotstillError(f"{folder} is no Core ML package that can be read: {first_line(error)}.") from error
+
+
+def _write(source: Source, file: Path, target: Target, examples: Iterator[Arrays] | None) -> None:
+    write_coreml(source, file)
+
+
+def _load(file: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None) -> CoremlModel:
+    check_names(file, outputs)
+    return CoremlModel(file, inputs, outputs)
+
+
+FORMAT = Format(
+    "coreml",
+    "Core ML",
+    FILE,
+    "coreml",
+    ("coremltools",),
+    "coremltools",
+    _write,
+    _load,
+    bits=(16,),
+    only_on=("Darwin", "a Mac"),  # elsewhere coremltools converts, but cannot run what it wrote
+    not_compared=NOT_COMPARED,
+)

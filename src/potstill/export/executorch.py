@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from potstill.errors import PotstillError, first_line
+from potstill.export.format import SUMMARY, Format, Target
 from potstill.export.onnx import cannot_run
 from potstill.export.quiet import quiet
-from potstill.export.source import Arrays, Source
 from potstill.versions import version
+
+if TYPE_CHECKING:
+    import torch
+
+    from potstill.export.source import Arrays, Source
 
 FILE = "model.pte"  # where optimum-executorch looks
 
@@ -23,6 +27,8 @@ def one_row_program(source: Source) -> torch.export.ExportedProgram:
 
     Phones read one text at a time, and memory for more would be laid out in advance.
     """
+    import torch
+
     inputs = source.tokenise(["A sentence of some length."])
     length = torch.export.Dim("length", min=2, max=source.max_length)
     return torch.export.export(
@@ -39,6 +45,16 @@ def run_rows(inputs: Arrays, names: tuple[str, ...], run: Callable[[Arrays], lis
     return [np.concatenate(of) for of in zip(*outputs, strict=True)]
 
 
+def check_names(file: Path, outputs: tuple[str, ...]) -> None:
+    """Make sure that the outputs of a file are named, which does not name them itself.
+
+    Raises:
+        PotstillError: they are not.
+    """
+    if not outputs:
+        raise PotstillError(f"The {SUMMARY} of {file} does not name inputs and outputs: export the model again.")
+
+
 def write_executorch(source: Source, file: Path) -> None:
     """Write a model for ExecuTorch, in float32, for one text of any length.
 
@@ -46,6 +62,8 @@ def write_executorch(source: Source, file: Path) -> None:
         PotstillError: the model cannot be lowered, nothing of it was taken by XNNPACK, or the installed executorch is
             for another version of torch.
     """
+    import torch
+
     try:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -115,5 +133,28 @@ class ExecutorchModel:
         return dict(zip(self.outputs, found, strict=True))
 
     def _run_row(self, row: Arrays) -> list[Any]:
+        import torch
+
         outputs = self._method.execute([torch.from_numpy(np.ascontiguousarray(row[name])) for name in self.inputs])
         return [output.numpy().copy() for output in outputs]
+
+
+def _write(source: Source, file: Path, target: Target, examples: Iterator[Arrays] | None) -> None:
+    write_executorch(source, file)
+
+
+def _open(file: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None) -> ExecutorchModel:
+    check_names(file, outputs)
+    return ExecutorchModel(file, inputs, outputs, threads)
+
+
+FORMAT = Format(
+    "executorch",
+    "ExecuTorch",
+    FILE,
+    "executorch",
+    ("executorch",),
+    "executorch.runtime",
+    _write,
+    _open,
+)

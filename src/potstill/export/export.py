@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,22 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import PotstillError
-from potstill.export import coreml, executorch
-from potstill.export.check import TEXTS, Agreement, Runtime, check_source, compare, real_batches
+from potstill.export.check import TEXTS, Agreement, check_source, compare, real_batches
 from potstill.export.disk import cannot_write, disk_errors_told
-from potstill.export.formats import HAS_CORE_ML, NEEDS, Format, Quantization, Target, Tolerance
-from potstill.export.onnx import FLOAT, INT8, OnnxModel, write_onnx
-from potstill.export.onnx_int8 import quantise_onnx
-from potstill.export.openvino import FILE, OpenvinoModel, quantise_openvino, write_openvino
+from potstill.export.format import SUMMARY, Quantization, Target, Tolerance
+from potstill.export.formats import FORMATS, FormatName, choose_target
 from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
 from potstill.files import claimed_folder, complete_folder
-from potstill.json_files import read_object
 from potstill.tasks.rows import OnBadRows
 from potstill.versions import versions
 
-SUMMARY = "potstill_export.json"
+OPTIONS_READ = ("potstill.export.formats",)
+"""Modules that the options are made of, beside this one."""
 
 CALIBRATION_TEXTS = 192
 """Texts by which the ranges of activations are measured."""
@@ -59,7 +55,7 @@ class Exported:
 
     def __str__(self) -> str:
         sizes = f"{self.bytes / 1e6:,.1f} MB (source {self.source_bytes / 1e6:,.1f} MB)"
-        lines = [f"{self.format}, {self.task}: {sizes}; {self.agreement or coreml.NOT_COMPARED}"]
+        lines = [f"{self.format}, {self.task}: {sizes}; {self.agreement or FORMATS[self.format].not_compared}"]
         if self.scores is not None:
             lines.append(str(self.scores))
         return "\n".join([*lines, f"wrote {self.file}"])
@@ -67,7 +63,7 @@ class Exported:
 
 def export(
     model: str,
-    format: Format,
+    format: FormatName,
     output_dir: str,
     quantization: Quantization | None = None,
     weight_bits: int | None = None,
@@ -118,7 +114,7 @@ def export(
         PotstillError: bad input, a package is missing, the model cannot be translated, it does not say the same, or the
             output folder cannot be written.
     """
-    target = Target.of(format, quantization, weight_bits)
+    target = choose_target(format, quantization, weight_bits)
     allowed = _allowed(target.tolerance, tolerance, min_agreement, score_tolerance)
     if calibration_data is not None and target.quantization != "static":
         raise PotstillError("--calibration_data is for --quantization static.")
@@ -128,9 +124,11 @@ def export(
         for name, value in (("max_check_samples", max_check_samples), ("score_tolerance", score_tolerance)):
             if value is not None:
                 raise PotstillError(f"--{name} is for --check_data, which is missing.")
-    can_run = target.kind != "coreml" or HAS_CORE_ML
-    if not can_run and (task or check_data):
-        raise PotstillError("--check_data needs a Mac for --format coreml: Core ML runs nowhere else.")
+    chosen = target.format
+    if chosen.only_on is not None and not chosen.runs_here and (task or check_data):
+        raise PotstillError(
+            f"--check_data needs {chosen.only_on[1]} for --format {format}: {chosen.runtime} runs nowhere else."
+        )
     with claimed_folder(output_dir, overwrite_output_dir, SUMMARY, "an export") as folder:
         source = Source.open(model)
         check_source(source)
@@ -143,8 +141,11 @@ def export(
         with _writable(folder) as partial:
             agreement = scores = None
             with disk_errors_told(partial, folder):
-                file = _write(source, target, partial, texts)
-                exported = open_exported(partial, source=source) if can_run else None
+                file = partial / chosen.file
+                file.parent.mkdir(exist_ok=True)
+                chosen.write(source, file, target, real_batches(source, texts) if texts else None)
+                here = chosen.runs_here
+                exported = chosen.open(file, source.inputs, source.head.outputs, None) if here else None
             if exported is not None:
                 agreement = compare(source, exported)
                 _judge(source, target, agreement, allowed, "")
@@ -164,7 +165,7 @@ def export(
                 weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
                 result = Exported(
                     folder=folder,
-                    file=folder / file.relative_to(partial),
+                    file=folder / chosen.file,
                     format=format,
                     task=source.head.task,
                     bytes=sum(path.stat().st_size for path in weights),
@@ -172,7 +173,7 @@ def export(
                     agreement=agreement,
                     scores=scores,
                 )
-                summary = _summary(source, target, result, str(file.relative_to(partial)))
+                summary = _summary(source, target, result)
                 (partial / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         return result
 
@@ -192,41 +193,6 @@ def _writable(folder: Path) -> Iterator[Path]:
         if error is inside:
             raise
         raise cannot_write(folder, error) from error
-
-
-def open_exported(folder: Path, threads: int | None = None, source: Source | None = None) -> Runtime:
-    """Load what an export folder holds, in its own runtime.
-
-    Args:
-        folder: as `export` wrote it.
-        threads: of one request; the runtime's choice if None.
-        source: the model it was made from, where the folder does not yet say what it reads.
-
-    Raises:
-        PotstillError: the folder holds no export, or a damaged one.
-    """
-    for name in (FLOAT, INT8):
-        if (folder / name).is_file():
-            return OnnxModel(folder / name, threads)
-    if (folder / FILE).is_file():
-        return OpenvinoModel(folder / FILE, threads)
-    if not (folder / executorch.FILE).exists() and not (folder / coreml.FILE).exists():
-        names = (FLOAT, INT8, FILE, executorch.FILE, coreml.FILE)
-        raise PotstillError(f"{folder} holds no exported model: there is none of {', '.join(names)} in it.")
-    inputs, outputs = (source.inputs, source.head.outputs) if source is not None else _names(folder)
-    if (folder / executorch.FILE).is_file():
-        return executorch.ExecutorchModel(folder / executorch.FILE, inputs, outputs, threads)
-    return coreml.CoremlModel(folder / coreml.FILE, inputs, outputs)
-
-
-def _names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    summary = read_object(folder / SUMMARY, "The description of the export", "export the model again")
-    names = [summary.get("inputs"), summary.get("outputs")]
-    for of in names:
-        if not isinstance(of, list) or not of or not all(isinstance(name, str) for name in of):
-            raise PotstillError(f"{folder / SUMMARY} does not name inputs and outputs: export the model again.")
-    inputs, outputs = (tuple(of) for of in names if of)
-    return inputs, outputs
 
 
 def _allowed(default: Tolerance, largest: float | None, agreement: float | None, score: float | None) -> Tolerance:
@@ -259,48 +225,20 @@ def _nothing(target: Target) -> str:
     return "nothing was written" + (f" ({target.nearer} stays nearer to it)" if target.nearer else "")
 
 
-def _summary(source: Source, target: Target, result: Exported, file: str) -> dict[str, Any]:
+def _summary(source: Source, target: Target, result: Exported) -> dict[str, Any]:
     """Return what an export folder says of itself."""
     scores = result.scores
     return {
-        "format": target.format,
+        "format": target.format.name,
         "task": result.task,
-        "file": file,
+        "file": target.format.file,
         "quantization": target.quantization,
         "weight_bits": target.weight_bits,
         "source": source.name,
         "inputs": source.inputs,
         "outputs": source.head.outputs,
         "max_length": source.max_length,
-        "agreement": asdict(result.agreement) if result.agreement else coreml.NOT_COMPARED,
+        "agreement": asdict(result.agreement) if result.agreement else target.format.not_compared,
         "scores": scores and asdict(scores),
-        "versions": versions("potstill", "torch", "transformers", *NEEDS[target.kind]),
+        "versions": versions("potstill", "torch", "transformers", *target.format.packages),
     }
-
-
-def _write(source: Source, target: Target, folder: Path, texts: list[str]) -> Path:
-    """Write the model's file in a folder, and return it."""
-    if target.kind == "executorch":
-        executorch.write_executorch(source, folder / executorch.FILE)
-        return folder / executorch.FILE
-    if target.kind == "coreml":
-        coreml.write_coreml(source, folder / coreml.FILE)
-        return folder / coreml.FILE
-    scratch = folder / ".scratch"
-    scratch.mkdir()
-    try:
-        file = folder / {"onnx": FLOAT, "onnx-int8": INT8}.get(target.format, FILE)
-        file.parent.mkdir(exist_ok=True)
-        in_float = file if target.format == "onnx" else scratch / "model.onnx"
-        write_onnx(source, in_float)
-        examples = real_batches(source, texts) if texts else None
-        if target.format == "onnx-int8":
-            every_token = source.head.task != "text-classification"
-            quantise_onnx(in_float, file, target.weight_bits, examples, every_token)
-        elif target.format == "openvino":
-            write_openvino(in_float, file)
-        elif target.format == "openvino-int8":
-            quantise_openvino(in_float, file, target.weight_bits, examples)
-        return file
-    finally:
-        shutil.rmtree(scratch)

@@ -1,108 +1,73 @@
-"""What can be exported to: what each format needs, and how near to its source it must be."""
+"""All export formats. A new one is a file beside this one that declares it, and one line here."""
 
 from __future__ import annotations
 
-import importlib.util
-import platform
-from dataclasses import dataclass
-from typing import Literal, get_args
+import difflib
+from typing import TYPE_CHECKING, Literal
 
 from potstill.errors import PotstillError
+from potstill.export import coreml, executorch, onnx, onnx_int8, openvino
+from potstill.export.format import Format, Quantization, Target
 
-Format = Literal["onnx", "onnx-int8", "openvino", "openvino-int8", "executorch", "coreml"]
-Quantization = Literal["dynamic", "static"]
-
-NEEDS = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino", "nncf"),
-    "executorch": ("executorch",),
-    "coreml": ("coremltools",),
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        onnx.FORMAT,
+        onnx_int8.FORMAT,
+        openvino.FORMAT,
+        openvino.INT8,
+        executorch.FORMAT,
+        coreml.FORMAT,
+    )
 }
-"""Extra → packages that it brings."""
+"""Name → declaration, in the order in which help and messages name them."""
 
-HAS_CORE_ML = platform.system() == "Darwin"
-"""Where Core ML runs. Elsewhere coremltools converts, but cannot run what it wrote."""
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(FORMATS)]
+    """What `--format` may be."""
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an export may be from its source.
+def find_format(name: str) -> Format:
+    """Return the declaration of a format.
 
-    Attributes:
-        largest: largest difference of a logit, as a share of the range of all logits.
-        agreement: least share of answers that are the same.
-        score: largest share of the source's score that may be lost.
+    Raises:
+        PotstillError: there is no such format; the nearest one is named.
     """
-
-    largest: float
-    agreement: float
-    score: float
-
-
-TOLERANCES = {
-    "float32": Tolerance(0.001, 0.99, 0.001),
-    "float16": Tolerance(0.02, 0.95, 0.005),
-    "int8": Tolerance(0.25, 0.8, 0.01),
-    "4-bit": Tolerance(0.4, 0.7, 0.02),
-}
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name, FORMATS, 1)
+        hint = f"; the nearest is {near[0]}" if near else ""
+        raise PotstillError(f"There is no format {name!r}; the formats are {', '.join(FORMATS)}{hint}.")
+    return FORMATS[name]
 
 
-@dataclass(frozen=True)
-class Target:
-    """A format with all that is left to choose.
+def choose_target(name: str, quantization: Quantization | None, weight_bits: int | None) -> Target:
+    """Return a format with what was not given filled in.
 
-    Attributes:
-        format: as given.
-        quantization: of activations: `dynamic` as they come, `static` by ranges that were measured before; None in
-            floating point.
-        weight_bits: of weights, 32 or 16 in floating point.
+    Args:
+        name: of the format.
+        quantization: of activations.
+        weight_bits: of weights.
+
+    Raises:
+        PotstillError: there is no such format, it cannot be so quantised, or a package is missing.
     """
-
-    format: Format
-    quantization: Quantization | None
-    weight_bits: int
-
-    @classmethod
-    def of(cls, format: Format, quantization: Quantization | None, weight_bits: int | None) -> Target:
-        """Fill in what was not given.
-
-        Raises:
-            PotstillError: there is no such format, it cannot be so quantised, or a package is missing.
-        """
-        if format not in get_args(Format):
-            raise PotstillError(f"There is no format {format!r}; the formats are {', '.join(get_args(Format))}.")
-        kind, _, precision = format.partition("-")
-        if not precision:
-            for name, value in (("quantization", quantization), ("weight_bits", weight_bits)):
-                if value is not None:
-                    raise PotstillError(f"--{name} is for onnx-int8 and openvino-int8, not for {format}.")
-        if weight_bits not in (None, 4, 8):
-            raise PotstillError(f"--weight_bits is {weight_bits}: it can be 4 or 8.")
-        if weight_bits == 4 and quantization == "static":
-            raise PotstillError("--weight_bits 4 goes with --quantization dynamic.")
-        missing = [name for name in NEEDS[kind] if importlib.util.find_spec(name) is None]
-        if missing:
-            raise PotstillError(f"--format {format} needs {', '.join(missing)}: pip install 'potstill[{kind}]'.")
-        if not precision:
-            return cls(format, None, 16 if kind == "coreml" else 32)
-        default: Quantization = "static" if kind == "openvino" and weight_bits != 4 else "dynamic"
-        return cls(format, quantization or default, weight_bits or 8)
-
-    @property
-    def kind(self) -> str:
-        """The runtime: first word of the format, and name of the extra."""
-        return self.format.partition("-")[0]
-
-    @property
-    def tolerance(self) -> Tolerance:
-        """How near the export must be, where the user does not say."""
-        return TOLERANCES[{32: "float32", 16: "float16", 8: "int8", 4: "4-bit"}[self.weight_bits]]
-
-    @property
-    def nearer(self) -> str | None:
-        """The options that stay nearer to the source at the least cost; None where there are none."""
-        if self.weight_bits == 4:
-            return "--weight_bits 8"
-        if self.quantization == "static":
-            return "--quantization dynamic"
-        return f"--format {self.kind}" if self.weight_bits == 8 else None
+    format = find_format(name)
+    if not format.activations:
+        for option, value in (("quantization", quantization), ("weight_bits", weight_bits)):
+            if value is not None:
+                quantised = " and ".join(other.name for other in FORMATS.values() if other.activations)
+                raise PotstillError(f"--{option} is for {quantised}, not for {name}.")
+    bits = format.bits[0] if weight_bits is None else weight_bits
+    if bits not in format.bits:
+        choices = " or ".join(map(str, sorted(format.bits)))
+        raise PotstillError(f"--weight_bits is {bits}: it can be {choices}.")
+    activations = format.activations.get(bits, ())
+    if quantization is not None and quantization not in activations:
+        raise PotstillError(f"--weight_bits {bits} goes with --quantization {' or '.join(activations)}.")
+    if format.missing:
+        raise PotstillError(
+            f"--format {name} needs {', '.join(format.missing)}: pip install 'potstill[{format.extra}]'."
+        )
+    return Target(format, quantization or next(iter(activations), None), bits)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from potstill.errors import PotstillError, first_line
+from potstill.export.format import Format, Target
 from potstill.export.quiet import quiet
-from potstill.export.source import Arrays, Source
+
+if TYPE_CHECKING:
+    from potstill.export.source import Arrays, Source
 
 OPSET = 20
 """What onnxruntime 1.17 and onnxruntime-web of the same age read already."""
 
-FLOAT, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where transformers.js and sentence-transformers look
+FLOAT = "onnx/model.onnx"  # where transformers.js and sentence-transformers look
+EXTRA, PACKAGES = "onnx", ("onnx", "onnxscript", "onnxruntime")
+RUNTIME, MODULE = "ONNX Runtime", "onnxruntime"
 
 
 def write_onnx(source: Source, file: Path) -> None:
@@ -26,6 +33,8 @@ def write_onnx(source: Source, file: Path) -> None:
     Raises:
         PotstillError: the exporter cannot translate the model.
     """
+    import torch
+
     inputs = source.tokenise(["One sentence.", "Another one, which is somewhat longer than that."])
     batch, length = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=2, max=source.max_length)
     try:
@@ -45,6 +54,26 @@ def write_onnx(source: Source, file: Path) -> None:
             _strip(file)
     except Exception as error:  # of many types, from dynamo, the exporter and onnx
         raise PotstillError(f"The model {source.name!r} cannot be translated to ONNX: {first_line(error)}.") from error
+
+
+@contextmanager
+def float_onnx(source: Source, file: Path) -> Iterator[Path]:
+    """Write a model as ONNX in float32 for the body, which makes another format of it.
+
+    Args:
+        source: the model.
+        file: that the body writes. The ONNX model lies in a folder beside it, which goes away.
+
+    Raises:
+        PotstillError: the exporter cannot translate the model.
+    """
+    scratch = file.parent / ".scratch"
+    scratch.mkdir()
+    try:
+        write_onnx(source, scratch / "model.onnx")
+        yield scratch / "model.onnx"
+    finally:
+        shutil.rmtree(scratch)
 
 
 def _strip(file: Path) -> None:
@@ -104,3 +133,15 @@ def cannot_run(file: Path, inputs: Arrays, error: Exception) -> PotstillError:
         f"{file.name} cannot run a batch of {rows} with {length} tokens: {first_line(error)}; is it longer than what "
         "the model reads?"
     )
+
+
+def open_onnx(file: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None) -> OnnxModel:
+    """Load a file, which names its inputs and outputs itself."""
+    return OnnxModel(file, threads)
+
+
+def _write(source: Source, file: Path, target: Target, examples: Iterator[Arrays] | None) -> None:
+    write_onnx(source, file)
+
+
+FORMAT = Format("onnx", RUNTIME, FLOAT, EXTRA, PACKAGES, MODULE, _write, open_onnx, in_browser=True)

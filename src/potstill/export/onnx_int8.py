@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from potstill.errors import PotstillError, first_line
+from potstill.export import onnx as in_float
+from potstill.export.format import Format, Target
 from potstill.export.four_bits import in_blocks
 from potstill.export.quiet import quiet
-from potstill.export.source import Arrays
+
+if TYPE_CHECKING:
+    from potstill.export.source import Arrays, Source
+
+INT8 = "onnx/model_quantized.onnx"  # where transformers.js looks
 
 LARGE = 100_000
 """Numbers in a table from which on it is worth quantising."""
@@ -256,3 +262,26 @@ class _Editor:
         import onnx
 
         self.new.append(onnx.helper.make_node(kind, inputs, [output], **attributes))
+
+
+def _write(source: Source, file: Path, target: Target, examples: Iterator[Arrays] | None) -> None:
+    every_token = source.head.task != "text-classification"
+    with in_float.float_onnx(source, file) as float_file:
+        quantise_onnx(float_file, file, target.weight_bits, examples, every_token)
+
+
+FORMAT = Format(
+    "onnx-int8",
+    in_float.RUNTIME,
+    INT8,
+    in_float.EXTRA,
+    in_float.PACKAGES,
+    in_float.MODULE,
+    _write,
+    in_float.open_onnx,
+    bits=(8, 4),
+    activations={8: ("dynamic", "static"), 4: ("dynamic",)},
+    bits_in_memory={4: 8},
+    nearer=in_float.FORMAT.name,
+    in_browser=True,
+)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from potstill.errors import PotstillError, first_line
-from potstill.export.onnx import cannot_run
+from potstill.export.format import Format, Target
+from potstill.export.onnx import cannot_run, float_onnx
 from potstill.export.quiet import quiet
-from potstill.export.source import Arrays
+
+if TYPE_CHECKING:
+    from potstill.export.source import Arrays, Source
 
 FILE = "openvino_model.xml"  # where optimum-intel looks
+PACKAGES = ("onnx", "onnxscript", "openvino", "nncf")
 
 
 def write_openvino(onnx_file: Path, file: Path) -> None:
@@ -102,3 +106,33 @@ class OpenvinoModel:
         except Exception as error:  # of OpenVINO's own types
             raise cannot_run(self._file, inputs, error) from error
         return {name: np.asarray(found[name]) for name in self.outputs}
+
+
+def _write(source: Source, file: Path, target: Target, examples: Iterator[Arrays] | None) -> None:
+    with float_onnx(source, file) as float_file:
+        write_openvino(float_file, file)
+
+
+def _write_int8(source: Source, file: Path, target: Target, examples: Iterator[Arrays] | None) -> None:
+    with float_onnx(source, file) as float_file:
+        quantise_openvino(float_file, file, target.weight_bits, examples)
+
+
+def _open(file: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None) -> OpenvinoModel:
+    return OpenvinoModel(file, threads)
+
+
+FORMAT = Format("openvino", "OpenVINO", FILE, "openvino", PACKAGES, "openvino", _write, _open)
+INT8 = Format(
+    "openvino-int8",
+    "OpenVINO",
+    FILE,
+    "openvino",
+    PACKAGES,
+    "openvino",
+    _write_int8,
+    _open,
+    bits=(8, 4),
+    activations={8: ("static", "dynamic"), 4: ("dynamic",)},
+    nearer=FORMAT.name,
+)

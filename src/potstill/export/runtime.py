@@ -11,20 +11,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from potstill.errors import PotstillError, first_line
 from potstill.export.check import Runtime
-from potstill.export.export import SUMMARY, open_exported
+from potstill.export.format import SUMMARY, Format
+from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
 from potstill.versions import versions
-
-RUNTIMES = {
-    "onnx": ("ONNX Runtime", "onnxruntime", "onnxruntime"),
-    "openvino": ("OpenVINO", "openvino", "openvino"),
-    "executorch": ("ExecuTorch", "executorch", "executorch.runtime"),
-    "coreml": ("Core ML", "coremltools", "coremltools"),
-}
-"""First word of a format → what its runtime is called, the package that it is in, and the module that runs models."""
-
-BITS = {"coreml": 16, "onnx-int8": 8, "openvino-int8": 8}
-"""Bits of a weight by format, where an export does not say; in others 32."""
 
 NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
 """Endings of what lies beside a model: its config, its tokenizer, notes."""
@@ -36,20 +26,24 @@ class ExportedFolder:
 
     Attributes:
         folder: where it is.
-        format: as `--format` names it.
+        format: its declaration.
+        file: the model in it.
         task: as `pipeline` calls it.
         weight_bits: of a weight of a matrix on disk: 32 or 16 in floating point, 8 or 4 of integers.
         static: whether activations are quantised by ranges that were measured before, rather than as they come.
         inputs: names of what the model reads, in order, each (B, L) int64.
+        outputs: names of its logits, in order; none where the description does not say.
         max_length: longest input, in tokens.
     """
 
     folder: Path
-    format: str
+    format: Format
+    file: Path
     task: str
     weight_bits: int
     static: bool
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     max_length: int
 
     @classmethod
@@ -67,16 +61,24 @@ class ExportedFolder:
         path = folder / SUMMARY
         summary = read_object(path, "The description of the export", "export the model again")
         try:
+            name = str(summary["format"])
+            if name not in FORMATS:
+                raise PotstillError(
+                    f"{folder} was exported as {name!r}, and this version of potstill knows {', '.join(FORMATS)}: "
+                    "upgrade potstill."
+                )
+            file = folder / summary["file"]
             found = cls(
                 folder,
-                str(summary["format"]),
+                FORMATS[name],
+                file,
                 str(summary["task"]),
-                int(summary.get("weight_bits") or BITS.get(summary["format"], 32)),
+                int(summary.get("weight_bits") or FORMATS[name].bits[0]),
                 summary.get("quantization") == "static",
-                tuple(map(str, summary["inputs"])),
+                _names(summary["inputs"]),
+                _names(summary["outputs"]) if "outputs" in summary else (),
                 int(summary["max_length"]),
             )
-            file = folder / summary["file"]
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise PotstillError(f"{path} is damaged ({first_line(error)}): export the model again.") from error
         for needed in (file, folder / "config.json"):
@@ -85,21 +87,15 @@ class ExportedFolder:
         return found
 
     @property
-    def kind(self) -> str:
-        """First word of the format."""
-        return self.format.partition("-")[0]
-
-    @property
     def title(self) -> str:
         """Runtime and precision in words."""
-        name = RUNTIMES.get(self.kind, (self.kind,))[0]
-        precision = {32: "", 16: "float16"}.get(self.weight_bits, f"int{self.weight_bits}")
-        return " ".join(word for word in (name, precision, "static" * self.static) if word)
+        precision = "" if self.weight_bits == 32 else self.format.precision(self.weight_bits)
+        return " ".join(word for word in (self.format.runtime, precision, "static" * self.static) if word)
 
     @property
     def bits_in_memory(self) -> int:
         """Of a weight of a matrix once it is loaded: onnxruntime makes int8 of 4 bits."""
-        return max(self.weight_bits, 8) if self.kind == "onnx" else self.weight_bits
+        return self.format.bits_in_memory.get(self.weight_bits, self.weight_bits)
 
     @property
     def bytes(self) -> int:
@@ -114,10 +110,10 @@ class ExportedFolder:
         Raises:
             PotstillError: it is not installed.
         """
-        name = RUNTIMES.get(self.kind, ("", self.kind))[1]
+        name = self.format.module.partition(".")[0]
         if importlib.util.find_spec(name) is None:
             raise PotstillError(
-                f"{self.folder} is for {self.title}, which needs {name}: pip install 'potstill[{self.kind}]'."
+                f"{self.folder} is for {self.title}, which needs {name}: pip install 'potstill[{self.format.extra}]'."
             )
         return name
 
@@ -148,7 +144,7 @@ class ExportedFolder:
         """
         package = self.package
         try:
-            importlib.import_module(RUNTIMES.get(self.kind, ("", "", package))[2])
+            importlib.import_module(self.format.module)
         except Exception as error:  # of many types: compiled parts are bound to versions of other packages
             raise PotstillError(f"{package}, which runs {self.folder}, cannot be used: {first_line(error)}.") from error
 
@@ -162,4 +158,15 @@ class ExportedFolder:
             PotstillError: the runtime cannot be used, or the model is damaged.
         """
         self.import_runtime()
-        return open_exported(self.folder, threads)
+        return self.format.open(self.file, self.inputs, self.outputs, threads)
+
+
+def _names(names: object) -> tuple[str, ...]:
+    """Return a list of names.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise TypeError("it does not name inputs and outputs")
+    return tuple(names)

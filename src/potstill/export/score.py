@@ -16,10 +16,9 @@ from potstill.export.source import Arrays, Source
 from potstill.export.tags import read_tagged, tag_batches, tag_scores
 from potstill.export.texts import read_texts
 from potstill.finetuning.rows import drawn
-from potstill.tasks.glue import GLUE
-from potstill.tasks.imdb import IMDB
 from potstill.tasks.labels import ClassNames, match_names
 from potstill.tasks.load import TaskDataAbsentError, load_split
+from potstill.tasks.registry import find_task
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask, Table
 from potstill.tasks.squad import read_squad
@@ -28,7 +27,6 @@ from potstill.tasks.squad_score import score_answers
 from potstill.tasks.squad_windows import make_windows
 
 ROWS_AT_A_TIME = 8
-SENTENCE_TASKS = GLUE | {IMDB.name: IMDB}
 MASKED_SHARE = 0.15
 
 Metrics = dict[str, float]
@@ -155,13 +153,13 @@ def _examples(
     source: Source, task: str | None, data: str | None, limit: int | None, bad: BadRows
 ) -> Iterator[Examples]:
     kind = source.head.task
+    if task is not None and find_task(task).pipeline != kind:
+        raise PotstillError(f"The task {task} is not what the model {source.name!r} is for: it is for {kind}.")
     if kind == "text-classification":
         described = _sentence_task(source, task)
         for split in described.dev:
             yield _sentences(source, described, split, data, limit, bad)
         return
-    if task is not None and not (kind == "question-answering" and task in ("squad", "squad_v2")):
-        raise PotstillError(f"The task {task} is not what the model {source.name!r} is for: it is for {kind}.")
     if data is None:
         raise PotstillError(f"--check_data is missing: where are the data of --task {task}?")
     makers = {"question-answering": _questions, "token-classification": _tagged, "fill-mask": _masked}
@@ -175,10 +173,10 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
     if name is None:
         table = Table("text", "text_pair", "label", ClassNames(labels) if labels else None, pair_may_lack=True)
         metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",) if labels else ("pearson", "spearman")
-        return SentenceTask("labels", "the data", labels, metrics, table, table, "")
-    if name not in SENTENCE_TASKS:
-        raise PotstillError(f"There is no task {name!r} to check with; the tasks are {', '.join(SENTENCE_TASKS)}.")
-    task = SENTENCE_TASKS[name]
+        return SentenceTask("labels", "the data", labels, metrics, table, table)
+    task = find_task(name)
+    if not isinstance(task, SentenceTask):
+        raise PotstillError(f"There is nothing that scores an export on {task.title}, declared as {type(task)}.")
     if config.num_labels != max(1, len(task.labels)):
         raise PotstillError(
             f"{task.title} is not what the model {source.name!r} is for: it is for {source.head.task} with "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from potstill.errors import PotstillError
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.options import FinetuneArguments
-from potstill.finetuning.predict import fingerprint
-from potstill.finetuning.questions import QuestionData
-from potstill.finetuning.trainer import FinetuneTrainer, flat, train_once
+from potstill.finetuning.result import RESULTS, RunResult
+from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
+from potstill.json_files import json_text
 from potstill.report.task_card import task_card
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
-from potstill.training.hardware import hardware
-from potstill.training.output import RESULTS, claimed_output_dir, whole_output
-from potstill.versions import versions
+from potstill.training.output import claimed_output_dir, whole_output
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Finetuned:
 
     Attributes:
         folder: the model's.
-        results: as written to `results.json` there.
+        results: as written to `results.json` there: the fields of `RunResult`.
     """
 
     folder: Path
@@ -78,26 +75,13 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     plain = Job.prepare(args)
     job = plain.taught() if args.teacher else plain
     trainer, measured = train_once(job)
-    results = {
-        "task": args.task,
-        **measured,
-        "teacher": args.teacher,
-        "teacher_on_labels": job.teacher_on_labels,
-        "without_teacher": None,
-        "seed": args.seed,
-        "rows": {"train": len(job.data.train), **{name: len(split) for name, split in job.data.dev.items()}},
-        "bad_rows": job.data.bad_rows,
-        "bad_answers": job.data.bad_answers if isinstance(job.data, QuestionData) else 0,
-        "data_fingerprint": fingerprint({"train": job.data.train, **job.data.dev}),
-        "hardware": hardware(args.device),
-        "versions": versions("potstill", "torch", "transformers", "tokenizers"),
-        "log_history": trainer.state.log_history,
-    }
-    _write(trainer, folder, results)
+    more = {"teacher_on_labels": job.teacher_on_labels, "log_history": trainer.state.log_history}
+    result = result_of(args, job.data, measured, **more)
+    _write(trainer, folder, result)
     if args.teacher and args.without_teacher_too:
-        results["without_teacher"] = _without_teacher(plain, folder)
-        _write(trainer, folder, results)
-    return Finetuned(folder, results)
+        result = dataclasses.replace(result, without_teacher=_without_teacher(plain, folder))
+        _write(trainer, folder, result)
+    return Finetuned(folder, result.record)
 
 
 def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
@@ -118,15 +102,16 @@ def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write(trainer: FinetuneTrainer, folder: Path, results: dict[str, Any]) -> None:
+def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
     if not trainer.args.should_save:
         return
     with whole_output(folder) as staging:
         trainer.trained.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
-        (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        card = task_card(recipe_values(trainer.args), results, isinstance(trainer.trained, FrozenEncoder))
+        (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
+        frozen = isinstance(trainer.trained, FrozenEncoder)
+        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), trainer.args.declared_task, frozen)
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -14,20 +14,16 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
+from potstill.finetuning.data import TaskData, load_data
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
-from potstill.finetuning.options import TASKS, FinetuneArguments
+from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import soft_targets
-from potstill.finetuning.questions import QuestionData
 from potstill.finetuning.rows import Array, Rows
-from potstill.finetuning.sentences import SentenceData
 from potstill.finetuning.teaching import Fit, class_order, fit_of
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
-from potstill.tasks.glue import GLUE
-from potstill.tasks.imdb import IMDB
 
-TaskData = SentenceData | QuestionData
 LENGTHS = 8
 """Lengths of batches that are recorded: enough that little is padding, few enough that each comes often."""
 
@@ -71,7 +67,7 @@ class Job:
         """Load the model with a new head, drawn by the seed: `logits` or start and end logits come out."""
         args = self.args
         model = load_with_head(args.model or "", self.data.head, self.tokenizer, args.seed, **self.data.shape())
-        return FrozenEncoder.on(model, isinstance(self.data, QuestionData), args.seed) if args.freeze_encoder else model
+        return FrozenEncoder.on(model, args.is_question, args.seed) if args.freeze_encoder else model
 
     def taught(self) -> Job:
         """Return the same job with the soft targets of `args.teacher` beside its rows.
@@ -84,7 +80,7 @@ class Job:
         teacher = load_task_teacher(name, self.data.head, self.data.labels)
         reader = Reader.of(args, name, "teacher")
         same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
-        if args.is_question or args.alpha_cos:
+        if args.declared_task.by_token or args.alpha_cos:
             self._check_alike(reader, teacher, same_ids)
             reader = replace(reader, max_length=self.train.limit)
         same_types = reader.token_types == ("token_type_ids" in self.train.tokens)
@@ -98,11 +94,8 @@ class Job:
         if order is not None and order != sorted(order):
             found = {"logits": np.asarray(found["logits"])[:, order]}
         fit = self._fit(name, rows, found, order is not None)
-        tokens, values = dict(self.train.tokens), dict(self.train.values)
-        if isinstance(self.data, QuestionData):
-            tokens |= {"soft_start": found["start_logits"], "soft_end": found["end_logits"]}
-        else:
-            values["soft"] = found["logits"]
+        by_token, by_row = self.data.soft_columns(found)
+        tokens, values = self.train.tokens | by_token, self.train.values | by_row
         if args.alpha_cos and reader.token_types:
             tokens["teacher_token_type_ids"] = rows.tokens["token_type_ids"]
         train = replace(self.train, tokens=tokens, values=values)
@@ -127,11 +120,12 @@ class Job:
     def _check_alike(self, reader: Reader, teacher: PreTrainedModel, same_ids: bool) -> None:
         """Check that a teacher reads the very tokens that the model does, and has hidden states as wide if need be."""
         args, name, longest = self.args, reader.name, self.train.limit
-        what = "Answers are places among tokens" if args.is_question else "The cosine is taken token by token"
+        by_token = args.declared_task.by_token
+        what = "Answers are places among tokens" if by_token else "The cosine is taken token by token"
         if not same_ids:
             raise PotstillError(
                 f"{what}, but the teacher {name!r} has another tokenizer than the model: give a teacher with the same "
-                f"one{'' if args.is_question else ', or --alpha_cos 0'}."
+                f"one{'' if by_token else ', or --alpha_cos 0'}."
             )
         if reader.max_length < longest:
             raise PotstillError(
@@ -193,7 +187,7 @@ class Reader:
             encoder.pad_token_id = tokenizer.pad_token_id  # as it is loaded: positions may be counted from it
         limit = min(tokenizer.model_max_length, usable_length(encoder) or tokenizer.model_max_length)
         wanted = args.max_length or limit
-        if wanted > limit and wanted != TASKS[args.task or ""].max_length:
+        if wanted > limit and wanted != args.declared_task.settings(bool(args.teacher)).max_length:
             raise PotstillError(
                 f"--max_length is {wanted}, but the {role} {name!r} reads at most {limit} tokens: lower it."
             )
@@ -205,20 +199,6 @@ class Reader:
     def rows(self, data: TaskData, split: Dataset) -> Rows:
         """Tokenise a split."""
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
-
-
-def load_data(args: FinetuneArguments) -> TaskData:
-    """Read the data of a task.
-
-    Raises:
-        TaskDataAbsentError: there is none in the folder given.
-        PotstillError: it cannot be read.
-    """
-    if args.is_question:
-        options = args.question_options()
-        return QuestionData(args.task or "", args.task_data, options, args.max_train_samples, args.max_eval_samples)
-    task = IMDB if args.task == IMDB.name else GLUE[args.task or ""]
-    return SentenceData(task, args.task_data, args.max_train_samples, args.max_eval_samples, args.on_bad_rows)
 
 
 def _multiple(args: FinetuneArguments, max_length: int) -> int:

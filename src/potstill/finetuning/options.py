@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
@@ -12,30 +12,23 @@ from potstill.arguments import RunArguments, option
 from potstill.errors import PotstillError
 from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
-from potstill.tasks.glue import GLUE
-from potstill.tasks.imdb import IMDB
+from potstill.tasks.questions import QuestionTask
+from potstill.tasks.registry import TASKS, find_task
 from potstill.tasks.rows import ON_BAD_ROWS, OnBadRows
+from potstill.tasks.task import USUAL, Task
+
+OPTIONS_READ = ("potstill.tasks.registry",)
+"""Modules that the help of the options is made of, beside this one."""
 
 
-class Defaults(NamedTuple):
-    """Published settings of a task: peak learning rate, rows a step, passes over the data, tokens of an input."""
-
-    learning_rate: float
-    batch_size: int
-    epochs: float
-    max_length: int
-
-
-# BERT's (Devlin et al. 2019, appendix A.3) name grids, of which these are the middles; DistilBERT's paper names none
-# but for SQuAD with a teacher, and `SECOND_DISTILLATION` is what its published script runs with there.
-SENTENCES = Defaults(3e-5, 32, 3, 128)
-QUESTIONS = Defaults(3e-5, 12, 2, 384)
-SECOND_DISTILLATION = Defaults(5e-5, 12, 3, 384)
-TASKS = dict.fromkeys(GLUE, SENTENCES) | {
-    "imdb": Defaults(3e-5, 32, 3, IMDB.max_length),
-    "squad": QUESTIONS,
-    "squad_v2": QUESTIONS,
-}
+def _lengths() -> str:
+    """Say how long an input may be by default: the length of most tasks first, then the tasks with another one."""
+    common = USUAL.max_length
+    others: dict[int, list[str]] = {}
+    for name, task in TASKS.items():
+        if task.defaults.max_length != common:
+            others.setdefault(task.defaults.max_length, []).append(name)
+    return ", ".join([str(common), *(f"for {' and '.join(names)} {length}" for length, names in others.items())])
 
 
 @dataclass
@@ -51,7 +44,7 @@ class FinetuneArguments(RunArguments):
     task_data: str | None = option(
         None, "Folder of the task's data, or of all tasks'; for SQuAD also one file; the hub's dataset if not given."
     )
-    max_length: int | None = option(None, "Longest input in tokens; 128, for imdb 512, for squad 384 if not given.")
+    max_length: int | None = option(None, f"Longest input in tokens; {_lengths()} if not given.")
     max_train_samples: int | None = option(None, "Train on so many rows, drawn once for all seeds.")
     max_eval_samples: int | None = option(None, "Score so many rows of each dev split, drawn likewise.")
     freeze_encoder: bool = option(
@@ -99,11 +92,7 @@ class FinetuneArguments(RunArguments):
     dataloader_num_workers: int = option(0, "Processes that make batches; 0 is fast enough.")
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.task not in TASKS:
-            raise PotstillError(f"There is no task {self.task!r}; the tasks are {', '.join(TASKS)}.")
-        defaults = TASKS.get(self.task or "", SENTENCES)
-        if self.teacher and self.is_question:
-            defaults = SECOND_DISTILLATION
+        defaults = USUAL if self.task is None else find_task(self.task).settings(taught=bool(self.teacher))
         self.learning_rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
         self.num_train_epochs = defaults.epochs if self.num_train_epochs is None else self.num_train_epochs
         if self.per_device_train_batch_size is None:
@@ -133,9 +122,20 @@ class FinetuneArguments(RunArguments):
         super().__post_init__()
 
     @property
+    def declared_task(self) -> Task:
+        """The declaration of the task.
+
+        Raises:
+            PotstillError: no task is named.
+        """
+        if not self.task:
+            raise PotstillError("--task is missing: fine-tuning needs a model and a task.")
+        return find_task(self.task)
+
+    @property
     def is_question(self) -> bool:
         """Whether the task is to find answers in a context."""
-        return self.task in ("squad", "squad_v2")
+        return bool(self.task) and isinstance(self.declared_task, QuestionTask)
 
     def objective(self) -> TaskObjective:
         """Return the losses and their weights."""

@@ -16,6 +16,8 @@ from transformers.utils import logging
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.rows import Array, Rows, drawn
+from potstill.tasks.load import no_dataset
+from potstill.tasks.questions import QuestionTask
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.squad import OnBadAnswer, Squad, find_squad, read_squad, split_by_title
 from potstill.tasks.squad_answers import Answers, find_answers
@@ -44,8 +46,8 @@ class QuestionData:
     """SQuAD's data, or any of its format, as one tokenizer reads it.
 
     Args:
-        name: `squad`, all of whose questions have answers, or `squad_v2`, some of whose have none.
-        task_data: folder of `train-v1.1.json` and `dev-v1.1.json` (of 2.0 for `squad_v2`), or of other files that
+        task: says whether all questions have answers.
+        task_data: folder of `train-v1.1.json` and `dev-v1.1.json` (2.0 for `squad_v2`), or of other files that
             `find_squad` finds; or one file, of whose articles a share is held out; the hub's dataset if None.
         options: how to read.
         max_train_samples: questions to train on, see `drawn`; all if None.
@@ -66,27 +68,28 @@ class QuestionData:
 
     def __init__(
         self,
-        name: str,
+        task: QuestionTask,
         task_data: str | None,
         options: QuestionOptions,
         max_train_samples: int | None = None,
         max_eval_samples: int | None = None,
     ) -> None:
-        self.no_answer = name == "squad_v2"
+        self.no_answer = task.no_answer
         self.options = options
         self.bad_answers = 0
         self.bad_rows: dict[str, int] = {}
         if task_data is None:
-            train, dev = (_of_hub(name, split) for split in ("train", "validation"))
+            if task.hub_name is None:
+                raise no_dataset(task)
+            train, dev = (_of_hub(task.hub_name, split) for split in ("train", "validation"))
         elif Path(task_data).is_dir():
-            versions = ("2.0",) if self.no_answer else ("1.1",)
-            files = {split: find_squad(Path(task_data), split, versions) for split in ("train", "dev")}
+            files = {split: find_squad(Path(task_data), split, task.versions) for split in ("train", "dev")}
             train, dev = (self._read(split, file) for split, file in files.items())
         else:
             train, dev = split_by_title(self._read("train and dev", task_data), options.dev_share)
         for split in (train, dev):
             if not self.no_answer and not all(answers["text"] for answers in split["answers"][:]):
-                raise PotstillError(f"{task_data or name} has questions without an answer: give --task squad_v2.")
+                raise PotstillError(f"{task_data or task.name} has questions without an answer: give --task squad_v2.")
         self.train = drawn(train, max_train_samples)
         self.dev = {"dev": drawn(dev, max_eval_samples)}
 
@@ -115,6 +118,10 @@ class QuestionData:
         padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
         return Rows(tokens, values, lengths, padding, multiple, max_length, windows)
 
+    def soft_columns(self, found: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return a teacher's logits of start and end, a number a token each, as columns of `Rows`."""
+        return {"soft_start": found["start_logits"], "soft_end": found["end_logits"]}, {}
+
     def answers(self, split: datasets.Dataset, rows: Rows, predict: Predict) -> Answers:
         """Return what a model answers to the questions of a split."""
         logits = predict(rows)
@@ -142,10 +149,10 @@ class QuestionData:
 def _of_hub(name: str, split: str) -> datasets.Dataset:
     try:
         with quiet_hub():
-            return datasets.load_dataset(f"rajpurkar/{name}", split=split)
+            return datasets.load_dataset(name, split=split)
     except Exception as error:  # of almost any type
         raise PotstillError(
-            f"the dataset rajpurkar/{name} cannot be opened on the hub: {first_line(error)}; name a local file or "
+            f"the dataset {name} cannot be opened on the hub: {first_line(error)}; name a local file or "
             "folder with --task_data."
         ) from error
 

@@ -26,7 +26,7 @@ class SentenceData:
     """A task's data as one tokenizer reads it.
 
     Args:
-        task: of `GLUE`, or `IMDB`.
+        task: a declaration.
         task_data: see `load_split`.
         max_train_samples: rows to train on, see `drawn`; all if None.
         max_eval_samples: rows of each dev split to score, likewise; all if None.
@@ -34,6 +34,7 @@ class SentenceData:
 
     Attributes:
         bad_rows: split → rows left out.
+        bad_answers: 0, which is of questions.
 
     Raises:
         TaskDataAbsentError: the folder has no data of the task.
@@ -51,6 +52,7 @@ class SentenceData:
         on_bad_rows: OnBadRows = "stop",
     ) -> None:
         self.task = task
+        self.bad_answers = 0
         bad = {name: BadRows(on_bad_rows) for name in (task.train, *task.dev)}
         splits = {name: load_split(task, name, task_data, bad=rows) for name, rows in bad.items()}
         self.bad_rows = {name: rows.count for name, rows in bad.items()}
@@ -118,6 +120,10 @@ class SentenceData:
             multiple=multiple,
             limit=max_length,
         )
+
+    def soft_columns(self, found: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return a teacher's logits, (rows, C), as a column of `Rows`."""
+        return {}, {"soft": found["logits"]}
 
     def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
         """Return the metrics of each dev split, or of the only one, and `score`, their mean, in percent.

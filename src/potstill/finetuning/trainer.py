@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-from potstill.arguments import recipe_text
+from potstill.arguments import recipe_text, recipe_values
 from potstill.errors import PotstillError
+from potstill.finetuning.data import TaskData
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
-from potstill.finetuning.predict import predict
+from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.predict import fingerprint, predict
+from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import GroupedDraws
 from potstill.finetuning.step import TaskStep
 from potstill.student.loading import model_folder
@@ -23,6 +28,7 @@ from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
+from potstill.versions import versions
 
 
 class FinetuneTrainer(ResumableTrainer):
@@ -171,6 +177,45 @@ def train_once(
         "steps": steps,
         "rows_per_second": steps * trainer.units_per_step / max(trained - prepared, 1e-9),
     }
+
+
+def result_of(
+    args: FinetuneArguments, data: TaskData, measured: dict[str, Any], data_hash: str | None = None, **more: Any
+) -> RunResult:
+    """Return the result of a run as it is written.
+
+    Args:
+        args: of the run.
+        data: of its task.
+        measured: as `train_once` returns it.
+        data_hash: the fingerprint of the data, if it is known already.
+        more: other fields of `RunResult`, or other values of those.
+    """
+    task, model = args.declared_task, args.model or ""
+    values: dict[str, Any] = {
+        "model": Path(model).name or model,
+        "model_path": model,
+        "task": task.name,
+        "title": task.title,
+        "suite": task.suite_name,
+        "seed": args.seed,
+        "teacher": args.teacher,
+        "hyperparameters": hyperparameters(args),
+        "versions": versions("potstill", "torch", "transformers", "tokenizers"),
+        "hardware": hardware(args.device),
+        "rows": {"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
+        "data_fingerprint": data_hash or fingerprint({"train": data.train, **data.dev}),
+        "model_fingerprint": model_fingerprint(model_folder(model, "model")),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "bad_rows": data.bad_rows,
+        "bad_answers": data.bad_answers,
+    }
+    return RunResult(**values | measured | more)
+
+
+def hyperparameters(args: FinetuneArguments) -> dict[str, Any]:
+    """Return the options that a score depends on."""
+    return relevant(recipe_values(args), bool(args.teacher), args.is_question)
 
 
 def flat(metrics: dict[str, Any]) -> dict[str, float]:

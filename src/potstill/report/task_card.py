@@ -6,24 +6,25 @@ from typing import Any
 
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.tasks.task import Task
 
 
-def task_card(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
+def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
     Args:
         recipe: options of the run, as `recipe_values` returns them.
-        results: what was measured.
+        results: what was measured, as `RunResult` has it.
+        task: that the model is for.
         frozen: whether it is a `FrozenEncoder`, which needs potstill to be loaded.
     """
-    spans = recipe["task"] in ("squad", "squad_v2")
-    pipeline = "question-answering" if spans else "text-classification"
+    pipeline = task.pipeline
     header = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
     sections = [
         front_matter(header, recipe["model"]),
         f"# {name_of(recipe['model'])} on {plain(recipe['task'])}",
         _how(recipe, frozen),
-        _usage(pipeline, spans, frozen),
+        _usage(pipeline, frozen),
         _scores(results),
         recipe_table(recipe),
         _cost(results),
@@ -52,7 +53,8 @@ def _cost(results: dict[str, Any]) -> str:
     return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
-def _usage(pipeline: str, spans: bool, frozen: bool) -> str:
+def _usage(pipeline: str, frozen: bool) -> str:
+    spans = pipeline == "question-answering"
     if frozen:
         auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
         return (

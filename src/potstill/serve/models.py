@@ -9,11 +9,11 @@ from typing import Any
 from transformers import AutoConfig
 
 from potstill.errors import PotstillError, first_line
+from potstill.export.format import SUMMARY
+from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
 from potstill.serve.onnx_file import is_whole
 
-WEIGHTS = {"onnx/model.onnx": "float32", "onnx/model_quantized.onnx": "int8"}
-"""File → precision, in the order in which they are looked for; the names are those of transformers.js."""
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 AGAIN = "export the model again"
@@ -68,7 +68,8 @@ class ServedModel:
         if not path.is_dir():
             wrong = "is a file: name the folder that potstill export wrote" if path.exists() else "does not exist"
             raise PotstillError(f"{flag} {folder} {wrong}.")
-        file = next((name for name in WEIGHTS if (path / name).is_file()), None)
+        weights = _loadable()
+        file = next((name for name in weights if (path / name).is_file()), None)
         if file is None:
             raise PotstillError(f"{flag} {folder} {_what_instead(path, folder)}")
         for other in OTHER_FILES:
@@ -96,7 +97,7 @@ class ServedModel:
             folder=path,
             name=path.resolve().name,
             file=file,
-            precision=WEIGHTS[file],
+            precision=weights[file],
             task=task,
             layers=_whole(getattr(config, "num_hidden_layers", None)),
             max_length=_max_length(path, config, flag),
@@ -147,15 +148,25 @@ def check_pair(model: ServedModel, other: ServedModel) -> None:
         )
 
 
+def _loadable() -> dict[str, str]:
+    """Return file → precision of what the page can load, in the order in which the files are looked for.
+
+    They are looked for by name, for a folder may be of another program, which writes no description.
+    """
+    return {format.file: format.precision(format.bits[0]) for format in FORMATS.values() if format.in_browser}
+
+
 def _what_instead(path: Path, folder: str) -> str:
     """Say what a folder without an ONNX file is, and what to do."""
     export = f"potstill export --model {folder} --format onnx --output_dir {folder.rstrip('/')}-onnx"
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
         return f"is a model for PyTorch; browsers run ONNX, so export it first: {export}"
-    for format, pattern in (("OpenVINO", "*.xml"), ("ExecuTorch", "*.pte"), ("Core ML", "*.mlpackage")):
-        if any(path.glob(pattern)):
-            return f"is an export for {format}; browsers run ONNX: export the model with --format onnx or onnx-int8."
-    return f"holds no exported model: there is no {' or '.join(WEIGHTS)} in it."
+    others = [format for format in FORMATS.values() if not format.in_browser]
+    loadable = " or ".join(format.name for format in FORMATS.values() if format.in_browser)
+    for format in others:
+        if any(path.glob(f"*{Path(format.file).suffix}")):
+            return f"is an export for {format.runtime}; browsers run ONNX: export the model with --format {loadable}."
+    return f"holds no exported model: there is no {' or '.join(_loadable())} in it."
 
 
 def _config(path: Path, what: str) -> Any:
@@ -175,7 +186,7 @@ def _max_length(path: Path, config: Any, flag: str) -> int:
     Raises:
         PotstillError: what the export says of itself is damaged.
     """
-    summary = path / "potstill_export.json"
+    summary = path / SUMMARY
     if summary.is_file():
         length = read_object(summary, f"{flag}: the file", AGAIN).get("max_length")
         if (measured := _whole(length)) is None:

@@ -8,6 +8,7 @@ from typing import Any
 from potstill.tasks.sentence import SentenceTask, Table
 
 HUB = "nyu-mll/glue"
+SUITE = "glue"
 ENTAILMENT = ("entailment", "not_entailment")
 
 
@@ -22,6 +23,7 @@ def _task(
     words: bool = False,
     dev: tuple[str, ...] = ("dev",),
     hub_splits: Mapping[str, str] | None = None,
+    short_splits: Mapping[str, str] | None = None,
 ) -> SentenceTask:
     """Make a task; `words` says that the official download writes labels as words rather than as numbers."""
     by_word: dict[Any, int] = {label: number for number, label in enumerate(labels)}
@@ -38,6 +40,8 @@ def _task(
         hub_config=name,
         dev=dev,
         hub_splits=hub_splits or {"dev": "validation"},
+        short_splits=short_splits,
+        suite=SUITE,
     )
 
 
@@ -59,6 +63,7 @@ MNLI = _task(
     words=True,
     dev=("dev_matched", "dev_mismatched"),
     hub_splits={"dev_matched": "validation_matched", "dev_mismatched": "validation_mismatched"},
+    short_splits={"dev_matched": "m", "dev_mismatched": "mm"},
 )
 MRPC = _task(
     "mrpc",
@@ -120,3 +125,4 @@ WNLI = _task(
 )
 
 GLUE = {task.name: task for task in (COLA, MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, WNLI)}
+"""The nine tasks by name. The macro score is not over this dictionary: it is over the tasks whose suite is `glue`."""

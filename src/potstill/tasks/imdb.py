@@ -1,6 +1,7 @@
 """The Large Movie Review Dataset (Maas et al. 2011): is a review favourable?"""
 
 from potstill.tasks.sentence import SentenceTask, Table
+from potstill.tasks.task import Defaults
 
 LABELS = {0: 0, 1: 1, "0": 0, "1": 1, "neg": 0, "pos": 1}
 
@@ -13,5 +14,5 @@ IMDB = SentenceTask(
     hub=Table("text", None, "label", LABELS),
     hub_name="stanfordnlp/imdb",
     dev=("test",),  # the paper scores the test set; there is no development set
-    max_length=512,
+    defaults=Defaults(max_length=512),
 )

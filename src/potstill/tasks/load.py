@@ -22,6 +22,7 @@ from potstill.tasks.rows import (
     text_lines,
 )
 from potstill.tasks.sentence import Row, SentenceTask, Table, parse_rows
+from potstill.tasks.task import Task
 
 ENDINGS = (*(f"{kind}{packed}" for kind in (".tsv", ".jsonl") for packed in PACKED), ".parquet")
 PARQUET_OF_HUB = "-00000-of-00001.parquet"
@@ -47,7 +48,7 @@ def load_split(
     """Return the rows of a split.
 
     Args:
-        task: of `GLUE`, or `IMDB`.
+        task: a declaration.
         split: one of the task's own names: `train` or one of `task.dev`.
         task_data: a folder that holds `SPLIT.tsv` (as the official download has it), `SPLIT.jsonl` or `SPLIT.parquet`
             (with the columns that the hub's dataset has), compressed or not, in a folder named after the task or
@@ -164,7 +165,14 @@ def _places(path: str, first: list[str], table: Table) -> dict[str | int, int]:
     return places
 
 
+def no_dataset(task: Task, option: str = "--task_data") -> PotstillError:
+    """Return the sentence for a task that has no dataset on the hub, where no data were named."""
+    return PotstillError(f"{task.title} has no dataset on the hub: name its data with {option}.")
+
+
 def _hub_rows(task: SentenceTask, split: str, option: str, bad: BadRows) -> list[Row]:
+    if task.hub_name is None:
+        raise no_dataset(task, option)
     name = (task.hub_splits or {}).get(split, split)
     where = f"the dataset {task.hub_name}" + (f" ({task.hub_config})" if task.hub_config else "")
     try:

@@ -1,8 +1,9 @@
-"""The metrics of sentence tasks, in percent."""
+"""The metrics of sentence tasks, in percent. A new metric is one function and one entry in `METRICS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,28 @@ def _correlation(function: Callable[..., Any], predictions: Any, references: Any
     return 100 * float(function(predictions, references).statistic)
 
 
-METRICS: dict[str, Callable[[Any, Any], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "matthews": matthews,
-    "pearson": pearson,
-    "spearman": spearman,
+@dataclass(frozen=True)
+class Metric:
+    """A metric, which is called like its function.
+
+    Attributes:
+        function: predictions, (N,), and references, (N,), of classes or numbers → percent.
+        short: what tables print as its name.
+    """
+
+    function: Callable[[Any, Any], float]
+    short: str
+
+    def __call__(self, predictions: Any, references: Any) -> float:
+        """Return the metric in percent."""
+        return self.function(predictions, references)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(accuracy, "acc"),
+    "f1": Metric(f1, "F1"),
+    "matthews": Metric(matthews, "Matthews"),
+    "pearson": Metric(pearson, "Pearson"),
+    "spearman": Metric(spearman, "Spearman"),
 }
+"""Name of a metric, as a task declares it and as results have it → the metric."""

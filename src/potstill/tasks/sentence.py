@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from potstill.errors import PotstillError
 from potstill.tasks.labels import ClassNames, canonical, score_of
 from potstill.tasks.metrics import METRICS
 from potstill.tasks.rows import BadRows, NumberedRow, text_fault
+from potstill.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Table:
 
 
 @dataclass(frozen=True)
-class SentenceTask:
-    """One task.
+class SentenceTask(Task):
+    """A task that labels or scores a text, or a pair of texts.
 
     Attributes:
-        name: as the command line knows it.
-        title: as papers print it, and the folder's name in the official download.
+        name: see `Task`.
+        title: see `Task`; also the folder's name in the official download.
         labels: names of the classes in the order of their numbers; none for a regression.
         metrics: names in `METRICS`; the task's score is their mean, as GLUE has it.
         train: the training split.
@@ -53,29 +54,34 @@ class SentenceTask:
             in the official download and, by `hub_splits`, of its split on the hub.
         official: its columns in the official download.
         hub: its columns in a hub dataset, and in `.jsonl` and `.parquet` files.
-        hub_name: the dataset on the hub.
+        hub_name: the dataset on the hub; None where there is none, so that the data must be local.
         hub_config: the configuration there.
         hub_splits: file name → name on the hub, where they differ.
-        max_length: longest input that fine-tuning reads, in tokens.
+        short_splits: split → what tables call it, where they print the scores of several.
     """
 
-    name: str
-    title: str
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     official: Table
     hub: Table
-    hub_name: str
+    hub_name: str | None = None
     hub_config: str | None = None
     train: str = "train"
     dev: tuple[str, ...] = ("dev",)
     hub_splits: Mapping[str, str] | None = None
-    max_length: int = 128
+    short_splits: Mapping[str, str] | None = None
+
+    pipeline: ClassVar[str] = "text-classification"
 
     @property
     def is_regression(self) -> bool:
         """Whether it asks for a number instead of a class."""
         return not self.labels
+
+    @property
+    def short_names(self) -> dict[str, str]:
+        """Metric → its short name in `METRICS`; and split → its short name, where it has one."""
+        return {name: METRICS[name].short for name in self.metrics} | dict(self.short_splits or {})
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Return the task's metrics and their mean as `score`, all in percent.

@@ -1,0 +1,83 @@
+"""The data of a task, read as its declaration says: one class for each kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+import datasets
+from transformers import PreTrainedTokenizerFast
+
+from potstill.errors import PotstillError
+from potstill.finetuning.models import AutoHead
+from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.questions import QuestionData
+from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.sentences import SentenceData
+from potstill.tasks.questions import QuestionTask
+from potstill.tasks.sentence import SentenceTask
+from potstill.tasks.task import Task
+
+
+class TaskData(Hashable, Protocol):
+    """What fine-tuning needs of a task's data, whatever kind they are of.
+
+    Attributes:
+        head: the auto class that loads a model for the task.
+        train: examples to train on.
+        dev: examples to score, by split.
+        bad_rows: split → rows left out because they cannot be used.
+        bad_answers: answers left out because their context does not hold them.
+    """
+
+    head: AutoHead
+    train: datasets.Dataset
+    dev: dict[str, datasets.Dataset]
+    bad_rows: dict[str, int]
+    bad_answers: int
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes; none for a regression; None where an answer is no class."""
+
+    def shape(self) -> dict[str, Any]:
+        """Return what a model's config says of the task."""
+
+    def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
+        """Tokenise a split."""
+
+    def soft_columns(self, found: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return a teacher's logits as columns of `Rows`: those with a number a token, and those with one a row."""
+
+    def score(self, predict: Callable[[Rows], dict[str, Array]], dev: dict[str, Rows]) -> dict[str, Any]:
+        """Return the metrics, by split where there are several, and their `score`, in percent."""
+
+
+def load_data(args: FinetuneArguments) -> TaskData:
+    """Read the data of a task.
+
+    Raises:
+        TaskDataAbsentError: there is none in the folder given.
+        PotstillError: it cannot be read.
+    """
+    task = args.declared_task
+    for kind, read in KINDS.items():
+        if isinstance(task, kind):
+            return read(task, args)
+    raise PotstillError(f"There is nothing that reads the data of {task.title}, which is declared as {type(task)}.")
+
+
+def _sentences(task: SentenceTask, args: FinetuneArguments) -> TaskData:
+    return SentenceData(task, args.task_data, args.max_train_samples, args.max_eval_samples, args.on_bad_rows)
+
+
+def _questions(task: QuestionTask, args: FinetuneArguments) -> TaskData:
+    options = args.question_options()
+    return QuestionData(task, args.task_data, options, args.max_train_samples, args.max_eval_samples)
+
+
+KINDS: dict[type[Task], Callable[[Any, FinetuneArguments], TaskData]] = {
+    SentenceTask: _sentences,
+    QuestionTask: _questions,
+}
+"""Class of a declaration → what reads the data of such tasks."""

@@ -1,0 +1,50 @@
+"""All tasks. A new task is one entry here, or one file beside this one and its entry here; nothing else lists tasks."""
+
+from __future__ import annotations
+
+import difflib
+
+from potstill.errors import PotstillError
+from potstill.tasks.glue import GLUE
+from potstill.tasks.imdb import IMDB
+from potstill.tasks.metrics import METRICS
+from potstill.tasks.questions import SQUAD, SQUAD_V2
+from potstill.tasks.task import Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2)}
+"""Name → declaration, in the order in which help and messages name them."""
+
+
+def find_task(name: str) -> Task:
+    """Return the declaration of a task.
+
+    Raises:
+        PotstillError: there is no such task; the nearest one is named.
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(name.casefold(), TASKS, 1)
+        hint = f"; the nearest is {near[0]}" if near else ""
+        raise PotstillError(f"There is no task {name!r}; the tasks are {', '.join(TASKS)}{hint}.")
+    return TASKS[name]
+
+
+def title_of(name: str) -> str:
+    """Return what papers call a task; its name if it is not declared here, as in results of another version."""
+    return TASKS[name].title if name in TASKS else name
+
+
+def suites() -> dict[str, tuple[str, ...]]:
+    """Return the tasks of each suite, as the tasks declare them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, task in TASKS.items():
+        found[task.suite_name] = (*found.get(task.suite_name, ()), name)
+    return found
+
+
+def short_names(task: str) -> dict[str, str]:
+    """Return metric or split → what tables call it: those that the task declares, and the metrics of all tasks.
+
+    Results of another version may have a task that is not declared here, or other metrics than it has now.
+    """
+    declared = TASKS[task].short_names if task in TASKS else {}
+    return {name: metric.short for name, metric in METRICS.items()} | declared
