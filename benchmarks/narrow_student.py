@@ -3,7 +3,7 @@
     python benchmarks/narrow_student.py --teacher tiny/ --corpus blocks/ --output_dir narrow/ --hidden_size 96 \
         --max_train_minutes 1 --bf16 --torch_compile
 
-The student has half of the teacher's layers, random weights, and the width given. It learns from soft targets and masked
+The student has half of the layers, random weights, and the width given. It learns from soft targets and masked
 LM at the masked tokens, from the teacher's last hidden states and middle ones (each through a learned projection), and
 from the relations of the teacher's last attention. Printed: held-out figures at the start and at the end.
 """
