@@ -185,6 +185,12 @@ def say_once(line: str) -> None:
         logger.warning(line)
 
 
+def drop_token_types(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let a tokenizer offer no `token_type_ids`, here and once it is saved: for a model that takes none."""
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+
+
 @contextmanager
 def quiet_hub() -> Iterator[None]:
     """Keep the hub client from printing its retries: the caller says in one sentence what came of them."""

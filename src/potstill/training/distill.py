@@ -6,6 +6,7 @@ from pathlib import Path
 
 from potstill.arguments import recipe_text
 from potstill.corpus import Corpus, load_tokenizer
+from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student, load_masked_lm, takes_token_types
@@ -36,14 +37,14 @@ def distill(args: DistillationArguments) -> Path:
     objective_of(args)
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        corpus.check_tokenizer(
-            load_tokenizer(args.teacher, role="teacher"), args.teacher
-        )  # before the teacher's weights are fetched
+        tokenizer = load_tokenizer(args.teacher, role="teacher")
+        corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are fetched
         teacher = load_masked_lm(args.teacher)
         student = build_student(
             teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
         )
-        tokenizer = load_tokenizer(args.teacher, takes_token_types(student.config))
+        if not takes_token_types(student.config):
+            drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
         trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
         trainer.recipe = recipe

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from potstill.files import complete_folder
 from potstill.student import grow, grow_optimizer_state
 from potstill.training.checkpoints import WRITE_ERRORS, cannot_write, write_checksums
+from potstill.training.step import DistillationStep
 from potstill.training.trainer import DistillationTrainer
 
 OPTIMIZER_FILE = "optimizer.pt"  # of `transformers.Trainer`
@@ -32,11 +34,10 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         shallow = type(trainer.student).from_pretrained(checkpoint, use_safetensors=True, dtype=torch.float32)
-        old_names = parameter_names(
-            DistillationTrainer(shallow, trainer.corpus, trainer.args, objective=trainer.step.objective)
-        )
+        step = DistillationStep(shallow, None, trainer.step.objective, trainer.args.seed)
+        old_names = optimizer_names(trainer, step)
         state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        state = grow_optimizer_state(state, old_names, parameter_names(trainer), shallow)
+        state = grow_optimizer_state(state, old_names, optimizer_names(trainer, trainer.step), shallow)
         try:
             with complete_folder(checkpoint) as folder:
                 shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
@@ -48,9 +49,11 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def parameter_names(trainer: DistillationTrainer) -> list[list[str]]:
-    """Return the names of the parameters in each group of the optimiser that a trainer makes."""
-    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    groups = trainer.create_optimizer().param_groups
-    trainer.optimizer = None  # made again when training begins
-    return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+def optimizer_names(trainer: DistillationTrainer, step: nn.Module) -> list[list[str]]:
+    """Return the names of the parameters in each group of the optimiser that a trainer would make for a step.
+
+    `Trainer` makes two groups, in this order: what weight decay applies to, and the rest.
+    """
+    decayed = set(trainer.get_decay_parameter_names(step))
+    names = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
+    return [[name for name in names if (name in decayed) is wanted] for wanted in (True, False)]

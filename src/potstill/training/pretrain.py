@@ -75,7 +75,7 @@ def pretrain(args: PretrainingArguments) -> Path:
             trainer.train(resume_from_checkpoint=checkpoint)
             checkpoint = trainer.checkpoint_folder()
             args.eval_on_start = False  # growing is not starting
-        args.eval_on_start = evaluate_at_start
+        args.eval_on_start = trainer.args.eval_on_start = evaluate_at_start
         write_output(trainer, folder)
     return folder
 

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from potstill.corpus import Blocks, Corpus, Cutting, Masking, ShuffledDraws, load_tokenizer
+from potstill.corpus import Blocks, Corpus, Cutting, Masking, ShuffledDraws
 from potstill.corpus.masking import MaskedBlocks
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
-from potstill.student import load_masked_lm, takes_token_types
-from potstill.training.compatibility import check_fit, check_launch, objective_of
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
+from potstill.training.parts import gather_parts
 from potstill.training.progress import headline, held_out_line
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import weights_hash
@@ -68,23 +67,14 @@ class DistillationTrainer(ResumableTrainer):
         stop_at: float = 1.0,
         objective: Objective | None = None,
     ) -> None:
-        corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-        teacher = _checked_teacher(teacher, corpus)
-        tokenizer = processing_class or corpus.tokenizer(takes_token_types(student.config))
-        corpus.check_tokenizer(tokenizer, "the tokenizer given")
-        check_launch(args)
-        objective = objective_of(args, objective)
-        check_fit(student, teacher, corpus, tokenizer, objective)
-        if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers
-            args.ddp_find_unused_parameters = True
-        if len(corpus.validation) == 0:
-            args.eval_strategy, args.eval_on_start = "no", False
+        parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
+        corpus, tokenizer, args, teacher = parts.corpus, parts.tokenizer, parts.args, parts.teacher
         counts = torch.from_numpy(corpus.token_counts)
         special, mask = control_ids(tokenizer), tokenizer.mask_token_id
         masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
         seed = args.seed if args.data_seed is None else args.data_seed
         draws = ShuffledDraws(len(corpus.train), args.blocks_per_step, seed)
-        step = DistillationStep(student, teacher, objective, args.seed)
+        step = DistillationStep(student, teacher, parts.objective, args.seed)
         self.corpus = corpus
         self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
         self.cutting: Cutting | None = None
@@ -115,8 +105,7 @@ class DistillationTrainer(ResumableTrainer):
         self.masking: Callable[[Tensor, Tensor], MaskedBlocks] = masking.to(args.device)
         if args.records:
             self.step.record_graphs()
-            replayed = Graphed(lambda input_ids, draw: vars(masking(input_ids, draw)))
-            self.masking = lambda input_ids, draw: MaskedBlocks(**replayed(input_ids, draw))
+            self.masking = GraphedMasking(masking)
         self.held_out_masking = Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
 
     @property
@@ -234,14 +223,21 @@ class DistillationTrainer(ResumableTrainer):
         self.args.torch_compile_backend = backend
 
 
+class GraphedMasking:
+    """Masks blocks as `masking` does, replayed as a CUDA graph.
+
+    Args:
+        masking: on the device.
+    """
+
+    def __init__(self, masking: Masking) -> None:
+        self._replayed = Graphed(lambda input_ids, draw: vars(masking(input_ids, draw)))
+
+    def __call__(self, input_ids: Tensor, draw: Tensor) -> MaskedBlocks:
+        """Return the masked blocks; see `Masking`."""
+        return MaskedBlocks(**self._replayed(input_ids, draw))
+
+
 def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Collate nothing: `Blocks` returns whole batches."""
     return batch
-
-
-def _checked_teacher(teacher: PreTrainedModel | str | None, corpus: Corpus) -> PreTrainedModel | None:
-    """Load a teacher that is named; where its tokenizer is known, make sure that the corpus was prepared with it."""
-    name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
-    if isinstance(teacher, str) or Path(name or "-", "tokenizer_config.json").is_file():
-        corpus.check_tokenizer(load_tokenizer(name, role="teacher"), name)
-    return load_masked_lm(teacher) if isinstance(teacher, str) else teacher

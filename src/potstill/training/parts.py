@@ -1,0 +1,89 @@
+"""What a training is made of: student, teacher, corpus, tokenizer and objective, opened where they are only named."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from potstill.corpus import Corpus, load_tokenizer
+from potstill.objective import Objective
+from potstill.recipe import Recipe
+from potstill.student import load_masked_lm, takes_token_types
+from potstill.student.weights import check_finite
+from potstill.training.compatibility import check_fit, check_launch, objective_of
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `DistillationTrainer` needs, checked to fit together.
+
+    Attributes:
+        student: the model to train.
+        teacher: the model to learn from; None to train without one.
+        corpus: the prepared text.
+        tokenizer: to be saved with the student.
+        objective: what is minimised.
+        args: of the run, with what the other parts ask for.
+    """
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel | None
+    corpus: Corpus
+    tokenizer: PreTrainedTokenizerFast
+    objective: Objective
+    args: Recipe
+
+
+def gather_parts(
+    student: PreTrainedModel,
+    corpus: Corpus | str | Path,
+    args: Recipe,
+    teacher: PreTrainedModel | str | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    objective: Objective | None = None,
+) -> Parts:
+    """Open what is only named, and make sure that all of it fits together. The arguments given stay as they are.
+
+    Args:
+        student: a model of a known family.
+        corpus: folder written by `prepare`, or the opened `Corpus`.
+        args: of the run.
+        teacher: a model, a folder, or a hub name.
+        tokenizer: to be saved with the student; the corpus's own if not given.
+        objective: in place of what `args` say of losses.
+
+    Raises:
+        PotstillError: something is not there, or does not fit.
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
+    if teacher is not None:
+        _check_teacher_tokenizer(teacher, corpus, tokenizer)
+    if isinstance(teacher, str):
+        teacher = load_masked_lm(teacher)
+    elif teacher is not None:
+        check_finite(teacher, "the teacher")
+    tokenizer = tokenizer or corpus.tokenizer(takes_token_types(student.config))
+    corpus.check_tokenizer(tokenizer, "the tokenizer given")
+    check_launch(args)
+    objective = objective_of(args, objective)
+    check_fit(student, teacher, corpus, tokenizer, objective)
+    args = copy.copy(args)
+    if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers
+        args.ddp_find_unused_parameters = True
+    if len(corpus.validation) == 0:
+        args.eval_strategy, args.eval_on_start = "no", False
+    return Parts(student, teacher, corpus, tokenizer, objective, args)
+
+
+def _check_teacher_tokenizer(
+    teacher: PreTrainedModel | str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast | None
+) -> None:
+    """Where the teacher's tokenizer is known, make sure that the corpus was prepared with it."""
+    name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
+    if tokenizer is not None and name and getattr(tokenizer, "name_or_path", "") == name:
+        return  # it is the teacher's own, and is compared with the corpus as the tokenizer given
+    if isinstance(teacher, str) or Path(name or "-", "tokenizer_config.json").is_file():
+        corpus.check_tokenizer(load_tokenizer(name, role="teacher"), name)
