@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, default_data_collator
 
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import Job
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.trainer import train_once
 from potstill.training.hardware import hardware
 

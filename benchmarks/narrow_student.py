@@ -20,7 +20,7 @@ from transformers import AutoModelForMaskedLM
 
 from potstill import DistillationArguments, DistillationTrainer
 from potstill.arguments import option
-from potstill.options import call
+from potstill.signatures import call
 from potstill.student import load_masked_lm
 
 

@@ -27,7 +27,7 @@ SAMPLE_SECONDS = 0.1
 
 def tokenizers_alone(text: list[str], tokenizer: str) -> dict[str, float]:
     """Seconds inside `encode_batch_fast`, with the bytes and tokens that went through."""
-    from potstill.corpus.reading import Reader, ReadingOptions
+    from potstill.corpus.reading import DocumentReader, ReadingOptions
     from potstill.corpus.sources import find_sources
     from potstill.corpus.tokenise import batched
     from potstill.corpus.tokenizer import load_tokenizer
@@ -37,7 +37,7 @@ def tokenizers_alone(text: list[str], tokenizer: str) -> dict[str, float]:
     encoder.no_padding()
     encoder.encode_special_tokens = True
     seconds, cpu_seconds, size, tokens = 0.0, 0.0, 0, 0
-    for batch in batched(Reader(find_sources(text, Path()), ReadingOptions()), BATCH_BYTES):
+    for batch in batched(DocumentReader(find_sources(text, Path()), ReadingOptions()), BATCH_BYTES):
         documents = [document.decode() for document in batch.documents]
         start, cpu_start = time.perf_counter(), time.process_time()
         encodings = encoder.encode_batch_fast(documents, add_special_tokens=False)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from potstill.bench.inference.bench import bench_inference
-from potstill.bench.inference.options import BenchInferenceArguments
+from potstill.bench.inference.inference_arguments import BenchInferenceArguments
 from potstill.bench.inference.report import InferenceBench
 from potstill.errors import PotstillError
 from reproduce.common import existing, parser, place_of, run, write_result

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.corpus import Corpus, load_tokenizer
-from potstill.corpus.reading import Reader, ReadingOptions
+from potstill.corpus.reading import DocumentReader, ReadingOptions
 from potstill.corpus.sources import find_sources
 from potstill.errors import PotstillError
 from potstill.files import complete_folder, write_text
@@ -167,7 +167,7 @@ def _tokens_per_word(text: list[str], place: Place) -> float | None:
     sources = [source for source in find_sources(text, place.work) if source.kind in ("text", "json", "parquet")]
     words = tokens = 0
     for source in sources:
-        sampled = islice(Reader([source], ReadingOptions()), SAMPLED_DOCUMENTS // len(sources))
+        sampled = islice(DocumentReader([source], ReadingOptions()), SAMPLED_DOCUMENTS // len(sources))
         documents = [document.decode("utf-8", "replace") for document in sampled]
         words += sum(len(document.split()) for document in documents)
         encoded = tokenizer.encode_batch_fast(documents, add_special_tokens=False)

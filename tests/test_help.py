@@ -10,7 +10,7 @@ from potstill.cli import VERBS, main
 from potstill.command_line import Option, Verb
 from potstill.help_text import SECTIONS, full_help, short_help
 from potstill.option_table import TABLE, as_text, function_of, table_of, verb_of
-from potstill.options import apply, describe
+from potstill.signatures import apply, describe
 
 pytestmark = pytest.mark.usefixtures("signals_restored")
 

@@ -13,12 +13,12 @@ from transformers import TrainingArguments
 from potstill.arguments import recipe_values
 from potstill.cli import VERBS
 from potstill.errors import PotstillError
-from potstill.evaluation.options import EvaluateArguments
-from potstill.finetuning.options import FinetuneArguments
-from potstill.options import Positional, UsageError, _documented_arguments, call
+from potstill.evaluation.evaluate_arguments import EvaluateArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.processes import launched
 from potstill.recipe import DistillationArguments, PretrainingArguments
 from potstill.recipe_file import read_recipe
+from potstill.signatures import Positional, UsageError, _documented_arguments, call
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from potstill.corpus import Corpus, prepare
 from potstill.demo.demo import demo
 from potstill.finetuning.finetune import finetune
-from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.recipe import DistillationArguments
 from potstill.training.distill import distill
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from potstill.errors import PotstillError
     from potstill.evaluation.compare import compare
     from potstill.evaluation.evaluate import evaluate
-    from potstill.evaluation.options import EvaluateArguments
+    from potstill.evaluation.evaluate_arguments import EvaluateArguments
     from potstill.finetuning.finetune import finetune
-    from potstill.finetuning.options import FinetuneArguments
+    from potstill.finetuning.finetune_arguments import FinetuneArguments
     from potstill.objective import DistillationObjective, Objective
     from potstill.recipe import DistillationArguments, PretrainingArguments
     from potstill.student import build_student, choose_layers
@@ -25,8 +25,8 @@ _HOME = {
     "DistillationArguments": "potstill.recipe",
     "DistillationObjective": "potstill.objective",
     "DistillationTrainer": "potstill.training.trainer",
-    "EvaluateArguments": "potstill.evaluation.options",
-    "FinetuneArguments": "potstill.finetuning.options",
+    "EvaluateArguments": "potstill.evaluation.evaluate_arguments",
+    "FinetuneArguments": "potstill.finetuning.finetune_arguments",
     "Objective": "potstill.objective",
     "PotstillError": "potstill.errors",
     "PretrainingArguments": "potstill.recipe",

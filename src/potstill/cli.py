@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         values = parse(described, f"potstill {verb}", rest)
         # What is heavy comes after what can be wrong without it.
         _quiet_libraries()
-        from potstill.options import apply
+        from potstill.signatures import apply
 
         result = apply(function_of(where), values)
         if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks

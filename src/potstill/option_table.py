@@ -44,7 +44,7 @@ def table_of(verbs: dict[str, str]) -> dict[str, Any]:
     Args:
         verbs: name → module and function.
     """
-    from potstill.options import describe, sources
+    from potstill.signatures import describe, sources
 
     shared: dict[str, dict[str, Any]] = {}
     found = {}
@@ -67,7 +67,7 @@ def as_text(table: dict[str, Any]) -> str:
 
 
 def _from_signature(where: str) -> Verb:
-    from potstill.options import describe
+    from potstill.signatures import describe
 
     return describe(function_of(where))
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from potstill.bench import flops
 from potstill.bench.clock import PARTS
-from potstill.bench.options import BenchTrainArguments
 from potstill.bench.plain import PlainStep
+from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.cli import main
-from potstill.options import call
+from potstill.signatures import call
 from potstill.training.step import DistillationStep
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

@@ -18,7 +18,7 @@ from transformers import BertModel, BertTokenizer
 from potstill.bench.inference import measure
 from potstill.bench.inference.models import forms_of, read_models
 from potstill.bench.inference.requests import evenly, read_requests, synthetic_requests
-from potstill.bench.inference.turns import Progress, Ratio, take_turns, turns_of
+from potstill.bench.inference.turns import Ratio, TurnsProgress, take_turns, turns_of
 from potstill.cli import main
 from potstill.errors import PotstillError
 
@@ -193,7 +193,7 @@ def test_threads_are_those_asked_for(
         of_onnx.append(options.intra_op_num_threads)
         return session(file, options, **more)
 
-    monkeypatch.setattr("potstill.bench.inference.options.cores", lambda: 3)
+    monkeypatch.setattr("potstill.bench.inference.inference_arguments.cores", lambda: 3)
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
     monkeypatch.setattr(torch, "set_num_threads", of_torch.append)
     models = ["--models", f"a={classifier}", f"b={exported}", *EAGER]
@@ -205,7 +205,7 @@ def test_threads_are_those_asked_for(
 
 def test_a_slow_machine_slows_all(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:
     clock = np.linspace(1, 5, 40)  # it gets five times as slow on the way
-    seconds = take_turns(range(40), 2, lambda form, turn: [clock[turn] * (1 + form)], Progress("x"))
+    seconds = take_turns(range(40), 2, lambda form, turn: [clock[turn] * (1 + form)], TurnsProgress("x"))
     first, second = ([sum(turn) for turn in form] for form in seconds)
     ratio = Ratio.of(second, first)
     assert (ratio.value, ratio.low, ratio.high) == (2, 2, 2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from potstill.corpus.blocks import Blocks, ShuffledDraws
+from potstill.corpus.blocks import Blocks, ShuffledSampler
 from potstill.corpus.packing import BlockWriter
 from potstill.corpus.tokenizer import TokenizerSpec
 from potstill.errors import PotstillError
@@ -80,12 +80,12 @@ def blocks(tmp_path: Path) -> Blocks:
 def test_a_draw_is_an_epoch_and_a_block(blocks: Blocks) -> None:
     batch = blocks.__getitems__([5, 305, 99])
     assert batch["input_ids"].shape == (3, 8)
-    assert batch["input_ids"].dtype == batch["draw"].dtype == torch.int64
-    assert batch["draw"].tolist() == [5, 305, 99]
+    assert batch["input_ids"].dtype == batch["sample_index"].dtype == torch.int64
+    assert batch["sample_index"].tolist() == [5, 305, 99]
     assert batch["input_ids"][0].tolist() == batch["input_ids"][1].tolist() == [7, 30, 31, 32, 33, 34, 35, 8]
     one = blocks[305]
-    assert one["draw"].shape == ()
-    assert one["draw"] == 305
+    assert one["sample_index"].shape == ()
+    assert one["sample_index"] == 305
     assert one["input_ids"].tolist() == batch["input_ids"][1].tolist()
     with pytest.raises(IndexError):
         blocks[-1]
@@ -99,14 +99,14 @@ def test_blocks_survive_pickling_by_mapping_the_file_again(blocks: Blocks) -> No
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_whole_batches(blocks: Blocks, workers: int) -> None:
-    draws = ShuffledDraws(len(blocks), 8, seed=1)
+    draws = ShuffledSampler(len(blocks), 8, seed=1)
     draws.set_epoch(2)
     loader = DataLoader(blocks, batch_size=4, sampler=draws, collate_fn=lambda batch: batch, num_workers=workers)
     batches = list(loader)
     assert len(batches) == 24
-    assert torch.cat([batch["draw"] for batch in batches]).tolist() == list(draws)
+    assert torch.cat([batch["sample_index"] for batch in batches]).tolist() == list(draws)
     ids = torch.cat([batch["input_ids"] for batch in batches])
-    assert ids.tolist() == [blocks[draw]["input_ids"].tolist() for draw in draws]
+    assert ids.tolist() == [blocks[sample_index]["input_ids"].tolist() for sample_index in draws]
 
 
 def test_a_damaged_file_is_an_error(tmp_path: Path, blocks: Blocks) -> None:
@@ -155,7 +155,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(blocks: Blocks, monke
 
 
 def test_each_epoch_is_a_permutation_cut_to_whole_steps() -> None:
-    draws = ShuffledDraws(103, 10, seed=5)
+    draws = ShuffledSampler(103, 10, seed=5)
     epochs = []
     for epoch in (0, 1):
         draws.set_epoch(epoch)
@@ -164,28 +164,28 @@ def test_each_epoch_is_a_permutation_cut_to_whole_steps() -> None:
         assert len(set(order)) == 100
         assert min(order) >= epoch * 103
         assert max(order) < (epoch + 1) * 103
-        epochs.append([draw - epoch * 103 for draw in order])
+        epochs.append([sample_index - epoch * 103 for sample_index in order])
     assert epochs[0] != epochs[1]
     assert set(epochs[0]) != set(epochs[1])  # not always the same blocks are left out
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    used = ShuffledDraws(50, 10, seed=5)
+    used = ShuffledSampler(50, 10, seed=5)
     used.set_epoch(3)
     list(used)
     used.set_epoch(1)
-    fresh = ShuffledDraws(50, 10, seed=5)
+    fresh = ShuffledSampler(50, 10, seed=5)
     fresh.set_epoch(1)
-    other = ShuffledDraws(50, 10, seed=6)
+    other = ShuffledSampler(50, 10, seed=6)
     other.set_epoch(1)
     assert list(used) == list(fresh)
     assert list(fresh) != list(other)
     # The global batch moves only the cut.
-    wide = ShuffledDraws(50, 40, seed=5)
+    wide = ShuffledSampler(50, 40, seed=5)
     wide.set_epoch(1)
     assert list(fresh)[:40] == list(wide)
 
 
 def test_fewer_blocks_than_a_step_takes_is_an_error() -> None:
     with pytest.raises(PotstillError, match="The corpus has 9 blocks, fewer than the 10 of one optimiser step"):
-        ShuffledDraws(9, 10, seed=0)
+        ShuffledSampler(9, 10, seed=0)

@@ -1,4 +1,4 @@
-"""Masking: the distribution of DistilBERT's rule, constant counts, and reproducibility from (seed, draw) alone."""
+"""Masking: the distribution of DistilBERT's rule, constant counts, and reproducibility by seed and sample index."""
 
 import math
 

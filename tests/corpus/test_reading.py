@@ -16,7 +16,7 @@ import pytest
 
 from potstill.corpus import reading, tables
 from potstill.corpus.lines import unreadable
-from potstill.corpus.reading import Reader, ReadingOptions
+from potstill.corpus.reading import DocumentReader, ReadingOptions
 from potstill.corpus.sources import Source, find_sources
 from potstill.errors import PotstillError
 
@@ -37,8 +37,8 @@ def read(path: Path | str, **options: Any) -> list[str]:
     return [document.decode() for document in reader(path, **options)]
 
 
-def reader(path: Path | str, **options: Any) -> Reader:
-    return Reader(find_sources([str(path)], Path("/nowhere")), ReadingOptions(**options))
+def reader(path: Path | str, **options: Any) -> DocumentReader:
+    return DocumentReader(find_sources([str(path)], Path("/nowhere")), ReadingOptions(**options))
 
 
 def json_lines(documents: list[Any]) -> bytes:
@@ -204,12 +204,12 @@ def test_hub_datasets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_dict({"text": ["a", None, "b"]}).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    pass_ = Reader([Source("some/thing", "hub")], ReadingOptions(dataset_config_name="en", dataset_split="dev"))
+    pass_ = DocumentReader([Source("some/thing", "hub")], ReadingOptions(dataset_config_name="en", dataset_split="dev"))
     assert list(pass_) == [b"a", b"b"]
     assert asked == [("some/thing", "en", "dev", True)]
     assert (pass_.empty, pass_.records[0].name, pass_.records[0].documents) == (1, "some/thing", 2)
     with pytest.raises(PotstillError, match="the dataset some/thing has no column 'body', only 'text'"):
-        list(Reader([Source("some/thing", "hub")], ReadingOptions(text_column="body")))
+        list(DocumentReader([Source("some/thing", "hub")], ReadingOptions(text_column="body")))
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_a_line_without_an_end_is_read_no_further_than_the_limit(
     limit = {"txt": "1", "jsonl": "2"}[kind]
     source = Source(name, "text" if kind == "txt" else "json")
     with pytest.raises(PotstillError, match=f"{name}, line 1 is longer than the {limit} MiB"):
-        list(Reader([source], ReadingOptions()))
+        list(DocumentReader([source], ReadingOptions()))
     assert endless.size < 4 * short_documents
 
 

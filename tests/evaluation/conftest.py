@@ -12,7 +12,7 @@ from evaluation_samples import SIZES, Flags, Json, Write, run_result, write_task
 from potstill.evaluation import pool
 from potstill.evaluation import run as run_module
 from potstill.evaluation.results import Plan, RunResult
-from potstill.evaluation.run import Work, forget
+from potstill.evaluation.run import PlannedRun, forget
 from potstill.finetuning.predict import model_fingerprint
 from potstill.finetuning.trainer import hyperparameters
 
@@ -93,7 +93,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs that cost nothing; the list tells which there were. The score is by seed and learning rate."""
     done: list[str] = []
 
-    def pretend(work: Work) -> RunResult:
+    def pretend(work: PlannedRun) -> RunResult:
         args = work.args()
         done.append(str(work))
         rate = args.learning_rate or 0.0

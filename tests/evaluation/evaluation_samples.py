@@ -17,8 +17,8 @@ from samples import WORDS
 
 from potstill.cli import main
 from potstill.errors import PotstillError
-from potstill.evaluation.run import Work
-from potstill.finetuning.options import FinetuneArguments
+from potstill.evaluation.run import PlannedRun
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.result import RunResult
 from potstill.tasks.glue import GLUE
 
@@ -73,7 +73,7 @@ def write_task(folder: Path, task: str, rows: int = 24) -> None:
 
 
 @dataclass(frozen=True)
-class Disturbed(Work):
+class Disturbed(PlannedRun):
     """A run that does something else than fine-tuning, in the process that was to do it."""
 
     disturbance: str = ""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 import potstill
 from potstill.cli import main
 from potstill.evaluation import run as run_module
-from potstill.evaluation.options import EvaluateArguments
+from potstill.evaluation.evaluate_arguments import EvaluateArguments
 from potstill.finetuning.job import Job
 from potstill.finetuning.trainer import FinetuneTrainer
 

@@ -9,8 +9,8 @@ from transformers import BertTokenizer
 
 import potstill
 from potstill.errors import PotstillError
-from potstill.evaluation.options import EvaluateArguments
-from potstill.finetuning.options import FinetuneArguments
+from potstill.evaluation.evaluate_arguments import EvaluateArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
 

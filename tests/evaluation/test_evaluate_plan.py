@@ -11,8 +11,8 @@ from evaluation_samples import Flags, Json, listing, refused, scores
 from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.evaluation import pool
-from potstill.evaluation.options import LEARNING_RATES
-from potstill.evaluation.run import Work
+from potstill.evaluation.evaluate_arguments import LEARNING_RATES
+from potstill.evaluation.run import PlannedRun
 from potstill.finetuning.result import RunResult
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
@@ -117,7 +117,7 @@ def test_a_rate_that_is_too_high_is_not_chosen(
     fine = pool.do
     limit = 1e-4
 
-    def diverging(work: Work) -> RunResult:
+    def diverging(work: PlannedRun) -> RunResult:
         if work.options["learning_rate"] > limit:
             raise PotstillError("The loss at step 2 is not a finite number.")
         return fine(work)

@@ -15,10 +15,10 @@ from evaluation_samples import SIZES, Disturbed, Json
 
 from potstill.errors import PotstillError
 from potstill.evaluation import run as run_module
-from potstill.evaluation.pool import Progress, do_in_processes
-from potstill.evaluation.run import Work, do
+from potstill.evaluation.pool import EvaluationProgress, do_in_processes
+from potstill.evaluation.run import PlannedRun, do
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import Job
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.result import RunResult
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
@@ -45,9 +45,9 @@ def test_what_is_kept_is_of_the_same_model_data_and_length(
     assert job().hidden_teacher is None
 
 
-def works(folder: Path, models: dict[str, Path], data: Path, *disturbances: str) -> list[tuple[Work, float]]:
+def planned(folder: Path, models: dict[str, Path], data: Path, *disturbances: str) -> list[tuple[PlannedRun, float]]:
     """A run for each disturbance; they are handed out in order."""
-    found: list[tuple[Work, float]] = []
+    found: list[tuple[PlannedRun, float]] = []
     for seed, disturbance in enumerate(disturbances):
         options = {"model": str(models["student"]), "task": "sst2", "task_data": str(data), "seed": seed}
         options |= {name: value for name, value in SIZES.items() if name != "seeds"}
@@ -79,10 +79,10 @@ def pids(folder: Path) -> list[int]:
 def test_processes_do_what_one_does(
     models: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    some = works(tmp_path / "processes", models, data, "", "", "", "refuse")
+    some = planned(tmp_path / "processes", models, data, "", "", "", "refuse")
     some[3] = (replace(some[3][0], may_fail=True), 1.0)
     before = dict(os.environ)
-    do_in_processes(some, [None, "0"], Progress(7.0, 4, 0))
+    do_in_processes(some, [None, "0"], EvaluationProgress(7.0, 4, 0))
     assert os.environ == before
     lines = capsys.readouterr().err.splitlines()
     assert [line[:5] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
@@ -90,7 +90,7 @@ def test_processes_do_what_one_does(
     numbers = pids(tmp_path / "processes")
     assert len(set(numbers)) == 2
     assert not any(map(alive, numbers))
-    for work, _ in works(tmp_path / "here", models, data, "", "", ""):
+    for work, _ in planned(tmp_path / "here", models, data, "", "", ""):
         do(work)
     for seed in range(3):
         theirs, ours = (RunResult.load(tmp_path / where / f"seed-{seed}.json") for where in ("processes", "here"))
@@ -109,10 +109,10 @@ def test_processes_do_what_one_does(
 def test_a_process_that_fails_ends_all(
     forked: None, models: dict[str, Path], data: Path, tmp_path: Path, disturbance: str, told: str
 ) -> None:
-    some = works(tmp_path, models, data, "sleep", disturbance, "sleep")
+    some = planned(tmp_path, models, data, "sleep", disturbance, "sleep")
     started = time.monotonic()
     with pytest.raises(RuntimeError if disturbance == "bug" else PotstillError, match=told):
-        do_in_processes(some, [None, None], Progress(3.0, 3, 0))
+        do_in_processes(some, [None, None], EvaluationProgress(3.0, 3, 0))
     assert time.monotonic() - started < 60
     assert not any(map(alive, pids(tmp_path)))
 
@@ -127,7 +127,7 @@ def test_no_process_outlives_the_evaluation(
         try:
             signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
             with contextlib.suppress(PotstillError):
-                do_in_processes(works(tmp_path, models, data, "sleep"), [None], Progress(1.0, 1, 0))
+                do_in_processes(planned(tmp_path, models, data, "sleep"), [None], EvaluationProgress(1.0, 1, 0))
             status = 0
         finally:
             os._exit(status)

@@ -21,8 +21,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import Job
-from potstill.finetuning.options import FinetuneArguments
 
 NewModel = Callable[..., Path]
 

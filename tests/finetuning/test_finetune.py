@@ -22,8 +22,8 @@ from transformers import (
 
 from potstill.cli import main
 from potstill.finetuning.finetune import finetune
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import Job
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.trainer import FinetuneTrainer, train_once
 from potstill.tasks.glue import GLUE
 from potstill.tasks.load import load_split

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from potstill.cli import main
 from potstill.errors import PotstillError
-from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 
 Refused = Callable[..., str]
 

@@ -14,7 +14,7 @@ from finetuning_samples import finetuned
 
 from potstill.errors import PotstillError
 from potstill.evaluation.run import Work, do
-from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.result import FORMAT_VERSION, RESULTS, RunResult
 from potstill.finetuning.trainer import hyperparameters
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.finetuning.rows import GroupedDraws, Rows, drawn
+from potstill.finetuning.rows import LengthGroupedSampler, Rows, drawn
 
 INTEGERS = ["bool", "int8", "uint8", "int16", "uint16", "int32", "int64"]
 
@@ -81,7 +81,7 @@ def test_batches_hold_every_row_once(batch_size: int) -> None:
 @pytest.mark.parametrize(("count", "batch_size"), [(100, 8), (64, 8), (5, 8), (8, 8), (9, 1), (1, 4)])
 def test_draws(count: int, batch_size: int) -> None:
     lengths = np.array([random.randint(1, 30) for _ in range(count)])
-    draws = GroupedDraws(lengths, batch_size, seed=3)
+    draws = LengthGroupedSampler(lengths, batch_size, seed=3)
     epochs = []
     for epoch in range(3):
         draws.set_epoch(epoch)
@@ -93,13 +93,13 @@ def test_draws(count: int, batch_size: int) -> None:
     assert list(draws) == epochs[1]
     if count > 8:
         assert epochs[0] != epochs[1]
-        other = GroupedDraws(lengths, batch_size, seed=4)
+        other = LengthGroupedSampler(lengths, batch_size, seed=4)
         assert list(other) != epochs[0]
 
 
 def test_rows_of_like_length_are_drawn_together() -> None:
     lengths = np.random.default_rng().integers(1, 128, 4000)
-    order = list(GroupedDraws(lengths, 32, seed=0))
+    order = list(LengthGroupedSampler(lengths, 32, seed=0))
     batches = [lengths[order[start : start + 32]] for start in range(0, 4000, 32)]
     read = sum(batch.max() * len(batch) for batch in batches)
     assert read < 1.15 * lengths.sum()

@@ -197,7 +197,7 @@ def test_a_broken_connection_is_told_only_if_nothing_else_was(monkeypatch: pytes
     def broken(*args: object) -> None:
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr("potstill.options.apply", broken)
+    monkeypatch.setattr("potstill.signatures.apply", broken)
     with pytest.raises(RuntimeError):
         main(["demo"])
     assert main(["demo"]) == 1
@@ -295,6 +295,6 @@ def test_a_run_that_is_done_leaves_its_group(monkeypatch: pytest.MonkeyPatch, tm
         torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
         return tmp_path
 
-    monkeypatch.setattr("potstill.options.apply", training)
+    monkeypatch.setattr("potstill.signatures.apply", training)
     assert main(["demo"]) == 0
     assert not torch.distributed.is_initialized()

@@ -47,7 +47,7 @@ def naive_metrics(
     masked_tokens, losses, right, teacher_losses, teacher_right, kls, agreed, cosines = 0, [], [], [], [], [], [], []
     for number in range(len(blocks)):
         item = blocks[number]
-        block = masking(item["input_ids"][None], item["draw"][None])
+        block = masking(item["input_ids"][None], item["sample_index"][None])
         ours, theirs = (model(input_ids=block.input_ids, output_hidden_states=True) for model in (student, teacher))
         for mine, other in zip(ours.hidden_states[-1][0], theirs.hidden_states[-1][0], strict=True):
             cosines.append((mine @ other / (mine.norm() * other.norm())).item())

@@ -10,8 +10,8 @@ from samples import BLOCK_SIZE
 from transformers import AutoTokenizer, BertForMaskedLM, RobertaForMaskedLM, RobertaTokenizer
 
 from potstill import DistillationArguments, PotstillError, PretrainingArguments, distill, prepare, pretrain
-from potstill.bench.options import BenchTrainArguments
 from potstill.bench.train import bench_train
+from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.corpus import Corpus
 from potstill.training.pretrain import initial_model
 

@@ -14,7 +14,7 @@ from runs import assert_same_tensors, distillation, new_trainer, pretraining, te
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from potstill import DistillationArguments, PotstillError, PretrainingArguments, distill, prepare
-from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.training import run_record
 from potstill.training.run_record import MAY_CHANGE, RunRecord, weights_hash
 

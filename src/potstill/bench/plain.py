@@ -172,7 +172,7 @@ class PlainTraining:
             for micro_step in range(accumulated):
                 batch = next(self._batches)
                 self.clock.mark("data")
-                masked = self.masking(batch["input_ids"], batch["draw"])
+                masked = self.masking(batch["input_ids"], batch["sample_index"])
                 self.clock.mark("masking")
                 with self._no_sync(micro_step < accumulated - 1):
                     with torch.autocast(self.args.device.type, self.dtype, enabled=self.dtype is not None):

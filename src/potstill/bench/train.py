@@ -24,10 +24,10 @@ from transformers import (
 
 from potstill.bench.clock import PartClock, synchronise
 from potstill.bench.flops import matrix_product_rate, step_flops
-from potstill.bench.options import BenchTrainArguments
 from potstill.bench.plain import PlainTraining
 from potstill.bench.result import Speed, TrainBench
 from potstill.bench.synthetic import random_corpus
+from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.corpus.masking import masked_per_block
 from potstill.errors import PotstillError

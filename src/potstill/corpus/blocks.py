@@ -23,7 +23,7 @@ from potstill.errors import PotstillError
 class Blocks(Dataset[dict[str, torch.Tensor]]):
     """The blocks of one split, read through a memory map that every process on the machine shares.
 
-    An index is a *draw*, `epoch * len(blocks) + block`: one sight of one block. The draw travels with the ids because
+    An index is a *sample index*, `epoch * len(blocks) + block`: one sight of one block. It travels with the ids because
     the masks are keyed by it, and so depend neither on workers nor on ranks nor on how a batch is cut.
 
     Args:
@@ -63,37 +63,37 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return int(self._first_block[-1])
 
-    def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, sample_index: int) -> dict[str, torch.Tensor]:
         """Read one block.
 
         Returns:
-            `input_ids`, int64 (L,), and `draw`, an int64 scalar.
+            `input_ids`, int64 (L,), and `sample_index`, an int64 scalar.
         """
-        items = self.__getitems__([draw])
+        items = self.__getitems__([sample_index])
         return {name: values[0] for name, values in items.items()}
 
-    def __getitems__(self, draws: list[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, sample_indices: list[int]) -> dict[str, torch.Tensor]:
         """Read a batch of B blocks at once (PyTorch's data loader calls this).
 
         Returns:
-            `input_ids`, int64 (B, L), and `draw`, int64 (B,).
+            `input_ids`, int64 (B, L), and `sample_index`, int64 (B,).
 
         Raises:
-            IndexError: a draw is negative, or there are no blocks.
+            IndexError: a sample index is negative, or there are no blocks.
         """
-        numbers = np.asarray(draws, dtype=np.int64)
+        numbers = np.asarray(sample_indices, dtype=np.int64)
         if len(self) == 0 or (numbers < 0).any():
-            raise IndexError(f"draws {draws[:3]}… of {len(self)} blocks")
+            raise IndexError(f"sample indices {sample_indices[:3]}… of {len(self)} blocks")
         blocks = numbers % len(self)
         batches = np.searchsorted(self._first_block, blocks, side="right") - 1
         starts = self._first_id[batches] + (blocks - self._first_block[batches]) * self.block_size
         input_ids = np.empty((len(starts), self.block_size), dtype=np.int64)
         for row, start in zip(input_ids, starts.tolist(), strict=True):
             row[:] = self._ids[start : start + self.block_size]
-        return {"input_ids": torch.from_numpy(input_ids), "draw": torch.from_numpy(numbers.copy())}
+        return {"input_ids": torch.from_numpy(input_ids), "sample_index": torch.from_numpy(numbers.copy())}
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        # Without it Python would count draws up for ever: every draw is valid.
+        # Without it Python would count up for ever: every sample index is valid.
         return (self[block] for block in range(len(self)))
 
     def pieces(self) -> Iterator[NDArray[Any]]:
@@ -109,8 +109,8 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         self.__init__(path)  # type: ignore[misc]
 
 
-class ShuffledDraws(Sampler[int]):
-    """The draws of one epoch in random order: a permutation of the blocks that (seed, epoch) alone determine.
+class ShuffledSampler(Sampler[int]):
+    """The sample indices of one epoch in random order: a permutation of the blocks that (seed, epoch) alone determine.
 
     Blocks that fill no whole optimiser step are left out; each epoch leaves out others.
 
@@ -135,7 +135,7 @@ class ShuffledDraws(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose draws the next iteration yields."""
+        """Choose the epoch whose sample indices the next iteration yields."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

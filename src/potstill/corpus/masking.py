@@ -1,8 +1,8 @@
 """Which tokens of a block are hidden, and what stands in their place (DistilBERT's dynamic masking).
 
-A mask is a pure function of (seed, draw): a *draw* is one sight of one block, so a block is masked anew every epoch,
-and the result depends neither on the number of data-loading workers, nor on ranks, nor on how a batch is split into
-micro-batches, nor, up to the rounding of a logarithm, on the device. The random numbers therefore come from a
+A mask is a pure function of the seed and the sample index. A sample is one sight of one block, so a block is masked
+anew every epoch. The result depends neither on the number of data-loading workers, nor on ranks, nor on how a batch is
+split into micro-batches, nor, up to the rounding of a logarithm, on the device. The random numbers therefore come from a
 counter-based hash written in tensor operations rather than from a stateful generator.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 MaskingRule = Literal["frequency", "uniform"]
 IGNORED = -100  # the label of a position that is not to be predicted; the ecosystem's convention
 
-_HIDE, _REPLACE, _RANDOM_TOKEN = 1, 2, 3  # separate streams of random numbers for one draw
+_HIDE, _REPLACE, _RANDOM_TOKEN = 1, 2, 3  # separate streams of random numbers for one sample
 
 
 def masked_per_block(block_size: int, mlm_probability: float) -> int:
@@ -51,7 +51,7 @@ class Masking:
         token_counts: (V,) occurrences of each token in the corpus.
         special_ids: ids that are never masked ([CLS], [SEP], [PAD], [UNK], [MASK]): `tokenizer.control_ids`.
         mask_id: id of [MASK].
-        seed: with the draw, decides every mask.
+        seed: with the sample_index, decides every mask.
         rule: ``frequency`` or ``uniform``.
         mlm_probability: share of a block's tokens to mask.
         smoothing: exponent of the frequency rule (0.7 in DistilBERT).
@@ -83,25 +83,25 @@ class Masking:
         self.log_weights = self.log_weights.to(device)
         return self
 
-    def __call__(self, input_ids: Tensor, draw: Tensor) -> MaskedBlocks:
+    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> MaskedBlocks:
         """Mask a batch on the device where it lies, without a synchronisation with the host.
 
         Args:
             input_ids: (B, L) int64.
-            draw: (B,) int64, one number for each sight of a block.
+            sample_index: (B,) int64, one number for each sight of a block.
         """
         count = masked_per_block(input_ids.shape[1], self.mlm_probability)
         # Gumbel top-k: the k largest of log w + Gumbel noise are a draw without replacement with probability ∝ w
         # (Yellott 1977), which needs no loop and no host decision, unlike torch.multinomial over the batch.
-        hide = self._uniform(draw, input_ids.shape[1], _HIDE)
+        hide = self._uniform(sample_index, input_ids.shape[1], _HIDE)
         scores = self.log_weights[input_ids] - torch.log(-torch.log(hide))
         top = scores.topk(count, dim=1)
         positions, order = top.indices.sort(dim=1)
         maskable = top.values.gather(1, order) > -torch.inf
 
         original = input_ids.gather(1, positions)
-        fate = self._uniform(draw, count, _REPLACE)
-        random_token = (self._uniform(draw, count, _RANDOM_TOKEN) * self.random_token_limit).long()
+        fate = self._uniform(sample_index, count, _REPLACE)
+        random_token = (self._uniform(sample_index, count, _RANDOM_TOKEN) * self.random_token_limit).long()
         replacement = torch.where(fate < 0.8, self.mask_id, torch.where(fate < 0.9, random_token, original))
         replacement = torch.where(maskable, replacement, original)
         return MaskedBlocks(
@@ -110,10 +110,10 @@ class Masking:
             labels=torch.where(maskable, original, IGNORED),
         )
 
-    def _uniform(self, draw: Tensor, columns: int, stream: int) -> Tensor:
-        """Return (B, columns) float32 in the open interval (0, 1), decided by (seed, draw, column, stream) alone."""
-        key = _mix(draw + _mix_int(self.seed * 4 + stream))
-        counter = torch.arange(1, columns + 1, device=draw.device, dtype=torch.int64)
+    def _uniform(self, sample_index: Tensor, columns: int, stream: int) -> Tensor:
+        """Return (B, columns) float32 in the open interval (0, 1): a function of seed, sample, column and stream."""
+        key = _mix(sample_index + _mix_int(self.seed * 4 + stream))
+        counter = torch.arange(1, columns + 1, device=sample_index.device, dtype=torch.int64)
         bits = _mix(key[:, None] + counter * _GOLDEN)
         # 23 bits and the half after them fill float32's significand exactly: one bit more would round up to 1 at times,
         # and a random token would then lie outside the vocabulary.

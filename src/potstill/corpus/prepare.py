@@ -17,8 +17,8 @@ from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.corpus.integrity import checksums
 from potstill.corpus.manifest import FILE_NAME, Manifest, SplitRecord, TokenizerRecord
 from potstill.corpus.packing import BlockWriter, content_size
-from potstill.corpus.progress import Progress
-from potstill.corpus.reading import OnBadText, Reader, ReadingOptions, SampleBy
+from potstill.corpus.progress import PrepareProgress
+from potstill.corpus.reading import DocumentReader, OnBadText, ReadingOptions, SampleBy
 from potstill.corpus.sources import Source, find_sources
 from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
 from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
@@ -142,7 +142,7 @@ def prepare(
             if content_size(spec, block_size) < 1:
                 raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
 
-            reader = Reader(sources, options)
+            reader = DocumentReader(sources, options)
             _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, num_proc, memory_limit_mb)
 
     once("prepare a corpus", write)  # of a launcher's processes, the first one prepares it for all
@@ -151,7 +151,7 @@ def prepare(
 
 def _write(
     folder: Path,
-    reader: Reader,
+    reader: DocumentReader,
     tokenizer: PreTrainedTokenizerFast,
     name: str,
     spec: TokenizerSpec,
@@ -208,7 +208,7 @@ def _write_blocks(
     with (
         BlockWriter(folder / "train.arrow", spec, block_size) as train,
         BlockWriter(folder / "validation.arrow", spec, block_size) as validation,
-        Progress() as progress,
+        PrepareProgress() as progress,
     ):
         for tokens in results:
             train.add(tokens.train)
@@ -259,6 +259,6 @@ def _training_documents(
     sources: list[Source], options: ReadingOptions, seed: int, validation_fraction: float
 ) -> Iterator[bytes]:
     """The documents that are not held out: a vocabulary must not have seen what it is measured on."""
-    for number, document in enumerate(Reader(sources, options)):
+    for number, document in enumerate(DocumentReader(sources, options)):
         if not is_held_out(number, seed, validation_fraction):
             yield document

@@ -12,7 +12,7 @@ SECONDS_PER_LINE = 10.0
 """How often a line is printed where no terminal can rewrite one."""
 
 
-class Progress:
+class PrepareProgress:
     """Documents, megabytes of text and tokens a second: one live line in a terminal, else a line now and then."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Progress:
             f"{self.bytes / 1e6 / seconds:.1f} MB/s · {self.tokens / seconds:,.0f} tokens/s"
         )
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "PrepareProgress":
         if self._console.is_terminal:
             self._live.start()
         return self

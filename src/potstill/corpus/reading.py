@@ -38,7 +38,7 @@ class ReadingOptions:
     on_bad_text: OnBadText = "error"
 
 
-class Reader:
+class DocumentReader:
     """One pass over the sources: iterating yields each document as UTF-8.
 
     Memory is bounded by the longest document, which may have `MAX_DOCUMENT_BYTES` (for `.txt` files it is a line, a

@@ -19,7 +19,7 @@ from potstill.evaluation.statistics import (
 from potstill.evaluation.tables import grids, markdown, text
 from potstill.files import check_output_file, write_text
 from potstill.json_files import json_text
-from potstill.options import Positionals
+from potstill.signatures import Positionals
 
 
 def compare(

@@ -15,13 +15,13 @@ from potstill.arguments import named_models
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
-from potstill.evaluation.options import DISTILLED, LEARNING_RATES, EvaluateArguments
-from potstill.evaluation.pool import Progress, do_all
+from potstill.evaluation.evaluate_arguments import DISTILLED, LEARNING_RATES, EvaluateArguments
+from potstill.evaluation.pool import EvaluationProgress, do_all
 from potstill.evaluation.results import PLAN, Plan, load_results
-from potstill.evaluation.run import Work, data_fingerprint, forget, task_data
+from potstill.evaluation.run import PlannedRun, data_fingerprint, forget, task_data
 from potstill.files import check_writable
-from potstill.finetuning.job import Reader
-from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
+from potstill.finetuning.job import InputReader
 from potstill.finetuning.predict import model_fingerprint
 from potstill.finetuning.result import RunResult, relevant, run_path
 from potstill.finetuning.trainer import hyperparameters
@@ -111,7 +111,7 @@ def _look_at_models(args: EvaluateArguments, found: _Found) -> None:
         every = [FinetuneArguments(**args.run_options(name, task, args.seed)) for task in args.tasks()]
         for run in {run.max_length: run for run in every}.values():
             try:
-                reader = Reader.of(run, path, "model")
+                reader = InputReader.of(run, path, "model")
             except PotstillError as error:
                 raise PotstillError(f"{name}: {error}") from error
         tokenizers[name] = tokenizer_fingerprint(reader.tokenizer)
@@ -206,30 +206,30 @@ class _Evaluation:
                 self._choose(*cell)
         self._do([self._work(*cell, seed) for cell in cells for seed in self.plan.seeds])
 
-    def _do(self, works: list[Work], what: str = "") -> None:
-        to_do = [work for work in works if not self._is_done(work)]
+    def _do(self, planned: list[PlannedRun], what: str = "") -> None:
+        to_do = [work for work in planned if not self._is_done(work)]
         if not to_do:
             return
         self._do_teachers(list(dict.fromkeys(work.options["task"] for work in to_do if work.options["teacher"])))
-        done = len(works) - len(to_do)
+        done = len(planned) - len(to_do)
         there = f", {done} of them done before" if done else ""
-        print(" ".join(part for part in (f"{len(works)} runs", what) if part) + there, file=sys.stderr, flush=True)
-        self._start(to_do, len(works))
+        print(" ".join(part for part in (f"{len(planned)} runs", what) if part) + there, file=sys.stderr, flush=True)
+        self._start(to_do, len(planned))
 
     def _do_teachers(self, tasks: list[str]) -> None:
         """Fine-tune the first model once more, with the median's seed, and keep it until the students are done."""
-        works = []
+        planned = []
         for task in tasks:
             kept = self.folder / ".teachers" / task
             work = self._work(self.teacher, task, self.teacher_seeds[task])
             work = dataclasses.replace(work, file=kept.with_name(f"{task}.json"), keep=kept)
             there = work.file.is_file() and kept.is_dir() and not self._differing(work, RunResult.load(work.file))
-            works += [] if there else [work]
-        self._start(works, len(works))
+            planned += [] if there else [work]
+        self._start(planned, len(planned))
 
-    def _start(self, works: list[Work], count: int) -> None:
-        sized = [(work, self._size(work)) for work in works]
-        progress = Progress(sum(size for _, size in sized), count, count - len(works))
+    def _start(self, planned: list[PlannedRun], count: int) -> None:
+        sized = [(work, self._size(work)) for work in planned]
+        progress = EvaluationProgress(sum(size for _, size in sized), count, count - len(planned))
         small = max(self.found.parameters.values()) < SMALL
         do_all(sized, self.args.runs_per_gpu or (4 if small else 1), progress)
 
@@ -248,17 +248,17 @@ class _Evaluation:
         if not planned.is_file():
             found[best].save_as(planned)
 
-    def _work(self, model: str, task: str, seed: int) -> Work:
+    def _work(self, model: str, task: str, seed: int) -> PlannedRun:
         file = run_path(self.folder, model, task, seed)
         return self._described(model, task, seed, file, self.rates.get((model, task)))
 
-    def _searching(self, model: str, task: str, rate: float) -> Work:
+    def _searching(self, model: str, task: str, rate: float) -> PlannedRun:
         seed = self.plan.seeds[0]
         file = self.folder / ".search" / model / task / f"seed-{seed}-learning_rate-{rate:g}.json"
         # A rate that is too high may end in losses that are no numbers.
         return dataclasses.replace(self._described(model, task, seed, file, rate), may_fail=True)
 
-    def _described(self, model: str, task: str, seed: int, file: Path, rate: float | None) -> Work:
+    def _described(self, model: str, task: str, seed: int, file: Path, rate: float | None) -> PlannedRun:
         options, searched, taught_by = self.args.run_options(model, task, seed), None, None
         if rate is not None:
             options |= {"learning_rate": rate, "output_dir": f"{options['output_dir']}-{rate:g}"}
@@ -266,14 +266,14 @@ class _Evaluation:
         if model.endswith(DISTILLED):
             options["teacher"] = str(self.folder / ".teachers" / task)
             taught_by = f"{self.teacher}, seed {self.teacher_seeds.get(task)}"
-        return Work(model, options, file, None, searched, taught_by)
+        return PlannedRun(model, options, file, None, searched, taught_by)
 
     def _median(self, task: str) -> int:
         """Return the seed with which the first model's score on a task is the median, the lower one of two."""
         results = [RunResult.load(run_path(self.folder, self.teacher, task, seed)) for seed in self.plan.seeds]
         return sorted(results, key=lambda result: result.score)[(len(results) - 1) // 2].seed
 
-    def _is_done(self, work: Work) -> bool:
+    def _is_done(self, work: PlannedRun) -> bool:
         """Tell whether a run is there, and is what would be run.
 
         Raises:
@@ -289,7 +289,7 @@ class _Evaluation:
             )
         return True
 
-    def _differing(self, work: Work, result: RunResult) -> list[str]:
+    def _differing(self, work: PlannedRun, result: RunResult) -> list[str]:
         """Return what a result was run with that differs from what would be run, in words."""
         args = work.args()
         mine, theirs = hyperparameters(args), relevant(result.hyperparameters, bool(args.teacher), args.is_question)
@@ -313,7 +313,7 @@ class _Evaluation:
             said.append(f"the data of {title_of(task)} were others")
         return said
 
-    def _size(self, work: Work) -> float:
+    def _size(self, work: PlannedRun) -> float:
         """Return about how long a run takes, in a unit of its own."""
         args = work.args()
         rows = self.found.rows[args.task or ""] * float(args.num_train_epochs or 1)

@@ -20,14 +20,14 @@ from transformers.utils import logging
 
 from potstill.errors import PotstillError
 from potstill.evaluation.results import RunResult
-from potstill.evaluation.run import Work, do
+from potstill.evaluation.run import PlannedRun, do
 from potstill.training.progress import duration
 
-Sized = tuple[Work, float]
+Sized = tuple[PlannedRun, float]
 """A run, and about how long it takes in a unit of its own."""
 
 
-class Progress:
+class EvaluationProgress:
     """Prints a line for each run that is done: how many there are, the score, the time left.
 
     Args:
@@ -41,7 +41,7 @@ class Progress:
         self.behind = 0.0
         self.started = time.monotonic()
 
-    def tell(self, work: Work, size: float, outcome: RunResult | str) -> None:
+    def tell(self, work: PlannedRun, size: float, outcome: RunResult | str) -> None:
         """Count a run as done, and say what came of it: a result, or why there is none."""
         self.done += 1
         self.behind += size
@@ -58,29 +58,29 @@ class Progress:
         )
 
 
-def do_all(works: Sequence[Sized], per_gpu: int, progress: Progress) -> None:
+def do_all(planned: Sequence[Sized], per_gpu: int, progress: EvaluationProgress) -> None:
     """Do runs, each of which writes its result.
 
     Args:
-        works: runs, with their sizes; those that share a task, and then a model, best stand together.
+        planned: runs, with their sizes; those that share a task, and then a model, best stand together.
         per_gpu: how many share a GPU at a time.
         progress: is told of each.
 
     Raises:
         PotstillError: a run failed that may not, or all was interrupted; those done before are written.
     """
-    gpus = torch.cuda.device_count() if works and not works[0][0].options["use_cpu"] else 0
-    if gpus <= 1 and min(len(works), gpus * per_gpu) <= 1:
-        do_here(works, progress)
+    gpus = torch.cuda.device_count() if planned and not planned[0][0].options["use_cpu"] else 0
+    if gpus <= 1 and min(len(planned), gpus * per_gpu) <= 1:
+        do_here(planned, progress)
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(gpus)]
-    do_in_processes(works, [names[number % gpus] for number in range(gpus * per_gpu)], progress)
+    do_in_processes(planned, [names[number % gpus] for number in range(gpus * per_gpu)], progress)
 
 
-def do_here(works: Sequence[Sized], progress: Progress) -> None:
+def do_here(planned: Sequence[Sized], progress: EvaluationProgress) -> None:
     """Do runs one after another in this process; see `do_all`."""
-    for work, size in works:
+    for work, size in planned:
         outcome: RunResult | str
         try:
             outcome = do(work)
@@ -104,20 +104,20 @@ class _Worker:
     doing: Sized
 
 
-def do_in_processes(works: Sequence[Sized], devices: Sequence[str | None], progress: Progress) -> None:
+def do_in_processes(planned: Sequence[Sized], devices: Sequence[str | None], progress: EvaluationProgress) -> None:
     """Do runs in as many processes as there are devices; see `do_all`.
 
     Args:
-        works: as in `do_all`.
+        planned: as in `do_all`.
         devices: for each process, what `CUDA_VISIBLE_DEVICES` is there; None leaves it as it is here.
         progress: is told of each.
     """
     # The longest first, so that no process is left with one at the end. Seeds are of one size, so they stay together.
-    waiting = iter(sorted(works, key=lambda sized: -sized[1]))
+    waiting = iter(sorted(planned, key=lambda sized: -sized[1]))
     workers: list[_Worker] = []
     try:
         for device, first in zip(devices, waiting, strict=False):
-            process, line = _start(device, min(len(devices), len(works)))
+            process, line = _start(device, min(len(devices), len(planned)))
             workers.append(_Worker(process, line, first))
             _send(line, first[0])
         busy: dict[object, _Worker] = {worker.line: worker for worker in workers}
@@ -165,7 +165,7 @@ def _start(device: str | None, among: int) -> tuple[SpawnProcess, Connection]:
     return process, here
 
 
-def _send(line: Connection, work: Work) -> None:
+def _send(line: Connection, work: PlannedRun) -> None:
     with contextlib.suppress(OSError):  # the process is dead already, which is noticed where its answer is awaited
         line.send(work)
 
@@ -234,7 +234,7 @@ def _died(worker: _Worker) -> PotstillError:
     )
 
 
-def _failed(work: Work, message: str) -> PotstillError:
+def _failed(work: PlannedRun, message: str) -> PotstillError:
     return PotstillError(f"{work}: {message.rstrip('.')} (the finished runs are kept).")
 
 

@@ -14,8 +14,8 @@ import torch
 from potstill.errors import PotstillError, first_line
 from potstill.files import complete_folder
 from potstill.finetuning.data import TaskData, load_data
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import Job
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RunResult
 from potstill.finetuning.trainer import FinetuneTrainer, result_of, train_once
@@ -33,7 +33,7 @@ class RunInterrupted(PotstillError):  # noqa: N818 (it tells what happened; noth
 
 
 @dataclass(frozen=True)
-class Work:
+class PlannedRun:
     """A run to be done.
 
     Attributes:
@@ -65,7 +65,7 @@ class Work:
         return FinetuneArguments(**self.options)
 
 
-def do(work: Work) -> RunResult:
+def do(work: PlannedRun) -> RunResult:
     """Fine-tune and score, and write the result.
 
     Raises:

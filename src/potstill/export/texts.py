@@ -8,7 +8,7 @@ from importlib.resources import files
 from itertools import cycle, islice
 from pathlib import Path
 
-from potstill.corpus.reading import Reader, ReadingOptions
+from potstill.corpus.reading import DocumentReader, ReadingOptions
 from potstill.corpus.sources import find_sources
 from potstill.errors import PotstillError
 
@@ -25,7 +25,7 @@ def read_texts(name: str, count: int) -> list[str]:
     sources = find_sources([name], Path())
     if any(source.kind == "hub" for source in sources):
         raise PotstillError(f"There is no file or folder {name}: name one that holds text.")
-    texts = [document.decode() for document in islice(Reader(sources, ReadingOptions()), count)]
+    texts = [document.decode() for document in islice(DocumentReader(sources, ReadingOptions()), count)]
     if not texts:
         raise PotstillError(f"{name} holds no text.")
     return texts

@@ -9,8 +9,8 @@ import datasets
 from transformers import PreTrainedTokenizerFast
 
 from potstill.errors import PotstillError
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.models import AutoHead
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.questions import QuestionData
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import SentenceData

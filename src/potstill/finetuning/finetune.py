@@ -10,16 +10,16 @@ from typing import Any
 
 from potstill.arguments import RECIPE, recipe_values
 from potstill.errors import PotstillError
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
 from potstill.json_files import json_text
 from potstill.report.task_card import task_card
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
-from potstill.training.output import claimed_output_dir, whole_output
+from potstill.training.output import atomic_output, claimed_output_dir
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
 def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
     if not trainer.args.should_save:
         return
-    with whole_output(folder) as staging:
+    with atomic_output(folder) as staging:
         trainer.trained.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")

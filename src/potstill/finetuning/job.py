@@ -15,9 +15,9 @@ from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
 from potstill.finetuning.data import TaskData, load_data
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import soft_targets
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.teaching import Fit, class_order, fit_of
@@ -57,7 +57,7 @@ class Job:
         Raises:
             PotstillError: data, tokenizer or config are not there, or cannot be used.
         """
-        reader = Reader.of(args, args.model or "", "model")
+        reader = InputReader.of(args, args.model or "", "model")
         data = data or load_data(args)
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
@@ -78,7 +78,7 @@ class Job:
         """
         args, name = self.args, self.args.teacher or ""
         teacher = load_task_teacher(name, self.data.head, self.data.labels)
-        reader = Reader.of(args, name, "teacher")
+        reader = InputReader.of(args, name, "teacher")
         same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
         if args.declared_task.by_token or args.alpha_cos:
             self._check_alike(reader, teacher, same_ids)
@@ -117,7 +117,7 @@ class Job:
             print(f"the teacher on the training labels: {fit.told}", file=sys.stderr, flush=True)
         return fit
 
-    def _check_alike(self, reader: Reader, teacher: PreTrainedModel, same_ids: bool) -> None:
+    def _check_alike(self, reader: InputReader, teacher: PreTrainedModel, same_ids: bool) -> None:
         """Check that a teacher reads the very tokens that the model does, and has hidden states as wide if need be."""
         args, name, longest = self.args, reader.name, self.train.limit
         by_token = args.declared_task.by_token
@@ -144,7 +144,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Reader:
+class InputReader:
     """How a model reads text.
 
     Attributes:
@@ -166,7 +166,7 @@ class Reader:
     token_types: bool
 
     @classmethod
-    def of(cls, args: FinetuneArguments, name: str, role: str) -> Reader:
+    def of(cls, args: FinetuneArguments, name: str, role: str) -> InputReader:
         """Read a model's config and tokenizer.
 
         Raises:

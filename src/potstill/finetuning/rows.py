@@ -70,7 +70,7 @@ class Rows(Dataset[dict[str, Tensor]]):
             yield places, self.__getitems__(places.tolist())
 
 
-class GroupedDraws(Sampler[int]):
+class LengthGroupedSampler(Sampler[int]):
     """The rows of one epoch in an order that (seed, epoch) alone determine, rows of like length together.
 
     The batch with the longest row comes first, so that what does not fit into memory is told at once; the others come

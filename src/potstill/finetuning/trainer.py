@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, TrainerCallback
 from potstill.arguments import recipe_text, recipe_values
 from potstill.errors import PotstillError
 from potstill.finetuning.data import TaskData
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
-from potstill.finetuning.options import FinetuneArguments
 from potstill.finetuning.predict import fingerprint, predict
 from potstill.finetuning.result import RunResult, relevant
-from potstill.finetuning.rows import GroupedDraws
+from potstill.finetuning.rows import LengthGroupedSampler
 from potstill.finetuning.step import TaskStep
 from potstill.student.loading import model_folder
 from potstill.training.compatibility import check_launch
@@ -62,7 +62,7 @@ class FinetuneTrainer(ResumableTrainer):
         super().__init__(
             model=TaskStep(model, args.objective(), teacher, record),
             args=args,
-            draws=GroupedDraws(job.train.lengths, self._rows_of(args), args.seed),
+            sampler=LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed),
             headline=_headline(model, job),
             evaluation_line=_line,
             callbacks=callbacks,

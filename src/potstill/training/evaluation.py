@@ -57,7 +57,7 @@ def held_out_metrics(
     try:
         for batch in batches[process_index::num_processes]:
             inputs = blocks.__getitems__(batch)
-            masked = masking(inputs["input_ids"].to(device), inputs["draw"].to(device))
+            masked = masking(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
             # Compiled layers would be compiled anew for these shapes and this mode, which costs more than it saves.
             with torch.compiler.set_stance("force_eager"):
                 sums += _batch_sums(student, teacher, masked.input_ids, masked.positions, masked.labels)

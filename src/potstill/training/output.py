@@ -95,7 +95,7 @@ def _is_first_process() -> bool:
 
 
 @contextmanager
-def whole_output(folder: Path) -> Iterator[Path]:
+def atomic_output(folder: Path) -> Iterator[Path]:
     """Give a folder to write a run's output to, whose files go to the output folder once all of them are there.
 
     Args:
@@ -132,7 +132,7 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
     results = run_results(trainer)
     if not trainer.args.should_save:
         return
-    with whole_output(folder) as staging:
+    with atomic_output(folder) as staging:
         trainer.student.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")

@@ -39,7 +39,7 @@ from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
 
 
-class Draws(Protocol):
+class EpochSampler(Protocol):
     """A sampler of indices whose order is a function of its seed and of the epoch, so that it can be resumed."""
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,7 +59,7 @@ class ResumableTrainer(Trainer):
         model: run for each micro-batch; its forward returns scalars by name, of which `loss` is minimised and the
             others are logged.
         args: options of the run.
-        draws: the order in which the training data are read.
+        sampler: the order in which the training data are read.
         headline: printed before the first step.
         evaluation_line: turns the logs of an evaluation into what is printed of them; returns "" for other logs.
         stop_at: share of the training at which to stop with a checkpoint.
@@ -67,7 +67,7 @@ class ResumableTrainer(Trainer):
         options: others of `Trainer`, the data and `processing_class` among them.
 
     Attributes:
-        draws: as given.
+        sampler: as given.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
         recipe: written beside every checkpoint, so that the run can be resumed by it; "" for none.
         sources: fingerprints of what the model was made of, compared when the run is resumed.
@@ -83,14 +83,14 @@ class ResumableTrainer(Trainer):
         self,
         model: nn.Module,
         args: RunArguments,
-        draws: Draws,
+        sampler: EpochSampler,
         headline: str,
         evaluation_line: Callable[[dict[str, float]], str],
         stop_at: float = 1.0,
         callbacks: list[TrainerCallback] | None = None,
         **options: Any,
     ) -> None:
-        self.draws = draws
+        self.sampler = sampler
         self.run_control = RunControl(args.minutes, stop_at)
         super().__init__(model=model, args=args, callbacks=[self.run_control, *(callbacks or [])], **options)
         # A step's loss is the mean over its micro-batches, whatever arguments the module's forward may take.
@@ -170,7 +170,7 @@ class ResumableTrainer(Trainer):
                 self._load_from_checkpoint(checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
             # With several processes, `Trainer` does not tell the sampler which epoch it resumes in the middle of.
-            self.draws.set_epoch(state.global_step // self.steps_per_epoch)
+            self.sampler.set_epoch(state.global_step // self.steps_per_epoch)
             first_step = state.global_step
         with self.run_control.signals.catching():
             self.run_control.start()
@@ -282,7 +282,7 @@ class ResumableTrainer(Trainer):
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.draws
+        return self.sampler
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from potstill.corpus import Blocks, Corpus, Cutting, Masking, ShuffledDraws
+from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, ShuffledSampler
 from potstill.corpus.masking import MaskedBlocks
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
@@ -73,19 +73,19 @@ class DistillationTrainer(ResumableTrainer):
         special, mask = control_ids(tokenizer), tokenizer.mask_token_id
         masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
         seed = args.seed if args.data_seed is None else args.data_seed
-        draws = ShuffledDraws(len(corpus.train), args.blocks_per_step, seed)
+        sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, teacher, parts.objective, args.seed)
         self.corpus = corpus
         self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
-        self.cutting: Cutting | None = None
+        self.splitter: BlockSplitter | None = None
         self._teacher_hash = ""
         if args.short_block_size is not None:
             spec = TokenizerSpec.of(tokenizer, "given")
-            self.cutting = Cutting(corpus.train.block_size, args.short_block_size, args.short_share, spec)
+            self.splitter = BlockSplitter(corpus.train.block_size, args.short_block_size, args.short_share, spec)
         super().__init__(
             step,
             args,
-            draws,
+            sampler,
             headline(step, corpus.train, args),
             held_out_line,
             stop_at,
@@ -99,7 +99,7 @@ class DistillationTrainer(ResumableTrainer):
             teacher.to(args.device)
         if args.torch_compile:
             # Two lengths are compiled one by one: code for any length would be slower at both.
-            dynamic = None if self.cutting is None else False
+            dynamic = None if self.splitter is None else False
             backend, mode = args.torch_compile_backend, args.torch_compile_mode
             self.step.compile_parts(backend=backend, mode=mode, dynamic=dynamic)
         self.masking: Callable[[Tensor, Tensor], MaskedBlocks] = masking.to(args.device)
@@ -144,7 +144,7 @@ class DistillationTrainer(ResumableTrainer):
     @property
     def steps_per_epoch(self) -> int:
         """Steps of the optimiser in an epoch; blocks that fill no whole one are left out."""
-        return len(self.draws) // self.args.blocks_per_step
+        return len(self.sampler) // self.args.blocks_per_step
 
     @property
     def units_per_step(self) -> int:
@@ -158,13 +158,13 @@ class DistillationTrainer(ResumableTrainer):
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mask a micro-batch, cut before that if it is the step's turn, and return its losses by name."""
-        input_ids, draw = inputs["input_ids"], inputs["draw"]
-        if self.cutting is not None and self.cutting.applies(self.state.global_step):
-            input_ids, draw = self.cutting(input_ids, draw)
+        input_ids, sample_index = inputs["input_ids"], inputs["sample_index"]
+        if self.splitter is not None and self.splitter.applies(self.state.global_step):
+            input_ids, sample_index = self.splitter(input_ids, sample_index)
         self._lengths[input_ids.shape] += 1
         if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
             self.run_control.clock.exclude_step()
-        masked = self.masking(input_ids, draw)
+        masked = self.masking(input_ids, sample_index)
         return model(masked.input_ids, masked.positions, masked.labels)
 
     def evaluate(
@@ -185,8 +185,8 @@ class DistillationTrainer(ResumableTrainer):
         with self.excluded_time():
             with fitting_memory(self.args, evaluation=True):
                 metrics = self._held_out(blocks, self.held_out_masking)
-                if self.cutting is not None:
-                    cut, mask = self.cutting, self.held_out_masking
+                if self.splitter is not None:
+                    cut, mask = self.splitter, self.held_out_masking
                     short = self._held_out(blocks, lambda *batch: mask(*cut(*batch)))
                     metrics |= {f"short_{name}": value for name, value in short.items()}
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
@@ -231,11 +231,11 @@ class GraphedMasking:
     """
 
     def __init__(self, masking: Masking) -> None:
-        self._replayed = Graphed(lambda input_ids, draw: vars(masking(input_ids, draw)))
+        self._replayed = Graphed(lambda input_ids, sample_index: vars(masking(input_ids, sample_index)))
 
-    def __call__(self, input_ids: Tensor, draw: Tensor) -> MaskedBlocks:
+    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> MaskedBlocks:
         """Return the masked blocks; see `Masking`."""
-        return MaskedBlocks(**self._replayed(input_ids, draw))
+        return MaskedBlocks(**self._replayed(input_ids, sample_index))
 
 
 def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:

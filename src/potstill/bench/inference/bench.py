@@ -14,11 +14,11 @@ from potstill.arguments import named_models
 from potstill.bench.inference.counting import Counted, count
 from potstill.bench.inference.elmo import WORD_LENGTH, ElmoShaped
 from potstill.bench.inference.energy import check_energy
+from potstill.bench.inference.inference_arguments import BenchInferenceArguments
 from potstill.bench.inference.limits import Limits, bound, measure_limits
 from potstill.bench.inference.machine import Machine
 from potstill.bench.inference.measure import Measured, measure
 from potstill.bench.inference.models import Form, Model, elmo_form, forms_of, read_models
-from potstill.bench.inference.options import BenchInferenceArguments
 from potstill.bench.inference.processes import processes
 from potstill.bench.inference.report import InferenceBench
 from potstill.bench.inference.requests import read_requests

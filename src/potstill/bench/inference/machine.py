@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from potstill.bench.inference.options import cores
+from potstill.bench.inference.inference_arguments import cores
 from potstill.training.hardware import cpu_info, processor
 
 SETS = {

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from potstill.bench.inference.energy import SECONDS_OF_A_TURN, TURNS, Energy, EnergyMeter, mean
+from potstill.bench.inference.inference_arguments import BenchInferenceArguments
 from potstill.bench.inference.machine import Disturbance, DisturbanceMeter
-from potstill.bench.inference.options import BenchInferenceArguments
 from potstill.bench.inference.processes import Process, all_at_once
 from potstill.bench.inference.requests import SYNTHETIC_LENGTHS, Requests, evenly, synthetic_requests
 from potstill.bench.inference.result import Throughput
-from potstill.bench.inference.turns import Progress, Ratio, say, take_turns, turns_of
+from potstill.bench.inference.turns import Ratio, TurnsProgress, say, take_turns, turns_of
 from potstill.errors import PotstillError
 
 BATCHED_REQUESTS, BATCHES_AT_LEAST = 256, 4
@@ -74,7 +74,9 @@ def measure(args: BenchInferenceArguments, workers: Sequence[Process], requests:
     meter = DisturbanceMeter([worker.pid for worker in workers])
     tokenisation = [worker.call("tokenise", args.max_length) for worker in workers]
     turns = turns_of(len(requests), args.passes)
-    latency = take_turns(turns, len(workers), lambda form, turn: workers[form].call("run", turn), Progress("latency"))
+    latency = take_turns(
+        turns, len(workers), lambda form, turn: workers[form].call("run", turn), TurnsProgress("latency")
+    )
     memory = [worker.call("memory") for worker in workers]
     throughput: list[list[Throughput]] = [[] for _ in workers]
     for size in args.batch_size or ():
@@ -135,7 +137,7 @@ def _batched(workers: Sequence[Process], size: int, requests: int) -> list[Throu
         list(range(count)),
         len(able),
         lambda place, batch: [workers[able[place]].call("run_batch", batch)],
-        Progress(f"{size} at a time"),
+        TurnsProgress(f"{size} at a time"),
     )
     seconds = {number: [taken for (taken,) in turn] for number, turn in zip(able, turns, strict=True)}
     found = []

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from potstill.bench.inference.options import ELMO
+from potstill.bench.inference.inference_arguments import ELMO
 from potstill.bench.inference.requests import STSB
 from potstill.errors import PotstillError, first_line
 from potstill.export.runtime import ExportedFolder

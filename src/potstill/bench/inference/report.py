@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from potstill.bench.inference.inference_arguments import ELMO
 from potstill.bench.inference.limits import Limits
 from potstill.bench.inference.machine import Disturbance, Machine
-from potstill.bench.inference.options import ELMO
 from potstill.bench.inference.result import Row, Throughput
 from potstill.bench.inference.turns import SECONDS_TO_SETTLE, Ratio
 from potstill.evaluation.tables import Grid, text

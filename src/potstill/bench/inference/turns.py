@@ -54,7 +54,7 @@ def turns_of(requests: int, passes: int) -> list[list[int]]:
 
 
 def take_turns(
-    turns: Sequence[Turn], forms: int, run: Callable[[int, Turn], list[float]], progress: Progress
+    turns: Sequence[Turn], forms: int, run: Callable[[int, Turn], list[float]], progress: TurnsProgress
 ) -> list[list[list[float]]]:
     """Have each form take each turn; each time another form begins.
 
@@ -76,7 +76,7 @@ def take_turns(
     return seconds
 
 
-class Progress:
+class TurnsProgress:
     """Prints how far a part is, every now and then, to standard error.
 
     Args:

@@ -11,7 +11,7 @@ from potstill.corpus.tokenizer import TokenizerSpec
 from potstill.errors import PotstillError
 
 
-class Cutting:
+class BlockSplitter:
     """Cuts the blocks of some steps into pieces that are blocks themselves.
 
     BERT reads 128 tokens in 90 % of its steps, which cost less attention, and 512 in the others, which teach it the
@@ -46,20 +46,20 @@ class Cutting:
         """
         return math.floor((step + 1) * self.share) > math.floor(step * self.share)
 
-    def __call__(self, input_ids: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor]:
         """Cut a batch.
 
         Args:
             input_ids: (B, L) int64.
-            draw: (B,) int64.
+            sample_index: (B,) int64.
 
         Returns:
-            (B · L / S, S) int64, and as many draws, each of which stands for one piece of one sight of a block.
+            (B · L / S, S) int64, and as many sample indices, each of one piece of one sight of a block.
         """
         pieces = input_ids.reshape(-1, self.size).clone()
         if self.prefix is not None:
             pieces[:, 0] = self.prefix
         if self.suffix is not None:
             pieces[:, -1] = self.suffix
-        draws = draw[:, None] * self.pieces + torch.arange(self.pieces, device=draw.device)
-        return pieces, draws.flatten()
+        sample_indices = sample_index[:, None] * self.pieces + torch.arange(self.pieces, device=sample_index.device)
+        return pieces, sample_indices.flatten()

@@ -1,27 +1,27 @@
-"""Cutting: pieces that are blocks themselves, draws of their own, and steps that are the same everywhere."""
+"""BlockSplitter: pieces that are blocks themselves, draws of their own, and steps that are the same everywhere."""
 
 import pytest
 import torch
 
 from potstill import PotstillError
-from potstill.corpus import Cutting
+from potstill.corpus import BlockSplitter
 from potstill.corpus.tokenizer import TokenizerSpec
 
 
-def cutting(size: int = 8, share: float = 0.9, block_size: int = 24, **ends: int | None) -> Cutting:
+def splitter(size: int = 8, share: float = 0.9, block_size: int = 24, **ends: int | None) -> BlockSplitter:
     spec = {"prefix": 1, "suffix": 2, **ends}
-    return Cutting(
+    return BlockSplitter(
         block_size, size, share, TokenizerSpec("", 50, separator=2, special_ids=[1, 2], unknown=None, **spec)
     )
 
 
 @pytest.mark.parametrize("ends", [{}, {"suffix": None}, {"prefix": None, "suffix": None}], ids=str)
 def test_pieces_are_blocks_of_the_same_text_in_order(ends: dict[str, None]) -> None:
-    ids, draw = torch.randint(5, 50, (3, 24)), torch.tensor([7, 0, 2**40])
+    ids, sample_index = torch.randint(5, 50, (3, 24)), torch.tensor([7, 0, 2**40])
     before = ids.clone()
-    pieces, draws = cutting(**ends)(ids, draw)
+    pieces, draws = splitter(**ends)(ids, sample_index)
     expected, numbers = [], []
-    for block, number in zip(before.tolist(), draw.tolist(), strict=True):
+    for block, number in zip(before.tolist(), sample_index.tolist(), strict=True):
         for piece in range(3):
             tokens = block[8 * piece : 8 * piece + 8]
             first, last = ends.get("prefix", 1), ends.get("suffix", 2)
@@ -36,7 +36,7 @@ def test_pieces_are_blocks_of_the_same_text_in_order(ends: dict[str, None]) -> N
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.85, 0.9, 1.0])
 def test_short_steps_are_spread_evenly(share: float) -> None:
-    short = [cutting(share=share).applies(step) for step in range(2000)]
+    short = [splitter(share=share).applies(step) for step in range(2000)]
     assert sum(short) == pytest.approx(2000 * share, abs=1)
     assert all(abs(sum(short[start : start + 100]) - 100 * share) <= 1 for start in range(0, 1900, 7))
 
@@ -44,4 +44,4 @@ def test_short_steps_are_spread_evenly(share: float) -> None:
 @pytest.mark.parametrize(("block_size", "size"), [(24, 7), (24, 24), (24, 48), (24, 2)])
 def test_a_size_that_does_not_fit(block_size: int, size: int) -> None:
     with pytest.raises(PotstillError, match=f"--short_block_size is {size}.*{block_size} tokens"):
-        cutting(size, block_size=block_size)
+        splitter(size, block_size=block_size)

@@ -77,18 +77,18 @@ def test_held_out_text_is_scored_at_both_lengths(
 def test_cut_held_out_text_is_that_of_the_blocks(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
     trainer = new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", **SHORT))
     found = trainer.evaluate()
-    blocks, cutting, masking = trainer.corpus.validation, trainer.cutting, trainer.held_out_masking
+    blocks, splitter, masking = trainer.corpus.validation, trainer.splitter, trainer.held_out_masking
     every = blocks.__getitems__(list(range(len(blocks))))
 
     class Pieces:
         """The pieces of all blocks, as if the corpus had been prepared so."""
 
         def __len__(self) -> int:
-            return len(every["draw"]) * cutting.pieces
+            return len(every["sample_index"]) * splitter.pieces
 
         def __getitems__(self, numbers: list[int]) -> dict[str, torch.Tensor]:
-            ids, draws = cutting(every["input_ids"], every["draw"])
-            return {"input_ids": ids[numbers], "draw": draws[numbers]}
+            ids, draws = splitter(every["input_ids"], every["sample_index"])
+            return {"input_ids": ids[numbers], "sample_index": draws[numbers]}
 
     expected = held_out_metrics(trainer.student, trainer.teacher, Pieces(), masking, 5, 10_000)
     for name, value in expected.items():

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
-from potstill.finetuning.options import FinetuneArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.tasks.registry import TASKS, suites
 
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
