@@ -2,7 +2,7 @@
 
 A mask is a pure function of the seed and the sample index. A sample is one sight of one block, so a block is masked
 anew every epoch. The result depends neither on the number of data-loading workers, nor on ranks, nor on how a batch is
-split into micro-batches, nor, up to the rounding of a logarithm, on the device. The random numbers therefore come from a
+split into micro-batches, nor, up to the rounding of a logarithm, on the device. So the random numbers come from a
 counter-based hash written in tensor operations rather than from a stateful generator.
 """
 
