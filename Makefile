@@ -8,13 +8,17 @@ BIN := $(VENV)/bin
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test check options reproduce web clean
+.PHONY: demo test test-long check options reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+# Everything, the slow tests too: by hand, before a release.
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m ""
 
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m reproduce $(REPRODUCE)

@@ -175,6 +175,7 @@ def test_a_teacher_and_a_corpus(
     assert bench("--corpus", corpus_folder)[0]["teacher"]["vocab_size"] == vocabulary != 200
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [f"--log-dir={tmp_path / 'logs'}"]  # a temporary folder of the launcher's own otherwise

@@ -134,6 +134,7 @@ def test_what_is_measured(
     assert max(map(len, printed.splitlines()[5:])) <= 110
 
 
+@pytest.mark.slow
 def test_forms_take_turns_and_each_is_first_at_times(
     bench: Callable[..., tuple[dict[str, Any], str]], local: type[Local], classifier: Path
 ) -> None:

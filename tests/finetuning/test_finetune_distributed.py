@@ -18,6 +18,7 @@ from potstill.finetuning.trainer import FinetuneTrainer
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
+@pytest.mark.slow
 def test_torchrun(new_model: Callable[..., Path], glue: Path, tmp_path: Path) -> None:
     # Dropout's random numbers would be others for other batches.
     bert = new_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

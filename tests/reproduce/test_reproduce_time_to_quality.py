@@ -15,6 +15,7 @@ from reproduce.common import run
 MINUTES = 0.04
 
 
+@pytest.mark.slow
 def test_scoring_takes_no_training_time(
     teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals_restored: None
 ) -> None:

@@ -281,6 +281,7 @@ def test_scores_and_several_labels_at_once(
     assert float(score) == pytest.approx(float(logits[0]), abs=6e-4)
 
 
+@pytest.mark.slow
 def test_webgpu_says_the_same(open_page: Callable[..., Any], exported: Callable[..., Path]) -> None:
     page = open_page(exported("classifier", small_classifier()))
     device = page.get_by_label("Runs on")

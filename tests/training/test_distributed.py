@@ -82,6 +82,7 @@ def test_torchrun(torchrun_output: Path, whole_batches: Learned) -> None:
     assert_alike(learned(torchrun_output), whole_batches)
 
 
+@pytest.mark.slow
 def test_accelerate_launch(
     teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, whole_batches: Learned
 ) -> None:
@@ -112,6 +113,7 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_resuming_two_processes(
     torchrun_output: Path, teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_in_one_of_two_processes(
     teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:

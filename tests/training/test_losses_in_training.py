@@ -147,6 +147,7 @@ trainer.train()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_projections_as_one(
     make_teacher: Callable[..., Path], corpus_folder: Path, tmp_path: Path
 ) -> None:

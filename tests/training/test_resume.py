@@ -111,6 +111,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_killed_while_saving(
     uninterrupted: dict[str, Tensor], teacher_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
