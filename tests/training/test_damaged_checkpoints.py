@@ -103,6 +103,26 @@ def test_auto_does_not_write_over_something_else(teacher_folder: Path, corpus_fo
         distill(args)
 
 
+def test_auto_does_not_write_over_a_finished_model_whose_checkpoints_are_damaged(
+    finished: Path, teacher_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(finished, folder)
+    for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / "scheduler.pt").unlink()
+    before = tensors(folder)
+    args = distillation(teacher_folder, corpus_folder, folder, max_steps=1, resume_from_checkpoint="auto")
+    with pytest.raises(PotstillError, match="is not empty"):
+        distill(args)
+    assert_same_tensors(tensors(folder), before)
+
+
+def test_the_folder_of_a_run_is_no_checkpoint_and_its_newest_good_one_is_offered(run: Path) -> None:
+    turn_a_bit(run / "checkpoint-4" / "optimizer.pt")
+    with pytest.raises(PotstillError, match=r"folder of a run.*--resume_from_checkpoint .*checkpoint-2\.$"):
+        find_checkpoint(str(run), str(run))
+
+
 def test_the_checksums_are_those_of_sha256sum(finished: Path) -> None:
     checkpoint = finished / "checkpoint-4"
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=checkpoint, check=True, capture_output=True)

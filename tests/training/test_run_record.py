@@ -136,6 +136,7 @@ def test_other_options_of_the_optimiser_are_used_and_recorded(
     assert change["step"] == 3
     assert change["learning_rate"] == [3e-3, 1e-4]
     assert change.keys() == {"step", *changed}
+    assert "`learning_rate` was `0.003` until step 3" in (folder / "README.md").read_text()
 
 
 def test_how_often_things_are_done_may_change(resumed: Callable[..., Path]) -> None:
@@ -188,6 +189,25 @@ def test_an_option_that_is_not_listed_is_recorded(corpus_folder: Path, tmp_path:
     assert {"hidden_size", "num_hidden_layers", "grow", "seed", "optim", "learning_rate"} <= record.options.keys()
     assert not {"output_dir", "logging_steps", "bf16", "corpus"} & record.options.keys()
     json.dumps(vars(record))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"teacher": "a"}, {}, "the run began with a teacher, and none is given now"),
+        ({}, {"teacher": "a"}, "the run began without a teacher, and one is given now"),
+        ({"teacher": "a"}, {"teacher": "b"}, "the teacher is not the one that the run began with"),
+    ],
+)
+def test_what_is_read_may_neither_go_nor_come_nor_change(
+    before: dict[str, str], now: dict[str, str], told: str
+) -> None:
+    def record(fingerprints: dict[str, str]) -> RunRecord:
+        return RunRecord({}, 8, {"training data": "d"} | fingerprints, 1)
+
+    with pytest.raises(PotstillError, match=told):
+        record(now).resumed(record(before), 3, "checkpoint-3")
+    assert record(before).resumed(record(before), 3, "checkpoint-3") == record(before)
 
 
 def test_the_hash_of_weights_sees_names_shapes_and_values() -> None:

@@ -75,7 +75,11 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     plain = Job.prepare(args)
     job = plain.taught() if args.teacher else plain
     trainer, measured = train_once(job)
-    more = {"teacher_on_labels": job.teacher_on_labels, "log_history": trainer.state.log_history}
+    more: dict[str, Any] = {
+        "teacher_on_labels": job.teacher_on_labels,
+        "changed_on_resume": trainer.changes,
+        "log_history": trainer.state.log_history,
+    }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
     if args.teacher and args.without_teacher_too:

@@ -64,6 +64,7 @@ class RunResult:
         rows_per_second: of the training.
         teacher_on_labels: how the teacher fares on the training labels: figures by name.
         without_teacher: score, metrics, seconds, steps and rows a second of the same run without its teacher.
+        changed_on_resume: for each resumption that changed options, its step, and option → its value before and after.
         log_history: of the trainer; None from `evaluate`, which keeps it short.
     """
 
@@ -91,6 +92,7 @@ class RunResult:
     rows_per_second: float | None = None
     teacher_on_labels: dict[str, Any] | None = None
     without_teacher: dict[str, Any] | None = None
+    changed_on_resume: list[Any] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

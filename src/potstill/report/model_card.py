@@ -37,7 +37,7 @@ def model_card(
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class),
         _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size")),
-        recipe_table(recipe),
+        recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
     ]
@@ -135,10 +135,27 @@ def no_figures(measured: dict[str, Any]) -> list[str]:
     return [f"**Not finite (NaN or infinity), so a dash stands for it: {plain(', '.join(names))}.**"] if names else []
 
 
-def recipe_table(recipe: dict[str, Any]) -> str:
-    """Return the section of a card that lists the options of the run."""
+def recipe_table(recipe: dict[str, Any], changes: list[dict[str, Any]] | None = None) -> str:
+    """Return the section of a card that lists the options of the run.
+
+    Args:
+        recipe: options by name, as they were at the end of the run.
+        changes: for each resumption that changed options, its step, and option → its value before and after.
+    """
     rows = [[code(name, cell=True), code(value, cell=True)] for name, value in recipe.items()]
-    return "\n\n".join(["## Recipe", "`recipe.yaml` beside this card reruns it.", table(["option", "value"], rows)])
+    changed = [
+        f"{code(name)} was {code(values[0])} until step {change['step']:,}"
+        for change in changes or []
+        for name, values in change.items()
+        if name != "step"
+    ]
+    sentence = "`recipe.yaml` beside this card reruns it."
+    if changed:
+        sentence = (
+            "The run was interrupted and went on with other options, so `recipe.yaml` beside this card alone does not "
+            f"rerun it: {'; '.join(changed)}."
+        )
+    return "\n\n".join(["## Recipe", sentence, table(["option", "value"], rows)])
 
 
 def _corpus(manifest: Manifest) -> str:

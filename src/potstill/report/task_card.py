@@ -26,7 +26,7 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         _how(recipe, frozen),
         _usage(pipeline, frozen),
         _scores(results),
-        recipe_table(recipe),
+        recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
     ]
     return "\n\n".join(sections) + "\n"

@@ -63,6 +63,11 @@ def find_checkpoint(wanted: str | Path | bool | None, output_dir: str | None) ->
     if word not in ("true", "auto"):
         folder = Path(str(wanted)).expanduser()
         recover_folder(folder)
+        if not (folder / RUN_STATE).exists() and (inside := _newest_good(folder, tell=False)) is not None:
+            raise PotstillError(
+                f"--resume_from_checkpoint {folder} is the folder of a run, not of a checkpoint: resume with "
+                f"--resume_from_checkpoint {inside}."
+            )
         if not folder.is_dir():
             raise PotstillError(f"--resume_from_checkpoint {folder} is no folder: name a checkpoint, or auto.")
         _verify_or_offer(folder)

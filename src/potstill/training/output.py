@@ -73,6 +73,9 @@ def _claim(args: RunArguments, folder: Path) -> None:
             )
     if resuming:
         checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
+        # A finished model whose checkpoints are all damaged is not to be lost.
+        if auto and checkpoint is None and (folder / RESULTS).is_file():
+            check_output_dir(folder, args.overwrite_output_dir or _is_restart())
         args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     # Until its first checkpoint the old output stays whole.
     if args.overwrite_output_dir and not args.resume_from_checkpoint and _is_first_process() and folder.is_dir():

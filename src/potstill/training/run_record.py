@@ -105,12 +105,6 @@ class RunRecord:
         Raises:
             PotstillError: something that may not change is another one; it is named.
         """
-        for what, digest in self.fingerprints.items():
-            if before.fingerprints.get(what, digest) != digest:
-                raise PotstillError(
-                    f"Cannot resume from {where}: the {what} is not the one that the run began with (its contents "
-                    f"are others). Give that one, or start a new run in another --output_dir."
-                )
         if self.batch != before.batch:
             raise PotstillError(
                 f"Cannot resume from {where}: a step took {before.batch} rows and would now take {self.batch}. Keep "
@@ -129,11 +123,25 @@ class RunRecord:
                 f"Cannot resume from {where} with other options: {told}. Give the value that the run began with, or "
                 "start a new run in another --output_dir."
             )
+        # After the options, which may be why a run reads something, say a teacher, or does not.
+        for what in sorted(self.fingerprints.keys() | before.fingerprints.keys()):
+            mine, other = self.fingerprints.get(what), before.fingerprints.get(what)
+            if mine != other:
+                raise PotstillError(f"Cannot resume from {where}: {_differs(what, mine, other)}")
         return dataclasses.replace(self, changes=(*before.changes, *([{"step": step, **changed}] if changed else [])))
 
     def changed_since(self, before: RunRecord) -> set[str]:
         """Return the options of the optimiser and of the length that have another value now."""
         return {name for name in OPTIMISER | LENGTH if self.options.get(name) != before.options.get(name)}
+
+
+def _differs(what: str, mine: str | None, other: str | None) -> str:
+    new = "start a new run in another --output_dir."
+    if mine is None:
+        return f"the run began with a {what}, and none is given now. Give it, or {new}"
+    if other is None:
+        return f"the run began without a {what}, and one is given now. Leave it out, or {new}"
+    return f"the {what} is not the one that the run began with (its contents are others). Give that one, or {new}"
 
 
 def plain(value: Any) -> Any:
