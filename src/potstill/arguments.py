@@ -48,7 +48,7 @@ class RunArguments(TrainingArguments):
 
     resume_from_checkpoint: str | None = option(
         None,
-        "true: from the newest good checkpoint; auto: from the newest good checkpoint, or from the start if there is "
+        "true: from the newest checkpoint; auto: from the newest good checkpoint, or from the start if there is "
         "none; or a folder.",
     )
     logging_steps: float = option(20, "Log every so many steps.")

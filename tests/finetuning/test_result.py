@@ -13,7 +13,7 @@ import yaml
 from finetuning_samples import finetuned
 
 from potstill.errors import PotstillError
-from potstill.evaluation.run import Work, do
+from potstill.evaluation.run import PlannedRun, do
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.result import FORMAT_VERSION, RESULTS, RunResult
 from potstill.finetuning.trainer import hyperparameters
@@ -58,7 +58,7 @@ def test_both_verbs_write_the_same_fields(bert: Path, glue: Path, tmp_path: Path
     }
     told = finetuned(**options, output_dir=tmp_path / "out")
     args = {"output_dir": str(tmp_path / "run"), "learning_rate": 1e-3, "per_device_train_batch_size": 8}
-    done = do(Work("student", options | args, tmp_path / "seed-42.json"))
+    done = do(PlannedRun("student", options | args, tmp_path / "seed-42.json"))
     kept = json.loads((tmp_path / "seed-42.json").read_text())
     fields = ["format_version", *(field.name for field in dataclasses.fields(RunResult))]
     assert [*told] == [*kept] == fields
