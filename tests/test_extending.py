@@ -153,12 +153,12 @@ def apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apply:
 
 @pytest.fixture
 def helpdesk(tmp_path: Path, make_teacher: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a student and the data of tickets, whose second word tells the class, to run commands in."""
+    """A folder with a student and messages to sort, whose second word tells the class, to run commands in."""
     shutil.copytree(make_teacher(num_hidden_layers=1), tmp_path / "student")
     rng = np.random.default_rng(0)
-    (tmp_path / "data" / "tickets").mkdir(parents=True)
+    (tmp_path / "data" / "support").mkdir(parents=True)
     for split, count in (("train", 24), ("dev", 12)):
-        with open(tmp_path / "data" / "tickets" / f"{split}.jsonl", "w", encoding="utf-8") as file:
+        with open(tmp_path / "data" / "support" / f"{split}.jsonl", "w", encoding="utf-8") as file:
             for number in range(count):
                 word, category = (("bol", "billing"), ("kim", "other"), ("met", "technical"))[number % 3]
                 print(json.dumps({"message": f"{rng.choice(WORDS)} {word}", "category": category}), file=file)
@@ -326,11 +326,11 @@ def test_a_task(apply: Apply, helpdesk: Path) -> None:
     apply("A task")
     for command in commands("A task"):
         run(command)
-    tuned = json.loads((helpdesk / "tickets-model" / "results.json").read_text())
-    assert (tuned["title"], tuned["suite"], tuned["metrics"].keys()) == ("Tickets", "tickets", {"accuracy"})
-    model = AutoModelForSequenceClassification.from_pretrained(helpdesk / "tickets-model")
+    tuned = json.loads((helpdesk / "support-model" / "results.json").read_text())
+    assert (tuned["title"], tuned["suite"], tuned["metrics"].keys()) == ("Support", "support", {"accuracy"})
+    model = AutoModelForSequenceClassification.from_pretrained(helpdesk / "support-model")
     assert list(model.config.id2label.values()) == ["billing", "other", "technical"]
-    evaluated = [json.loads(file.read_text()) for file in (helpdesk / "results").glob("student/tickets/*.json")]
+    evaluated = [json.loads(file.read_text()) for file in (helpdesk / "results").glob("student/support/*.json")]
     assert [result["rows"] for result in evaluated] == [{"train": 24, "dev": 12}] * 2
 
 
@@ -341,10 +341,10 @@ def test_a_metric(apply: Apply, helpdesk: Path, capsys: pytest.CaptureFixture[st
     expected = np.mean([100 * f1_score(np.equal(references, c), np.equal(predictions, c)) for c in range(3)])
     assert metric(predictions, references) == pytest.approx(expected)
     run(commands("A task")[0])
-    result = json.loads((helpdesk / "tickets-model" / "results.json").read_text())
+    result = json.loads((helpdesk / "support-model" / "results.json").read_text())
     assert result["metrics"].keys() == {"accuracy", "macro_f1"}
     assert result["score"] == pytest.approx(sum(result["metrics"].values()) / 2)
-    assert main(["compare", "tickets-model"]) == 0
+    assert main(["compare", "support-model"]) == 0
     assert "acc/macro F1" in capsys.readouterr().out
 
 
@@ -352,9 +352,9 @@ def test_a_format(apply: Apply, helpdesk: Path) -> None:
     apply("A task", "A format")
     run(commands("A task")[0])
     run(*commands("A format"))
-    found = ExportedFolder.read(helpdesk / "tickets-pt2")
-    assert (found.file.name, found.title, found.weight_bits) == ("model.pt2", "PyTorch", 32)
-    model = AutoModelForSequenceClassification.from_pretrained(helpdesk / "tickets-model").eval()
+    found = ExportedFolder.read(helpdesk / "support-pt2")
+    assert (found.file.name, found.title, found.weight_bits) == ("model.pt2", "torch.export", 32)
+    model = AutoModelForSequenceClassification.from_pretrained(helpdesk / "support-model").eval()
     opened = found.open(threads=1)
     for rows, length in ((1, 2), (3, 7), (5, 32)):  # another number of rows and another length each time
         inputs = {name: np.ones((rows, length), np.int64) for name in found.inputs}
@@ -364,5 +364,5 @@ def test_a_format(apply: Apply, helpdesk: Path) -> None:
         np.testing.assert_allclose(opened.run(inputs)["logits"], expected, atol=1e-5)
 
     found.file.write_bytes(b"damaged")
-    with pytest.raises(PotstillError, match=r"model\.pt2 cannot be run by PyTorch"):
+    with pytest.raises(PotstillError, match=r"model\.pt2 cannot be run by torch\.export"):
         found.open(threads=1)
