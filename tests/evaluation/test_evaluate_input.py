@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
     ("options", "told"),
     [
         ({"seeds": 1}, "--seeds is 1: a median over seeds and their spread need at least 2"),
-        ({"suite": "superglue"}, "There is no suite 'superglue'; the suites are glue, imdb, squad, squad_v2."),
+        ({"suite": "superglue"}, "There is no suite 'superglue'; the suites are glue, imdb, squad, squad_v2"),
         ({"suite": "sst2"}, "(sst2 is a task of glue: give glue:sst2)"),
         ({"suite": "glue:sst3"}, "The suite glue has no task 'sst3'"),
         ({"suite": None}, "--suite is missing"),
