@@ -121,7 +121,7 @@ def work(*args: Any, **options: Any) -> None:
             "_look_at_models",
             ["evaluate", "--models", "a=b", "--suite", "imdb", "--use_cpu", "--output_dir", "OUT/new/results"],
         ),
-        (potstill.evaluation.compare, "load_results", ["compare", "results", "--output", "OUT/new/table.md"]),
+        (potstill.evaluation.compare, "read_folders", ["compare", "results", "--output", "OUT/new/table.md"]),
         (potstill.bench.train, "_measure", ["bench", "train", "--use_cpu", "--json", "OUT/bench.json"]),
         (
             potstill.bench.inference.bench,

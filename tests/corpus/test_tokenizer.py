@@ -124,6 +124,6 @@ def test_damaged_settings_are_one_sentence(tmp_path: Path, tokenizer: BertTokeni
     if (name, content[:2]) == ("tokenizer_config.json", '{"'):  # which says nothing of case or of special tokens
         load_tokenizer(str(tmp_path))
         return
-    with pytest.raises(PotstillError, match="holds no tokenizer that can be loaded") as raised:
+    with pytest.raises(PotstillError, match=r"holds no tokenizer that can be loaded|is damaged: ") as raised:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(raised.value)

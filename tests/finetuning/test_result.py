@@ -92,6 +92,7 @@ def test_what_finetune_wrote_before_is_read(tmp_path: Path) -> None:
         "model_fingerprint": None,
         "date": None,
         "searched": None,
+        "changed_on_resume": None,
         "log_history": [{"loss": 0.7, "grad_norm": None, "step": 1}],
     }
     assert dataclasses.asdict(found) == expected
@@ -110,6 +111,7 @@ def test_an_old_result_of_a_task_that_is_not_declared_here(tmp_path: Path) -> No
 def test_what_evaluate_wrote_before_is_read(tmp_path: Path) -> None:
     whole = dataclasses.replace(_result(), date="2026-11-22")
     later = ("bad_answers", "steps", "rows_per_second", "teacher_on_labels", "without_teacher", "log_history")
+    later += ("changed_on_resume",)
     record = {name: value for name, value in dataclasses.asdict(whole).items() if name not in later}
     (tmp_path / "seed-7.json").write_text(json.dumps({"format_version": 1} | record))
     found = RunResult.load(tmp_path / "seed-7.json")

@@ -77,7 +77,7 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     trainer, measured = train_once(job)
     more: dict[str, Any] = {
         "teacher_on_labels": job.teacher_on_labels,
-        "changed_on_resume": trainer.changes,
+        "changed_on_resume": trainer.changes or None,
         "log_history": trainer.state.log_history,
     }
     result = result_of(args, job.data, measured, **more)
