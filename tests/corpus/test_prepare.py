@@ -299,7 +299,7 @@ def test_an_interrupted_run_ends_its_workers_and_leaves_nothing(
 
     monkeypatch.setattr(tokenise._Worker, "__init__", remember)
     monkeypatch.setattr(room, "batch_bytes_for", lambda *_: 100)
-    monkeypatch.setattr(room.Progress, "advance", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(room.PrepareProgress, "advance", lambda *_: signal.raise_signal(number))
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(raised):
         prepare([text_file], str(tmp_path / "out"), tokenizer=tokenizer_folder, block_size=16, num_proc=2)
