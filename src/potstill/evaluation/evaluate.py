@@ -293,7 +293,7 @@ class _Evaluation:
         """Return what a result was run with that differs from what would be run, in words."""
         args = work.args()
         mine, theirs = hyperparameters(args), relevant(result.hyperparameters, bool(args.teacher), args.is_question)
-        said = [
+        messages = [
             f"{name} was {theirs.get(name, 'not given')} and is {mine.get(name, 'not given')}"
             for name in sorted({*mine, *theirs})
             if _plain(mine.get(name)) != theirs.get(name)
@@ -306,12 +306,12 @@ class _Evaluation:
             "its teacher": (result.teacher, work.taught_by),
             "--search": (result.searched is not None, work.searched is not None or self.args.search),
         }
-        said += [f"{what} was {theirs} and is {mine}" for what, (theirs, mine) in values.items() if theirs != mine]
+        messages += [f"{what} was {theirs} and is {mine}" for what, (theirs, mine) in values.items() if theirs != mine]
         if result.model_fingerprint != self.found.weights.get(path, result.model_fingerprint):
-            said.append(f"the weights of {work.model} ({path}) were others")
+            messages.append(f"the weights of {work.model} ({path}) were others")
         if result.data_fingerprint != self.found.data.get(task, result.data_fingerprint):
-            said.append(f"the data of {title_of(task)} were others")
-        return said
+            messages.append(f"the data of {title_of(task)} were others")
+        return messages
 
     def _size(self, work: PlannedRun) -> float:
         """Return about how long a run takes, in a unit of its own."""

@@ -29,7 +29,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _mismatches(comparison: Comparison) -> list[str]:
     """Say where runs that stand in one row or column are not of the same model or data."""
-    said = []
+    messages = []
     for task, title in comparison.titles.items():
         by_data: dict[str, list[str]] = {}
         for run in comparison.runs:
@@ -37,19 +37,21 @@ def _mismatches(comparison: Comparison) -> list[str]:
                 by_data.setdefault(run.data_fingerprint, []).append(run.model)
         if len(by_data) > 1:
             who = "; ".join(f"{mark}: {_listed(models)}" for mark, models in by_data.items())
-            said.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({who}).")
+            messages.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({who}).")
     for model in comparison.models:
         mine = [run.model_fingerprint for run in comparison.runs if run.model == model]
         weights = dict.fromkeys(weight for weight in mine if weight is not None)
         if len(weights) > 1:
-            said.append(f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_listed(weights)}).")
-    return said
+            messages.append(
+                f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_listed(weights)})."
+            )
+    return messages
 
 
 def _wanting(comparison: Comparison) -> list[str]:
-    plan, titles, said = comparison.plan, comparison.titles, []
+    plan, titles, messages = comparison.plan, comparison.titles, []
     for task, reason in plan.absent.items():
-        said.append(f"{titles[task]} is absent, not 0: {reason.rstrip('.')}.")
+        messages.append(f"{titles[task]} is absent, not 0: {reason.rstrip('.')}.")
     models = []
     for model in comparison.models:
         missing = {task: comparison.missing(model, task) for task in plan.present}
@@ -65,18 +67,18 @@ def _wanting(comparison: Comparison) -> list[str]:
             models.append(f"{model} on {', '.join(tasks)}")
     planned = len(plan.runs())
     if models:
-        said.append(f"{planned - len(comparison.runs)} of {planned} runs are missing: {'; '.join(models)}.")
+        messages.append(f"{planned - len(comparison.runs)} of {planned} runs are missing: {'; '.join(models)}.")
     partial = [key for key in comparison.scores if comparison.missing(*key)]
     if partial:
         single = [
             f"{model} on {titles[task]}" for model, task in partial if len(comparison.scores[model, task].by_seed) == 1
         ]
         alone = f" One seed has no median and no spread: {', '.join(single)}." if single else ""
-        said.append(f"{INCOMPLETE} Over the seeds that are there; others are missing.{alone}")
+        messages.append(f"{INCOMPLETE} Over the seeds that are there; others are missing.{alone}")
     if comparison.unplanned:
         runs = ", ".join(f"{run.model}/{run.task}/seed-{run.seed}" for run in comparison.unplanned)
-        said.append(f"Left out, for they are not in the plan: {runs}.")
-    return said
+        messages.append(f"Left out, for they are not in the plan: {runs}.")
+    return messages
 
 
 def _macro(comparison: Comparison) -> list[str]:
@@ -87,15 +89,15 @@ def _macro(comparison: Comparison) -> list[str]:
     single = len(comparison.plan.seeds) == 1
     what = "mean of the scores" if single else "median over the seeds of each seed's mean"
     over = f"{len(whole.tasks)} of the {len(suites()[MACRO_SUITE])} tasks, for all models"
-    said = [f"{whole.title}: {what} over {over}: {_titled(titles, whole.tasks)}."]
+    messages = [f"{whole.title}: {what} over {over}: {_titled(titles, whole.tasks)}."]
     left_out = [task for task in comparison.plan.present if task not in whole.tasks]
     if left_out:
-        said[0] += f" Not in it, incomplete or not of GLUE: {_titled(titles, left_out)}."
-    said += [
+        messages[0] += f" Not in it, incomplete or not of GLUE: {_titled(titles, left_out)}."
+    messages += [
         f"{column.title}: over the other {len(column.tasks)}; WNLI is too small to tell models apart."
         for column in rest
     ]
-    return said
+    return messages
 
 
 def _spread(comparison: Comparison) -> list[str]:
@@ -138,7 +140,7 @@ def _undefined(comparison: Comparison) -> list[str]:
 
 
 def _teachers(comparison: Comparison) -> list[str]:
-    said = []
+    messages = []
     for model in comparison.models:
         tasks: dict[str | None, list[str]] = {}
         for run in comparison.runs:
@@ -146,13 +148,13 @@ def _teachers(comparison: Comparison) -> list[str]:
                 tasks.setdefault(run.teacher, []).append(run.title)
         if set(tasks) - {None}:
             who = "; ".join(f"{teacher or 'no teacher'} ({_listed(titles)})" for teacher, titles in tasks.items())
-            said.append(f"{model} was fine-tuned with task teachers (second distillation): {who}.")
-    return said
+            messages.append(f"{model} was fine-tuned with task teachers (second distillation): {who}.")
+    return messages
 
 
 def _hyperparameters(comparison: Comparison) -> list[str]:
     """Say which hyper-parameters differ between the runs of a task or were searched; tasks that agree share a note."""
-    said: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     for task in comparison.plan.present:
         by_model: dict[str, list[RunResult]] = {}
         for run in comparison.runs:
@@ -175,8 +177,8 @@ def _hyperparameters(comparison: Comparison) -> list[str]:
             if option != "seed" and (
                 len(set(values.values())) > 1 or any(tried.values()) or ", " in next(iter(values.values()))
             ):
-                said.setdefault(_difference(option, values, tried), []).append(comparison.titles[task])
-    return [f"{', '.join(titles)}: {statement}." for statement, titles in said.items()]
+                messages.setdefault(_difference(option, values, tried), []).append(comparison.titles[task])
+    return [f"{', '.join(titles)}: {statement}." for statement, titles in messages.items()]
 
 
 def _difference(option: str, values: Mapping[str, str], tried: Mapping[str, str]) -> str:
@@ -204,8 +206,8 @@ def _conditions(runs: Sequence[RunResult]) -> list[str]:
     parts = ", ".join(f"{name} {_duration(spent)}" for name, spent in seconds.items())
     days = sorted({run.date[:10] for run in runs if run.date is not None})
     when = "date not recorded" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    said = [f"{number} run{'s' if number > 1 else ''} on {what}." for what, number in where.items()]
-    return [*said, f"{when}, {_duration(seconds.total())} in total" + (f": {parts}." if len(seconds) > 1 else ".")]
+    messages = [f"{number} run{'s' if number > 1 else ''} on {what}." for what, number in where.items()]
+    return [*messages, f"{when}, {_duration(seconds.total())} in total" + (f": {parts}." if len(seconds) > 1 else ".")]
 
 
 def _duration(seconds: float) -> str:
