@@ -152,3 +152,14 @@ def test_the_random_state_may_be_missing_after_another_number_of_processes(
     (checkpoint / "potstill_state.json").write_text(json.dumps(state))
     write_checksums(checkpoint)
     distill(distillation(teacher_folder, corpus_folder, run, **options))
+
+
+def test_a_run_resumed_from_an_earlier_step_leaves_no_later_checkpoint_of_before(
+    run: Path, teacher_folder: Path, corpus_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"max_steps": 3, "save_steps": 1, "save_total_limit": 5, "learning_rate": 1e-4}
+    args = distillation(teacher_folder, corpus_folder, run, resume_from_checkpoint=str(run / "checkpoint-2"), **options)
+    distill(args)
+    assert find_checkpoint("true", str(run)) == run / "checkpoint-3"
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert f"Removed {run / 'checkpoint-4'}" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,11 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
         os.close(descriptor)
     with replacing_old_output(folder.parent):
         replace_folder(staged, folder)
+    # A run that was resumed from an earlier step leaves what it had reached before: the next `true` would take that.
+    for later in _checkpoints(folder.parent):
+        if int(later.name.partition("-")[2]) > state.global_step:
+            print(f"Removed {later}: the run has gone on from before it.", file=sys.stderr, flush=True)
+            shutil.rmtree(later, ignore_errors=True)
     rotate_checkpoints(
         output_dir=str(folder.parent),
         save_total_limit=args.save_total_limit,
