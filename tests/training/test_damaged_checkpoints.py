@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import assert_same_tensors, distillation, pretraining, tensors
+from runs import assert_same_tensors, distillation, new_trainer, pretraining, tensors
 
 from potstill import PotstillError, distill, pretrain
 from potstill.training.checkpoints import DamagedCheckpointError, find_checkpoint, verify, write_checksums
@@ -163,3 +163,11 @@ def test_a_run_resumed_from_an_earlier_step_leaves_no_later_checkpoint_of_before
     assert find_checkpoint("true", str(run)) == run / "checkpoint-3"
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     assert f"Removed {run / 'checkpoint-4'}" in capsys.readouterr().err
+
+
+def test_a_run_that_begins_anew_removes_no_checkpoint_of_others(
+    run: Path, teacher_folder: Path, corpus_folder: Path
+) -> None:
+    args = distillation(teacher_folder, corpus_folder, run, max_steps=1, save_total_limit=5)
+    new_trainer(args).train()
+    assert {"checkpoint-1", "checkpoint-2", "checkpoint-4"} <= {path.name for path in run.iterdir()}

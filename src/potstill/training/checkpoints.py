@@ -253,8 +253,11 @@ def load_modules(modules: nn.Module, checkpoint: str | Path) -> None:
     modules.load_state_dict(state)
 
 
-def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArguments) -> None:
-    """Move a complete checkpoint to its place, then let the oldest go, as `save_total_limit` says."""
+def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArguments, resumed: bool = False) -> None:
+    """Move a complete checkpoint to its place, then let the oldest go, as `save_total_limit` says.
+
+    A resumed run also removes the checkpoints of later steps. They are of the training that it did not go on from.
+    """
     if state.best_global_step:
         best = folder.with_name(f"checkpoint-{state.best_global_step}")
         if best == folder or best.exists():
@@ -269,7 +272,7 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
     with replacing_old_output(folder.parent):
         replace_folder(staged, folder)
     # A run that was resumed from an earlier step leaves what it had reached before: the next `true` would take that.
-    for later in _checkpoints(folder.parent):
+    for later in _checkpoints(folder.parent) if resumed else []:
         if int(later.name.partition("-")[2]) > state.global_step:
             print(f"Removed {later}: the run has gone on from before it.", file=sys.stderr, flush=True)
             shutil.rmtree(later, ignore_errors=True)

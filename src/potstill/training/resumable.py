@@ -99,6 +99,7 @@ class ResumableTrainer(Trainer):
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
         self.recipe = ""
         self._record: RunRecord | None = None
+        self._resumed = False
         self.sources: dict[str, str] = {}
         self._changed: set[str] = set()  # options of the optimiser that a resumption changed
         self._sums: dict[str, Tensor] = {}
@@ -157,7 +158,7 @@ class ResumableTrainer(Trainer):
 
     def _train(self, checkpoint: str | None, **options: Any) -> Any:
         first_step = 0
-        self._record = None
+        self._record, self._resumed = None, checkpoint is not None
         if checkpoint:
             before, state = load_run_state(checkpoint), load_trainer_state(checkpoint)
             self._go_on(before, state.global_step, checkpoint)
@@ -301,7 +302,7 @@ class ResumableTrainer(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     save_run_state(staged, self.run_control.run_state(self.state) | {"run": vars(self.record)})
-                    publish(staged, folder, self.state, self.args)
+                    publish(staged, folder, self.state, self.args, self._resumed)
                     if self.recipe:
                         write_text(folder.with_name(RECIPE), self.recipe)
             except WRITE_ERRORS as error:
