@@ -61,7 +61,7 @@ class Bert(BertLayers):
         predictions = model.cls.predictions
         return VocabularyHead(predictions.transform, predictions.decoder.weight, predictions.decoder.bias)
 
-    def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
+    def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
         """See `Family.student_config`: a DistilBERT of the teacher's sizes.
 
         Warns when the teacher's `layer_norm_eps` is not the 1e-12 that DistilBERT fixes.
@@ -83,7 +83,7 @@ class Bert(BertLayers):
             vocab_size=teacher_config.vocab_size,
             max_position_embeddings=teacher_config.max_position_embeddings,
             sinusoidal_pos_embds=False,
-            n_layers=num_hidden_layers,
+            n_layers=len(layers),
             n_heads=teacher_config.num_attention_heads,
             dim=teacher_config.hidden_size,
             hidden_dim=teacher_config.intermediate_size,

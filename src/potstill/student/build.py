@@ -62,7 +62,7 @@ def build_student(
         num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
     chosen = choose_layers(teacher_layers, num_hidden_layers, layers)
 
-    config = family.student_config(teacher.config, num_hidden_layers)
+    config = family.student_config(teacher.config, chosen)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed, which would seed the accelerators as well.

@@ -117,6 +117,8 @@ class Family(ABC):
         layer_prefix: What the name of every tensor of a layer begins with, up to the layer's number, in a model with a
             head.
         auto_class: The class of transformers that loads its language models.
+        causal: Whether a token sees only the tokens before it. The hard loss is then the cross-entropy of the next
+            token at every position, and nothing is masked.
         dropouts: Names that its configs have for the dropouts of hidden states and attention.
         tokenizer: The kind of tokenizer that a new model of the family gets; None if no new ones are made.
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
@@ -127,6 +129,7 @@ class Family(ABC):
     model_type: str
     layer_prefix: str
     auto_class: Any = AutoModelForMaskedLM
+    causal: bool = False
     dropouts: tuple[str, ...]
     tokenizer: TokenizerKind | None = None
     exports_plainly: bool = False
@@ -205,8 +208,17 @@ class Family(ABC):
     # What is made of them.
 
     @abstractmethod
-    def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
-        """Config of a student `num_hidden_layers` deep, everything else as the teacher's."""
+    def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
+        """Config of a student with as many layers as `layers` lists; everything else is as the teacher's.
+
+        Args:
+            teacher_config: Of the teacher.
+            layers: The teacher layer that each student layer copies. A config that says something of each layer (the
+                kind of its attention, for example) says it of the copies.
+
+        Raises:
+            PotstillError: The family has no student with these layers.
+        """
 
     @abstractmethod
     def copy_weights(

@@ -11,10 +11,10 @@ from potstill.student.tensors import with_layers
 class SameClass(Family):
     """A family whose students are models of the same class."""
 
-    def student_config(self, teacher_config: PreTrainedConfig, num_hidden_layers: int) -> PreTrainedConfig:
+    def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
         """See `Family.student_config`: the teacher's config with another depth."""
         config = copy.deepcopy(teacher_config)
-        config.num_hidden_layers = num_hidden_layers
+        config.num_hidden_layers = len(layers)
         return config
 
     def copy_weights(

@@ -93,6 +93,8 @@ def run_layers(
     hidden: Tensor,
     keep: Reads,
     attention_inputs: Callable[[nn.Module, Tensor], AttentionInputs],
+    run: Callable[[nn.Module, Tensor], Tensor] = lambda layer, hidden: layer(hidden),
+    final: Callable[[Tensor], Tensor] = lambda hidden: hidden,
 ) -> States:
     """Run a stack of layers one by one, as far as it is read, and keep what is read.
 
@@ -104,6 +106,8 @@ def run_layers(
         hidden: (B, L, H), what the first layer reads.
         keep: what is read.
         attention_inputs: computes them from a layer and its input.
+        run: calls a layer with its input, for layers that take more than that.
+        final: what a model does to the output of its last layer before the head reads it, a LayerNorm for example.
     """
     depth = len(layers)
     states = States({}, {})
@@ -114,6 +118,8 @@ def run_layers(
             states.attention.update(dict.fromkeys(asked, attention_inputs(layer, hidden)))
         if number == last:
             break
-        hidden = layer(hidden)
+        hidden = run(layer, hidden)
+        if number == depth - 1:
+            hidden = final(hidden)
         states.hidden.update({key: hidden for key in (number, number - depth) if key in keep.hidden})
     return states
