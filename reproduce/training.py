@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 from potstill.bench.flops import step_flops
 from potstill.corpus import Corpus
+from potstill.corpus.masking import masked_per_block
 from potstill.training.compatibility import objective_of
 from reproduce.common import Place, read_json, shortened
 from reproduce.runs import Done, Job
@@ -123,7 +124,8 @@ def count_flops(folder: Path, results: dict[str, Any]) -> float:
     for depth, tokens in _tokens_by_depth(recipe, results, student.config.num_hidden_layers):
         model = shape_of(folder, depth)
         for size, share in shares.items():
-            total += share * tokens * step_flops(model, teacher, objective, size, recipe["mlm_probability"]).step
+            masked = masked_per_block(size, recipe["mlm_probability"])
+            total += share * tokens * step_flops(model, teacher, objective, size, masked).step
     return total
 
 

@@ -85,7 +85,7 @@ class DistillationArguments(Recipe):
     """Options of `potstill distill`: a teacher, the student made of it, and the losses."""
 
     teacher: str | None = option(
-        None, "Folder or hub name of the teacher, a model with its masked-LM head.", required=True
+        None, "Folder or hub name of the teacher, a model with its language-model head.", required=True
     )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
     layers: str = option(
@@ -104,7 +104,9 @@ class DistillationArguments(Recipe):
         "docs/method.md.",
     )
     alpha_ce: float = option(5.0, "Weight of the soft targets (KL to the teacher); 0 leaves them out.")
-    alpha_mlm: float = option(2.0, "Weight of masked LM; 0 leaves it out.")
+    alpha_mlm: float = option(
+        2.0, "Weight of masked LM, or of causal LM for a causal model such as a GPT-2; 0 leaves it out."
+    )
     alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 leaves it out.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
     soft_targets: Literal["all", "masked"] = option("all", "Tokens the soft targets are taken at.")

@@ -70,7 +70,7 @@ def test_distillation(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:
     assert measured["measured_steps"] == 3
     assert measured["model"]["model_type"] == "distilbert"
     assert (measured["model"]["num_hidden_layers"], measured["teacher"]["num_hidden_layers"]) == (1, 2)
-    assert (measured["block_size"], measured["masked_per_block"], speed["batch_size"]) == (16, 2, 2)
+    assert (measured["block_size"], measured["labelled_per_block"], speed["batch_size"]) == (16, 2, 2)
     assert speed["tokens_per_second"] == pytest.approx(2 * 16 / speed["ms_per_step"] * 1000)
     assert speed["ms_per_micro_batch"] == speed["ms_per_step"]
     assert tuple(speed["ms_per_step_by_part"]) == PARTS

@@ -8,6 +8,7 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     DistilBertConfig,
+    GPT2Config,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -28,6 +29,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": LENGTH,
 }
 DISTIL = {"dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": LENGTH}
+GPT2 = {"vocab_size": 101, "n_embd": 24, "n_layer": 4, "n_head": 3, "n_inner": 40, "n_positions": LENGTH}
 FROM_PADDING = SIZES | {"max_position_embeddings": LENGTH + 2, "type_vocab_size": 1, "pad_token_id": 1}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
@@ -36,6 +38,7 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "roberta": lambda **options: RobertaConfig(**(FROM_PADDING | options)),
     "xlm-roberta": lambda **options: XLMRobertaConfig(**(FROM_PADDING | options)),
     "camembert": lambda **options: CamembertConfig(**(FROM_PADDING | options)),
+    "gpt2": lambda **options: GPT2Config(**(GPT2 | options)),
 }
 
 

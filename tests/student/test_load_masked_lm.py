@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, processors
 from transformers import (
+    BartConfig,
     BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
@@ -203,9 +202,9 @@ def test_an_adapter_is_not_a_model(folder: Path) -> None:
 
 
 def test_an_unknown_type_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
-    GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    BartConfig(architectures=["BartForConditionalGeneration"]).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"unreadable")
-    assert "'gpt2' are not supported: use one of type bert, distilbert" in refusal(tmp_path)
+    assert "'bart' are not supported: use one of type bert, distilbert" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from potstill.bench.clock import synchronise
-from potstill.corpus.masking import masked_per_block
 from potstill.objective import Objective
 from potstill.student import LAST_HIDDEN, Reads, family_of
 
@@ -45,7 +45,7 @@ def step_flops(
     teacher: PreTrainedModel | None,
     objective: Objective,
     block_size: int,
-    mlm_probability: float,
+    labelled: int,
 ) -> StepFlops:
     """Count the model FLOPs per token that a step needs, whatever an implementation computes besides.
 
@@ -54,9 +54,9 @@ def step_flops(
         teacher: the frozen one; it only counts if a loss needs it.
         objective: decides which layers are needed, and at which tokens the heads are: all, the masked ones or none.
         block_size: L, tokens of a block.
-        mlm_probability: share of a block's tokens that is masked.
+        labelled: tokens of a block that are predicted: the masked ones, or all but the last of a causal model.
     """
-    shares = {"none": 0.0, "masked": masked_per_block(block_size, mlm_probability) / block_size, "all": 1.0}
+    shares = {"none": 0.0, "masked": labelled / block_size, "all": 1.0}
 
     def forward(model: PreTrainedModel, reads: Reads) -> float:
         return forward_flops(model, block_size, shares[reads.logits], reads)
@@ -75,7 +75,8 @@ def forward_flops(
 
     Args:
         model: of a known family.
-        block_size: L, tokens of a block; attention takes 4 · L · H per token and layer, H the hidden size.
+        block_size: L, tokens of a block; attention takes 4 · L · H per token and layer, H the hidden size, and half as
+            much in a causal model.
         head_share: share of the tokens at which the masked-LM head is computed.
         reads: layers above what is read are not run. Of a layer whose queries, keys and values are read alone, those
             count.
@@ -87,11 +88,12 @@ def forward_flops(
     if any(layer % depth >= run for layer in reads.attention):
         in_run += 3 * width * width
     outside = _linear_weights(model) - _linear_weights(layers)
-    return 2 * in_run + 4 * block_size * width * run + 2 * outside * head_share
+    attended = 2 if family_of(model).causal else 4
+    return 2 * in_run + attended * block_size * width * run + 2 * outside * head_share
 
 
 def _linear_weights(module: nn.Module) -> int:
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear | Conv1D))
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype, repetitions: int = 10) -> float:

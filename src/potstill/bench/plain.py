@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from potstill.bench.clock import PartClock
 from potstill.corpus import Blocks
-from potstill.corpus.masking import MaskedBlocks
+from potstill.corpus.labelling import Labelling
 from potstill.objective import Batch, Encoded, Objective, Vocabulary
 from potstill.recipe import Recipe
 from potstill.student import Reads, Tokens, family_of
@@ -94,10 +94,10 @@ def _over_logits(
             return (_kl(log_p, log_mean) + _kl(log_q, log_mean)) / 2
 
         found["ce"] = soft.weight, compared(soft.tokens, divergence) * soft.temperature**2
-    if term.masked_lm is not None:
+    if term.hard_labels is not None:
         masked_logits = _at(student, positions).float()
         total = F.cross_entropy(masked_logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
-        found["mlm"] = term.masked_lm.weight, total / labels.numel()
+        found[term.hard_labels.logged_as] = term.hard_labels.weight, total / labels.numel()
     if (squared := term.logits_mse) is not None:
         value = compared(squared.tokens, lambda target, logits: (logits - target).square().mean(-1))
         found["logits_mse"] = squared.weight, value
@@ -122,7 +122,7 @@ class PlainTraining:
         teacher: to learn from, not one whose layers were compiled.
         objective: the losses.
         blocks: what is read.
-        masking: how it is masked, on the device of the run.
+        labelling: how it is labelled, on the device of the run.
         args: device, precision, optimiser and accumulation.
         batch_size: blocks per device and micro-batch.
     """
@@ -133,12 +133,12 @@ class PlainTraining:
         teacher: PreTrainedModel | None,
         objective: Objective,
         blocks: Blocks,
-        masking: Callable[[Tensor, Tensor], MaskedBlocks],
+        labelling: Labelling,
         args: Recipe,
         batch_size: int,
     ) -> None:
         self.args = args
-        self.masking = masking
+        self.labelling = labelling
         step = PlainStep(student.to(args.device), teacher.to(args.device) if teacher else None, objective).train()
         self.clock = PartClock(args.device)
         step.mark = self.clock.mark
@@ -172,11 +172,11 @@ class PlainTraining:
             for micro_step in range(accumulated):
                 batch = next(self._batches)
                 self.clock.mark("data")
-                masked = self.masking(batch["input_ids"], batch["sample_index"])
+                labelled = self.labelling(batch["input_ids"], batch["sample_index"])
                 self.clock.mark("masking")
                 with self._no_sync(micro_step < accumulated - 1):
                     with torch.autocast(self.args.device.type, self.dtype, enabled=self.dtype is not None):
-                        loss = self.model(masked.input_ids, masked.positions, masked.labels)["loss"]
+                        loss = self.model(labelled.input_ids, labelled.positions, labelled.labels)["loss"]
                     self.scaler.scale(loss / accumulated).backward()
                 self.clock.mark("backward")
             self.scaler.unscale_(self.optimizer)

@@ -99,7 +99,7 @@ class TrainBench:
     teacher: dict[str, Any] | None
     objective: dict[str, Any]
     block_size: int
-    masked_per_block: int
+    labelled_per_block: int
     gradient_accumulation_steps: int
     gradient_accumulation_steps_of_recipe: int
     warmup_steps: int
@@ -142,8 +142,8 @@ class TrainBench:
             f"{', steps recorded as CUDA graphs' if self.recorded else ''} · {versions}",
             _shape(self.model) + (f" ← teacher {_shape(self.teacher)}" if self.teacher else ", no teacher"),
             " · ".join(_loss(name, options) for name, options in self.objective.items()),
-            f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.masked_per_block} of "
-            f"each {self.block_size} masked · {accumulated} · {self.measured_steps} steps measured after "
+            f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.labelled_per_block} of "
+            f"each {self.block_size} predicted · {accumulated} · {self.measured_steps} steps measured after "
             f"{self.warmup_steps} to warm up",
         ]
         columns = [self.speed] if self.baseline is None else [self.speed, self.baseline]

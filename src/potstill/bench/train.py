@@ -29,11 +29,12 @@ from potstill.bench.result import Speed, TrainBench
 from potstill.bench.synthetic import random_corpus
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.corpus import Corpus, load_tokenizer
-from potstill.corpus.masking import masked_per_block
+from potstill.corpus.masking import labelled_per_block
 from potstill.errors import PotstillError
 from potstill.files import check_output_file
 from potstill.json_files import check_finite
-from potstill.student import build_student, load_masked_lm
+from potstill.objective import objective_from
+from potstill.student import build_student, family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
@@ -75,14 +76,14 @@ class _MeasuredTrainer(DistillationTrainer):
 
     def tell(self, clock: PartClock) -> None:
         """Have the clock told from now on."""
-        masking = self.masking
+        labelling = self.labelling
 
-        def marked_masking(*batch: Any) -> Any:
-            masked = masking(*batch)
+        def marked_labelling(*batch: Any) -> Any:
+            labelled = labelling(*batch)
             clock.mark("masking")
-            return masked
+            return labelled
 
-        self.masking = marked_masking
+        self.labelling = marked_labelling
         self.step.mark = clock.mark
 
     def training_step(self, *args: Any, **options: Any) -> Any:
@@ -178,13 +179,14 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
     corpus = _corpus(args, folder)
     started = time.perf_counter()
     student, teacher = _models(args, corpus)
-    trainer = _MeasuredTrainer(student, corpus, args, teacher)
-    masking, objective = trainer.masking, trainer.step.objective
+    alone = objective_from({"causal_lm" if family_of(student).causal else "masked_lm": 1.0})
+    trainer = _MeasuredTrainer(student, corpus, args, teacher, objective=alone if args.pretrain else None)
+    labelling, objective = trainer.labelling, trainer.step.objective
 
     def plain_training() -> PlainTraining:
         student, teacher = _models(args, corpus)  # with the same weights as the trainer's had
         size = args.baseline_batch_size or args.per_device_train_batch_size
-        return PlainTraining(student, teacher, objective, corpus.train, masking, args, size)
+        return PlainTraining(student, teacher, objective, corpus.train, labelling, args, size)
 
     baseline = _Baseline(plain_training, args) if args.baseline else None
     peak_memory: int | None = None
@@ -205,6 +207,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
     trainer.add_callback(rounds)
     trainer.tell(clock)
     Trainer.train(trainer)  # without `DistillationTrainer`'s care for checkpoints: a signal ends a bench at once
+    labelled = labelled_per_block(family_of(student).causal, corpus.train.block_size, args.mlm_probability)
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     block_size, accumulated = corpus.train.block_size, args.gradient_accumulation_steps
 
@@ -232,14 +235,14 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,
         objective=objective.losses,
         block_size=block_size,
-        masked_per_block=masked_per_block(block_size, args.mlm_probability),
+        labelled_per_block=labelled,
         gradient_accumulation_steps=accumulated,
         gradient_accumulation_steps_of_recipe=args.accumulation_of_recipe,
         warmup_steps=args.bench_warmup,
         measured_steps=args.rounds * args.steps_per_round,
         seconds_to_first_step=rounds.first_step_seconds,
         speed=ours,
-        flops_per_token=step_flops(student, teacher, objective, block_size, args.mlm_probability),
+        flops_per_token=step_flops(student, teacher, objective, block_size, labelled),
         matrix_product_flops_per_second=matrix_product_rate(args.device, dtype),
         baseline=plain,
         ratio_to_baseline=ratio,

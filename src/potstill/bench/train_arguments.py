@@ -74,9 +74,7 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         self._check("model_type", not two, "is for a random teacher: leave it out, for the folder of --teacher says it")
         if self.pretrain:
             self._check("teacher", self.teacher is None, "is not used with --pretrain; leave it out")
-            self.losses = {"masked_lm": 1.0}
-            for name in self.replaced():
-                setattr(self, name, getattr(type(self), name))
+            self.losses = None
         self.accumulation_of_recipe = self.gradient_accumulation_steps
         self.gradient_accumulation_steps = min(self.gradient_accumulation_steps, self.bench_accumulation)
         self.max_steps = self.bench_warmup + self.rounds * self.steps_per_round

@@ -236,6 +236,34 @@ class Corpus:
         """
         return load_tokenizer(str(self.folder / "tokenizer"), token_types)
 
+    @cached_property
+    def framed(self) -> bool:
+        """Whether [CLS] and [SEP] stand around each block."""
+        if self.manifest.framing:
+            return self.manifest.framing == "cls_sep"
+        tokenizer = self.tokenizer()
+        return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+
+    def check_framing(self, causal: bool) -> None:
+        """Make sure that the blocks are framed as a model reads them.
+
+        Args:
+            causal: whether each token of the model sees only the tokens before it.
+
+        Raises:
+            PotstillError: a causal model would learn to predict the end of a block, or another model finds no [CLS].
+        """
+        if causal and self.framed:
+            raise PotstillError(
+                f"The blocks of {self.folder} begin with [CLS] and end with [SEP], which is for a model that reads "
+                "both ways, but the model is causal: prepare the text again with --frame_blocks False."
+            )
+        if not causal and self.manifest.framing == "none" and self.tokenizer().cls_token_id is not None:
+            raise PotstillError(
+                f"The blocks of {self.folder} have no [CLS] and [SEP] around them, which is for a causal model, but "
+                "the model reads both ways: prepare the text again without --frame_blocks False."
+            )
+
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         """Make sure that a model's tokenizer is the one that made the corpus.
 

@@ -49,7 +49,8 @@ class Manifest:
 
     `skipped` counts documents left out: `bad_text` (not UTF-8) and `empty` (null, blank, or nothing to the tokenizer).
     `created` is the time of day in UTC, ISO 8601. `checksums` are the SHA-256 of the files that are trained on; a
-    corpus of format 1 has none.
+    corpus of format 1 has none. `framing` is what stands around each block: `cls_sep`, `none`, or empty in a corpus
+    that an earlier version wrote, which framed blocks wherever the tokenizer had both tokens.
     """
 
     potstill_version: str
@@ -63,6 +64,7 @@ class Manifest:
     sources: list[SourceRecord]
     created: str
     checksums: dict[str, str] = field(default_factory=dict)
+    framing: str = ""
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:

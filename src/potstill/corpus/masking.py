@@ -8,11 +8,12 @@ counter-based hash written in tensor operations rather than from a stateful gene
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from potstill.corpus.labelling import LabelledBlocks
 
 MaskingRule = Literal["frequency", "uniform"]
 IGNORED = -100  # the label of a position that is not to be predicted; the ecosystem's convention
@@ -20,24 +21,14 @@ IGNORED = -100  # the label of a position that is not to be predicted; the ecosy
 _HIDE, _REPLACE, _RANDOM_TOKEN = 1, 2, 3  # separate streams of random numbers for one sample
 
 
+def labelled_per_block(causal: bool, block_size: int, mlm_probability: float) -> int:
+    """Return how many tokens of every block are predicted: the masked ones, or all but the last of a causal model."""
+    return block_size - 1 if causal else masked_per_block(block_size, mlm_probability)
+
+
 def masked_per_block(block_size: int, mlm_probability: float) -> int:
     """Return how many tokens of every block are masked: the same number each time, so that shapes never change."""
     return max(1, round(block_size * mlm_probability))
-
-
-@dataclass(frozen=True)
-class MaskedBlocks:
-    """A batch as the models see it.
-
-    Attributes:
-        input_ids: (B, L) int64, with the masked positions replaced by [MASK], a random token or themselves.
-        positions: (B, K) int64, the masked positions of each block in ascending order, K the same for every block.
-        labels: (B, K) int64, the original tokens there; -100 where a block has fewer than K maskable tokens.
-    """
-
-    input_ids: Tensor
-    positions: Tensor
-    labels: Tensor
 
 
 class Masking:
@@ -83,12 +74,16 @@ class Masking:
         self.log_weights = self.log_weights.to(device)
         return self
 
-    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> MaskedBlocks:
+    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
         """Mask a batch on the device where it lies, without a synchronisation with the host.
 
         Args:
             input_ids: (B, L) int64.
             sample_index: (B,) int64, one number for each sight of a block.
+
+        Returns:
+            The blocks with the masked positions replaced by [MASK], a random token or themselves. The labels are the
+            original tokens there; -100 where a block has fewer than K maskable tokens.
         """
         count = masked_per_block(input_ids.shape[1], self.mlm_probability)
         # Gumbel top-k: the k largest of log w + Gumbel noise are a draw without replacement with probability ∝ w
@@ -104,7 +99,7 @@ class Masking:
         random_token = (self._uniform(sample_index, count, _RANDOM_TOKEN) * self.random_token_limit).long()
         replacement = torch.where(fate < 0.8, self.mask_id, torch.where(fate < 0.9, random_token, original))
         replacement = torch.where(maskable, replacement, original)
-        return MaskedBlocks(
+        return LabelledBlocks(
             input_ids=input_ids.scatter(1, positions, replacement),
             positions=positions,
             labels=torch.where(maskable, original, IGNORED),

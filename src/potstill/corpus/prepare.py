@@ -53,6 +53,7 @@ def prepare(
     seed: int = 0,
     overwrite_output_dir: bool = False,
     model_type: str | None = None,
+    frame_blocks: bool | None = None,
 ) -> Corpus:
     """Tokenise documents and cut them into blocks of one length, ready for training.
 
@@ -92,6 +93,8 @@ def prepare(
         overwrite_output_dir: Replace the corpus that is in the output folder.
         model_type: Architecture whose kind of tokenizer is trained, by its name in transformers: roberta gets
             byte-level BPE. Give `pretrain` the same.
+        frame_blocks: Put [CLS] before and [SEP] after each block. By default blocks are framed where the tokenizer has
+            both tokens. A causal model, such as a GPT-2, reads blocks without a frame.
 
     Returns:
         The corpus, opened.
@@ -138,7 +141,7 @@ def prepare(
                 name, loaded = tokenizer, load_tokenizer(tokenizer)
             else:
                 name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
-            spec = TokenizerSpec.of(loaded, name)
+            spec = TokenizerSpec.of(loaded, name, frame_blocks)
             if content_size(spec, block_size) < 1:
                 raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
 
@@ -186,6 +189,7 @@ def _write(
                 sources=reader.records,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 checksums=checksums(partial),
+                framing="none" if spec.prefix is None else "cls_sep",
             ).save(partial)
     except OSError as error:
         # The readers tell of their own errors, so this one is about writing.

@@ -80,11 +80,17 @@ class TokenizerSpec:
         return np.min_scalar_type(self.vocab_size - 1)
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast, name: str) -> "TokenizerSpec":
+    def of(cls, tokenizer: PreTrainedTokenizerFast, name: str, framed: bool | None = None) -> "TokenizerSpec":
         """Describe a tokenizer.
 
+        Args:
+            tokenizer: a fast one.
+            name: what messages call it.
+            framed: whether [CLS] and [SEP] stand around each block; by default where the tokenizer has both.
+
         Raises:
-            PotstillError: it is not a fast one, or it has neither [CLS] and [SEP] nor an end-of-text token.
+            PotstillError: it is not a fast one, it has neither [CLS] and [SEP] nor an end-of-text token, or blocks are
+                to be framed and it lacks one of the two.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
@@ -92,8 +98,13 @@ class TokenizerSpec:
                 f"The tokenizer {name} ({type(tokenizer).__name__}) is not a fast one: give one that has a "
                 "tokenizer.json."
             )
-        framed = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
-        separator = tokenizer.sep_token_id if framed else tokenizer.eos_token_id
+        frames = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+        if framed and not frames:
+            raise PotstillError(f"The tokenizer {name} has no [CLS] or no [SEP] to put around blocks.")
+        framed = frames if framed is None else framed
+        separator = tokenizer.eos_token_id
+        if separator is None or framed:
+            separator = tokenizer.sep_token_id
         if separator is None:
             raise PotstillError(
                 f"The tokenizer {name} has neither [CLS] and [SEP] nor an end-of-text token to put between documents: "

@@ -101,7 +101,7 @@ class Comparison:
     def _compare(self, inputs: Arrays, theirs: np.ndarray[Any, Any], mine: np.ndarray[Any, Any], counts: bool) -> None:
         inside = inputs["attention_mask"].astype(bool)
         task = self.source.head.task
-        if task in ("fill-mask", "token-classification"):  # a padded token has no answer
+        if task in ("fill-mask", "text-generation", "token-classification"):  # a padded token has no answer
             if task == "fill-mask" and counts:
                 hidden = inputs["input_ids"][inside] == self.source.tokenizer.mask_token_id
             theirs, mine = theirs[inside], mine[inside]

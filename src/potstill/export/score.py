@@ -162,8 +162,8 @@ def _examples(
         return
     if data is None:
         raise PotstillError(f"--check_data is missing: where are the data of --task {task}?")
-    makers = {"question-answering": _questions, "token-classification": _tagged, "fill-mask": _masked}
-    yield makers[kind](source, data, limit, bad)
+    makers = {"question-answering": _questions, "token-classification": _tagged}
+    yield makers.get(kind, _tokens)(source, data, limit, bad)
 
 
 def _sentence_task(source: Source, name: str | None) -> SentenceTask:
@@ -241,12 +241,19 @@ def _tagged(source: Source, data: str, limit: int | None, bad: BadRows) -> Examp
     return Examples(rows, lambda logits: tag_scores(logits["logits"], places, tags, source.model.config.id2label))
 
 
-def _masked(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
-    """Hide 15 % of the tokens of each text, the same every time."""
+def _tokens(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
+    """Ask for tokens of each text: for each next one, or for 15 % that are hidden, the same ones every time."""
+    causal = source.head.task == "text-generation"
     generator = np.random.default_rng(0)
     rows, hidden, tokens = [], [], []
     for row in _rows(source, read_texts(data, limit or 1000)):
         ids = row["input_ids"]
+        if causal and len(ids) > 1:
+            rows.append(row)
+            hidden.append(np.arange(len(ids) - 1))
+            tokens.append(ids[1:])
+        if causal:
+            continue
         maskable = np.flatnonzero(~np.isin(ids, source.tokenizer.all_special_ids))
         if len(maskable) == 0:
             continue
@@ -259,12 +266,13 @@ def _masked(source: Source, data: str, limit: int | None, bad: BadRows) -> Examp
         raise PotstillError(f"{data} holds no text that the model's tokenizer knows.")
 
     def keep(number: int, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the loss of each hidden token, and whether it was guessed: logits of all would fill the memory."""
+        """Return the loss of each token, and whether it was guessed: the logits themselves would fill the memory."""
         guesses, wanted = log_softmax(logits[hidden[number]].astype(np.float64), axis=-1), tokens[number]
         return np.stack([-guesses[np.arange(len(wanted)), wanted], guesses.argmax(axis=-1) == wanted])
 
     def score(kept: dict[str, Logits]) -> Metrics:
         loss, right = np.concatenate(kept["logits"], axis=1).astype(np.float64).mean(axis=1)
-        return {"masked-LM loss": float(loss), "accuracy": 100 * float(right), "score": 100 * float(right)}
+        name = "causal-LM loss" if causal else "masked-LM loss"
+        return {name: float(loss), "accuracy": 100 * float(right), "score": 100 * float(right)}
 
     return Examples(rows, score, keep)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -49,6 +50,8 @@ class Head:
 
 HEADS = {
     "ForMaskedLM": Head("fill-mask", AutoModelForMaskedLM),
+    "ForCausalLM": Head("text-generation", AutoModelForCausalLM),
+    "LMHeadModel": Head("text-generation", AutoModelForCausalLM),
     "ForSequenceClassification": Head("text-classification", AutoModelForSequenceClassification),
     "ForTokenClassification": Head("token-classification", AutoModelForTokenClassification),
     "ForQuestionAnswering": Head("question-answering", AutoModelForQuestionAnswering, ("start_logits", "end_logits")),
@@ -92,11 +95,13 @@ class Source:
         if head is None:
             raise PotstillError(
                 f"The model {name!r} is a {architecture}, which has no head to export: give one for "
-                f"{', '.join(head.task for head in HEADS.values())}."
+                f"{', '.join(dict.fromkeys(head.task for head in HEADS.values()))}."
             )
         folder = model_folder(name, "model")
         tokenizer = load_tokenizer(name)
         check_vocabulary(tokenizer, config, f"The model {name!r}")
+        if head.task == "text-generation" and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token  # nothing attends to padding, so any token serves
         needed = ("pad_token", "mask_token") if head.task == "fill-mask" else ("pad_token",)
         for token in needed:
             if getattr(tokenizer, token) is None:
@@ -119,7 +124,9 @@ class Source:
     def module(self) -> nn.Module:
         """Return what is exported: takes `inputs` in order, returns the logits of `head.outputs` in order."""
         first = self.head.task == "text-classification"
-        return ExportModule(copy.deepcopy(self.model), self.inputs, self.head.outputs, first).eval()
+        model = copy.deepcopy(self.model)
+        model.config.use_cache = False  # a causal model would return its keys and values beside the logits
+        return ExportModule(model, self.inputs, self.head.outputs, first).eval()
 
     def run(self, inputs: Arrays) -> Arrays:
         """Return the logits, float32, by name of output."""

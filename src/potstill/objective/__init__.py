@@ -6,7 +6,7 @@ from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.hidden_mse import HiddenMSE
 from potstill.objective.losses import LOSSES, objective_from
 from potstill.objective.objective import Objective
-from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
+from potstill.objective.parts import CausalLM, LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Batch, Encoded, Flops, Term, check_layer
 from potstill.objective.vocabulary import Vocabulary, check_vocabularies
 
@@ -15,6 +15,7 @@ __all__ = [
     "OF_DISTILBERT",
     "AttentionRelations",
     "Batch",
+    "CausalLM",
     "DistillationObjective",
     "Encoded",
     "Flops",

@@ -12,11 +12,12 @@ from potstill.objective.attention_relations import AttentionRelations
 from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.hidden_mse import HiddenMSE
 from potstill.objective.objective import Objective
-from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
+from potstill.objective.parts import CausalLM, LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Weighted
 
 LOSSES: dict[str, type[Weighted]] = {
-    loss.name: loss for loss in (SoftTargets, MaskedLM, LogitsMSE, HiddenCosine, HiddenMSE, AttentionRelations)
+    loss.name: loss
+    for loss in (SoftTargets, MaskedLM, CausalLM, LogitsMSE, HiddenCosine, HiddenMSE, AttentionRelations)
 }
 
 

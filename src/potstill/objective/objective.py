@@ -27,7 +27,8 @@ class Objective:
     A loss of weight 0 is left out: nothing of it is computed, and nothing is kept for it.
 
     Args:
-        losses: `SoftTargets`, `MaskedLM` and `LogitsMSE`, which are joined into one `Vocabulary`; and any `Term`.
+        losses: `SoftTargets`, `MaskedLM` or `CausalLM`, and `LogitsMSE`, which are joined into one `Vocabulary`; and
+            any `Term`.
 
     Attributes:
         terms: those with a weight, `Vocabulary` first.
@@ -44,7 +45,13 @@ class Objective:
         used = [loss for loss in losses if loss.weight > 0]
         if not used:
             raise PotstillError("losses: no loss has a weight above 0, so there is nothing to learn from.")
-        parts: dict[str, Any] = {loss.name: loss for loss in used if isinstance(loss, _PARTS)}
+        parts: dict[str, Any] = {}
+        for loss in used:
+            if isinstance(loss, _PARTS):
+                field = "hard_labels" if isinstance(loss, MaskedLM) else loss.name
+                if field in parts:
+                    raise PotstillError("losses: masked_lm and causal_lm are both given: a model learns one of them.")
+                parts[field] = loss
         fused = [Vocabulary(**parts)] if parts else []
         self.terms: tuple[Term, ...] = (*fused, *(loss for loss in used if isinstance(loss, Term)))
 
@@ -76,6 +83,26 @@ class Objective:
         for term in self.terms:
             found |= term.options() if isinstance(term, Vocabulary) else {term.name: term.options()}
         return found
+
+    def check_direction(self, causal: bool) -> None:
+        """Check that the losses are for a model of this kind.
+
+        Args:
+            causal: whether each token of the student sees only the tokens before it.
+
+        Raises:
+            PotstillError: a loss is for the other kind; the message names the one to use.
+        """
+        losses = self.losses
+        if causal and "masked_lm" in losses:
+            raise PotstillError("losses: masked_lm needs a student that reads both ways: say causal_lm for this one.")
+        if not causal and "causal_lm" in losses:
+            raise PotstillError("losses: causal_lm needs a causal student, such as a GPT-2: say masked_lm here.")
+        for name, options in losses.items():
+            if causal and options.get("tokens") == "masked":
+                raise PotstillError(
+                    f"losses: {name} is taken at masked tokens, of which a causal model has none: say tokens: all."
+                )
 
     def check(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig) -> None:
         """Check that teacher and student fit each term.

@@ -43,6 +43,15 @@ class MaskedLM(Weighted):
     """Cross-entropy of the original tokens at the masked positions, at temperature 1."""
 
     name: ClassVar[str] = "masked_lm"
+    logged_as: ClassVar[str] = "mlm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLM(MaskedLM):
+    """Cross-entropy of the next token at every position but the last, at temperature 1."""
+
+    name: ClassVar[str] = "causal_lm"
+    logged_as: ClassVar[str] = "clm"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class Vocabulary(Term):
     Attributes:
         weight: always 1; each part has a weight of its own.
         soft_targets: None to leave them out.
-        masked_lm: likewise.
+        hard_labels: likewise; masked LM or causal LM.
         logits_mse: likewise.
     """
 
@@ -46,18 +46,18 @@ class Vocabulary(Term):
     compiled: ClassVar[bool] = False
     weight: float = field(default=1.0, init=False)
     soft_targets: SoftTargets | None = None
-    masked_lm: MaskedLM | None = None
+    hard_labels: MaskedLM | None = None
     logits_mse: LogitsMSE | None = None
 
     def options(self) -> dict[str, Any]:
         """Return the options of each part, by the name of the part."""
-        parts = (self.soft_targets, self.masked_lm, self.logits_mse)
+        parts = (self.soft_targets, self.hard_labels, self.logits_mse)
         return {part.name: part.options() for part in parts if part is not None}
 
     @property
     def student_reads(self) -> Reads:
         """See `Term.student_reads`."""
-        return self.teacher_reads | Reads("none" if self.masked_lm is None else "masked")
+        return self.teacher_reads | Reads("none" if self.hard_labels is None else "masked")
 
     @property
     def teacher_reads(self) -> Reads:
@@ -81,11 +81,11 @@ class Vocabulary(Term):
         return self.losses(batch)[0]
 
     def losses(self, batch: Batch, value: Callable[[Batch], Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the parts, and for the log `ce`, `mlm` and `logits_mse`, each a float32 scalar.
+        """Return the weighted sum of the parts, and for the log `ce`, `mlm` or `clm`, and `logits_mse`.
 
-        Only the sum has a gradient, which is computed in the same pass.
+        Each is a float32 scalar. Only the sum has a gradient, which is computed in the same pass.
         """
-        soft_targets, masked_lm, logits_mse = self.soft_targets, self.masked_lm, self.logits_mse
+        soft_targets, hard_labels, logits_mse = self.soft_targets, self.hard_labels, self.logits_mse
         positions, labels, head = batch.positions, batch.labels, batch.student.head
         hidden = batch.student.last
         every_token = self.student_reads.logits == "all"
@@ -110,8 +110,8 @@ class Vocabulary(Term):
         if soft_targets is not None:
             temperature = soft_targets.temperature
             soft = soft_targets.weight * temperature**2 / counts[soft_targets.tokens]
-        if masked_lm is not None:
-            hard = masked_lm.weight / counts["masked"]
+        if hard_labels is not None:
+            hard = hard_labels.weight / counts["masked"]
         if logits_mse is not None:
             squared = logits_mse.weight / counts[logits_mse.tokens]
         # The gradient with respect to logits is kept large enough that float16 does not lose the many small ones.
@@ -142,8 +142,8 @@ class Vocabulary(Term):
         logged = {}
         if soft_targets is not None:
             logged["ce"] = sums[0] * (temperature**2 / counts[soft_targets.tokens])
-        if masked_lm is not None:
-            logged["mlm"] = sums[1] / counts["masked"]
+        if hard_labels is not None:
+            logged[hard_labels.logged_as] = sums[1] / counts["masked"]
         if logits_mse is not None:
             logged["logits_mse"] = sums[2] / counts[logits_mse.tokens]
         return total * unit, logged

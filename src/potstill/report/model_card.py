@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from potstill.corpus import Manifest
 from potstill.json_files import not_finite
 from potstill.report.markdown import code, figure, front_matter, name_of, plain, table
+from potstill.student import family_of
 
 
 def model_card(
@@ -28,15 +29,16 @@ def model_card(
         same_class: whether a student is of its teacher's class, segment embeddings and all.
     """
     teacher = recipe.get("teacher")
+    causal = family_of(config).causal
     header = {
         "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
-        "tags": ["potstill", "distillation"] if teacher else ["potstill", "masked-lm"],
+        "pipeline_tag": "text-generation" if causal else "fill-mask",
+        "tags": ["potstill", "distillation" if teacher else "causal-lm" if causal else "masked-lm"],
     }
     sections = [
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class),
-        _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size")),
+        _held_out(results["held_out"], bool(teacher), causal, recipe.get("short_block_size")),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
@@ -45,9 +47,10 @@ def model_card(
 
 
 def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], same_class: bool) -> str:
+    causal = family_of(config).causal
     shape = (
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, vocabulary of {config.vocab_size:,}, "
-        f"{results['parameters']:,} parameters with its masked-LM head"
+        f"{results['parameters']:,} parameters with its language-model head"
     )
     lines = []
     if "teacher" in recipe:
@@ -75,28 +78,38 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
             "",
-            f"A {code(config.model_type)} of {shape}, pre-trained by masked LM with potstill.",
+            f"A {code(config.model_type)} of {shape}, pre-trained by {'causal' if causal else 'masked'} LM with potstill.",
         ]
     usage = [
         "",
         "```python",
         "from transformers import pipeline",
         "",
-        'fill = pipeline("fill-mask", model="path/of/this/folder")',
-        'fill(f"The capital of France is {fill.tokenizer.mask_token}.")',
+        *(_GENERATE if causal else _FILL),
         "```",
     ]
     return "\n".join(lines + usage)
 
 
-def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -> str:
+_FILL = (
+    'fill = pipeline("fill-mask", model="path/of/this/folder")',
+    'fill(f"The capital of France is {fill.tokenizer.mask_token}.")',
+)
+_GENERATE = (
+    'generate = pipeline("text-generation", model="path/of/this/folder")',
+    'generate("The capital of France is", max_new_tokens=10)',
+)
+
+
+def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short: int | None) -> str:
     final, initial = held_out["final"], held_out["initial"]
     if final is None:
         return "## Held-out text\n\nNot measured: the corpus has no held-out block."
     name = "student" if with_teacher else "model"
     rows = []
     if "teacher_loss" in final:
-        taught = {"loss": final["teacher_loss"], "accuracy": final["teacher_accuracy"]}
+        names = ("loss", "perplexity", "accuracy")
+        taught = {name: final[f"teacher_{name}"] for name in names if f"teacher_{name}" in final}
         rows.append(_row("teacher", taught))
     if initial:
         rows.append(_row(f"{name}, as initialised", initial))
@@ -106,10 +119,8 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -
         rows.append(_row(f"{name}, trained, blocks cut to {short} tokens", at_short))
     said = [
         "## Held-out text",
-        "Masked LM on documents kept out of training, 15 % of the tokens masked uniformly, the same masks for every "
-        "row. KL (teacher ‖ model, nats), agreement of the first choice: at the masked tokens. Cosine of the last "
-        "hidden states: all tokens.",
-        table(["", *_HELD_OUT], rows),
+        _MEASURED_CAUSAL if causal else _MEASURED_MASKED,
+        _without_empty_columns(["", *(heading for heading, _ in _HELD_OUT.values())], rows),
     ]
     said += no_figures({"as initialised": initial or {}, "trained": final})
     if final.get("teacher_accuracy"):  # there is no share of nothing
@@ -118,15 +129,35 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -
     return "\n\n".join(said)
 
 
-_HELD_OUT = {"loss (nats)": ".3f", "accuracy": ".1%", "KL": ".3f", "agreement": ".1%", "cosine": ".3f"}
+_MEASURED_MASKED = (
+    "Masked LM on documents kept out of training: 15 % of the tokens are masked uniformly, and the masks are the same "
+    "for every row. KL (teacher ‖ model, in nats) and agreement of the first choice are taken at the masked tokens, the "
+    "cosine of the last hidden states at all tokens."
+)
+_MEASURED_CAUSAL = (
+    "Causal LM on documents kept out of training. Perplexity is exp(loss), by tokens of this vocabulary. KL (teacher ‖ "
+    "model, in nats) and agreement of the first choice are taken at every token but the last of a block, the cosine of "
+    "the last hidden states at all tokens."
+)
+_HELD_OUT = {
+    "loss": ("loss (nats)", ".3f"),
+    "perplexity": ("perplexity", ".2f"),
+    "accuracy": ("accuracy", ".1%"),
+    "kl": ("KL", ".3f"),
+    "agreement": ("agreement", ".1%"),
+    "cosine": ("cosine", ".3f"),
+}
+"""Metric → heading and format of its column."""
 
 
 def _row(name: str, metrics: dict[str, float]) -> list[str]:
-    keys = ("loss", "accuracy", "kl", "agreement", "cosine")
-    cells = [
-        figure(metrics[key], form) if key in metrics else "" for key, form in zip(keys, _HELD_OUT.values(), strict=True)
-    ]
+    cells = [figure(metrics[key], form) if key in metrics else "" for key, (_, form) in _HELD_OUT.items()]
     return [name, *cells]
+
+
+def _without_empty_columns(headings: list[str], rows: list[list[str]]) -> str:
+    kept = [number for number in range(len(headings)) if number == 0 or any(row[number] for row in rows)]
+    return table([headings[number] for number in kept], [[row[number] for number in kept] for row in rows])
 
 
 def no_figures(measured: dict[str, Any]) -> list[str]:

@@ -25,11 +25,11 @@ def build_student(
 
     The student of a BERT is a `DistilBertForMaskedLM`: no token-type embeddings, no pooler, fewer layers, everything
     else of the same shape. That of any other teacher is of its own class, with fewer layers. All that has a counterpart
-    is copied: word and position embeddings and their LayerNorm, the chosen layers whole, and the masked-LM head whole,
-    its transform and LayerNorm included. The caller's random state is left as it was.
+    is copied: word and position embeddings and their LayerNorm, the chosen layers whole, and the language-model head
+    whole, its transform and LayerNorm included. The caller's random state is left as it was.
 
     Args:
-        teacher: A masked language model of a known family, or its folder or hub name.
+        teacher: A language model of a known family, or its folder or hub name.
         num_hidden_layers: Depth of the student. Half the teacher's (rounded down, at least 1) by default, or as many
             as `layers` lists.
         layers: Which teacher layers to copy; see `choose_layers`.
@@ -44,7 +44,7 @@ def build_student(
         to be trained.
 
     Raises:
-        PotstillError: The teacher cannot be loaded, has no masked-LM head or is of no known family; the depth or the
+        PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth or the
             choice of layers is impossible; `initialise` is neither of the two.
     """
     if initialise not in ("teacher", "random"):
@@ -54,7 +54,7 @@ def build_student(
     family = family_of(teacher)
     if teacher.get_output_embeddings() is None:
         raise PotstillError(
-            f"the teacher is a {type(teacher).__name__}, which has no masked-LM head: load it with load_masked_lm"
+            f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with load_masked_lm"
         )
     teacher_layers = teacher.config.num_hidden_layers
     if num_hidden_layers is None:

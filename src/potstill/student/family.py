@@ -5,10 +5,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potstill.errors import PotstillError
 from potstill.student.bert import Bert
 from potstill.student.distilbert import DistilBert
+from potstill.student.gpt2 import Gpt2
 from potstill.student.interface import Family, TokenizerKind
 from potstill.student.roberta import Camembert, Roberta, XlmRoberta
 
-FAMILIES: tuple[Family, ...] = (Bert(), DistilBert(), Roberta(), XlmRoberta(), Camembert())
+FAMILIES: tuple[Family, ...] = (Bert(), DistilBert(), Roberta(), XlmRoberta(), Camembert(), Gpt2())
 _FAMILIES: dict[str | None, Family] = {family.model_type: family for family in FAMILIES}
 
 

@@ -1,4 +1,4 @@
-"""Loading a masked language model safely: no code from its folder, no pickles, no half-loaded head."""
+"""Loading a language model safely: no code from its folder, no pickles, no half-loaded head."""
 
 import os
 import warnings
@@ -35,7 +35,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def load_masked_lm(
     name_or_path: str | os.PathLike[str], role: str = "teacher", dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """Load a masked language model of a known family, whole, for inference or as a start for training.
+    """Load a language model of a known family, whole, for inference or as a start for training.
 
     Reads `config.json` and safetensors weights and nothing else: never code, never pickles. What transformers has to
     say while loading is kept off the terminal, for everything that matters here is an error.
@@ -51,7 +51,7 @@ def load_masked_lm(
     Raises:
         PotstillError: There is no such model, or the hub cannot be reached; its config or weights are missing, broken
             or do not fit each other; a weight is no finite number; it is of no known family, needs its own code, or
-            has no masked-LM head.
+            has no language-model head.
     """
     name_or_path = os.fspath(name_or_path)
     model_is = f"the {role} {name_or_path!r}"
@@ -180,8 +180,8 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str)
     head = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
     if head == missing:
         raise PotstillError(
-            f"{model_is} has no complete masked-LM head (its weights lack {head[0]}): use the checkpoint that was "
-            "pre-trained with masked language modelling, not one made from its encoder"
+            f"{model_is} has no complete language-model head (its weights lack {head[0]}): use the checkpoint that "
+            "was pre-trained, not one made from its encoder"
         )
     raise PotstillError(
         f"the weights of {model_is} are incomplete: {len(missing)} tensors of the model are not in its files, "

@@ -14,18 +14,19 @@ from potstill.corpus import Corpus
 from potstill.errors import PotstillError, first_line
 from potstill.objective import OF_DISTILBERT, DistillationObjective, Objective, check_vocabularies, objective_from
 from potstill.recipe import Recipe
-from potstill.student import usable_length
+from potstill.student import family_of, usable_length
 
 
-def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None) -> Objective:
+def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None, causal: bool = False) -> Objective:
     """Return the objective that a recipe asks for, given as options or as the values of a recipe file.
 
-    It is that of `losses` where there are any, else DistilBERT's by its weights, and masked LM alone where a recipe has
-    neither.
+    It is that of `losses` where there are any, else DistilBERT's by its weights. Where a recipe has neither, it is
+    masked LM alone, or causal LM for a causal model.
 
     Args:
         recipe: what says the losses.
         given: an objective from Python, which stands in place of the recipe's.
+        causal: whether the student is a causal model.
 
     Raises:
         PotstillError: a loss, or an option of one, that cannot be; or `given` and `losses` are both there.
@@ -38,7 +39,9 @@ def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = N
     if values.get("losses") is not None:
         return objective_from(values["losses"])
     weights = {name: values[name] for name in OF_DISTILBERT if name in values}
-    return DistillationObjective(**weights) if weights else objective_from({"masked_lm": 1.0})
+    if weights:
+        return DistillationObjective(**weights, causal=causal)
+    return objective_from({"causal_lm" if causal else "masked_lm": 1.0})
 
 
 def check_launch(args: RunArguments) -> None:
@@ -81,8 +84,15 @@ def check_fit(
     Raises:
         PotstillError: the first thing that does not fit, with what to do.
     """
-    if tokenizer.mask_token_id is None:
+    causal = family_of(student).causal
+    if teacher is not None and family_of(teacher).causal != causal:
+        raise PotstillError(
+            "The teacher and the student must read alike, but one of them is causal and the other reads both ways."
+        )
+    if not causal and tokenizer.mask_token_id is None:
         raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
+    corpus.check_framing(causal)
+    objective.check_direction(causal)
     block_size = corpus.train.block_size
     for role, model in (("teacher", teacher), ("student", student)):
         if model is None:

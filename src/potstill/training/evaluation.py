@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.corpus.blocks import Blocks
-from potstill.corpus.masking import MaskedBlocks
+from potstill.corpus.labelling import Labelling
 from potstill.student import family_of
 
 
@@ -19,7 +20,7 @@ def held_out_metrics(
     student: PreTrainedModel,
     teacher: PreTrainedModel | None,
     blocks: Blocks,
-    masking: Callable[[Tensor, Tensor], MaskedBlocks],
+    labelling: Labelling,
     batch_size: int,
     max_samples: int,
     process_index: int = 0,
@@ -32,10 +33,10 @@ def held_out_metrics(
     number is drawn, so evaluating does not change how training continues.
 
     Args:
-        student: any masked-LM model of a known family; put in eval mode for the time.
+        student: any language model of a known family; put in eval mode for the time.
         teacher: likewise, over the same vocabulary; None leaves out what compares.
         blocks: the held-out split.
-        masking: decides the masks of a batch, keyed by the number of the block.
+        labelling: decides what is to be predicted of a batch; masks are keyed by the number of the block.
         batch_size: blocks at a time.
         max_samples: blocks to use, spread evenly over the split.
         process_index: rank of this process, which takes every `num_processes`-th batch.
@@ -43,9 +44,10 @@ def held_out_metrics(
         reduce: sums a tensor over the processes.
 
     Returns:
-        ``loss`` (nats) and ``accuracy`` of masked LM; with a teacher also ``teacher_loss``, ``teacher_accuracy``,
-        ``kl`` (teacher ‖ student, T = 1, nats) and ``agreement`` (share of equal first choices), both over the masked
-        tokens, and ``cosine`` of the last hidden states over all tokens (if the widths are equal).
+        ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM with the ``perplexity``, which is exp(loss). With
+        a teacher also ``teacher_loss``, ``teacher_accuracy`` (and ``teacher_perplexity``), ``kl`` (teacher ‖ student,
+        T = 1, nats) and ``agreement`` (share of equal first choices), both over the predicted tokens, and ``cosine`` of
+        the last hidden states over all tokens (if the widths are equal).
     """
     device = student.device
     chosen = torch.linspace(0, len(blocks) - 1, min(max_samples, len(blocks))).round().long().tolist()
@@ -57,15 +59,18 @@ def held_out_metrics(
     try:
         for batch in batches[process_index::num_processes]:
             inputs = blocks.__getitems__(batch)
-            masked = masking(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
+            labelled = labelling(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
             # Compiled layers would be compiled anew for these shapes and this mode, which costs more than it saves.
             with torch.compiler.set_stance("force_eager"):
-                sums += _batch_sums(student, teacher, masked.input_ids, masked.positions, masked.labels)
+                sums += _batch_sums(student, teacher, labelled.input_ids, labelled.positions, labelled.labels)
     finally:
         student.train(was_training)
     sums = reduce(sums)
     tokens, loss, correct, teacher_loss, teacher_correct, kl, agreed, all_tokens, cosine = sums.tolist()
     metrics = {"loss": loss / tokens, "accuracy": correct / tokens}
+    causal = family_of(student).causal
+    if causal:
+        metrics["perplexity"] = perplexity(loss / tokens)
     if teacher is not None:
         metrics |= {
             "teacher_loss": teacher_loss / tokens,
@@ -73,9 +78,19 @@ def held_out_metrics(
             "kl": kl / tokens,
             "agreement": agreed / tokens,
         }
+        if causal:
+            metrics["teacher_perplexity"] = perplexity(teacher_loss / tokens)
         if all_tokens:
             metrics["cosine"] = cosine / all_tokens
     return metrics
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), infinite where that is more than a float can hold."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def _batch_sums(

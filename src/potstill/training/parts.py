@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.objective import Objective
 from potstill.recipe import Recipe
-from potstill.student import load_masked_lm, takes_token_types
+from potstill.student import family_of, load_masked_lm, takes_token_types
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_fit, check_launch, objective_of
 
@@ -68,7 +68,7 @@ def gather_parts(
     tokenizer = tokenizer or corpus.tokenizer(takes_token_types(student.config))
     corpus.check_tokenizer(tokenizer, "the tokenizer given")
     check_launch(args)
-    objective = objective_of(args, objective)
+    objective = objective_of(args, objective, family_of(student).causal)
     check_fit(student, teacher, corpus, tokenizer, objective)
     args = copy.copy(args)
     if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers

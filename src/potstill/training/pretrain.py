@@ -1,4 +1,4 @@
-"""The verb `pretrain`: an encoder by masked LM alone, from scratch or grown from a shallow one."""
+"""The verb `pretrain`: a model by masked or causal LM alone, from scratch or grown from a shallow one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from potstill.training.trainer import DistillationTrainer
 
 
 def pretrain(args: PretrainingArguments) -> Path:
-    """Train an encoder by masked LM over a prepared corpus, and write its folder.
+    """Train a model by masked LM, or causal LM, over a prepared corpus, and write its folder.
 
     With `grow`, training starts with the first depth and goes on with the next, made by copying layers ("stacking",
     Gong et al. 2019), at each of the shares `grow_at` of its steps or minutes. A growth is a checkpoint of the shallow

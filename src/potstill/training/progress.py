@@ -83,7 +83,10 @@ def held_out_line(logs: dict[str, float]) -> str:
     """Return what is printed of `held_out_metrics`, or "" where logs are of something else."""
     if "eval_loss" not in logs:
         return ""
-    student = f"held-out masked LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
+    kind = "causal" if "eval_perplexity" in logs else "masked"
+    student = f"held-out {kind} LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
+    if "eval_perplexity" in logs:
+        student += f", perplexity {logs['eval_perplexity']:.2f}"
     if "eval_short_loss" in logs:
         student += f", cut short {logs['eval_short_loss']:.3f}, {logs['eval_short_accuracy']:.1%}"
     if "eval_teacher_loss" not in logs:

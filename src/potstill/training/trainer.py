@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, ShuffledSampler
-from potstill.corpus.masking import MaskedBlocks
+from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, ShuffledSampler, next_tokens
+from potstill.corpus.labelling import LabelledBlocks, Labelling
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
+from potstill.student import family_of
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
@@ -69,9 +69,7 @@ class DistillationTrainer(ResumableTrainer):
     ) -> None:
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
         corpus, tokenizer, args, teacher = parts.corpus, parts.tokenizer, parts.args, parts.teacher
-        counts = torch.from_numpy(corpus.token_counts)
-        special, mask = control_ids(tokenizer), tokenizer.mask_token_id
-        masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
+        labelling, self.held_out_labelling = _labellings(family_of(student).causal, corpus, tokenizer, args)
         seed = args.seed if args.data_seed is None else args.data_seed
         sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, teacher, parts.objective, args.seed)
@@ -80,7 +78,7 @@ class DistillationTrainer(ResumableTrainer):
         self.splitter: BlockSplitter | None = None
         self._teacher_hash = ""
         if args.short_block_size is not None:
-            spec = TokenizerSpec.of(tokenizer, "given")
+            spec = TokenizerSpec.of(tokenizer, "given", corpus.framed)
             self.splitter = BlockSplitter(corpus.train.block_size, args.short_block_size, args.short_share, spec)
         super().__init__(
             step,
@@ -102,11 +100,10 @@ class DistillationTrainer(ResumableTrainer):
             dynamic = None if self.splitter is None else False
             backend, mode = args.torch_compile_backend, args.torch_compile_mode
             self.step.compile_parts(backend=backend, mode=mode, dynamic=dynamic)
-        self.masking: Callable[[Tensor, Tensor], MaskedBlocks] = masking.to(args.device)
+        self.labelling = labelling
         if args.records:
             self.step.record_graphs()
-            self.masking = GraphedMasking(masking)
-        self.held_out_masking = Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
+            self.labelling = GraphedLabelling(labelling)
 
     @property
     def step(self) -> DistillationStep:
@@ -164,8 +161,8 @@ class DistillationTrainer(ResumableTrainer):
         self._lengths[input_ids.shape] += 1
         if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
             self.run_control.clock.exclude_step()
-        masked = self.masking(input_ids, sample_index)
-        return model(masked.input_ids, masked.positions, masked.labels)
+        labelled = self.labelling(input_ids, sample_index)
+        return model(labelled.input_ids, labelled.positions, labelled.labels)
 
     def evaluate(
         self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -184,10 +181,10 @@ class DistillationTrainer(ResumableTrainer):
             )
         with self.excluded_time():
             with fitting_memory(self.args, evaluation=True):
-                metrics = self._held_out(blocks, self.held_out_masking)
+                metrics = self._held_out(blocks, self.held_out_labelling)
                 if self.splitter is not None:
-                    cut, mask = self.splitter, self.held_out_masking
-                    short = self._held_out(blocks, lambda *batch: mask(*cut(*batch)))
+                    cut, label = self.splitter, self.held_out_labelling
+                    short = self._held_out(blocks, lambda *batch: label(*cut(*batch)))
                     metrics |= {f"short_{name}": value for name, value in short.items()}
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             self.log(metrics)
@@ -203,12 +200,12 @@ class DistillationTrainer(ResumableTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.step.load_objective(resume_from_checkpoint)
 
-    def _held_out(self, blocks: Blocks, masking: Callable[[Tensor, Tensor], MaskedBlocks]) -> dict[str, float]:
+    def _held_out(self, blocks: Blocks, labelling: Labelling) -> dict[str, float]:
         return held_out_metrics(
             self.student,
             self.teacher,
             blocks,
-            masking,
+            labelling,
             batch_size=self.args.per_device_eval_batch_size,
             max_samples=self.args.max_eval_samples,
             process_index=self.args.process_index,
@@ -223,19 +220,31 @@ class DistillationTrainer(ResumableTrainer):
         self.args.torch_compile_backend = backend
 
 
-class GraphedMasking:
-    """Masks blocks as `masking` does, replayed as a CUDA graph.
+class GraphedLabelling:
+    """Labels blocks as `labelling` does, replayed as a CUDA graph.
 
     Args:
-        masking: on the device.
+        labelling: what it does must depend on the shapes of the blocks alone.
     """
 
-    def __init__(self, masking: Masking) -> None:
-        self._replayed = Graphed(lambda input_ids, sample_index: vars(masking(input_ids, sample_index)))
+    def __init__(self, labelling: Labelling) -> None:
+        self._replayed = Graphed(lambda input_ids, sample_index: vars(labelling(input_ids, sample_index)))
 
-    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> MaskedBlocks:
-        """Return the masked blocks; see `Masking`."""
-        return MaskedBlocks(**self._replayed(input_ids, sample_index))
+    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
+        """Return the labelled blocks."""
+        return LabelledBlocks(**self._replayed(input_ids, sample_index))
+
+
+def _labellings(
+    causal: bool, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: Recipe
+) -> tuple[Labelling, Labelling]:
+    """Return what labels the blocks in training, and what labels the held-out ones."""
+    if causal:
+        return next_tokens, next_tokens
+    counts = torch.from_numpy(corpus.token_counts)
+    special, mask = control_ids(tokenizer), tokenizer.mask_token_id
+    masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
+    return masking.to(args.device), Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
 
 
 def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
