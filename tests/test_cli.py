@@ -86,7 +86,7 @@ def test_teacher_without_a_head(
 ) -> None:
     BertModel.from_pretrained(teacher_folder).save_pretrained(tmp_path / "encoder")
     BertTokenizer.from_pretrained(teacher_folder).save_pretrained(tmp_path / "encoder")
-    assert "has no complete masked-LM head" in refused("distill", *job(teacher=tmp_path / "encoder"))
+    assert "has no complete language-model head" in refused("distill", *job(teacher=tmp_path / "encoder"))
 
 
 def test_teacher_that_does_not_exist(

@@ -123,7 +123,7 @@ def test_a_model_without_a_masked_lm_head(
     BertModel(make_bert().config).save_pretrained(tmp_path)
     capfd.readouterr()
     random_state = torch.get_rng_state()
-    assert "no complete masked-LM head (its weights lack cls.predictions" in refusal(tmp_path)
+    assert "no complete language-model head (its weights lack cls.predictions" in refusal(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert torch.equal(torch.get_rng_state(), random_state)
 
@@ -249,7 +249,7 @@ def test_a_missing_tensor_of_the_encoder(folder: Path) -> None:
 
 def test_a_distilbert_without_its_head(make_bert: MakeBert, tmp_path: Path) -> None:
     build_student(make_bert()).distilbert.save_pretrained(tmp_path)
-    assert "no complete masked-LM head" in refusal(tmp_path)
+    assert "no complete language-model head" in refusal(tmp_path)
 
 
 def tokenizer_of(vocabulary: dict[str, int], added: tuple[str, ...] = (), **special: str) -> PreTrainedTokenizerFast:

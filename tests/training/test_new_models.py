@@ -86,8 +86,8 @@ def test_dropout_and_ids_of_special_tokens_reach_the_config(tmp_path: Path) -> N
 
 
 def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, text_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(PotstillError, match="'gpt2': new models are of one of the types bert, roberta"):
-        pretrain(pretraining(bytes_corpus, tmp_path / "model", model_type="gpt2"))
+    with pytest.raises(PotstillError, match="'distilbert': new models are of one of the types bert, roberta"):
+        pretrain(pretraining(bytes_corpus, tmp_path / "model", model_type="distilbert"))
     with pytest.raises(PotstillError, match="'roberta': it is for a new model: leave it out"):
         PretrainingArguments(output_dir=str(tmp_path), model_type="roberta", model="folder")
     for options, told in (
@@ -101,11 +101,12 @@ def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, t
 
 
 @pytest.mark.parametrize("options", [{}, {"pretrain": True}, {"baseline": True}], ids=str)
-def test_the_bench_takes_a_random_roberta(options: dict[str, bool]) -> None:
+@pytest.mark.parametrize("model_type", ["roberta", "gpt2"])
+def test_the_bench_takes_a_random_model(model_type: str, options: dict[str, bool]) -> None:
     sizes = {"teacher_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 60, "block_size": 16}
     steps = {"bench_steps": 1, "bench_warmup": 1, "per_device_train_batch_size": 2, "max_position_embeddings": 16}
-    measured = bench_train(BenchTrainArguments(use_cpu=True, model_type="roberta", **sizes, **steps, **options))
-    assert measured.model["model_type"] == "roberta"
+    measured = bench_train(BenchTrainArguments(use_cpu=True, model_type=model_type, **sizes, **steps, **options))
+    assert measured.model["model_type"] == model_type
     assert (measured.teacher is None) == ("pretrain" in options)
 
 

@@ -77,7 +77,7 @@ def forward_flops(
         model: of a known family.
         block_size: L, tokens of a block; attention takes 4 · L · H per token and layer, H the hidden size, and half as
             much in a causal model.
-        head_share: share of the tokens at which the masked-LM head is computed.
+        head_share: share of the tokens at which the language-model head is computed.
         reads: layers above what is read are not run. Of a layer whose queries, keys and values are read alone, those
             count.
     """

@@ -78,7 +78,8 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
             "",
-            f"A {code(config.model_type)} of {shape}, pre-trained by {'causal' if causal else 'masked'} LM with potstill.",
+            f"A {code(config.model_type)} of {shape}, pre-trained by {'causal' if causal else 'masked'} LM "
+            "with potstill.",
         ]
     usage = [
         "",
@@ -131,13 +132,13 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
 
 _MEASURED_MASKED = (
     "Masked LM on documents kept out of training: 15 % of the tokens are masked uniformly, and the masks are the same "
-    "for every row. KL (teacher ‖ model, in nats) and agreement of the first choice are taken at the masked tokens, the "
-    "cosine of the last hidden states at all tokens."
+    "for every row. KL (teacher ‖ model, in nats) and agreement of the first choice are taken at the masked tokens. "
+    "The cosine of the last hidden states is taken at all tokens."
 )
 _MEASURED_CAUSAL = (
     "Causal LM on documents kept out of training. Perplexity is exp(loss), by tokens of this vocabulary. KL (teacher ‖ "
-    "model, in nats) and agreement of the first choice are taken at every token but the last of a block, the cosine of "
-    "the last hidden states at all tokens."
+    "model, in nats) and agreement of the first choice are taken at every token but the last of a block. The cosine of "
+    "the last hidden states is taken at all tokens."
 )
 _HELD_OUT = {
     "loss": ("loss (nats)", ".3f"),

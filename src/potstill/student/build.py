@@ -44,8 +44,8 @@ def build_student(
         to be trained.
 
     Raises:
-        PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth or the
-            choice of layers is impossible; `initialise` is neither of the two.
+        PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth or
+            the choice of layers is impossible; `initialise` is neither of the two.
     """
     if initialise not in ("teacher", "random"):
         raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")

@@ -18,9 +18,9 @@ from potstill.training.trainer import DistillationTrainer
 def distill(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
 
-    The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal model
-    with `AutoModelForCausalLM` and `pipeline("text-generation")`. A model card, the full
-    recipe as YAML and the measured results lie beside the weights.
+    The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal
+    model with `AutoModelForCausalLM` and `pipeline("text-generation")`. A model card, the full recipe as YAML and the
+    measured results lie beside the weights.
 
     Args:
         args: at least `teacher`, `corpus` and `output_dir`.
