@@ -150,7 +150,7 @@ def test_impossible_values(
         (["--batch_size", "8"], "There is no option --batch_size; the nearest is --"),
         (["--quux"], "There is no option --quux; see"),
         (["-teacher", "x"], "There is no option -teacher; the nearest is --teacher"),
-        (["word"], "There is no use for word"),
+        (["word"], "There is no option for word"),
         (["--masking", "sometimes"], "invalid choice: 'sometimes'"),
         (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
         (["--bf16", "perhaps"], "--bf16"),
@@ -194,7 +194,7 @@ def test_missing_options(
         ("quux_zork: 1", "unknown option 'quux_zork'."),
         ("learning_rate: fast", "--learning_rate: invalid float value: 'fast'"),
         ("bf16: perhaps", "--bf16"),
-        ("max_steps: [1, 2]", "There is no use for 2"),
+        ("max_steps: [1, 2]", "There is no option for 2"),
         ("- a\n- b", "must be lines of `option: value`"),
         ("", "must be lines of `option: value`"),
         ("a: [", "cannot be read: while parsing"),
@@ -389,7 +389,7 @@ def test_a_result_that_cannot_be_printed(
     new_verb(verb)
     monkeypatch.setattr(sys, "stdout", Full())
     assert main(["try"]) == 1
-    told = "potstill try: done, but what came of it cannot be printed: No space left on device.\n"
+    told = "potstill try: The verb is done, but its result cannot be printed: No space left on device.\n"
     assert capsys.readouterr().err == told
 
 
@@ -407,7 +407,7 @@ def test_a_panic_of_a_library_in_rust(new_verb: Callable[..., None], capsys: pyt
     last = capsys.readouterr().err.splitlines()[-1]
     assert status == 1
     assert "Traceback" not in last
-    assert last.startswith("potstill try: a library gave up on its input (")
+    assert last.startswith("potstill try: a library failed on its input (")
 
 
 def test_one_line_from_a_fresh_process(teacher_folder: Path, tmp_path: Path) -> None:

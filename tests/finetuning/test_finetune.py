@@ -100,7 +100,7 @@ def test_questions(bert: Path, squad: Path, tmp_path: Path, capsys: pytest.Captu
     out = tmp_path / "out"
     options = {"model": bert, "task": task, "task_data": squad, "output_dir": out}
     found = finetuned(**options)
-    assert "Cutting windows" not in capsys.readouterr().err
+    assert "Splitting contexts into windows" not in capsys.readouterr().err
     assert found["rows"] == {"train": 12, "dev": 6}
     assert found["bad_answers"] == 0
     assert found["score"] == found["metrics"]["f1"]

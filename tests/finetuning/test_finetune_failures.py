@@ -72,7 +72,7 @@ def test_data(refused: Refused, tmp_path: Path) -> None:
     write(file, "sentence\tlabel\nbo\t1\ndo\t3\n")
     assert f"{file}, row 3: the label is '3', but SST-2 has 0, 1" in refused(task_data=data)
     write(file, "sentence\tlabel\nbo\t1\ndo\n")
-    assert f"{file}, line 3, has 1 columns where 2 are needed" in refused(task_data=data)
+    assert f"{file}, line 3, has 1 columns but needs 2" in refused(task_data=data)
     write(file, "sentence\tlabel\n")
     assert "The train set of SST-2 is empty" in refused(task_data=data)
     write_sst2(data)
@@ -88,7 +88,7 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_recorded(
     for split, broken in (("train", "bol\nkim\t1\nlum\t9\n\n"), ("dev", "kim\t1\t0\n")):
         file = data / "SST-2" / f"{split}.tsv"
         write(file, file.read_text() + broken)
-    assert "train.tsv, line 14, has 1 columns where 2 are needed" in refused(task_data=data)
+    assert "train.tsv, line 14, has 1 columns but needs 2" in refused(task_data=data)
     assert refused(task_data=data).endswith("or leave such rows out with --on_bad_rows skip.\n")
     assert "--on_bad_rows is 'maybe'" in refused_by_value("maybe")
     options: dict[str, Any] = {"model": distilbert, "task": "sst2", "task_data": data, "max_steps": 1}
@@ -111,7 +111,9 @@ def test_questions(refused: Refused, tmp_path: Path, squad: Path, new_model: Any
     assert "has no train-v1.1.json" in refused(task="squad", task_data=tmp_path)
     assert "give --task squad_v2" in refused(task="squad", task_data=squad / "train-v2.0.json")
     assert "leave -19 for the context" in refused(task="squad", task_data=squad, max_length=48)
-    assert "does not open a pair of texts with [CLS]" in refused(task="squad", task_data=squad, model=new_model("gpt2"))
+    assert "does not begin a pair of texts with [CLS]" in refused(
+        task="squad", task_data=squad, model=new_model("gpt2")
+    )
 
 
 def test_answers_that_are_not_where_they_should_be(refused: Refused, tmp_path: Path, distilbert: Path) -> None:
@@ -121,7 +123,7 @@ def test_answers_that_are_not_where_they_should_be(refused: Refused, tmp_path: P
     write(tmp_path / "it.json", json.dumps({"version": "1.1", "data": articles}))
     options: dict[str, Any] = {"task": "squad", "task_data": tmp_path / "it.json"}
     message = refused(**options)
-    assert "2 answers are not in their context at answer_start, the first of them to question 'it-0-1'" in message
+    assert "2 answers are not in their context at answer_start, the first one at question 'it-0-1'" in message
     assert "--on_bad_answer skip" in message
     found = finetuned(
         **options, model=distilbert, output_dir=tmp_path / "out", on_bad_answer="skip", num_train_epochs=1

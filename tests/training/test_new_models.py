@@ -60,7 +60,7 @@ def test_its_student_is_a_shallower_one_and_its_card_says_so(grown: Path, bytes_
     config = RobertaForMaskedLM.from_pretrained(folder).config
     assert (config.num_hidden_layers, config.max_position_embeddings) == (2, 34)
     card = (folder / "README.md").read_text()
-    assert "Everything outside of the layers was copied as it is." in card
+    assert "Everything outside of the layers was copied unchanged." in card
     assert "segment" not in card.split("## Recipe")[0]
 
 

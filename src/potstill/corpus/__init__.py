@@ -1,4 +1,4 @@
-"""Documents in, fixed-length token blocks out; and what training reads of them: blocks, their order, their masks."""
+"""Turn documents into token blocks of one length, and read these blocks for training: their order and their masks."""
 
 from potstill.corpus.blocks import Blocks, Corpus, ShuffledSampler
 from potstill.corpus.labelling import LabelledBlocks, next_tokens

@@ -15,7 +15,7 @@ from potstill.errors import PotstillError
 from potstill.export.source import Arrays, Source
 from potstill.tasks.entities import Scheme, entity_f1
 from potstill.tasks.labels import ClassNames, canonical, in_words, match_names
-from potstill.tasks.rows import BadRows, columns_of, named_classes, rows_of, tell_unread, text_fault
+from potstill.tasks.rows import BadRows, columns_of, named_classes, report_unread, rows_of, text_fault
 
 TAGS = ("ner_tags", "pos_tags", "tags", "labels")
 """What data sets call the column."""
@@ -71,7 +71,7 @@ def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None)
             bad.add(f"{sentence.places[wrong]}, {what}")
         else:
             sentences.append((sentence.words, [number for number in numbers if number is not None]))
-    bad.tell(str(file), len(sentences))
+    bad.report(str(file), len(sentences))
     if not sentences:
         raise PotstillError(f"{path} holds no sentence.")
     return sentences
@@ -159,7 +159,7 @@ def _table(file: Path, classes: ClassNames, bad: BadRows) -> list[Tagged]:
             in_words(rows, column, [classes.names[place] for place in order])
     chosen = _column(columns, rows, classes)
     if rows and chosen is not None:
-        tell_unread(str(file), columns_of(rows), {"tokens", chosen, *OF_NO_USE})
+        report_unread(str(file), columns_of(rows), {"tokens", chosen, *OF_NO_USE})
     found = []
     for number, row in rows:
         where = f"{file}, row {number}"

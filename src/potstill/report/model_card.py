@@ -1,4 +1,4 @@
-"""The model card: what a trained folder says of itself, every figure of it measured by the run that wrote it."""
+"""The model card of a training run. The run that writes the card measured every figure in it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def model_card(
     """Return a model card in the hub's format: YAML header, then Markdown.
 
     Args:
-        config: the trained model's.
+        config: config of the trained model.
         recipe: options of the run, as `recipe_values` returns them.
-        results: what was measured, as `run_results` returns it.
-        manifest: of the corpus.
-        same_class: whether a student is of its teacher's class, segment embeddings and all.
+        results: measured figures, as `run_results` returns them.
+        manifest: manifest of the corpus.
+        same_class: whether a student has the class of its teacher, with segment embeddings.
     """
     teacher = recipe.get("teacher")
     causal = family_of(config).causal
@@ -65,7 +65,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
             lines.append("It started from random weights.")
         else:
             if same_class:
-                rest = "Everything outside of the layers was copied as it is."
+                rest = "Everything outside of the layers was copied unchanged."
             elif recipe["fold_token_types"]:
                 rest = (
                     "The teacher's segment-0 embedding was added into the position embeddings, so that single-segment "
@@ -117,26 +117,26 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
     rows.append(_row(f"{name}, trained", final))
     if "short_loss" in final:
         at_short = {key.removeprefix("short_"): value for key, value in final.items() if key.startswith("short_")}
-        rows.append(_row(f"{name}, trained, blocks cut to {short} tokens", at_short))
-    said = [
+        rows.append(_row(f"{name}, trained, blocks split to {short} tokens", at_short))
+    paragraphs = [
         "## Held-out text",
         _MEASURED_CAUSAL if causal else _MEASURED_MASKED,
         _without_empty_columns(["", *(heading for heading, _ in _HELD_OUT.values())], rows),
     ]
-    said += no_figures({"as initialised": initial or {}, "trained": final})
-    if final.get("teacher_accuracy"):  # there is no share of nothing
+    paragraphs += no_figures({"as initialised": initial or {}, "trained": final})
+    if final.get("teacher_accuracy"):  # a share of 0 is not defined
         kept = final["accuracy"] / final["teacher_accuracy"]
-        said.append(f"The student keeps {figure(kept, '.1%')} of the teacher's accuracy.")
-    return "\n\n".join(said)
+        paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the teacher's accuracy.")
+    return "\n\n".join(paragraphs)
 
 
 _MEASURED_MASKED = (
-    "Masked LM on documents kept out of training: 15 % of the tokens are masked uniformly, and the masks are the same "
-    "for every row. KL (teacher ‖ model, in nats) and agreement of the first choice are taken at the masked tokens. "
+    "Masked LM on documents that were not used for training. 15 % of the tokens are masked uniformly, with the same "
+    "masks for every row. KL (teacher ‖ model, in nats) and agreement of the first choice are taken at the masked tokens. "
     "The cosine of the last hidden states is taken at all tokens."
 )
 _MEASURED_CAUSAL = (
-    "Causal LM on documents kept out of training. Perplexity is exp(loss), by tokens of this vocabulary. KL (teacher ‖ "
+    "Causal LM on documents that were not used for training. Perplexity is exp(loss), by tokens of this vocabulary. KL (teacher ‖ "
     "model, in nats) and agreement of the first choice are taken at every token but the last of a block. The cosine of "
     "the last hidden states is taken at all tokens."
 )
@@ -162,17 +162,17 @@ def _without_empty_columns(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def no_figures(measured: dict[str, Any]) -> list[str]:
-    """Return a sentence, if there is need of one, on figures that are no finite numbers."""
+    """Return a sentence that names the figures that are not finite; nothing if all are finite."""
     names = not_finite(measured)
-    return [f"**Not finite (NaN or infinity), so a dash stands for it: {plain(', '.join(names))}.**"] if names else []
+    return [f"**A dash means not finite (NaN or infinity): {plain(', '.join(names))}.**"] if names else []
 
 
 def recipe_table(recipe: dict[str, Any], changes: list[dict[str, Any]] | None = None) -> str:
     """Return the section of a card that lists the options of the run.
 
     Args:
-        recipe: options by name, as they were at the end of the run.
-        changes: for each resumption that changed options, its step, and option → its value before and after.
+        recipe: options by name, with their values at the end of the run.
+        changes: for each resumption that changed options, the step, and option → value before and value after.
     """
     rows = [[code(name, cell=True), code(value, cell=True)] for name, value in recipe.items()]
     changed = [
@@ -181,10 +181,10 @@ def recipe_table(recipe: dict[str, Any], changes: list[dict[str, Any]] | None = 
         for name, values in change.items()
         if name != "step"
     ]
-    sentence = "`recipe.yaml` beside this card reruns it."
+    sentence = "`recipe.yaml` in this folder reruns the training."
     if changed:
         sentence = (
-            "The run was interrupted and went on with other options, so `recipe.yaml` beside this card alone does not "
+            "The run was interrupted and continued with other options, so `recipe.yaml` in this folder alone does not "
             f"rerun it: {'; '.join(changed)}."
         )
     return "\n\n".join(["## Recipe", sentence, table(["option", "value"], rows)])
