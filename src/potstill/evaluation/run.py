@@ -76,7 +76,7 @@ def do(run: PlannedRun) -> RunResult:
     """
     args = run.args()
     job = _job(args)
-    job = job.taught() if args.teacher else job
+    job = job.with_teacher() if args.teacher else job
     try:
         trainer, measured = train_once(job, progress=False)
         if run.keep is not None:
