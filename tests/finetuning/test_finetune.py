@@ -43,7 +43,7 @@ def test_classification(distilbert: Path, glue: Path, tmp_path: Path, capsys: py
         model=distilbert, task="sst2", task_data=glue, output_dir=out, num_train_epochs=8, learning_rate=5e-3
     )
     printed = capsys.readouterr()
-    assert printed.out == f"sst2: accuracy 100.0 (30 rows of training, 12 scored)\nwrote {out}/\n"
+    assert printed.out == f"sst2: accuracy 100.0 (30 training rows, 12 scored)\nwrote {out}/\n"
     assert all(line.startswith(("sst2 · distilbert, ", "step ")) for line in printed.err.splitlines()), printed.err
     assert found["score"] == found["metrics"]["accuracy"] == 100
     assert found["rows"] == {"train": 30, "dev": 12}

@@ -110,7 +110,7 @@ def test_interrupted_in_the_run_without_the_teacher(
     interrupt(monkeypatch, 3, only_without_teacher=True)
     status = main(flags(model=bert, teacher=teacher, task="sst2", task_data=glue, output_dir=out))
     assert status == 128 + signal.SIGTERM
-    assert f"the one with it is complete in {out}." in capsys.readouterr().err
+    assert f"the run with the teacher is complete in {out}." in capsys.readouterr().err
     assert results(out)["without_teacher"] is None
     assert [path for path in out.iterdir() if path.is_dir()] == []
 

@@ -15,7 +15,7 @@ from potstill.export.quiet import quiet
 from potstill.export.source import Arrays, Source
 from potstill.export.tags import read_tagged, tag_batches, tag_scores
 from potstill.export.texts import read_texts
-from potstill.finetuning.rows import drawn
+from potstill.finetuning.rows import sample_rows
 from potstill.tasks.labels import ClassNames, match_names
 from potstill.tasks.load import TaskDataAbsentError, load_split
 from potstill.tasks.registry import find_task
@@ -189,7 +189,7 @@ def _sentences(
     source: Source, task: SentenceTask, split: str, data: str | None, limit: int | None, bad: BadRows
 ) -> Examples:
     try:
-        rows = drawn(load_split(task, split, data, "--check_data", bad), limit)
+        rows = sample_rows(load_split(task, split, data, "--check_data", bad), limit)
     except TaskDataAbsentError as error:
         if task.name != "labels":
             raise
@@ -212,7 +212,7 @@ def _sentences(
 
 def _questions(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
     squad = read_squad(data, "dev", "skip", bad)
-    rows = drawn(squad.dataset, limit)
+    rows = sample_rows(squad.dataset, limit)
     longest = min(384, source.max_length)
     with quiet():  # a bar
         windows = make_windows(rows, source.tokenizer, longest, longest // 3, longest // 6)

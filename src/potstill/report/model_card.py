@@ -132,13 +132,13 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
 
 _MEASURED_MASKED = (
     "Masked LM on documents that were not used for training. 15 % of the tokens are masked uniformly, with the same "
-    "masks for every row. KL (teacher ‖ model, in nats) and agreement of the first choice are taken at the masked tokens. "
-    "The cosine of the last hidden states is taken at all tokens."
+    "masks for every row. KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at the "
+    "masked tokens, the cosine of the last hidden states at all tokens."
 )
 _MEASURED_CAUSAL = (
-    "Causal LM on documents that were not used for training. Perplexity is exp(loss), by tokens of this vocabulary. KL (teacher ‖ "
-    "model, in nats) and agreement of the first choice are taken at every token but the last of a block. The cosine of "
-    "the last hidden states is taken at all tokens."
+    "Causal LM on documents that were not used for training. Perplexity is exp(loss), by tokens of this vocabulary. "
+    "KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at every token but the last of "
+    "a block, the cosine of the last hidden states at all tokens."
 )
 _HELD_OUT = {
     "loss": ("loss (nats)", ".3f"),
