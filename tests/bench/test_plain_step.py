@@ -1,4 +1,4 @@
-"""The step written the obvious way gives the same losses and gradients as potstill's own: each checks the other."""
+"""The plain step gives the same losses and gradients as potstill's own: each checks the other."""
 
 import json
 from collections.abc import Callable

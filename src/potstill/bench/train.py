@@ -1,4 +1,4 @@
-"""The verb `bench train`: how fast the training step of a recipe is on the hardware at hand."""
+"""The verb `bench train`: measures the training step of a recipe on this machine."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from potstill.versions import versions
 
 
 def bench_train(args: BenchTrainArguments) -> TrainBench:
-    """Measure the training step of a recipe here: tokens per second, milliseconds by part, utilisation, memory.
+    """Measure the training step of a recipe on this machine: tokens per second, time by part, utilisation, memory.
 
-    What runs is the training of `distill`, or with `--pretrain` that of `pretrain`, short of logging, evaluating and
-    saving. Models are random and so are the tokens, unless `--teacher` and `--corpus` are given: neither makes a
-    difference to the speed. Nothing is left behind. Under `torchrun` all processes are measured together.
+    The bench runs the training of `distill`, or with `--pretrain` that of `pretrain`, without logging, evaluating and
+    saving. Models and tokens are random unless `--teacher` and `--corpus` are given, which does not change the speed.
+    The bench leaves no files. Under `torchrun` all processes are measured together.
 
     Args:
         args: a recipe, and the options of the bench itself.
 
     Returns:
-        What was measured; `str` of it is a report.
+        The measurements; `str` of them is a report.
 
     Raises:
         PotstillError: bad input, or a step does not fit into memory.
@@ -72,10 +72,10 @@ def bench_train(args: BenchTrainArguments) -> TrainBench:
 
 
 class _MeasuredTrainer(DistillationTrainer):
-    """A trainer that tells a clock when each part of a step has ended."""
+    """A trainer that marks the end of each part of a step on a clock."""
 
-    def tell(self, clock: PartClock) -> None:
-        """Have the clock told from now on."""
+    def attach(self, clock: PartClock) -> None:
+        """Mark the parts on this clock from now on."""
         labelling = self.labelling
 
         def marked_labelling(*batch: Any) -> Any:
@@ -96,10 +96,11 @@ class _Rounds(TrainerCallback):
     """Starts the clock after the warm-up, and stops it after each round of steps.
 
     Args:
-        clock: is told of the parts that the trainer itself does.
-        wait_for_everyone: returns when all processes have come here.
-        after_round: what to do between two rounds.
-        started: when the building of the models began, by `time.perf_counter`.
+        clock: gets marks for the parts that the trainer itself does.
+        args: numbers of steps and rounds.
+        wait_for_everyone: returns when all processes have called it.
+        after_round: called after each round.
+        started: time when the building of the models began, by `time.perf_counter`.
     """
 
     def __init__(
@@ -118,11 +119,11 @@ class _Rounds(TrainerCallback):
         self.first_step_seconds = 0.0
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The batches of the step are there."""
+        """Mark that the batches of the step are ready."""
         self.clock.mark("data")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The optimiser has taken its step, and the gradients are cleared."""
+        """Mark that the optimiser has taken its step and the gradients are cleared."""
         self.clock.mark("optimiser")
         if state.global_step == 1:
             synchronise(self.clock.device)
@@ -139,7 +140,7 @@ class _Rounds(TrainerCallback):
 
 
 class _Baseline:
-    """The plain training, whose rounds of steps come after those of potstill's own."""
+    """The plain training. Each of its rounds follows a round of potstill's own."""
 
     def __init__(self, build: Callable[[], PlainTraining], args: BenchTrainArguments) -> None:
         self.build = build
@@ -147,8 +148,8 @@ class _Baseline:
         self.training: PlainTraining | None = None
         self.peak_memory: int | None = None
 
-    def take_turn(self) -> None:
-        """Take a round of steps; the first time, build and warm up before."""
+    def run_round(self) -> None:
+        """Run a round of steps. The first call builds the models and warms up before."""
         allocated = _allocated(self.args.device)
         first = self.training is None
         self.training = self.training or self.build()
@@ -156,20 +157,20 @@ class _Baseline:
             with fitting_memory(self.args):
                 if first:
                     self.training.run(self.args.bench_warmup)
-                    _forget_peak(self.args.device)
-                    self._take_steps(self.training)
+                    _reset_peak(self.args.device)
+                    self._time_steps(self.training)
                     peak = _peak_memory(self.args.device) if self.args.device.type == "cuda" else None
                     self.peak_memory = None if peak is None else peak - allocated
                 else:
-                    self._take_steps(self.training)
+                    self._time_steps(self.training)
         except PotstillError as error:
             size = self.args.baseline_batch_size or self.args.per_device_train_batch_size
             raise PotstillError(
-                f"The plain step of --baseline does not fit into memory with {size} blocks, for it needs more than "
+                f"The plain step of --baseline does not fit into memory with {size} blocks, because it needs more than "
                 "potstill's own: give a smaller --baseline_batch_size."
             ) from error
 
-    def _take_steps(self, training: PlainTraining) -> None:
+    def _time_steps(self, training: PlainTraining) -> None:
         training.clock.start()
         training.run(self.args.steps_per_round)
         training.clock.stop()
@@ -184,7 +185,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
     labelling, objective = trainer.labelling, trainer.step.objective
 
     def plain_training() -> PlainTraining:
-        student, teacher = _models(args, corpus)  # with the same weights as the trainer's had
+        student, teacher = _models(args, corpus)  # with the weights that the trainer's models had at the start
         size = args.baseline_batch_size or args.per_device_train_batch_size
         return PlainTraining(student, teacher, objective, corpus.train, labelling, args, size)
 
@@ -193,20 +194,20 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
 
     def after_round() -> None:
         nonlocal peak_memory
-        if peak_memory is None:  # after the first round: later on the baseline's models are there too
+        if peak_memory is None:  # after the first round, because the baseline's models need memory later
             peak_memory = _peak_memory(args.device)
         if baseline is not None:
-            baseline.take_turn()
+            baseline.run_round()
 
     def before_round() -> None:
         trainer.accelerator.wait_for_everyone()
-        _forget_peak(args.device)
+        _reset_peak(args.device)
 
     clock = PartClock(args.device)
     rounds = _Rounds(clock, args, before_round, after_round, started)
     trainer.add_callback(rounds)
-    trainer.tell(clock)
-    Trainer.train(trainer)  # without `DistillationTrainer`'s care for checkpoints: a signal ends a bench at once
+    trainer.attach(clock)
+    Trainer.train(trainer)  # not `DistillationTrainer.train`, which handles checkpoints: a signal ends a bench at once
     labelled = labelled_per_block(family_of(student).causal, corpus.train.block_size, args.mlm_probability)
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     block_size, accumulated = corpus.train.block_size, args.gradient_accumulation_steps
@@ -222,7 +223,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         size = args.baseline_batch_size or args.per_device_train_batch_size
         plain = speed(baseline.training.clock, size, baseline.peak_memory)
         by_round = zip(ours.tokens_per_second_by_round, plain.tokens_per_second_by_round, strict=True)
-        ratio = statistics.median(mine / theirs for mine, theirs in by_round)
+        ratio = statistics.median(own / baseline_rate for own, baseline_rate in by_round)
     return TrainBench(
         hardware=hardware(args.device),
         on_cuda=args.device.type == "cuda",
@@ -250,7 +251,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
 
 
 def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
-    """Open the corpus given, or write one of random tokens that lasts for all steps."""
+    """Open the given corpus, or write one of random tokens that is large enough for all steps."""
     largest = max(args.per_device_train_batch_size, args.baseline_batch_size or 0)
     if args.corpus:
         corpus = Corpus.open(args.corpus)
@@ -261,13 +262,13 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
         tokenizer = load_tokenizer(name)
     else:
         tokenizer = new_tokenizer_kind(args.model_type).meaningless(args.vocab_size, args.block_size)
-    # Two steps more than are taken: batches are read ahead, and to find the end of an epoch takes its time.
+    # Two steps more than are taken: batches are read ahead, and the end of an epoch would take extra time.
     blocks = largest * args.gradient_accumulation_steps * args.world_size * (args.max_steps + 2)
     return random_corpus(folder / "blocks", blocks, args.block_size, tokenizer, args.seed)
 
 
 def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-    """Return the model to train and its teacher: the same weights each time."""
+    """Return the model to train and its teacher, with the same weights in each call."""
     shape = copy.copy(args)
     shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
     if args.teacher:
@@ -293,13 +294,13 @@ def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Return the bytes that tensors took on the device since the peak was forgotten, or else those of the process."""
+    """Return the peak bytes of tensors on a CUDA device since `_reset_peak`, or else those of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
