@@ -201,7 +201,7 @@ def test_two_processes(tmp_path: Path) -> None:
         (["--baseline_batch_size", "0"], "--baseline_batch_size is 0"),
         (["--block_size", "2"], "--block_size is 2"),
         (["--vocab_size", "5"], "give --vocab_size"),
-        (["--hidden_size", "33"], "is no multiple of"),
+        (["--hidden_size", "33"], "is not a multiple of"),
         (["--teacher_layers", "0"], "--teacher_layers is 0"),
         (["--num_hidden_layers", "3"], "cannot fill 3 student layers"),
         (["--alpha_ce", "-1"], "--alpha_ce is -1.0"),

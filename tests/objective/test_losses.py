@@ -100,7 +100,7 @@ def test_numbers_may_come_as_text() -> None:
         ({"attention_relations": {"relation_heads": 2.5}}, "relation_heads of attention_relations is 2.5"),
         ({"attention_relations": {"relations": ["query", "quay"]}}, "relations of attention_relations is"),
         ({"attention_relations": {"relations": []}}, r"relations of attention_relations is \[\]"),
-        ({"attention_relations": {"relations": ["key", "key"]}}, "names nothing twice"),
+        ({"attention_relations": {"relations": ["key", "key"]}}, "without repetitions"),
         ({"masked_lm": 0, "hidden_mse": {"weight": 0}}, "no loss has a weight above 0"),
         ({}, "losses is {}: it must map names to weights"),
         ([], r"losses is \[\]"),

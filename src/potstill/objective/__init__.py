@@ -1,4 +1,4 @@
-"""(student, teacher, batch) → named losses. Each loss is a term in a file of its own; `Objective` sums them up."""
+"""Losses of a batch from the states of student and teacher. Each loss has its own file; `Objective` is their sum."""
 
 from potstill.objective.attention_relations import AttentionRelations
 from potstill.objective.distillation import OF_DISTILBERT, DistillationObjective

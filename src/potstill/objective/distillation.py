@@ -14,7 +14,7 @@ SoftTargetTokens = Literal["all", "masked"]
 
 
 class DistillationObjective(Objective):
-    """L = alpha_ce · L_ce + alpha_mlm · L_mlm + alpha_cos · L_cos, the weights not normalised.
+    """L = alpha_ce · L_ce + alpha_mlm · L_mlm + alpha_cos · L_cos, where the weights are not normalised.
 
     - L_ce: `SoftTargets`, KL(teacher ‖ student) at ``temperature``.
     - L_mlm: `MaskedLM`, or `CausalLM` for a causal model such as GPT-2.
@@ -25,7 +25,8 @@ class DistillationObjective(Objective):
         alpha_mlm: weight of masked LM (2.0).
         alpha_cos: weight of the hidden-state cosine (1.0).
         temperature: T of the soft targets (2.0).
-        soft_targets: tokens that L_ce averages over: ``all`` of a block, [CLS] and [SEP] included, or ``masked`` ones.
+        soft_targets: tokens that L_ce averages over: ``all`` tokens of a block, [CLS] and [SEP] included, or only the
+            ``masked`` ones.
         causal: whether the student is a causal model.
 
     Raises:
@@ -61,4 +62,4 @@ class DistillationObjective(Objective):
 
 
 OF_DISTILBERT = tuple(name for name in inspect.signature(DistillationObjective).parameters if name != "causal")
-"""The options of a recipe that say this objective; `losses` says any other."""
+"""The options of a recipe that describe this objective. `losses` describes any other."""

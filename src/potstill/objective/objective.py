@@ -22,26 +22,26 @@ _PARTS = (SoftTargets, MaskedLM, LogitsMSE)
 
 
 class Objective:
-    """The sum of some losses, each times its weight; the weights are not normalised.
+    """The weighted sum of some losses. The weights are not normalised.
 
-    A loss of weight 0 is left out: nothing of it is computed, and nothing is kept for it.
+    A loss of weight 0 is left out: it is not computed, and no states are kept for it.
 
     Args:
         losses: `SoftTargets`, `MaskedLM` or `CausalLM`, and `LogitsMSE`, which are joined into one `Vocabulary`; and
             any `Term`.
 
     Attributes:
-        terms: those with a weight, `Vocabulary` first.
+        terms: the terms with a weight above 0, `Vocabulary` first.
 
     Raises:
-        PotstillError: no loss has a weight, or two have the same name.
+        PotstillError: no loss has a weight above 0, or two have the same name.
     """
 
     def __init__(self, losses: Iterable[Weighted]) -> None:
         losses = list(losses)
         for name, count in Counter(loss.name for loss in losses).items():
             if count > 1:
-                raise PotstillError(f"losses: {name} is given {count} times: give it once, or name one otherwise.")
+                raise PotstillError(f"losses: {name} is given {count} times: give it once, or use different names.")
         used = [loss for loss in losses if loss.weight > 0]
         if not used:
             raise PotstillError("losses: no loss has a weight above 0, so there is nothing to learn from.")
@@ -57,7 +57,7 @@ class Objective:
 
     @cached_property
     def student_reads(self) -> Reads:
-        """What any term reads of the student."""
+        """The states of the student that any term reads."""
         reads = Reads()
         for term in self.terms:
             reads |= term.student_reads
@@ -65,7 +65,7 @@ class Objective:
 
     @cached_property
     def teacher_reads(self) -> Reads:
-        """What any term reads of the teacher."""
+        """The states of the teacher that any term reads."""
         reads = Reads()
         for term in self.terms:
             reads |= term.teacher_reads
@@ -73,12 +73,12 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term compares with a teacher; without one the teacher need not run."""
+        """Whether any term compares with a teacher. If not, the teacher need not run."""
         return bool(self.teacher_reads)
 
     @property
     def losses(self) -> dict[str, dict[str, Any]]:
-        """The losses with their options, as a recipe says them under `losses:`."""
+        """The losses with their options, in the form of `losses:` in a recipe."""
         found: dict[str, dict[str, Any]] = {}
         for term in self.terms:
             found |= term.options() if isinstance(term, Vocabulary) else {term.name: term.options()}
@@ -108,7 +108,7 @@ class Objective:
         """Check that teacher and student fit each term.
 
         Raises:
-            PotstillError: the first thing that does not fit, with what to do.
+            PotstillError: something does not fit. The message is about the first problem and says what to do.
         """
         comparing = [name for term in self.terms for name in term.comparing]
         if teacher is None and comparing:
@@ -138,7 +138,7 @@ class Objective:
         return Flops(sum(flops.teacher for flops in found), sum(flops.student for flops in found))
 
     def modules(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, seed: int = 0) -> nn.ModuleDict:
-        """Return what the terms train besides the student, by the name of the term; the same for the same seed."""
+        """Return the modules that the terms train, by the name of the term. Equal seeds give equal weights."""
         modules = nn.ModuleDict()
         if teacher is not None:
             with torch.random.fork_rng(devices=[]):
@@ -150,7 +150,7 @@ class Objective:
         return modules
 
     def compiled(self, **options: Any) -> dict[str, Value]:
-        """Return the compiled values of the terms that can be, by name, with the options of `torch.compile`."""
+        """Return the compiled `value` of each term that allows it, by name, with the options of `torch.compile`."""
         return {term.name: torch.compile(term.value, **options) for term in self.terms if term.compiled}
 
     def __call__(
@@ -164,16 +164,16 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Return the named losses of a batch, each a float32 scalar; ``loss``, their weighted sum, has a gradient.
 
-        The averages are over counts that are the same for every batch (all tokens; K masked tokens a block), so the
-        mean over micro-batches is the loss of the whole batch, however it is split.
+        The averages are over counts that are the same for every batch (all tokens, or K masked tokens per block). So
+        the mean over micro-batches is the loss of the whole batch, however it is split.
 
         Args:
-            student: of a batch of B blocks of L tokens.
-            teacher: of the same batch; may be None if no term needs it.
+            student: states of the student for a batch of B blocks of L tokens.
+            teacher: states of the teacher for the same batch; may be None if no term needs it.
             positions: (B, K) int64, the masked positions of each block.
-            labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
-            modules: what the terms train, from `modules`.
-            values: what computes a term by its name in place of `Term.value`, from `compiled`.
+            labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
+            modules: the modules that the terms train, from `modules`.
+            values: functions that replace `Term.value`, by the name of the term, from `compiled`.
         """
         trained, values = dict(modules.items()) if modules is not None else {}, values or {}
         logged: dict[str, Tensor] = {}

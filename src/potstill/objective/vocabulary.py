@@ -1,7 +1,7 @@
-"""The term that looks at the vocabulary: from hidden states and heads to soft targets, masked LM and logits' MSE.
+"""The term that reads logits: soft targets, masked LM and MSE of logits, from hidden states and heads.
 
-All that is costly in a distillation step besides the encoders happens here. The term takes hidden states rather than
-logits, so that logits need never exist all at once, and computes all its losses in one pass.
+Besides the encoders, this term is the costly part of a distillation step. It takes hidden states instead of logits, so
+that all logits need never be in memory at once, and computes all its losses in one pass.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from potstill.objective.softmax import SoftmaxOptions
 from potstill.objective.term import Batch, Term
 from potstill.student import Reads
 
-# Logits held at once, in bytes: on a GPU so many that the matrix products are large (docs/performance.md), elsewhere so
-# few that they stay near the processor.
+# Bytes of logits in memory at once. On a GPU they are many, for large matrix products (docs/performance.md). Elsewhere
+# they are few, so that they stay in the cache of the processor.
 LOGITS_BYTES = {"cuda": 2**30}
 LOGITS_BYTES_ELSEWHERE = 2**26
-ALIGNMENT = {"cuda": 64}  # what the vocabulary is padded to a multiple of
+ALIGNMENT = {"cuda": 64}  # the vocabulary is padded to a multiple of this
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary(Term):
-    """Soft targets, masked LM and the MSE of logits, in one pass over the vocabulary with their gradients.
+    """Soft targets, masked LM and the MSE of logits, with their gradients, in one pass over the vocabulary.
 
-    Logits are only computed at the tokens that a loss reads: all of them, or the masked ones.
+    Logits are only computed at the tokens that a loss reads: all tokens, or the masked ones.
 
     Attributes:
-        weight: always 1; each part has a weight of its own.
+        weight: always 1; each part has its own weight.
         soft_targets: None to leave them out.
-        hard_labels: likewise; masked LM or causal LM.
-        logits_mse: likewise.
+        hard_labels: masked LM or causal LM; None to leave it out.
+        logits_mse: None to leave it out.
     """
 
     name: ClassVar[str] = "vocabulary"
@@ -83,7 +83,7 @@ class Vocabulary(Term):
     def losses(self, batch: Batch, value: Callable[[Batch], Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the parts, and for the log `ce`, `mlm` or `clm`, and `logits_mse`.
 
-        Each is a float32 scalar. Only the sum has a gradient, which is computed in the same pass.
+        Each is a float32 scalar. Only the sum has a gradient. It is computed in the same pass.
         """
         soft_targets, hard_labels, logits_mse = self.soft_targets, self.hard_labels, self.logits_mse
         positions, labels, head = batch.positions, batch.labels, batch.student.head
@@ -101,10 +101,10 @@ class Vocabulary(Term):
         if self.teacher_reads:
             assert batch.teacher is not None
             with torch.no_grad():
-                seen = batch.teacher.last
-                targets = batch.teacher.head.transform(seen if every_token else _at(seen, positions))
-                teacher = Projection(targets.flatten(0, 1), batch.teacher.head.weight, batch.teacher.head.bias)
-        # Sums over rows become averages over counts that every batch has: see `Term.value`.
+                teacher_hidden = batch.teacher.last if every_token else _at(batch.teacher.last, positions)
+                transformed = batch.teacher.head.transform(teacher_hidden)
+                teacher = Projection(transformed.flatten(0, 1), batch.teacher.head.weight, batch.teacher.head.bias)
+        # Sums over rows become averages over counts that are the same for every batch: see `Term.value`.
         counts = {"all": row_labels.numel(), "masked": labels.numel()}
         temperature, soft, hard, squared = 1.0, 0.0, 0.0, 0.0
         if soft_targets is not None:
@@ -114,7 +114,7 @@ class Vocabulary(Term):
             hard = hard_labels.weight / counts["masked"]
         if logits_mse is not None:
             squared = logits_mse.weight / counts[logits_mse.tokens]
-        # The gradient with respect to logits is kept large enough that float16 does not lose the many small ones.
+        # The gradients with respect to logits are scaled up, so that float16 does not lose the many small ones.
         unit = max(soft / temperature, hard, squared) / (1024 if dtype == torch.float16 else 1)
         options = SoftmaxOptions(
             temperature,
@@ -150,10 +150,10 @@ class Vocabulary(Term):
 
 
 def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
-    """Check that teacher and student have one vocabulary.
+    """Check that teacher and student have vocabularies of the same size.
 
     Raises:
-        PotstillError: they have not.
+        PotstillError: the sizes differ.
     """
     if teacher.vocab_size != student.vocab_size:
         raise PotstillError(
@@ -163,12 +163,12 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
 
 
 def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
-    """Return how many tokens to take at a time, so that both heads' logits stay small and chunks are alike."""
+    """Return the number of tokens in a chunk, so that both heads' logits stay small and chunks have similar sizes."""
     limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (2 * vocab_size * dtype.itemsize)
     chunks = math.ceil(tokens / max(limit, 1))
     return math.ceil(tokens / chunks / 8) * 8
 
 
 def _at(values: Tensor, positions: Tensor) -> Tensor:
-    """Return (B, K, D): the rows of (B, L, D) at (B, K) positions."""
+    """Return the rows of (B, L, D) values at (B, K) positions, as (B, K, D)."""
     return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,4 +1,4 @@
-"""Do student, teacher, corpus and tokenizer fit together? Asked before the first step, not after hours."""
+"""Check before the first step that student, teacher, corpus and tokenizer fit together."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from potstill.student import family_of, usable_length
 
 
 def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None, causal: bool = False) -> Objective:
-    """Return the objective that a recipe asks for, given as options or as the values of a recipe file.
+    """Return the objective of a recipe, given as options or as the values of a recipe file.
 
-    It is that of `losses` where there are any, else DistilBERT's by its weights. Where a recipe has neither, it is
-    masked LM alone, or causal LM for a causal model.
+    A recipe with `losses` has the objective that they describe. A recipe with DistilBERT's weights has DistilBERT's
+    objective. Any other recipe has masked LM alone, or causal LM for a causal model.
 
     Args:
-        recipe: what says the losses.
-        given: an objective from Python, which stands in place of the recipe's.
+        recipe: the options or values that describe the losses.
+        given: an objective from Python, used in place of the recipe's.
         causal: whether the student is a causal model.
 
     Raises:
-        PotstillError: a loss, or an option of one, that cannot be; or `given` and `losses` are both there.
+        PotstillError: a loss or one of its options is not valid; or both `given` and `losses` are there.
     """
     values = vars(recipe) if isinstance(recipe, Recipe) else recipe
     if given is not None:
@@ -45,26 +45,26 @@ def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = N
 
 
 def check_launch(args: RunArguments) -> None:
-    """Check what `Trainer` would stumble over, or do otherwise than wanted, when it starts.
+    """Check the conditions under which `Trainer` would fail, or do something unwanted, when it starts.
 
     Raises:
-        PotstillError: the process has several devices, to all of which `Trainer` would copy the student but not the
-            teacher; the processes of a launcher do not know of each other; --fp16 without a GPU; or a logging back end
-            is unknown or not installed.
+        PotstillError: the process has several devices (`Trainer` would copy the student, but not the teacher, to all of
+            them); the processes of a launcher are not connected; --fp16 is used without a GPU; or a logging back end is
+            unknown or not installed.
     """
     if args.n_gpu > 1:
         raise PotstillError(
             f"This process sees {args.n_gpu} GPUs: start one for each with torchrun --nproc_per_node {args.n_gpu} "
             "-m potstill, or choose one with CUDA_VISIBLE_DEVICES=0."
         )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != args.world_size:  # each would train by itself, unnoticed
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != args.world_size:  # otherwise each would train by itself, and nobody would notice
         raise PotstillError(
-            f"The launcher started {started} processes, but they are not connected to each other"
+            f"The launcher started {launched} processes, but they are not connected to each other"
             f"{'' if args.use_cpu else ': without a GPU, add --use_cpu'}."
         )
     if args.fp16 and args.device.type == "cpu":
-        raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither.")
+        raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither option.")
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):
             back_end()
@@ -79,10 +79,10 @@ def check_fit(
     tokenizer: PreTrainedTokenizerFast,
     objective: Objective,
 ) -> None:
-    """Check what a step will assume.
+    """Check the assumptions of a training step.
 
     Raises:
-        PotstillError: the first thing that does not fit, with what to do.
+        PotstillError: something does not fit. The message is about the first problem and says what to do.
     """
     causal = family_of(student).causal
     if teacher is not None and family_of(teacher).causal != causal:
@@ -108,6 +108,6 @@ def check_fit(
                 f"The {role} reads at most {longest} tokens but the blocks of "
                 f"{corpus.folder} have {block_size}: prepare the corpus with a smaller --block_size."
             )
-    if teacher is not None:  # the evaluation compares with it, whatever the losses
+    if teacher is not None:  # the evaluation compares with the teacher, whatever the losses are
         check_vocabularies(teacher.config, student.config)
     objective.check(None if teacher is None else teacher.config, student.config)

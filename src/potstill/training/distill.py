@@ -19,8 +19,8 @@ def distill(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
 
     The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal
-    model with `AutoModelForCausalLM` and `pipeline("text-generation")`. A model card, the full recipe as YAML and the
-    measured results lie beside the weights.
+    model with `AutoModelForCausalLM` and `pipeline("text-generation")`. It also contains a model card, the full
+    recipe as YAML and the measured results.
 
     Args:
         args: at least `teacher`, `corpus` and `output_dir`.
@@ -29,8 +29,8 @@ def distill(args: DistillationArguments) -> Path:
         The student's folder.
 
     Raises:
-        PotstillError: bad input, told before anything is written where it can be known then.
-        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+        PotstillError: bad input. Where possible, it is found before anything is written.
+        TrainingInterrupted: a signal ended training. The run can be resumed from its checkpoint.
     """
     if not args.teacher or not args.corpus:
         missing = "--teacher" if not args.teacher else "--corpus"
@@ -39,7 +39,7 @@ def distill(args: DistillationArguments) -> Path:
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
         tokenizer = load_tokenizer(args.teacher, role="teacher")
-        corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are fetched
+        corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are downloaded
         teacher = load_masked_lm(args.teacher)
         student = build_student(
             teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed

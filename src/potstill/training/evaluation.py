@@ -1,4 +1,4 @@
-"""Student and teacher on held-out blocks, on the same masks."""
+"""Evaluation of student and teacher on held-out blocks under the same masks."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ def held_out_metrics(
     num_processes: int = 1,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> dict[str, float]:
-    """Return what student and teacher make of held-out text, in float32.
+    """Return the metrics of student and teacher on held-out text, computed in float32.
 
-    The masks are a function of the block alone, so figures of different runs on one corpus can be compared. No random
-    number is drawn, so evaluating does not change how training continues.
+    The masks depend on the block alone, so results of different runs on one corpus can be compared. The evaluation
+    draws no random numbers, so it does not change how training continues.
 
     Args:
-        student: any language model of a known family; put in eval mode for the time.
-        teacher: likewise, over the same vocabulary; None leaves out what compares.
+        student: any language model of a known family. It is in eval mode during the call.
+        teacher: a language model with the same vocabulary; None leaves out the metrics that compare the two.
         blocks: the held-out split.
-        labelling: decides what is to be predicted of a batch; masks are keyed by the number of the block.
-        batch_size: blocks at a time.
-        max_samples: blocks to use, spread evenly over the split.
+        labelling: labels a batch, given its token ids and its sample indices.
+        batch_size: blocks per batch.
+        max_samples: largest number of blocks to use, spread evenly over the split.
         process_index: rank of this process, which takes every `num_processes`-th batch.
         num_processes: processes that share the work.
         reduce: sums a tensor over the processes.
 
     Returns:
-        ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM with the ``perplexity``, which is exp(loss). With
-        a teacher also ``teacher_loss``, ``teacher_accuracy`` (and ``teacher_perplexity``), ``kl`` (teacher ‖ student,
+        ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM and then ``perplexity``, which is exp(loss). With a
+        teacher also ``teacher_loss``, ``teacher_accuracy`` (and ``teacher_perplexity``), ``kl`` (teacher ‖ student,
         T = 1, nats) and ``agreement`` (share of equal first choices), both over the predicted tokens, and ``cosine`` of
         the last hidden states over all tokens (if the widths are equal).
     """
     device = student.device
     chosen = torch.linspace(0, len(blocks) - 1, min(max_samples, len(blocks))).round().long().tolist()
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-    # Apple's GPUs have no float64; sums over a few thousand tokens bear float32 there.
+    # Apple's GPUs have no float64. Float32 is precise enough there for sums over a few thousand tokens.
     sums = torch.zeros(9, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     was_training = student.training
     student.eval()
@@ -60,7 +60,7 @@ def held_out_metrics(
         for batch in batches[process_index::num_processes]:
             inputs = blocks.__getitems__(batch)
             labelled = labelling(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
-            # Compiled layers would be compiled anew for these shapes and this mode, which costs more than it saves.
+            # Compiled layers would be compiled again for these shapes and this mode. That costs more than it saves.
             with torch.compiler.set_stance("force_eager"):
                 sums += _batch_sums(student, teacher, labelled.input_ids, labelled.positions, labelled.labels)
     finally:
@@ -96,7 +96,7 @@ def perplexity(loss: float) -> float:
 def _batch_sums(
     student: PreTrainedModel, teacher: PreTrainedModel | None, input_ids: Tensor, positions: Tensor, labels: Tensor
 ) -> Tensor:
-    """Return the nine sums that the metrics are quotients of."""
+    """Return the nine sums from which the metrics are computed as quotients."""
     kept = labels >= 0
     target = labels[kept]
     hidden, log_probs = _read(student, input_ids, positions, kept)

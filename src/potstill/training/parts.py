@@ -1,4 +1,4 @@
-"""What a training is made of: student, teacher, corpus, tokenizer and objective, opened where they are only named."""
+"""The parts of a training: student, teacher, corpus, tokenizer and objective. Parts given by name are opened."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from potstill.training.compatibility import check_fit, check_launch, objective_o
 
 @dataclass(frozen=True)
 class Parts:
-    """What `DistillationTrainer` needs, checked to fit together.
+    """The parts that `DistillationTrainer` needs. They have been checked to fit together.
 
     Attributes:
         student: the model to train.
         teacher: the model to learn from; None to train without one.
         corpus: the prepared text.
-        tokenizer: to be saved with the student.
-        objective: what is minimised.
-        args: of the run, with what the other parts ask for.
+        tokenizer: saved with the student.
+        objective: the loss to minimise.
+        args: options of the run, adjusted to the other parts.
     """
 
     student: PreTrainedModel
@@ -45,18 +45,18 @@ def gather_parts(
     tokenizer: PreTrainedTokenizerFast | None = None,
     objective: Objective | None = None,
 ) -> Parts:
-    """Open what is only named, and make sure that all of it fits together. The arguments given stay as they are.
+    """Open the parts that are given by name, and check that all parts fit together. The arguments are not changed.
 
     Args:
         student: a model of a known family.
-        corpus: folder written by `prepare`, or the opened `Corpus`.
-        args: of the run.
+        corpus: folder written by `prepare`, or an open `Corpus`.
+        args: options of the run.
         teacher: a model, a folder, or a hub name.
-        tokenizer: to be saved with the student; the corpus's own if not given.
-        objective: in place of what `args` say of losses.
+        tokenizer: saved with the student; by default the tokenizer of the corpus.
+        objective: used in place of the losses in `args`.
 
     Raises:
-        PotstillError: something is not there, or does not fit.
+        PotstillError: a part does not exist, or does not fit.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     if teacher is not None:
@@ -71,7 +71,7 @@ def gather_parts(
     objective = objective_of(args, objective, family_of(student).causal)
     check_fit(student, teacher, corpus, tokenizer, objective)
     args = copy.copy(args)
-    if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers
+    if objective.student_reads.logits == "none":  # the student's head, and perhaps its last layers, get no gradient
         args.ddp_find_unused_parameters = True
     if len(corpus.validation) == 0:
         args.eval_strategy, args.eval_on_start = "no", False
@@ -81,9 +81,9 @@ def gather_parts(
 def _check_teacher_tokenizer(
     teacher: PreTrainedModel | str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast | None
 ) -> None:
-    """Where the teacher's tokenizer is known, make sure that the corpus was prepared with it."""
+    """If the teacher's tokenizer is known, check that the corpus was prepared with it."""
     name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
     if tokenizer is not None and name and getattr(tokenizer, "name_or_path", "") == name:
-        return  # it is the teacher's own, and is compared with the corpus as the tokenizer given
+        return  # it is the teacher's own; `gather_parts` compares it with the corpus as the given tokenizer
     if isinstance(teacher, str) or Path(name or "-", "tokenizer_config.json").is_file():
         corpus.check_tokenizer(load_tokenizer(name, role="teacher"), name)

@@ -1,4 +1,4 @@
-"""One line of progress for each time the trainer logs."""
+"""Progress of a run: one line each time the trainer logs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from potstill.training.step import DistillationStep
 
 
 class ProgressLines(TrainerCallback):
-    """Print what is logged to standard error: step, losses by name, learning rate, speed, time left.
+    """Print the logs to standard error: step, losses by name, learning rate, speed, time left.
 
     Args:
         headline: printed before the first step.
-        evaluation_line: turns the logs of an evaluation into what is printed of them; returns "" for other logs.
-        unit: whose rate is printed: the one logged as `{unit}_per_second`.
+        evaluation_line: turns the logs of an evaluation into the line to print; returns "" for other logs.
+        unit: unit of the printed speed, which is logged as `{unit}_per_second`.
     """
 
     def __init__(self, headline: str, evaluation_line: Callable[[dict[str, float]], str], unit: str) -> None:
@@ -30,7 +30,7 @@ class ProgressLines(TrainerCallback):
         self.unit = unit
 
     def on_train_begin(self, args: RunArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Print what is going to be trained."""
+        """Print the headline."""
         if state.is_world_process_zero:
             self._print(self.headline)
 
@@ -42,12 +42,12 @@ class ProgressLines(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Print one line for training losses or for an evaluation; other logs are left to the back ends."""
+        """Print one line for training losses or for an evaluation. Other logs only go to the logging back ends."""
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
             terms = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_"))
-            # With a budget of minutes the number of steps is a bound that the run does not come near.
+            # With a budget of minutes the maximum number of steps is never reached, so it is not printed.
             total = f"/{state.max_steps:,}" if args.minutes is None else ""
             self._print(
                 f"step {state.global_step:,}{total} ({logs['progress']:.0%})",
@@ -65,7 +65,7 @@ class ProgressLines(TrainerCallback):
 
 
 def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
-    """Return one line on what is trained, from which teacher if a loss needs it, on what text and what machine."""
+    """Return one line that names the model, the teacher if a loss needs it, the text and the hardware."""
     parameters = sum(parameter.numel() for parameter in step.student.parameters())
     models = f"{_shape(step.student)}, {parameters:,} parameters"
     if step.teacher is not None and step.objective.needs_teacher:
@@ -80,7 +80,7 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
 
 
 def held_out_line(logs: dict[str, float]) -> str:
-    """Return what is printed of `held_out_metrics`, or "" where logs are of something else."""
+    """Return the line for the results of `held_out_metrics`, or "" for other logs."""
     if "eval_loss" not in logs:
         return ""
     kind = "causal" if "eval_perplexity" in logs else "masked"

@@ -26,25 +26,25 @@ from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import weights_hash
 from potstill.training.step import DistillationStep
 
-HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its seed
+HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its own seed
 
 
 class DistillationTrainer(ResumableTrainer):
-    """Train a student to say what its teacher says; without a teacher, train a model by masked LM alone.
+    """Train a student to predict what its teacher predicts. Without a teacher, train a model by masked LM alone.
 
-    It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as they do there. What
-    differs is the data (blocks of a prepared corpus, masked on the device), the loss, and the evaluation.
+    It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as they do there. It
+    differs in the data (blocks of a prepared corpus, masked on the device), the loss, and the evaluation.
 
     Args:
         student: the model to train, from `build_student` or any model of a known family.
-        corpus: folder written by `prepare`, or the opened `Corpus`.
+        corpus: folder written by `prepare`, or an open `Corpus`.
         args: `DistillationArguments`, or `PretrainingArguments` to train without a teacher.
-        teacher: model (it is frozen and put in eval mode), folder or hub name. Needed if a loss that compares with a
-            teacher has a weight above 0; without such a loss it only serves the evaluation.
-        processing_class: tokenizer to save with the student; the corpus's own if not given.
+        teacher: model (it is frozen and put in eval mode), folder or hub name. It is required if a loss that compares
+            with a teacher has a weight above 0. Otherwise only the evaluation uses it.
+        processing_class: tokenizer to save with the student; by default the tokenizer of the corpus.
         callbacks: as in `Trainer`.
         stop_at: share of the training at which to stop with a checkpoint (used to grow a model in stages).
-        objective: what is minimised, in place of what `args` say of losses: see `Objective`.
+        objective: the loss to minimise, in place of the losses in `args`; see `Objective`.
 
     Attributes:
         student: the model in training.
@@ -74,7 +74,7 @@ class DistillationTrainer(ResumableTrainer):
         sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, teacher, parts.objective, args.seed)
         self.corpus = corpus
-        self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
+        self._lengths: Counter[torch.Size] = Counter()  # how many batches of each shape were read
         self.splitter: BlockSplitter | None = None
         self._teacher_hash = ""
         if args.short_block_size is not None:
@@ -88,7 +88,7 @@ class DistillationTrainer(ResumableTrainer):
             held_out_line,
             stop_at,
             callbacks,
-            data_collator=_as_it_is,
+            data_collator=_unchanged,
             train_dataset=corpus.train,
             eval_dataset=corpus.validation if len(corpus.validation) else None,
             processing_class=tokenizer,
@@ -96,7 +96,7 @@ class DistillationTrainer(ResumableTrainer):
         if teacher is not None:
             teacher.to(args.device)
         if args.torch_compile:
-            # Two lengths are compiled one by one: code for any length would be slower at both.
+            # Each of the two lengths is compiled separately: code for any length would be slower for both.
             dynamic = None if self.splitter is None else False
             backend, mode = args.torch_compile_backend, args.torch_compile_mode
             self.step.compile_parts(backend=backend, mode=mode, dynamic=dynamic)
@@ -107,7 +107,7 @@ class DistillationTrainer(ResumableTrainer):
 
     @property
     def step(self) -> DistillationStep:
-        """What is run for each micro-batch, out of its wrappers."""
+        """The module that runs each micro-batch, without its wrappers."""
         return self.model
 
     @property
@@ -127,12 +127,12 @@ class DistillationTrainer(ResumableTrainer):
 
     @property
     def trained(self) -> PreTrainedModel:
-        """The student: the teacher's weights are in no checkpoint."""
+        """The student. No checkpoint contains the weights of the teacher."""
         return self.student
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The corpus and, if a loss reads it, the teacher → a hash of what they hold."""
+        """Hashes of the contents of the corpus and, if a loss reads it, of the teacher."""
         found = {"corpus": self.corpus.fingerprint, **self.sources}
         if self.teacher is not None and self.step.objective.needs_teacher:
             found["teacher"] = self._teacher_hash = self._teacher_hash or weights_hash(self.teacher)
@@ -140,7 +140,7 @@ class DistillationTrainer(ResumableTrainer):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of the optimiser in an epoch; blocks that fill no whole one are left out."""
+        """Steps of the optimiser in an epoch. The last blocks are left out if they do not fill a step."""
         return len(self.sampler) // self.args.blocks_per_step
 
     @property
@@ -149,17 +149,17 @@ class DistillationTrainer(ResumableTrainer):
         return self.tokens_per_step
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
-        """Train, as `ResumableTrainer.train` does; the student may have got other parameters since it was given."""
+        """Train as `ResumableTrainer.train` does, with the parameters that the student has now."""
         self.step.refresh()
         return super().train(resume_from_checkpoint, **options)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mask a micro-batch, cut before that if it is the step's turn, and return its losses by name."""
+        """Mask a micro-batch and return its losses by name. Some steps first split its blocks into shorter ones."""
         input_ids, sample_index = inputs["input_ids"], inputs["sample_index"]
         if self.splitter is not None and self.splitter.applies(self.state.global_step):
             input_ids, sample_index = self.splitter(input_ids, sample_index)
         self._lengths[input_ids.shape] += 1
-        if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
+        if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # compiled first, then recorded
             self.run_control.clock.exclude_step()
         labelled = self.labelling(input_ids, sample_index)
         return model(labelled.input_ids, labelled.positions, labelled.labels)
@@ -167,12 +167,12 @@ class DistillationTrainer(ResumableTrainer):
     def evaluate(
         self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate student and teacher on held-out blocks: see `held_out_metrics` for what is measured.
+        """Evaluate student and teacher on held-out blocks: see `held_out_metrics` for the metrics.
 
-        With `short_block_size`, once more on the same blocks cut, as `short_loss` and so on.
+        With `short_block_size` they are evaluated again on the same blocks after cutting: `short_loss` and so on.
 
         Raises:
-            PotstillError: there are no such blocks, or a batch of them does not fit into memory.
+            PotstillError: there are no held-out blocks, or a batch of them does not fit into memory.
         """
         blocks = self.corpus.validation if eval_dataset is None else eval_dataset
         if len(blocks) == 0:
@@ -183,8 +183,8 @@ class DistillationTrainer(ResumableTrainer):
             with fitting_memory(self.args, evaluation=True):
                 metrics = self._held_out(blocks, self.held_out_labelling)
                 if self.splitter is not None:
-                    cut, label = self.splitter, self.held_out_labelling
-                    short = self._held_out(blocks, lambda *batch: label(*cut(*batch)))
+                    split, label = self.splitter, self.held_out_labelling
+                    short = self._held_out(blocks, lambda *batch: label(*split(*batch)))
                     metrics |= {f"short_{name}": value for name, value in short.items()}
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             self.log(metrics)
@@ -193,7 +193,7 @@ class DistillationTrainer(ResumableTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self._staging is not None and self.args.should_save:  # a checkpoint, not the student alone
+        if self._staging is not None and self.args.should_save:  # this is a checkpoint, not just the student
             self.step.save_objective(output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -221,10 +221,10 @@ class DistillationTrainer(ResumableTrainer):
 
 
 class GraphedLabelling:
-    """Labels blocks as `labelling` does, replayed as a CUDA graph.
+    """Labels blocks as `labelling` does, by replaying a CUDA graph.
 
     Args:
-        labelling: what it does must depend on the shapes of the blocks alone.
+        labelling: a labelling on the device. What it does may depend on the shapes of the blocks alone.
     """
 
     def __init__(self, labelling: Labelling) -> None:
@@ -247,6 +247,6 @@ def _labellings(
     return masking.to(args.device), Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collate nothing: `Blocks` returns whole batches."""
+def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the batch unchanged: `Blocks` already returns whole batches."""
     return batch
