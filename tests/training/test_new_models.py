@@ -93,7 +93,7 @@ def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, t
     for options, told in (
         ({"train_tokenizer": True, "model_type": "distilbert"}, "one of the types bert, roberta"),
         ({"train_tokenizer": True, "model_type": "roberta", "lowercase": True}, "leave --lowercase out"),
-        ({"tokenizer": "folder", "model_type": "roberta"}, "add --train_tokenizer, or leave it out"),
+        ({"tokenizer": "folder", "model_type": "roberta"}, "add --train_tokenizer, or leave --model_type out"),
     ):
         with pytest.raises(PotstillError, match=told):
             prepare([str(text_path)], str(tmp_path / "blocks"), **options)
