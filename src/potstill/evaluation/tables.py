@@ -182,7 +182,7 @@ def _fitting(grid: Grid) -> list[list[int]]:
         width = 2 + max(map(cell_len, lines))
         if used + width > WIDTH:
             pages.append([])
-            used = first + 2  # the line under the header is one character longer at both sides
+            used = first + 2  # a table has one blank character at each side
         pages[-1].append(column)
         used += width
     return pages
