@@ -44,7 +44,7 @@ def held_out_metrics(
         reduce: sums a tensor over the processes.
 
     Returns:
-        ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM and then ``perplexity``, which is exp(loss). With a
+        ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM with its ``perplexity`` = exp(loss). With a
         teacher also ``teacher_loss``, ``teacher_accuracy`` (and ``teacher_perplexity``), ``kl`` (teacher ‖ student,
         T = 1, nats) and ``agreement`` (share of equal first choices), both over the predicted tokens, and ``cosine`` of
         the last hidden states over all tokens (if the widths are equal).
