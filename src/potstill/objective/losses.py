@@ -17,7 +17,15 @@ from potstill.objective.term import Weighted
 
 LOSSES: dict[str, type[Weighted]] = {
     loss.name: loss
-    for loss in (SoftTargets, MaskedLM, CausalLM, LogitsMSE, HiddenCosine, HiddenMSE, AttentionRelations)
+    for loss in (
+        SoftTargets,
+        MaskedLM,
+        CausalLM,
+        LogitsMSE,
+        HiddenCosine,
+        HiddenMSE,
+        AttentionRelations,
+    )
 }
 
 

@@ -9,7 +9,14 @@ from potstill.student.gpt2 import Gpt2
 from potstill.student.interface import Family, TokenizerKind
 from potstill.student.roberta import Camembert, Roberta, XlmRoberta
 
-FAMILIES: tuple[Family, ...] = (Bert(), DistilBert(), Roberta(), XlmRoberta(), Camembert(), Gpt2())
+FAMILIES: tuple[Family, ...] = (
+    Bert(),
+    DistilBert(),
+    Roberta(),
+    XlmRoberta(),
+    Camembert(),
+    Gpt2(),
+)
 _FAMILIES: dict[str | None, Family] = {family.model_type: family for family in FAMILIES}
 
 
