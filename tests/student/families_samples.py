@@ -8,6 +8,7 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     DistilBertConfig,
+    ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -29,6 +30,7 @@ SIZES: dict[str, Any] = {
 }
 DISTIL = {"dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": LENGTH}
 FROM_PADDING = SIZES | {"max_position_embeddings": LENGTH + 2, "type_vocab_size": 1, "pad_token_id": 1}
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "bert": lambda **options: BertConfig(**(SIZES | options)),
@@ -36,6 +38,7 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "roberta": lambda **options: RobertaConfig(**(FROM_PADDING | options)),
     "xlm-roberta": lambda **options: XLMRobertaConfig(**(FROM_PADDING | options)),
     "camembert": lambda **options: CamembertConfig(**(FROM_PADDING | options)),
+    "modernbert": lambda **options: ModernBertConfig(**(SIZES | SPECIAL | {"local_attention": 8} | options)),
 }
 
 

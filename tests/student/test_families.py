@@ -74,10 +74,15 @@ def test_attention_inputs_are_what_attention_computes(
     family = family_of(model)
     module = list(model.get_submodule(family.layer_prefix.rstrip(".")).children())[layer]
     seen = {}
-    for name, part in module.attention.named_modules():
-        for kind, names in {"query": "query q_lin", "key": "key k_lin", "value": "value v_lin"}.items():
+    kinds = {"query": "query q_lin", "key": "key k_lin", "value": "value v_lin"}
+    for name, part in module.named_modules():
+        for kind, names in kinds.items():
             if name.split(".")[-1] in names.split():
                 part.register_forward_hook(lambda module, inputs, output, kind=kind: seen.__setitem__(kind, output))
+        if name.endswith("Wqkv"):  # all in one
+            part.register_forward_hook(
+                lambda module, inputs, output: seen.update(zip(kinds, output.chunk(3, -1), strict=True))
+            )
     model(input_ids)
     expected = dict(seen)
     inputs = family.encode(model, input_ids, Reads(attention={layer})).attention[layer]

@@ -6,9 +6,10 @@ from potstill.errors import PotstillError
 from potstill.student.bert import Bert
 from potstill.student.distilbert import DistilBert
 from potstill.student.interface import Family, TokenizerKind
+from potstill.student.modernbert import ModernBert
 from potstill.student.roberta import Camembert, Roberta, XlmRoberta
 
-FAMILIES: tuple[Family, ...] = (Bert(), DistilBert(), Roberta(), XlmRoberta(), Camembert())
+FAMILIES: tuple[Family, ...] = (Bert(), DistilBert(), Roberta(), XlmRoberta(), Camembert(), ModernBert())
 _FAMILIES: dict[str | None, Family] = {family.model_type: family for family in FAMILIES}
 
 
