@@ -105,7 +105,7 @@ def test_what_an_export_computes_of_a_layer_is_what_the_layer_computes(model_typ
     model = random_model(CONFIGS[model_type](), torch.float64)
     family = family_of(model)
     if not family.exports_plainly:
-        pytest.skip("it is exported as transformers computes it")
+        pytest.skip("its layers are exported as they are")
     hidden = family.embed(model, ids())
     layer = family.layers(model)[0]
     whole, first = family.attention_inputs(layer, hidden), family.attention_inputs(layer, hidden, asking=hidden[:, :1])

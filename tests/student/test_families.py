@@ -30,7 +30,7 @@ def test_encode_and_head_together_are_the_model(
     family = family_of(model)
     hidden = family.encode(model, input_ids).last
     head = family.head(model)
-    logits = head.transform(hidden) @ head.weight.T + head.bias
+    logits = torch.nn.functional.linear(head.transform(hidden), head.weight, head.bias)
     torch.testing.assert_close(logits, model(input_ids).logits, rtol=0, atol=1e-12)
     assert (head.weight is model.get_input_embeddings().weight) == tied
 
@@ -79,10 +79,8 @@ def test_attention_inputs_are_what_attention_computes(
         for kind, names in kinds.items():
             if name.split(".")[-1] in names.split():
                 part.register_forward_hook(lambda module, inputs, output, kind=kind: seen.__setitem__(kind, output))
-        if name.endswith("Wqkv"):  # all in one
-            part.register_forward_hook(
-                lambda module, inputs, output: seen.update(zip(kinds, output.chunk(3, -1), strict=True))
-            )
+        if name.split(".")[-1] == "Wqkv":  # all three side by side
+            part.register_forward_hook(lambda *call: seen.update(zip(kinds, call[2].chunk(3, dim=-1), strict=True)))
     model(input_ids)
     expected = dict(seen)
     inputs = family.encode(model, input_ids, Reads(attention={layer})).attention[layer]

@@ -100,12 +100,13 @@ def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("model_type", ["roberta", "modernbert"])
 @pytest.mark.parametrize("options", [{}, {"pretrain": True}, {"baseline": True}], ids=str)
-def test_the_bench_takes_a_random_roberta(options: dict[str, bool]) -> None:
+def test_the_bench_takes_a_random_model(options: dict[str, bool], model_type: str) -> None:
     sizes = {"teacher_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 60, "block_size": 16}
     steps = {"bench_steps": 1, "bench_warmup": 1, "per_device_train_batch_size": 2, "max_position_embeddings": 16}
-    measured = bench_train(BenchTrainArguments(use_cpu=True, model_type="roberta", **sizes, **steps, **options))
-    assert measured.model["model_type"] == "roberta"
+    measured = bench_train(BenchTrainArguments(use_cpu=True, model_type=model_type, **sizes, **steps, **options))
+    assert measured.model["model_type"] == model_type
     assert (measured.teacher is None) == ("pretrain" in options)
 
 

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
-from potstill.student.same_class import config_of_layers
 from potstill.student.tensors import cast_parameters
 
 
@@ -35,7 +34,7 @@ def grow(model: PreTrainedModel, num_hidden_layers: int) -> PreTrainedModel:
     depth = model.config.num_hidden_layers
     if num_hidden_layers < depth:
         raise PotstillError(f"a model of {depth} layers cannot grow to {num_hidden_layers}: give {depth} or more")
-    config = config_of_layers(model.config, [family.grown_from(model.config, i) for i in range(num_hidden_layers)])
+    config = family.grown_config(model.config, num_hidden_layers)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         grown = type(model)(config)
     cast_parameters(grown.to(model.device), model.dtype)

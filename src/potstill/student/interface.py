@@ -6,6 +6,7 @@ is called.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -241,6 +242,17 @@ class Family(ABC):
             place: Number of a layer of the grown model.
         """
         return place % config.num_hidden_layers
+
+    def grown_config(self, config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
+        """Config of a model that has grown; everything but the depth is as it was.
+
+        Args:
+            config: Of the model that grows; left as it is.
+            depth: Layers of the grown model.
+        """
+        grown = copy.deepcopy(config)
+        grown.num_hidden_layers = depth
+        return grown
 
     @abstractmethod
     def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
@@ -36,7 +38,7 @@ class ModernBert(SameClass):
     layer_prefix = "model.layers."
     dropouts = ("embedding_dropout", "attention_dropout", "mlp_dropout")
     tokenizer = ByteLevel()
-    stand_ins = {"model.layers.0.attn_norm": "model.embeddings.norm"}
+    stand_ins = MappingProxyType({"model.layers.0.attn_norm": "model.embeddings.norm"})
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""
@@ -113,13 +115,16 @@ class ModernBert(SameClass):
         return min(best.values())[1]
 
     def grown_from(self, config: PreTrainedConfig, place: int) -> int:
-        """See `Family.grown_from`: the nearest layer of the kind that continues the stripe."""
-        over_again, every = super().grown_from(config, place), _stripe(config)
-        if every is None:
-            return over_again
-        wanted = _kind(place, every)
+        """See `Family.grown_from`: the nearest layer of the place's kind, if there is one of that kind."""
+        over_again, wanted = super().grown_from(config, place), _kind_at(config, place)
         candidates = [layer for layer, kind in enumerate(config.layer_types) if kind == wanted]
         return min(candidates or [over_again], key=lambda layer: (abs(layer - over_again), layer))
+
+    def grown_config(self, config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
+        """See `Family.grown_config`: the stripe goes on."""
+        grown = super().grown_config(config, depth)
+        grown.layer_types = [_kind_at(config, place) for place in range(depth)]
+        return grown
 
     def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
         """See `Family.student_config`.
@@ -198,3 +203,9 @@ def _stripe(config: PreTrainedConfig) -> int | None:
 
 def _kind(layer: int, every: int) -> str:
     return LOCAL if layer % every else GLOBAL
+
+
+def _kind_at(config: PreTrainedConfig, place: int) -> str:
+    """The kind of a layer in a model that goes on as the layers of this config begin."""
+    every, kinds = _stripe(config), config.layer_types
+    return kinds[place % len(kinds)] if every is None else _kind(place, every)

@@ -1,7 +1,6 @@
 """Students of their teacher's own class: fewer layers, and nothing else changed."""
 
 import copy
-from collections.abc import Sequence
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -9,21 +8,16 @@ from potstill.student.interface import Family
 from potstill.student.tensors import with_layers
 
 
-def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
-    """Return a copy of a config with other layers: layer `i` of the result is layer `layers[i]` of the original."""
-    made = copy.deepcopy(config)
-    made.num_hidden_layers = len(layers)
-    if (kinds := getattr(config, "layer_types", None)) is not None:
-        made.layer_types = [kinds[layer] for layer in layers]
-    return made
-
-
 class SameClass(Family):
     """A family whose students are models of the same class."""
 
     def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
         """See `Family.student_config`: the teacher's config with other layers."""
-        return config_of_layers(teacher_config, layers)
+        config = copy.deepcopy(teacher_config)
+        config.num_hidden_layers = len(layers)
+        if (kinds := getattr(teacher_config, "layer_types", None)) is not None:
+            config.layer_types = [kinds[layer] for layer in layers]
+        return config
 
     def copy_weights(
         self, teacher: PreTrainedModel, student: PreTrainedModel, layers: list[int], fold_token_types: bool
