@@ -9,6 +9,7 @@ from transformers import (
     CamembertConfig,
     DistilBertConfig,
     GPT2Config,
+    ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -31,6 +32,7 @@ SIZES: dict[str, Any] = {
 DISTIL = {"dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": LENGTH}
 GPT2 = {"vocab_size": 101, "n_embd": 24, "n_layer": 4, "n_head": 3, "n_inner": 40, "n_positions": LENGTH}
 FROM_PADDING = SIZES | {"max_position_embeddings": LENGTH + 2, "type_vocab_size": 1, "pad_token_id": 1}
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "bert": lambda **options: BertConfig(**(SIZES | options)),
@@ -39,6 +41,7 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "xlm-roberta": lambda **options: XLMRobertaConfig(**(FROM_PADDING | options)),
     "camembert": lambda **options: CamembertConfig(**(FROM_PADDING | options)),
     "gpt2": lambda **options: GPT2Config(**(GPT2 | options)),
+    "modernbert": lambda **options: ModernBertConfig(**(SIZES | SPECIAL | {"local_attention": 8} | options)),
 }
 
 

@@ -23,7 +23,8 @@ from potstill.student.byte_level import ByteLevel
 from potstill.student.family import FAMILIES, new_model_family, new_tokenizer_kind
 from potstill.training.graphs import Graphed
 
-LAYERS = [3, 0]
+LAYERS = {"modernbert": [0, 3]}
+"""The layers that a student copies, where a family has no student of layers 3 and 0."""
 
 FROM_BERT = {
     r"^distilbert\.embeddings": "bert.embeddings",
@@ -61,7 +62,8 @@ def test_every_family_has_a_config_here() -> None:
 
 def test_every_tensor_of_the_student_is_the_teachers(model_type: str) -> None:
     teacher = random_model(CONFIGS[model_type]())
-    student = build_student(teacher, layers=LAYERS, fold_token_types=False)
+    layers = LAYERS.get(model_type, [3, 0])
+    student = build_student(teacher, layers=layers, fold_token_types=False)
     theirs, prefix = teacher.state_dict(), family_of(teacher).layer_prefix
     copied = set()
     for name, tensor in student.state_dict().items():
@@ -71,7 +73,7 @@ def test_every_tensor_of_the_student_is_the_teachers(model_type: str) -> None:
                 original = re.sub(pattern, old, original)
         if original.startswith(prefix):
             number, _, rest = original.removeprefix(prefix).partition(".")
-            original = f"{prefix}{LAYERS[int(number)]}.{rest}"
+            original = f"{prefix}{layers[int(number)]}.{rest}"
         assert torch.equal(tensor, theirs[original]), (name, original)
         copied.add(original)
     left = {name for name in theirs if name not in copied and not re.search(rf"{re.escape(prefix)}[12]\.", name)}
@@ -94,6 +96,8 @@ def test_a_model_reads_so_many_tokens_and_no_more(model_type: str) -> None:
     length = usable_length(model.config)
     assert length == LENGTH
     assert model(torch.full((1, length), 7)).logits.shape == (1, length, 101)
+    if not any("position_embeddings" in name for name, _ in model.named_parameters()):
+        return  # positions that are computed do not end
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, length + 1), 7))
 

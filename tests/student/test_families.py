@@ -79,7 +79,7 @@ def test_attention_inputs_are_what_attention_computes(
         for kind, names in kinds.items():
             if name.split(".")[-1] in names.split():
                 part.register_forward_hook(lambda module, inputs, output, kind=kind: seen.__setitem__(kind, output))
-        if name.split(".")[-1] == "c_attn":  # all three side by side
+        if name.split(".")[-1] in ("c_attn", "Wqkv"):  # all three side by side
             part.register_forward_hook(lambda *call: seen.update(zip(kinds, call[2].chunk(3, dim=-1), strict=True)))
     model(input_ids)
     expected = dict(seen)

@@ -76,21 +76,22 @@ def forward_flops(
 
     Args:
         model: of a known family.
-        block_size: L, tokens of a block. Attention takes 4 · L · H per token and layer, and half of that in
-            a causal model; H is the hidden size.
+        block_size: L, tokens of a block. Attention takes 4 · A · H per token and layer. A is the number of tokens
+            that a token sees there (`Family.attended`), at most L; H is the hidden size.
         head_share: share of the tokens at which the language-model head is computed.
         reads: the outputs that losses read. Layers above them are not run. If only the queries, keys and values of a
             layer are read, only these count.
     """
-    layers = family_of(model).layers(model)
+    family = family_of(model)
+    layers = family.layers(model)
     depth, width = model.config.num_hidden_layers, model.config.hidden_size
     run = reads.layers_run(depth)
     in_run = sum(_linear_weights(layer) for layer in list(layers.children())[:run])
     if any(layer % depth >= run for layer in reads.attention):
         in_run += 3 * width * width
     outside = _linear_weights(model) - _linear_weights(layers)
-    attended = 2 if family_of(model).causal else 4
-    return 2 * in_run + attended * block_size * width * run + 2 * outside * head_share
+    attended = sum(family.attended(model.config, layer, block_size) for layer in range(run))
+    return 2 * in_run + 4 * attended * width + 2 * outside * head_share
 
 
 def _linear_weights(module: nn.Module) -> int:

@@ -1,16 +1,20 @@
 """A teacher in, its initial student out."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
+from potstill.student.interface import Family
 from potstill.student.layers import choose_layers, explicit_layers
 from potstill.student.loading import load_masked_lm
+
+logger = logging.getLogger(__name__)
 
 
 def build_student(
@@ -32,7 +36,9 @@ def build_student(
         teacher: A language model of a known family, or its folder or hub name.
         num_hidden_layers: Depth of the student. Half the teacher's (rounded down, at least 1) by default, or as many
             as `layers` lists.
-        layers: Which teacher layers to copy; see `choose_layers`.
+        layers: Which teacher layers to copy; see `choose_layers`. Where the teacher's layers are of several kinds, what
+            a rule chooses is moved so that they come in the teacher's order (`Family.adjust_layers`), and a line is
+            logged. A list is taken as it is.
         initialise: `"teacher"` copies the weights; `"random"` draws all of them as the architecture does by itself
             (the ablation of Sanh et al. 2019, table 4), and then `layers` gives the depth at most.
         fold_token_types: Add the teacher's segment-0 embedding into the student's position embeddings. The embedding
@@ -61,6 +67,8 @@ def build_student(
         listed = explicit_layers(layers)
         num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
     chosen = choose_layers(teacher_layers, num_hidden_layers, layers)
+    if explicit_layers(layers) is None:
+        chosen = _adjusted(chosen, family, teacher.config, str(layers))
 
     config = family.student_config(teacher.config, chosen)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
@@ -72,3 +80,18 @@ def build_student(
     if initialise == "teacher":
         family.copy_weights(teacher, student, chosen, fold_token_types)
     return student.to(device=teacher.device).eval()
+
+
+def _adjusted(chosen: list[int], family: Family, config: PreTrainedConfig, rule: str) -> list[int]:
+    """Return the layers that the family has in place of those that a rule chose, and log it if they are others."""
+    adjusted = family.adjust_layers(config, chosen)
+    if adjusted != chosen:
+        ours, theirs = (",".join(map(str, layers)) for layers in (adjusted, chosen))
+        logger.warning(
+            "The student copies the teacher's layers %s. They were chosen so that each kind of layer comes where the "
+            "teacher has it; the rule %r alone would choose %s.",
+            ours,
+            rule,
+            theirs,
+        )
+    return adjusted

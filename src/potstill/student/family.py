@@ -7,6 +7,7 @@ from potstill.student.bert import Bert
 from potstill.student.distilbert import DistilBert
 from potstill.student.gpt2 import Gpt2
 from potstill.student.interface import Family, TokenizerKind
+from potstill.student.modernbert import ModernBert
 from potstill.student.roberta import Camembert, Roberta, XlmRoberta
 
 FAMILIES: tuple[Family, ...] = (
@@ -16,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     XlmRoberta(),
     Camembert(),
     Gpt2(),
+    ModernBert(),
 )
 _FAMILIES: dict[str | None, Family] = {family.model_type: family for family in FAMILIES}
 

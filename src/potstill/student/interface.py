@@ -6,9 +6,11 @@ is called.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -124,6 +126,8 @@ class Family(ABC):
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
             attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
             which not every runtime knows. Such a family has `after_attention`.
+        stand_ins: Modules that a layer of its models has not, though other layers have them → the module that does
+            their work. A copy of the layer in another place of a grown model gets a copy of that.
     """
 
     model_type: str
@@ -133,6 +137,7 @@ class Family(ABC):
     dropouts: tuple[str, ...]
     tokenizer: TokenizerKind | None = None
     exports_plainly: bool = False
+    stand_ins: Mapping[str, str] = MappingProxyType({})
 
     # What its models can be, and read.
 
@@ -183,6 +188,16 @@ class Family(ABC):
             asking: (B, K, H), the part of `hidden` that queries are made of; all of it if None.
         """
 
+    def attended(self, config: PreTrainedConfig, layer: int, length: int) -> float:
+        """How many tokens each token of a block sees in a layer, itself included: the mean over the block.
+
+        Args:
+            config: Of the model.
+            layer: Its number, from 0.
+            length: L, tokens of the block.
+        """
+        return (length + 1) / 2 if self.causal else length
+
     def after_attention(self, layer: nn.Module, mixed: Tensor, hidden: Tensor) -> Tensor:
         """The output (B, K, H) of a layer, from what its attention made of values, (B, K, D), and from its input.
 
@@ -206,6 +221,38 @@ class Family(ABC):
         """
 
     # What is made of them.
+
+    def adjust_layers(self, config: PreTrainedConfig, layers: list[int]) -> list[int]:
+        """The layers to copy in place of those that a rule chose, where layers are of several kinds.
+
+        Args:
+            config: Of the teacher.
+            layers: Teacher layers in ascending order, one for each student layer.
+
+        Returns:
+            As many teacher layers, also in ascending order. Their kinds are in the teacher's order.
+        """
+        return layers
+
+    def grown_from(self, config: PreTrainedConfig, place: int) -> int:
+        """The layer that a grown model copies to a place, which is that layer's own number if it has the place.
+
+        Args:
+            config: Of the model that grows.
+            place: Number of a layer of the grown model.
+        """
+        return place % config.num_hidden_layers
+
+    def grown_config(self, config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
+        """Config of a model that has grown; everything but the depth is as it was.
+
+        Args:
+            config: Of the model that grows; left as it is.
+            depth: Layers of the grown model.
+        """
+        grown = copy.deepcopy(config)
+        grown.num_hidden_layers = depth
+        return grown
 
     @abstractmethod
     def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:

@@ -12,9 +12,11 @@ class SameClass(Family):
     """A family whose students are models of the same class."""
 
     def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
-        """See `Family.student_config`: the teacher's config with another depth."""
+        """See `Family.student_config`: the teacher's config with other layers."""
         config = copy.deepcopy(teacher_config)
         config.num_hidden_layers = len(layers)
+        if (kinds := getattr(teacher_config, "layer_types", None)) is not None:
+            config.layer_types = [kinds[layer] for layer in layers]
         return config
 
     def copy_weights(
