@@ -39,7 +39,7 @@ def grow(model: PreTrainedModel, num_hidden_layers: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         grown = type(model)(config)
     grown.to(device=model.device, dtype=model.dtype)
-    grown.load_state_dict(with_layers(model.state_dict(), family.layer_prefix, layers))
+    grown.load_state_dict(with_layers(model.state_dict(), family.prefix_in(model), layers))
     return grown.train(model.training)
 
 
@@ -70,7 +70,7 @@ def grow_optimizer_state(
         raise ValueError("old_names does not name every parameter of every group of the optimizer's state")
     if len(new_names) != len(groups):
         raise ValueError(f"the optimizer's state has {len(groups)} parameter groups and new_names has {len(new_names)}")
-    layer_prefix, depth = family_of(model).layer_prefix, model.config.num_hidden_layers
+    layer_prefix, depth = family_of(model).prefix_in(model), model.config.num_hidden_layers
     index_of = {
         name: index
         for group, names in zip(groups, old_names, strict=True)

@@ -143,7 +143,7 @@ class DistillationStep(nn.Module):
         if dtype not in self._teacher_predictors:
             (teacher,) = self._teacher
             if dtype is not None:
-                teacher = copy.deepcopy(teacher).to(dtype)
+                teacher = _in_type(teacher, dtype)
                 if teacher.device.type == "cuda":
                     family_of(teacher).fuse_gelu(teacher)
             predictor = Predictor(teacher, self.objective.teacher_reads)
@@ -151,6 +151,14 @@ class DistillationStep(nn.Module):
                 predictor.compile(**self._compile_options)
             self._teacher_predictors[dtype] = predictor
         return self._teacher_predictors[dtype]
+
+
+def _in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a copy whose parameters are of this type. Buffers, such as frequencies of positions, stay as they are."""
+    copied = copy.deepcopy(model)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return copied
 
 
 def _ignore(part: str) -> None:
