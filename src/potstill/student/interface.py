@@ -220,8 +220,8 @@ class Family(ABC):
     def layer_flops(self, layer: nn.Module, config: PreTrainedConfig, length: int) -> int:
         """FLOPs per token of the matrix products that a layer has to do in a block of `length` tokens.
 
-        Those with its weights, queries times keys, and attention times values. In a causal model a token attends to half
-        of the block on average.
+        Those with its weights, queries times keys, and attention times values. In a causal model a token attends to
+        half of the block on average.
         """
         return 2 * matrix_weights(layer) + (2 if self.causal else 4) * length * config.hidden_size
 
