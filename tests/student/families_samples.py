@@ -7,12 +7,17 @@ import torch
 from transformers import (
     BertConfig,
     CamembertConfig,
+    Data2VecTextConfig,
+    DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
     GPT2Config,
     ModernBertConfig,
+    MPNetConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
+    RoFormerConfig,
     XLMRobertaConfig,
 )
 
@@ -33,6 +38,13 @@ DISTIL = {"dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 40, "max_positio
 GPT2 = {"vocab_size": 101, "n_embd": 24, "n_layer": 4, "n_head": 3, "n_inner": 40, "n_positions": LENGTH}
 FROM_PADDING = SIZES | {"max_position_embeddings": LENGTH + 2, "type_vocab_size": 1, "pad_token_id": 1}
 SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
+DISTANCES = {
+    "relative_attention": True,
+    "position_buckets": 6,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "bert": lambda **options: BertConfig(**(SIZES | options)),
@@ -42,7 +54,18 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "camembert": lambda **options: CamembertConfig(**(FROM_PADDING | options)),
     "gpt2": lambda **options: GPT2Config(**(GPT2 | options)),
     "modernbert": lambda **options: ModernBertConfig(**(SIZES | SPECIAL | {"local_attention": 8} | options)),
+    "electra": lambda **options: ElectraConfig(**(SIZES | {"embedding_size": 16} | options)),
+    "deberta-v2": lambda **options: DebertaV2Config(**(SIZES | DISTANCES | options)),
+    "mpnet": lambda **options: MPNetConfig(**(SIZES | {"max_position_embeddings": LENGTH + 2} | options)),
 }
+
+GENERIC: dict[str, Callable[..., PreTrainedConfig]] = {
+    "data2vec-text": lambda **options: Data2VecTextConfig(**(FROM_PADDING | options)),
+    "roformer": lambda **options: RoFormerConfig(**(SIZES | options)),
+}
+"""Masked language models of the generic path."""
+
+SAMPLES = CONFIGS | GENERIC
 
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:

@@ -62,6 +62,8 @@ def build_student(
         raise PotstillError(
             f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with load_masked_lm"
         )
+    if (reason := family.unusable(teacher)) is not None:
+        raise PotstillError(f"the teacher cannot be used: it {reason}")
     teacher_layers = teacher.config.num_hidden_layers
     if num_hidden_layers is None:
         listed = explicit_layers(layers)

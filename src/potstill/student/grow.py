@@ -105,7 +105,7 @@ def _original(name: str, model: PreTrainedModel, known: Collection[str]) -> str:
             of the one that does its work: see `Family.stand_ins`.
     """
     family = family_of(model)
-    before, prefix, after = name.partition(family.layer_prefix)
+    before, prefix, after = name.partition(family.prefix_in(model))
     if not prefix:
         return name
     place, _, rest = after.partition(".")

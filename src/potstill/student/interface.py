@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.student.counting import matrix_weights
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
 
@@ -123,6 +124,9 @@ class Family(ABC):
             token at every position, and nothing is masked.
         dropouts: Names that its configs have for the dropouts of hidden states and attention.
         tokenizer: The kind of tokenizer that a new model of the family gets; None if no new ones are made.
+        encodes_whole: Whether `encode` runs all of a model but its projection onto the vocabulary. The transform of its
+            head is then the identity.
+        shows_attention: Whether `attention_inputs` knows where the layers make queries, keys and values.
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
             attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
             which not every runtime knows. Such a family has `after_attention`.
@@ -136,6 +140,8 @@ class Family(ABC):
     causal: bool = False
     dropouts: tuple[str, ...]
     tokenizer: TokenizerKind | None = None
+    encodes_whole: bool = False
+    shows_attention: bool = True
     exports_plainly: bool = False
     stand_ins: Mapping[str, str] = MappingProxyType({})
 
@@ -157,11 +163,27 @@ class Family(ABC):
         """Set those of the `missing` tensors that files of this family leave out by design; return their names."""
         return set()
 
+    def read_names(self, config: PreTrainedConfig, names: Collection[str]) -> str | None:
+        """Set in a config what it leaves out and the names of the model's tensors in its files say.
+
+        Returns:
+            Why these files cannot be used, ready to follow "it …", or None when they can.
+        """
+        return None
+
+    def unusable(self, model: PreTrainedModel) -> str | None:
+        """Why a model cannot be used that only the model itself tells, ready to follow "it …", or None when it can."""
+        return None
+
     # How its models compute.
+
+    def prefix_in(self, model: PreTrainedModel) -> str:
+        """What the name of every tensor of a layer of this model begins with: `layer_prefix`."""
+        return self.layer_prefix
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """The layers of a model with a head, from the first to the last."""
-        return model.get_submodule(self.layer_prefix.rstrip("."))
+        return model.get_submodule(self.prefix_in(model).rstrip("."))
 
     @abstractmethod
     def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
@@ -209,6 +231,14 @@ class Family(ABC):
             hidden: (B, K, H), the layer's input at the same tokens.
         """
         raise NotImplementedError
+
+    def layer_flops(self, model: PreTrainedModel, layer: int, length: int) -> float:
+        """FLOPs per token of the matrix products that a layer has to do in a block of `length` tokens.
+
+        Those with its weights, queries times keys, and attention times values.
+        """
+        seen = self.attended(model.config, layer, length)
+        return 2 * matrix_weights(self.layers(model)[layer]) + 4 * seen * model.config.hidden_size
 
     @abstractmethod
     def head(self, model: PreTrainedModel) -> VocabularyHead:

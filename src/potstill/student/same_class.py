@@ -24,4 +24,4 @@ class SameClass(Family):
     ) -> None:
         """See `Family.copy_weights`. The student has its teacher's segments, so there is nothing to fold."""
         # Strict: a tensor left over, missing or of another shape is an error, never a silent half-copy.
-        student.load_state_dict(with_layers(teacher.state_dict(), self.layer_prefix, layers))
+        student.load_state_dict(with_layers(teacher.state_dict(), self.prefix_in(teacher), layers))

@@ -37,8 +37,9 @@ class Predictor:
         They are not looked up at every call, because that would take longer than the layers of a small model.
         """
         head = family_of(self.model).head(self.model)
-        tensors = dict(self._encoder.named_parameters())
-        prefix = f"model.{self.model.base_model_prefix}."
+        whole = family_of(self.model).encodes_whole
+        tensors = dict(self._encoder.named_parameters(remove_duplicate=not whole))
+        prefix = "model." if whole else f"model.{self.model.base_model_prefix}."
         self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self._head_tensors = {
             name: tensor
