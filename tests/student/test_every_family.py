@@ -123,15 +123,21 @@ def test_what_an_export_computes_of_a_layer_is_what_the_layer_computes(model_typ
 
 
 class _Operations(TorchDispatchMode):
-    """Notes what torch computes."""
+    """Notes what torch computes, and what it copies from one device to another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.moves: set[str] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        self.names.add(name)
+        devices = {value.device for value in (*args, result) if isinstance(value, torch.Tensor)}
+        if "copy" in name and len(devices) > 1:
+            self.moves.add(name)
+        return result
 
 
 def test_encoding_never_waits_for_the_device(model_type: str) -> None:
@@ -142,6 +148,16 @@ def test_encoding_never_waits_for_the_device(model_type: str) -> None:
         family_of(model).encode(model, ids())
     assert "embedding" in operations.names
     assert not operations.names & {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}
+    elsewhere, there = model.to("meta"), ids().to("meta")  # a device that is not the CPU
+    with _Operations() as operations:
+        family_of(model).encode(elsewhere, there)
+    assert not operations.moves
+
+
+def test_copies_to_a_device_are_noted() -> None:
+    with _Operations() as operations:
+        torch.tensor(3).type_as(torch.empty(2, device="meta"))
+    assert operations.moves == {"_to_copy"}
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from potstill.errors import PotstillError
 from potstill.student.family import family_of
 from potstill.student.interface import Family
 from potstill.student.layers import choose_layers, explicit_layers
-from potstill.student.loading import load_masked_lm
+from potstill.student.loading import load_masked_lm, quiet_loading
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ def build_student(
         raise PotstillError(
             f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with load_masked_lm"
         )
-    if (reason := family.unusable(teacher)) is not None:
+    with quiet_loading():
+        reason = family.unusable(teacher)
+    if reason is not None:
         raise PotstillError(f"the teacher cannot be used: it {reason}")
     teacher_layers = teacher.config.num_hidden_layers
     if num_hidden_layers is None:
