@@ -14,6 +14,7 @@ from transformers import (
     GPT2Config,
     ModernBertConfig,
     MPNetConfig,
+    OPTConfig,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -62,8 +63,9 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
 GENERIC: dict[str, Callable[..., PreTrainedConfig]] = {
     "data2vec-text": lambda **options: Data2VecTextConfig(**(FROM_PADDING | options)),
     "roformer": lambda **options: RoFormerConfig(**(SIZES | options)),
+    "opt": lambda **options: OPTConfig(**(SIZES | {"ffn_dim": 40, "word_embed_proj_dim": 12} | options)),
 }
-"""Masked language models of the generic path."""
+"""Language models of the generic path, the last of them causal."""
 
 SAMPLES = CONFIGS | GENERIC
 

@@ -185,9 +185,10 @@ def teacher_folder(model_type: str, text_path: Path, tmp_path_factory: pytest.Te
 
 
 def _tokenizer(model_type: str, text: Path) -> PreTrainedTokenizerFast:
-    """The kind that a new model of the family gets; of BERT's or RoBERTa's where there are no new ones."""
+    """The kind that a new model of the family gets; of BERT's, RoBERTa's or GPT-2's where there are no new ones."""
     config = SAMPLES[model_type]()
-    kind = family_of(config).tokenizer or new_tokenizer_kind("roberta" if config.pad_token_id == 1 else "bert")
+    near = "gpt2" if family_of(config).causal else "roberta" if config.pad_token_id == 1 else "bert"
+    kind = family_of(config).tokenizer or new_tokenizer_kind(near)
     size = 300 if isinstance(kind, ByteLevel) else 120
     return kind.train(lambda: text.read_bytes().splitlines(), size, None, LENGTH)
 
