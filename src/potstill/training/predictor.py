@@ -45,7 +45,7 @@ class Predictor:
         self._head_tensors = {
             name: tensor
             for name, tensor in tensors.items()
-            if not name.startswith(inside) and tensor is not head.weight and tensor is not head.bias
+            if not name.startswith(prefix) and tensor is not head.weight and tensor is not head.bias
         }
 
     @property

@@ -155,13 +155,5 @@ class DistillationStep(nn.Module):
         return self._teacher_predictors[dtype]
 
 
-def _in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a copy whose parameters are of this type. Buffers, such as frequencies of positions, stay as they are."""
-    copied = copy.deepcopy(model)
-    for parameter in copied.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return copied
-
-
 def _ignore(part: str) -> None:
     pass
