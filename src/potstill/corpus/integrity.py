@@ -17,19 +17,22 @@ from potstill.errors import PotstillError, advice, first_line
 FILES = ("train.arrow", "validation.arrow", "token_counts.npy")
 """What is trained on."""
 
+CUT_FILES = (*FILES, "kept_tokens.npy")
+"""What is trained on where the vocabulary is cut: the teacher is cut by the last file."""
+
 TOLD_BYTES = 2 * 10**9
 """From which size on the check of a corpus is told, for it takes seconds then."""
 
 _PIECE = 2**22
 
 
-def checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path, names: Iterable[str] = FILES) -> dict[str, str]:
     """Return the SHA-256 of each file that is trained on, in hexadecimal, as `sha256sum` prints it.
 
     Raises:
         PotstillError: a file is missing or cannot be read.
     """
-    paths = [folder / name for name in FILES]
+    paths = [folder / name for name in names]
     try:
         size = sum(path.stat().st_size for path in paths)
     except OSError as error:
@@ -55,7 +58,9 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def fingerprint_of(checksums: dict[str, str]) -> str:
     """Return one SHA-256, in hexadecimal, for the checksums of all files."""
-    return hashlib.sha256("".join(f"{checksums[name]}  {name}\n" for name in FILES).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{checksums[name]}  {name}\n" for name in CUT_FILES if name in checksums).encode()
+    ).hexdigest()
 
 
 def check_files(folder: Path, recorded: dict[str, str]) -> None:
@@ -64,7 +69,7 @@ def check_files(folder: Path, recorded: dict[str, str]) -> None:
     Raises:
         PotstillError: a file is missing, cannot be read, or is not the one that was written.
     """
-    for name, checksum in checksums(folder).items():
+    for name, checksum in checksums(folder, recorded).items():
         if checksum != recorded[name]:
             raise PotstillError(
                 f"{folder / name} is damaged (its SHA-256 is no longer the one in the manifest): prepare the corpus "

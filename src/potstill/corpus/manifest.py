@@ -3,14 +3,18 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
-from potstill.corpus.integrity import FILES, fingerprint_of, unusable
+from potstill.corpus.integrity import CUT_FILES, FILES, fingerprint_of, unusable
 from potstill.errors import PotstillError
 
 FILE_NAME = "manifest.json"
-FORMAT_VERSION = 2
-"""2 added the checksums; corpora of format 1 are read."""
+FORMAT_VERSION = 3
+"""2 added the checksums, 3 the cut vocabularies. Corpora of all earlier formats are read."""
+
+UNCUT_FORMAT = 2
+"""The format of a corpus whose vocabulary is not cut: earlier versions of potstill read it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Manifest:
 
     `skipped` counts documents left out: `bad_text` (not UTF-8) and `empty` (null, blank, or nothing to the tokenizer).
     `created` is the time of day in UTC, ISO 8601. `checksums` are the SHA-256 of the files that are trained on; a
-    corpus of format 1 has none.
+    corpus of format 1 has none. `tokenizer` made the ids of the blocks. Where the vocabulary is cut,
+    `whole_tokenizer` is the tokenizer as it was before that.
     """
 
     potstill_version: str
@@ -63,12 +68,17 @@ class Manifest:
     sources: list[SourceRecord]
     created: str
     checksums: dict[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    format_version: int = UNCUT_FORMAT
+    whole_tokenizer: TokenizerRecord | None = None
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`."""
         record = {"format_version": self.format_version} | asdict(self)
-        record["tokenizer"]["class"] = record["tokenizer"].pop("class_name")
+        for name in ("tokenizer", "whole_tokenizer"):
+            if record[name] is None:
+                del record[name]
+            else:
+                record[name]["class"] = record[name].pop("class_name")
         if self.checksums:
             record["fingerprint"] = fingerprint_of(self.checksums)
         (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -104,15 +114,17 @@ class Manifest:
 
 
 def _parsed(record: dict[str, Any]) -> Manifest:
-    """The manifest that a JSON object of format 1 or 2 stands for; a `KeyError` or `TypeError` where it is none."""
+    """The manifest that a JSON object of a known format stands for; a `KeyError` or `TypeError` where it is none."""
     fingerprint = record.pop("fingerprint", None)
-    tokenizer = dict(record["tokenizer"])
-    record["tokenizer"] = _record(TokenizerRecord, tokenizer | {"class_name": tokenizer.pop("class")})
+    cut = record["format_version"] > UNCUT_FORMAT
+    for name in ("tokenizer", "whole_tokenizer") if cut else ("tokenizer",):
+        tokenizer = dict(record[name])
+        record[name] = _record(TokenizerRecord, tokenizer | {"class_name": tokenizer.pop("class")})
     record["splits"] = {name: _record(SplitRecord, record["splits"][name]) for name in ("train", "validation")}
     record["sources"] = [_record(SourceRecord, source) for source in record["sources"]]
     manifest = _record(Manifest, record)
     if manifest.format_version >= 2 and fingerprint != fingerprint_of(
-        {name: manifest.checksums[name] for name in FILES}
+        {name: manifest.checksums[name] for name in (CUT_FILES if cut else FILES)}
     ):
         raise TypeError("its fingerprint is not that of its checksums")
     return manifest
@@ -125,7 +137,8 @@ def _record(kind: type[Record], values: dict[str, Any]) -> Record:
     """A dataclass of these values, which come from a file and may be of any type."""
     hints = get_type_hints(kind)
     for name, value in values.items():
-        expected = getattr(hints.get(name), "__origin__", hints.get(name, object))
+        hint = hints.get(name, object)
+        expected = hint if isinstance(hint, UnionType) else getattr(hint, "__origin__", hint)
         allowed = (int, float) if expected is float else expected
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise TypeError(f"{name} is {type(value).__name__}")

@@ -14,14 +14,23 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
-from potstill.corpus.integrity import checksums
-from potstill.corpus.manifest import FILE_NAME, Manifest, SplitRecord, TokenizerRecord
+from potstill.corpus.integrity import CUT_FILES, FILES, checksums
+from potstill.corpus.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    UNCUT_FORMAT,
+    Manifest,
+    SplitRecord,
+    TokenizerRecord,
+)
 from potstill.corpus.packing import BlockWriter, content_size
 from potstill.corpus.progress import PrepareProgress
+from potstill.corpus.pruning import UsedTokens, prune_corpus
 from potstill.corpus.reading import DocumentReader, OnBadText, ReadingOptions, SampleBy
 from potstill.corpus.sources import Source, find_sources
 from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
-from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
+from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer, save_tokenizer
+from potstill.corpus.tokenizer_pruning import tokens_to_keep
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import claimed_folder, complete_folder
@@ -53,6 +62,7 @@ def prepare(
     seed: int = 0,
     overwrite_output_dir: bool = False,
     model_type: str | None = None,
+    prune_vocabulary: bool = False,
 ) -> Corpus:
     """Tokenise documents and cut them into blocks of one length, ready for training.
 
@@ -92,6 +102,8 @@ def prepare(
         overwrite_output_dir: Replace the corpus that is in the output folder.
         model_type: Architecture whose kind of tokenizer is trained, by its name in transformers: roberta gets
             byte-level BPE. Give `pretrain` the same.
+        prune_vocabulary: Cut the vocabulary to the tokens that the text uses, control tokens and all single characters
+            included. `distill` then cuts the teacher, and its student is smaller. The pieces of the text stay the same.
 
     Returns:
         The corpus, opened.
@@ -114,6 +126,11 @@ def prepare(
         raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
+    if prune_vocabulary and train_tokenizer:
+        raise PotstillError(
+            "--prune_vocabulary cuts the vocabulary of a teacher, and --train_tokenizer makes a new one: leave one of "
+            "them out, and choose the size of a new one with --vocab_size."
+        )
     if model_type is not None and not train_tokenizer:
         raise PotstillError(
             "--model_type says which kind of tokenizer is trained: add --train_tokenizer, or leave it out."
@@ -143,7 +160,11 @@ def prepare(
                 raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
 
             reader = DocumentReader(sources, options)
-            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, num_proc, memory_limit_mb)
+            used = UsedTokens(spec) if prune_vocabulary else None
+            if used is not None:
+                tokens_to_keep(loaded, [])  # raises an error now if the tokenizer cannot be cut
+            limits = num_proc, memory_limit_mb
+            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, *limits, used)
 
     once("prepare a corpus", write)  # of a launcher's processes, the first one prepares it for all
     return Corpus.open(Path(output_dir).expanduser().resolve(), verify=False)
@@ -160,22 +181,34 @@ def _write(
     validation_fraction: float,
     num_proc: int | None,
     memory_limit_mb: int,
+    used: UsedTokens | None,
 ) -> None:
-    """Write the corpus of all that a reader gives; its folder appears when it is complete."""
+    """Write the corpus of all that a reader gives; its folder appears when it is complete.
+
+    With `used` its vocabulary is cut.
+    """
     num_proc = num_proc or available_cpus()
+    whole = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, tokenizer_fingerprint(tokenizer))
     try:
         with complete_folder(folder) as partial:
-            batches = batched(reader, batch_bytes_for(memory_limit_mb, num_proc))
+            documents = reader if used is None else used.of_documents(reader)
+            batches = batched(documents, batch_bytes_for(memory_limit_mb, num_proc))
             with closing(tokenise(batches, spec, seed, validation_fraction, num_proc)) as results:
-                splits, counts = _write_blocks(partial, results, spec, block_size)
+                tokens = results if used is None else used.of_results(results)
+                splits, counts = _write_blocks(partial, tokens, spec, block_size)
             tokenised = sum(split.documents for split in splits.values())
             _check_splits(splits, content_size(spec, block_size), validation_fraction)
+            record = whole
+            if used is None:
+                save_tokenizer(tokenizer, partial / "tokenizer")
+            else:
+                tokenizer, spec, counts = prune_corpus(partial, tokenizer, spec, name, block_size, used)
+                fingerprint = tokenizer_fingerprint(tokenizer)
+                record = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint)
             np.save(partial / "token_counts.npy", counts)
-            _save_tokenizer(tokenizer, partial / "tokenizer")
-            fingerprint = tokenizer_fingerprint(tokenizer)
             Manifest(
                 potstill_version=version("potstill"),
-                tokenizer=TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint),
+                tokenizer=record,
                 block_size=block_size,
                 dtype=spec.dtype.name,
                 seed=seed,
@@ -185,7 +218,9 @@ def _write(
                 skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised},
                 sources=reader.records,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                checksums=checksums(partial),
+                checksums=checksums(partial, FILES if used is None else CUT_FILES),
+                whole_tokenizer=None if used is None else whole,
+                format_version=UNCUT_FORMAT if used is None else FORMAT_VERSION,
             ).save(partial)
     except OSError as error:
         # The readers tell of their own errors, so this one is about writing.
@@ -240,13 +275,6 @@ def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fract
             validation.tokens,
             content,
         )
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:  # `tokenizers` tells of a full disk by a bare Exception
-        raise error if isinstance(error, OSError) else OSError(first_line(error)) from error
 
 
 def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":

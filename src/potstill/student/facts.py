@@ -26,7 +26,7 @@ def usable_length(config: PreTrainedConfig) -> int | None:
         return None
     if (family := family_or_none(config)) is not None:
         return family.usable_length(config)
-    return positions - (getattr(config, "pad_token_id", None) or 0) - 1 if _counts_from_padding(config) else positions
+    return positions - (getattr(config, "pad_token_id", None) or 0) - 1 if counts_from_padding(config) else positions
 
 
 def takes_token_types(config: PreTrainedConfig) -> bool:
@@ -42,7 +42,8 @@ def takes_token_types(config: PreTrainedConfig) -> bool:
     return model is None or "token_type_ids" in inspect.signature(model.forward).parameters
 
 
-def _counts_from_padding(config: PreTrainedConfig) -> bool:
+def counts_from_padding(config: PreTrainedConfig) -> bool:
+    """Whether a model counts positions from the id of padding + 1 on, as its code in transformers shows."""
     model = _model_class(config)
     if model is None:
         return False
