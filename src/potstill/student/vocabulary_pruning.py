@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -65,7 +64,7 @@ def prune_embeddings(model: PreTrainedModel, kept: ArrayLike) -> PreTrainedModel
         PotstillError: the ids are not in ascending order, the model does not know them, it counts positions from a
             token that is not kept, or it is of an architecture that cannot be cut.
     """
-    ids = torch.from_numpy(np.array(kept))
+    ids = torch.as_tensor(kept).cpu()
     rows = _rows(model.config)
     if ids.dim() != 1 or not len(ids) or ids.dtype != torch.int64 or (ids.diff() <= 0).any() or ids[0] < 0:
         raise PotstillError("The ids of the tokens to keep are not one or more integers in ascending order: sort them.")
@@ -82,7 +81,8 @@ def prune_embeddings(model: PreTrainedModel, kept: ArrayLike) -> PreTrainedModel
     if state.keys() != shapes.keys():
         raise _cannot_be_cut(model, "its tensors are not those of its class")
     cut.load_state_dict({name: _cut(model, name, tensor, shapes[name], ids, shift) for name, tensor in state.items()})
-    cut.generation_config = _with_new_ids(copy.deepcopy(model.generation_config), ids)
+    if model.can_generate():
+        cut.generation_config = _with_new_ids(copy.deepcopy(model.generation_config), ids)
     cut.train(model.training)
     _check(model, cut, ids)
     return cut
@@ -117,7 +117,7 @@ def _cut_config(config: PreTrainedConfig, kept: Tensor) -> tuple[PreTrainedConfi
 def _with_new_ids(config: Any, kept: Tensor) -> Any:
     """Give the tokens that a config names (`pad_token_id` and so on) their new ids, and None to those not kept."""
     new = {old: number for number, old in enumerate(kept.tolist())}
-    for name, value in ({} if config is None else config.to_dict()).items():
+    for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
             setattr(config, name, new.get(value))
         elif name.endswith("_token_id") and isinstance(value, list):
