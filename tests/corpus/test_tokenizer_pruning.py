@@ -227,11 +227,12 @@ def test_tokenizers_of_known_models(make: Callable[[], PreTrainedTokenizerFast])
 
 def test_padding_and_an_unused_token_at_the_end_are_renumbered() -> None:
     whole = bert()
-    whole.backend_tokenizer.enable_padding(pad_id=whole.pad_token_id, pad_token="[PAD]")
     whole.add_tokens([AddedToken("last", lstrip=True)])
-    small, kept = cut(whole, ["cat"])
-    assert small.backend_tokenizer.padding["pad_id"] == small.pad_token_id
-    assert kept[ids_of(small, "the last cat")[-2]] == len(whole) - 1
+    whole.backend_tokenizer.enable_padding(pad_id=whole.pad_token_id, pad_token="[PAD]")  # until it reads a text
+    kept = tokens_to_keep(whole, [])
+    small = prune_tokenizer(whole, kept)
+    assert small.backend_tokenizer.padding["pad_id"] == small.pad_token_id == whole.pad_token_id - 1
+    assert kept[ids_of(small, "the last c")[-2]] == len(whole) - 1
 
 
 def test_the_whole_tokenizer_stays_as_it_is() -> None:
