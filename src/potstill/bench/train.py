@@ -38,6 +38,7 @@ from potstill.student import build_student, family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
+from potstill.training.parts import load_teacher
 from potstill.training.pretrain import ends, initial_model
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
@@ -272,7 +273,8 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
     shape = copy.copy(args)
     shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
     if args.teacher:
-        teacher = load_masked_lm(args.teacher)
+        cut = corpus.kept_tokens is not None
+        teacher = load_teacher(args.teacher, corpus)[0] if cut else load_masked_lm(args.teacher)
     else:
         tokenizer = corpus.tokenizer()
         depth = args.teacher_layers if not args.pretrain else args.num_hidden_layers or args.teacher_layers

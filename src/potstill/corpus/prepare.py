@@ -14,14 +14,23 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
-from potstill.corpus.integrity import checksums
-from potstill.corpus.manifest import FILE_NAME, Manifest, SplitRecord, TokenizerRecord
+from potstill.corpus.integrity import CUT_FILES, FILES, checksums
+from potstill.corpus.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    UNCUT_FORMAT,
+    Manifest,
+    SplitRecord,
+    TokenizerRecord,
+)
 from potstill.corpus.packing import BlockWriter, content_size
 from potstill.corpus.progress import PrepareProgress
+from potstill.corpus.pruning import UsedTokens, prune_corpus
 from potstill.corpus.reading import DocumentReader, OnBadText, ReadingOptions, SampleBy
 from potstill.corpus.sources import Source, find_sources
 from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
-from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
+from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer, save_tokenizer
+from potstill.corpus.tokenizer_pruning import tokens_to_keep
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import claimed_folder, complete_folder
@@ -54,6 +63,7 @@ def prepare(
     overwrite_output_dir: bool = False,
     model_type: str | None = None,
     frame_blocks: bool | None = None,
+    prune_vocabulary: bool = False,
 ) -> Corpus:
     """Tokenise documents and split them into blocks of one length, ready for training.
 
@@ -93,6 +103,9 @@ def prepare(
         overwrite_output_dir: Replace the corpus that is in the output folder.
         model_type: Architecture that decides the kind of tokenizer to train, by its name in transformers: roberta gets
             byte-level BPE. Give `pretrain` the same name.
+        prune_vocabulary: Cut the vocabulary to the tokens that the text uses, and keep control tokens and single
+            characters. `distill` then cuts the teacher too, and its student is smaller. The text is still tokenised
+            into the same pieces.
         frame_blocks: Put [CLS] before and [SEP] after each block. By default blocks are framed if the tokenizer has
             both tokens. A causal model, such as a GPT-2, reads blocks without a frame.
 
@@ -117,6 +130,11 @@ def prepare(
         raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
+    if prune_vocabulary and train_tokenizer:
+        raise PotstillError(
+            "--prune_vocabulary cuts the vocabulary of a teacher, and --train_tokenizer makes a new one: leave one of "
+            "them out, and choose the size of a new one with --vocab_size."
+        )
     if model_type is not None and not train_tokenizer:
         raise PotstillError(
             "--model_type decides the kind of tokenizer to train: add --train_tokenizer, or leave --model_type out."
@@ -146,7 +164,11 @@ def prepare(
                 raise PotstillError(f"block_size is {block_size}, so there is no room for text: give 3 or more.")
 
             reader = DocumentReader(sources, options)
-            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, num_proc, memory_limit_mb)
+            used = UsedTokens(spec) if prune_vocabulary else None
+            if used is not None:
+                tokens_to_keep(loaded, [])  # raises an error now if the tokenizer cannot be cut
+            limits = num_proc, memory_limit_mb
+            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, *limits, used)
 
     once("prepare a corpus", write)  # the first of a launcher's processes prepares the corpus for all
     return Corpus.open(Path(output_dir).expanduser().resolve(), verify=False)
@@ -163,22 +185,34 @@ def _write(
     validation_fraction: float,
     num_proc: int | None,
     memory_limit_mb: int,
+    used: UsedTokens | None,
 ) -> None:
-    """Write the corpus of all documents of a reader; its folder appears only when it is complete."""
+    """Write the corpus of all documents of a reader; its folder appears only when it is complete.
+
+    If `used` is given, the vocabulary is cut to the tokens that it counts.
+    """
     num_proc = num_proc or available_cpus()
+    whole = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, tokenizer_fingerprint(tokenizer))
     try:
         with complete_folder(folder) as partial:
-            batches = batched(reader, batch_bytes_for(memory_limit_mb, num_proc))
+            documents = reader if used is None else used.of_documents(reader)
+            batches = batched(documents, batch_bytes_for(memory_limit_mb, num_proc))
             with closing(tokenise(batches, spec, seed, validation_fraction, num_proc)) as results:
-                splits, counts = _write_blocks(partial, results, spec, block_size)
+                tokens = results if used is None else used.of_results(results)
+                splits, counts = _write_blocks(partial, tokens, spec, block_size)
             tokenised = sum(split.documents for split in splits.values())
             _check_splits(splits, content_size(spec, block_size), validation_fraction)
+            record = whole
+            if used is None:
+                save_tokenizer(tokenizer, partial / "tokenizer")
+            else:
+                tokenizer, spec, counts = prune_corpus(partial, tokenizer, spec, name, block_size, used)
+                fingerprint = tokenizer_fingerprint(tokenizer)
+                record = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint)
             np.save(partial / "token_counts.npy", counts)
-            _save_tokenizer(tokenizer, partial / "tokenizer")
-            fingerprint = tokenizer_fingerprint(tokenizer)
             Manifest(
                 potstill_version=version("potstill"),
-                tokenizer=TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint),
+                tokenizer=record,
                 block_size=block_size,
                 dtype=spec.dtype.name,
                 seed=seed,
@@ -188,8 +222,10 @@ def _write(
                 skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised},
                 sources=reader.records,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                checksums=checksums(partial),
                 framing="none" if spec.prefix is None else "cls_sep",
+                checksums=checksums(partial, FILES if used is None else CUT_FILES),
+                whole_tokenizer=None if used is None else whole,
+                format_version=UNCUT_FORMAT if used is None else FORMAT_VERSION,
             ).save(partial)
     except OSError as error:
         # Readers raise a `PotstillError` for their own errors, so this error is about writing.
@@ -244,13 +280,6 @@ def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fract
             validation.tokens,
             content,
         )
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:  # `tokenizers` raises a plain Exception when the disk is full
-        raise error if isinstance(error, OSError) else OSError(first_line(error)) from error
 
 
 def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":

@@ -37,6 +37,15 @@ COUNTED_FROM_PADDING = "create_position_ids_from_input_ids"
 """What transformers calls the function that counts positions from the id of padding + 1 on, wherever it does."""
 
 
+def counts_from_padding(config: PreTrainedConfig) -> bool:
+    """Whether a model counts positions from the id of padding + 1 on, as its code in transformers shows."""
+    model = _first(MODEL_MAPPING, type(config))
+    if model is None:
+        return False
+    module = sys.modules[model.__module__]
+    return any(hasattr(part, COUNTED_FROM_PADDING) for part in (module, *vars(module).values()))
+
+
 OF_A_RUN = ("training", "gradient_checkpointing")
 """What a module says of a run and not of what it computes."""
 
@@ -100,11 +109,7 @@ class Generic(SameClass):
         positions = getattr(config, "max_position_embeddings", None)
         if not isinstance(positions, int) or positions < 1:
             return None
-        model = _first(MODEL_MAPPING, type(config))
-        if model is None:
-            return positions
-        module = sys.modules[model.__module__]
-        from_padding = any(hasattr(part, COUNTED_FROM_PADDING) for part in (module, *vars(module).values()))
+        from_padding = counts_from_padding(config)
         return positions - (getattr(config, "pad_token_id", None) or 0) - 1 if from_padding else positions
 
     def takes_token_types(self, config: PreTrainedConfig) -> bool:

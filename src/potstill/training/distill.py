@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from potstill.arguments import recipe_text
-from potstill.corpus import Corpus, load_tokenizer
+from potstill.corpus import Corpus
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import build_student, load_masked_lm, takes_token_types
+from potstill.student import build_student, takes_token_types
 from potstill.training.compatibility import objective_of
 from potstill.training.output import claimed_output_dir, write_output
+from potstill.training.parts import load_teacher
 from potstill.training.trainer import DistillationTrainer
 
 
@@ -38,9 +39,7 @@ def distill(args: DistillationArguments) -> Path:
     objective_of(args)
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        tokenizer = load_tokenizer(args.teacher, role="teacher")
-        corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are downloaded
-        teacher = load_masked_lm(args.teacher)
+        teacher, tokenizer = load_teacher(args.teacher, corpus)
         student = build_student(
             teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
         )
