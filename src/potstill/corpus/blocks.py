@@ -274,6 +274,11 @@ class Corpus:
         Raises:
             PotstillError: a causal model would learn to predict the end of a block, or another model finds no [CLS].
         """
+        if self.manifest.unit != "blocks":
+            raise PotstillError(
+                f"The corpus {self.folder} holds whole texts (--unit {self.manifest.unit}) for a sentence encoder, but "
+                "this is a language model: prepare the text again without --unit."
+            )
         if causal and self.framed:
             raise PotstillError(
                 f"The blocks of {self.folder} begin with [CLS] and end with [SEP], which is for a model that reads "

@@ -55,7 +55,8 @@ class Manifest:
     `created` is the time in UTC, ISO 8601. `checksums` are the SHA-256 of the files that training reads; a corpus of
     format 1 has none. `framing` says what stands around each block: `cls_sep` or `none`. It is empty in a corpus of an
     earlier version, which framed blocks whenever the tokenizer had both tokens. `tokenizer` made the ids of the blocks.
-    If the vocabulary is cut, `whole_tokenizer` is the tokenizer before the cut.
+    If the vocabulary is cut, `whole_tokenizer` is the tokenizer before the cut. `unit` is `blocks` for running text,
+    and `texts` or `sentences` for blocks of whole texts.
     """
 
     potstill_version: str
@@ -70,6 +71,7 @@ class Manifest:
     created: str
     checksums: dict[str, str] = field(default_factory=dict)
     framing: str = ""
+    unit: str = "blocks"
     format_version: int = UNCUT_FORMAT
     whole_tokenizer: TokenizerRecord | None = None
 

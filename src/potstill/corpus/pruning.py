@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.blocks import Blocks
-from potstill.corpus.packing import BlockWriter, content_size
+from potstill.corpus.packing import BlockWriter
 from potstill.corpus.tokenise import Batch, Tokens, tokenise
 from potstill.corpus.tokenizer import TokenizerSpec
 from potstill.corpus.tokenizer_pruning import prune_tokenizer, tokens_to_keep
@@ -66,7 +66,7 @@ def prune_corpus(
         notes: of the text in the blocks.
 
     Returns:
-        The cut tokenizer, its spec, and the train split's token counts in its ids.
+        The cut tokenizer, its spec, and the ids of the kept tokens in the whole tokenizer, (V,) int64.
 
     Raises:
         PotstillError: the tokenizer cannot be cut, or once cut does not read the text as before.
@@ -74,7 +74,7 @@ def prune_corpus(
     """
     kept = tokens_to_keep(tokenizer, np.flatnonzero(notes.used))
     cut = prune_tokenizer(tokenizer, kept, folder / "tokenizer")
-    cut_spec = TokenizerSpec.of(cut, name)
+    cut_spec = TokenizerSpec.of(cut, name, spec.prefix is not None)
     new = np.full(spec.vocab_size, len(kept), dtype=np.int64)  # what is not kept has no id
     new[kept] = np.arange(len(kept))
     if not np.array_equal(new[_ids(notes.sample, spec)], _ids(notes.sample, cut_spec)):
@@ -83,8 +83,9 @@ def prune_corpus(
             "--prune_vocabulary out."
         )
     np.save(folder / "kept_tokens.npy", kept)
-    _renumber(folder / "validation.arrow", new, cut_spec, block_size)
-    return cut, cut_spec, _renumber(folder / "train.arrow", new, cut_spec, block_size)
+    for split in ("train", "validation"):
+        _renumber(folder / f"{split}.arrow", new, cut_spec, block_size)
+    return cut, cut_spec, kept
 
 
 def _ids(documents: list[bytes], spec: TokenizerSpec) -> NDArray[np.unsignedinteger]:
@@ -92,15 +93,12 @@ def _ids(documents: list[bytes], spec: TokenizerSpec) -> NDArray[np.unsignedinte
         return next(results).train
 
 
-def _renumber(path: Path, new: NDArray[np.int64], spec: TokenizerSpec, block_size: int) -> NDArray[np.int64]:
-    """Write the blocks of a file again in other ids, and return the counts of their contents."""
+def _renumber(path: Path, new: NDArray[np.int64], spec: TokenizerSpec, block_size: int) -> None:
+    """Write the blocks of a file again in other ids."""
     whole = path.with_suffix(".whole")
     path.rename(whole)
-    start, size = int(spec.prefix is not None), content_size(spec, block_size)
     with BlockWriter(path, spec, block_size) as writer:
         for ids in Blocks(whole).pieces():
-            contents = ids.reshape(-1, block_size)[:, start : start + size]
-            writer.add(new[contents.ravel()].astype(spec.dtype))
-        writer.finish()
+            writer.write_blocks(new[ids.reshape(-1, block_size)].astype(spec.dtype))
+        writer.close()
     whole.unlink()
-    return writer.counts
