@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from sentence_samples import TEXTS, headless, random_dense, small_encoder
 from transformers import AlbertConfig, ViTConfig
 
 from potstill.errors import PotstillError
 from potstill.sentences import Pooling, SentenceEncoder
-from potstill.student import load_masked_lm
+from potstill.student import load_masked_lm, loading
 
 
 @pytest.fixture
@@ -97,6 +98,25 @@ def test_a_model_alone(teacher_folder: Path, tmp_path: Path, caplog: pytest.LogC
     assert torch.equal(encoder.model(**inputs).last_hidden_state, theirs)
     encoder.save(tmp_path / "saved")
     np.testing.assert_array_equal(SentenceEncoder.load(tmp_path / "saved").encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_what_is_fetched_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = ["0_Transformer/model.safetensors", "0_Transformer/config.json", "0_Transformer/tokenizer.json"]
+    left = ["pytorch_model.bin", "2_Dense/pytorch_model.bin", "onnx/model.onnx", "openvino/openvino_tokenizer.bin"]
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+        fetched = list(filter_repo_objects([*files, *inner, *left], allow_patterns=allow_patterns))
+        assert sorted(fetched) == sorted({*files, *inner} - {"README.md"})
+        for file in set(fetched) - {*inner}:
+            (tmp_path / "hub" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / file, tmp_path / "hub" / file)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
+    encoder = SentenceEncoder.load("somebody/encoder")
+    assert encoder.model.name_or_path == "somebody/encoder"
+    np.testing.assert_array_equal(encoder.encode(TEXTS), SentenceEncoder.load(folder).encode(TEXTS))
 
 
 MODULES = [

@@ -107,9 +107,7 @@ class SentenceEncoder(nn.Module):
         layout = read_layout(folder, model_is)
         model = load_headless(layout.transformer, model_is)
         model.config.name_or_path = model.name_or_path = name
-        # From the folder that was given, so that messages name it.
-        where = str(layout.transformer) if Path(name).expanduser().is_dir() or layout.transformer != folder else name
-        tokenizer = load_tokenizer(where, role=role)
+        tokenizer = load_tokenizer(str(layout.transformer), role=role)
         check_vocabulary(tokenizer, model.config, model_is)
         if not layout.stated:
             heads = [kind for kind in model.config.architectures or [] if kind != type(model).__name__]

@@ -19,7 +19,7 @@ TRANSFORMER = "sentence_bert_config.json"
 
 FETCHED = (
     *(MODULES, SETTINGS, "sentence_*_config.json", "*/config.json", "*/model*.safetensors"),
-    *("*tokenizer*", "*vocab*", "*special_tokens_map.json", "*added_tokens.json", "*merges.txt", "*.model"),
+    *("*tokenizer*.json", "*vocab.*", "*special_tokens_map.json", "*added_tokens.json", "*merges.txt", "*.model"),
 )
 """What is fetched from the hub beside the model itself."""
 

@@ -65,8 +65,8 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, layers: list
     wrong = sorted({name for name in {*state, *places} if _shape(state, name) != _shape(places, name)})
     if wrong:
         raise PotstillError(
-            f"the layers {', '.join(map(str, layers))} of the teacher do not make a {type(student).__name__}: its layers "
-            f"are not all alike ({wrong[0]}); choose others with --layers"
+            f"the layers {', '.join(map(str, layers))} of the teacher do not make a {type(student).__name__}: its "
+            f"layers are not all alike ({wrong[0]}); choose others with --layers"
         )
     student.load_state_dict(state)
 
