@@ -129,7 +129,7 @@ def test_which_models_fit(whole: Corpus, cut: Corpus, tokenizer: BertTokenizer) 
     assert cut.cut_needed(cut.tokenizer(), "me/teacher") is None
     assert (cut.cut_needed(whole.tokenizer(), "me/teacher") == cut.kept_tokens).all()
     for corpus, other in ((whole, cut.tokenizer()), (whole, tokenizer), (cut, tokenizer)):
-        with pytest.raises(PotstillError, match="is not that of me/teacher: prepare the text again"):
+        with pytest.raises(PotstillError, match="is different from that of me/teacher: prepare the text again"):
             corpus.cut_needed(other, "me/teacher")
     cut.check_tokenizer(cut.tokenizer(), "me/teacher")
     with pytest.raises(PotstillError, match=r"is cut to \d+ of \d+ tokens, but that of me/teacher is whole: give .*"):

@@ -2,15 +2,15 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
-from potstill.student.family import family_of
-from potstill.student.interface import Family
+from potstill.student.family import family_of, family_or_none
 from potstill.student.layers import choose_layers, explicit_layers
 from potstill.student.loading import load_masked_lm, quiet_loading
 
@@ -53,8 +53,7 @@ def build_student(
         PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth or
             the choice of layers is impossible; `initialise` is neither of the two.
     """
-    if initialise not in ("teacher", "random"):
-        raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")
+    check_initialise(initialise)
     if not isinstance(teacher, PreTrainedModel):
         teacher = load_masked_lm(teacher)
     family = family_of(teacher)
@@ -66,19 +65,10 @@ def build_student(
         reason = family.unusable(teacher)
     if reason is not None:
         raise PotstillError(f"the teacher cannot be used: it {reason}")
-    teacher_layers = teacher.config.num_hidden_layers
-    if num_hidden_layers is None:
-        listed = explicit_layers(layers)
-        num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
-    chosen = choose_layers(teacher_layers, num_hidden_layers, layers)
-    if explicit_layers(layers) is None:
-        chosen = _adjusted(chosen, family, teacher.config, str(layers))
-
+    chosen = layers_to_copy(teacher.config, num_hidden_layers, layers)
     config = family.student_config(teacher.config, chosen)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Not torch.manual_seed, which would seed the accelerators as well.
-        torch.default_generator.manual_seed(seed)
+    with initialised_from(seed):
         student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
     student.to(dtype=dtype)
     if initialise == "teacher":
@@ -86,16 +76,53 @@ def build_student(
     return student.to(device=teacher.device).eval()
 
 
-def _adjusted(chosen: list[int], family: Family, config: PreTrainedConfig, rule: str) -> list[int]:
-    """Return the layers that the family has in place of those that a rule chose, and log it if they are others."""
+def layers_to_copy(
+    config: PreTrainedConfig, num_hidden_layers: int | None = None, layers: str | Sequence[int] = "alternate"
+) -> list[int]:
+    """The teacher layer that each student layer copies; see `build_student` for the arguments.
+
+    Args:
+        config: Of the teacher, which may be of no family.
+        num_hidden_layers: Depth of the student, or None.
+        layers: A rule or a list.
+
+    Raises:
+        PotstillError: See `choose_layers`.
+    """
+    listed = explicit_layers(layers)
+    if num_hidden_layers is None:
+        num_hidden_layers = max(1, config.num_hidden_layers // 2) if listed is None else len(listed)
+    chosen = choose_layers(config.num_hidden_layers, num_hidden_layers, layers)
+    family = family_or_none(config)
+    if listed is not None or family is None:
+        return chosen
     adjusted = family.adjust_layers(config, chosen)
     if adjusted != chosen:
-        ours, theirs = (",".join(map(str, layers)) for layers in (adjusted, chosen))
+        ours, theirs = (",".join(map(str, numbers)) for numbers in (adjusted, chosen))
         logger.warning(
             "The student copies the teacher's layers %s. They were chosen so that each kind of layer comes where the "
             "teacher has it; the rule %r alone would choose %s.",
             ours,
-            rule,
+            str(layers),
             theirs,
         )
     return adjusted
+
+
+def check_initialise(initialise: str) -> None:
+    """Refuse what is no way to initialise a student.
+
+    Raises:
+        PotstillError: it is neither 'teacher' nor 'random'.
+    """
+    if initialise not in ("teacher", "random"):
+        raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")
+
+
+@contextmanager
+def initialised_from(seed: int) -> Iterator[None]:
+    """Let what is built in the body be random from `seed`, on the CPU; the caller's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed the accelerators as well.
+        torch.default_generator.manual_seed(seed)
+        yield
