@@ -22,12 +22,14 @@ RECIPE = "recipe.yaml"
 """In the folder of a run: the options that rerun it."""
 
 
-def option(default: Any, help: str, required: bool = False) -> Any:
+def option(default: Any, help: str, required: bool = False, several: bool = False) -> Any:
     """Declare a field with its default and the sentence that `--help` shows.
 
     A required one is asked for by the command line. From Python it is the verb that misses it, so it has a default.
+    One of the type `list[str] | str | None`, in this order, takes several values on the command line too.
     """
-    return field(default=default, metadata={"help": help} | ({"required": True} if required else {}))
+    told = ({"required": True} if required else {}) | ({"nargs": "+"} if several else {})
+    return field(default=default, metadata={"help": help} | told)
 
 
 @dataclass

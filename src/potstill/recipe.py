@@ -82,10 +82,20 @@ class Recipe(RunArguments):
 
 @dataclass
 class DistillationArguments(Recipe):
-    """Options of `potstill distill`: a teacher, the student made of it, and the losses."""
+    """Options of `potstill distill`: the teachers, the student made of the first, and the losses."""
 
-    teacher: str | None = option(
-        None, "Folder or hub name of the teacher, a model with its masked-LM head.", required=True
+    teacher: list[str] | str | None = option(
+        None,
+        "Folder or hub name of the teacher, a model with its masked-LM head. The student learns from all of several, "
+        "and is built from the first.",
+        required=True,
+        several=True,
+    )
+    teacher_weights: list[float] | None = option(
+        None, "With several teachers: the weight of each, in the same order; equal ones if not given."
+    )
+    teacher_mean: Literal["probabilities", "logits"] = option(
+        "probabilities", "With several teachers: what the soft targets are the mean of."
     )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
     layers: str = option(
@@ -115,7 +125,9 @@ class DistillationArguments(Recipe):
                 self.losses = yaml.safe_load(self.losses) or {}  # which is refused with the other wrong ones
             except yaml.YAMLError as error:
                 raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
-        for name in self.replaced():
+        if isinstance(self.teacher, list) and len(self.teacher) == 1:
+            self.teacher = self.teacher[0]
+        for name in self._said_by_losses():
             if getattr(self, name) != getattr(type(self), name):
                 raise PotstillError(
                     f"--losses and --{name} are both given: say all losses with their options under losses, or leave "
@@ -125,6 +137,17 @@ class DistillationArguments(Recipe):
 
     def replaced(self) -> set[str]:
         """See `RunArguments.replaced`."""
+        of_several = set() if len(self.teachers) > 1 else {"teacher_weights", "teacher_mean"}
+        return self._said_by_losses() | of_several
+
+    @property
+    def teachers(self) -> list[str]:
+        """The folders or hub names of all teachers; none if none is named."""
+        if isinstance(self.teacher, str):
+            return [self.teacher]
+        return list(self.teacher or [])
+
+    def _said_by_losses(self) -> set[str]:
         if self.losses is None:
             return set()
         from potstill.objective import OF_DISTILBERT  # not above: a recipe is read without building anything

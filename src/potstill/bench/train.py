@@ -75,14 +75,6 @@ class _MeasuredTrainer(DistillationTrainer):
 
     def tell(self, clock: PartClock) -> None:
         """Have the clock told from now on."""
-        masking = self.masking
-
-        def marked_masking(*batch: Any) -> Any:
-            masked = masking(*batch)
-            clock.mark("masking")
-            return masked
-
-        self.masking = marked_masking
         self.step.mark = clock.mark
 
     def training_step(self, *args: Any, **options: Any) -> Any:
@@ -254,7 +246,7 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
         if len(corpus.train) < largest:
             raise PotstillError(f"The corpus {args.corpus} has fewer blocks than the {largest} of one batch.")
         return corpus
-    if name := args.teacher or args.tokenizer:
+    if name := (*args.teachers, args.tokenizer)[0]:
         tokenizer = load_tokenizer(name)
     else:
         tokenizer = new_tokenizer_kind(args.model_type).meaningless(args.vocab_size, args.block_size)
@@ -267,8 +259,8 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
     """Return the model to train and its teacher: the same weights each time."""
     shape = copy.copy(args)
     shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
-    if args.teacher:
-        teacher = load_masked_lm(args.teacher)
+    if args.teachers:
+        teacher = load_masked_lm(args.teachers[0])
     else:
         tokenizer = corpus.tokenizer()
         depth = args.teacher_layers if not args.pretrain else args.num_hidden_layers or args.teacher_layers

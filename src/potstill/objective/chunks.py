@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,46 @@ from potstill.objective.softmax import SoftmaxOptions, softmax_losses_
 ONES = 8  # columns added to the hidden states, one of them ones: the matrix product stays aligned
 
 
+class Targets(Protocol):
+    """What the logits of N tokens are made of that the student is compared with."""
+
+    @property
+    def matrices(self) -> int:
+        """How many matrices of logits have to be held at once."""
+
+    def prepared(self, dtype: torch.dtype, alignment: int) -> Targets:
+        """Return the same for a dtype, with the vocabulary padded to a multiple of the alignment."""
+
+    def logits(self, chunk: slice) -> Tensor:
+        """Return the (n, V') logits of some tokens at temperature 1; the caller may overwrite them."""
+
+
 class Projection(NamedTuple):
     """What logits are made of: `hidden @ weight.T + bias`, of shapes (N, H), (V, H) and (V,) or None."""
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
+
+    @property
+    def matrices(self) -> int:
+        """See `Targets.matrices`."""
+        return 1
+
+    def prepared(self, dtype: torch.dtype, alignment: int) -> Projection:
+        """See `Targets.prepared`; the padding is 0."""
+        hidden, weight, bias = (None if t is None else t.detach().to(dtype) for t in self)
+        assert hidden is not None
+        assert weight is not None
+        padding = -len(weight) % alignment
+        if padding:
+            weight = F.pad(weight, (0, 0, 0, padding))
+            bias = None if bias is None else F.pad(bias, (0, padding))
+        return Projection(hidden, weight, bias)
+
+    def logits(self, chunk: slice) -> Tensor:
+        """See `Targets.logits`."""
+        return F.linear(self.hidden[chunk], self.weight, self.bias)
 
 
 class VocabularyPass(torch.autograd.Function):
@@ -41,7 +75,7 @@ class VocabularyPass(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        teacher: Projection | None,
+        teacher: Targets | None,
         labels: Tensor,
         options: SoftmaxOptions,
         dtype: torch.dtype,
@@ -57,7 +91,7 @@ class VocabularyPass(torch.autograd.Function):
             hidden: (N, H) of the student, as its head's transform returns them.
             weight: (V, H) of the student.
             bias: (V,) of the student, or None.
-            teacher: the same of the teacher; None when nothing is compared with one.
+            teacher: what it is compared with; None when it is compared with nothing.
             labels: (N,) int64 token to predict, or -100.
             options: what to compute of the logits; `with_gradient` is overruled.
             dtype: of the matrix products.
@@ -67,8 +101,8 @@ class VocabularyPass(torch.autograd.Function):
         count, (vocab_size, width) = len(hidden), weight.shape
         options = options._replace(with_gradient=any(ctx.needs_input_grad[:3]))
         exact = torch.promote_types(dtype, torch.float32)
-        student = _prepared(Projection(hidden, weight, bias), dtype, alignment)
-        teacher = None if teacher is None else _prepared(teacher, dtype, alignment)
+        student = Projection(hidden, weight, bias).prepared(dtype, alignment)
+        teacher = None if teacher is None else teacher.prepared(dtype, alignment)
         losses = hidden.new_zeros((3 if options.squared_scale else 2, count), dtype=exact)
         if options.with_gradient:
             grad_hidden = torch.empty_like(student.hidden)
@@ -78,8 +112,8 @@ class VocabularyPass(torch.autograd.Function):
             grad_weight = hidden.new_zeros((len(student.weight), width + ONES), dtype=exact)
         for start in range(0, count, chunk_size):
             chunk = slice(start, start + chunk_size)
-            logits = _logits(student, chunk)
-            targets = None if teacher is None else _logits(teacher, chunk)
+            logits = student.logits(chunk)
+            targets = None if teacher is None else teacher.logits(chunk)
             softmax(logits.device.type)(logits, targets, labels[chunk], losses[:, chunk], vocab_size, options)
             if options.with_gradient:  # the logits are their own gradient now
                 torch.mm(logits, student.weight, out=grad_hidden[chunk])
@@ -129,22 +163,6 @@ def softmax(device_type: str) -> Callable[..., None]:
     lacks = " and ".join(missing)
     warnings.warn(f"the pass over the vocabulary is slower than it could be: it misses {lacks}", stacklevel=2)
     return softmax_losses_
-
-
-def _prepared(projection: Projection, dtype: torch.dtype, alignment: int) -> Projection:
-    """Bring a projection to a dtype and its vocabulary to a multiple of the alignment; the padding is 0."""
-    hidden, weight, bias = (None if t is None else t.detach().to(dtype) for t in projection)
-    assert hidden is not None
-    assert weight is not None
-    padding = -len(weight) % alignment
-    if padding:
-        weight = F.pad(weight, (0, 0, 0, padding))
-        bias = None if bias is None else F.pad(bias, (0, padding))
-    return Projection(hidden, weight, bias)
-
-
-def _logits(projection: Projection, chunk: slice) -> Tensor:
-    return F.linear(projection.hidden[chunk], projection.weight, projection.bias)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

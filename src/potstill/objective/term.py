@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
+from potstill.objective.ensemble import Ensemble
 from potstill.student import Reads, States, VocabularyHead
 
 
@@ -28,7 +29,8 @@ class Batch:
 
     Attributes:
         student: what the student makes of it.
-        teacher: what the teacher makes of it; None where the term reads no teacher.
+        teacher: what the teacher makes of it; None where there is none. With several teachers there is a batch for
+            each of them.
         positions: (B, K) int64, the masked positions of each block.
         labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
         trained: the term's own module, as `Term.module` built it; None if it has none.
@@ -155,14 +157,21 @@ class Term(Weighted, ABC):
         """
         return None
 
-    def losses(self, batch: Batch, value: Callable[[Batch], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, batches: Sequence[Batch], value: Callable[[Batch], Tensor], ensemble: Ensemble
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss, and what the log gets to see of it by name.
 
+        With several teachers it is the weighted mean of the values against each of them.
+
         Args:
-            batch: what is compared.
+            batches: what is compared: the same student with each teacher; a single one where there is no teacher.
             value: `self.value`, perhaps compiled.
+            ensemble: the weights of the teachers.
         """
-        found = value(batch)
+        if not self.teacher_reads:
+            batches = batches[:1]
+        found = ensemble.mean_value([value(batch) for batch in batches])
         found = found.to(torch.promote_types(found.dtype, torch.float32))
         return self.weight * found, {self.logged_as or self.name: found.detach()}
 

@@ -7,8 +7,8 @@ logits, so that logits need never exist all at once, and computes all its losses
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
-from potstill.objective.chunks import Projection, VocabularyPass
+from potstill.objective.chunks import Projection, Targets, VocabularyPass
+from potstill.objective.ensemble import Ensemble
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.softmax import SoftmaxOptions
 from potstill.objective.term import Batch, Term
@@ -78,14 +79,26 @@ class Vocabulary(Term):
 
     def value(self, batch: Batch) -> Tensor:
         """Return the weighted sum of the parts: see `losses`."""
-        return self.losses(batch)[0]
+        return self.losses([batch], self.value, Ensemble())[0]
 
-    def losses(self, batch: Batch, value: Callable[[Batch], Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, batches: Sequence[Batch], value: Callable[[Batch], Tensor], ensemble: Ensemble
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the parts, and for the log `ce`, `mlm` and `logits_mse`, each a float32 scalar.
 
-        Only the sum has a gradient, which is computed in the same pass.
+        Only the sum has a gradient, which is computed in the same pass. Several teachers are compared with as the one
+        that `ensemble` makes of them. The MSE is that to the mean of their logits.
         """
         soft_targets, masked_lm, logits_mse = self.soft_targets, self.masked_lm, self.logits_mse
+        if logits_mse is not None and len(batches) > 1 and ensemble.mean != "logits":
+            of_logits = replace(ensemble, mean="logits")
+            if soft_targets is None:
+                ensemble = of_logits
+            else:  # a pass compares with one matrix of logits, and the two losses want two
+                first, logged = replace(self, logits_mse=None).losses(batches, value, ensemble)
+                second, also = Vocabulary(logits_mse=logits_mse).losses(batches, value, of_logits)
+                return first + second, logged | also
+        batch = batches[0]
         positions, labels, head = batch.positions, batch.labels, batch.student.head
         hidden = batch.student.last
         every_token = self.student_reads.logits == "all"
@@ -97,18 +110,16 @@ class Vocabulary(Term):
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        teacher = None
-        if self.teacher_reads:
-            assert batch.teacher is not None
-            with torch.no_grad():
-                seen = batch.teacher.last
-                targets = batch.teacher.head.transform(seen if every_token else _at(seen, positions))
-                teacher = Projection(targets.flatten(0, 1), batch.teacher.head.weight, batch.teacher.head.bias)
-        # Sums over rows become averages over counts that every batch has: see `Term.value`.
-        counts = {"all": row_labels.numel(), "masked": labels.numel()}
         temperature, soft, hard, squared = 1.0, 0.0, 0.0, 0.0
         if soft_targets is not None:
             temperature = soft_targets.temperature
+        teacher: Targets | None = None
+        if self.teacher_reads:
+            with torch.no_grad():
+                teacher = ensemble.targets([_projection(one, every_token) for one in batches], temperature)
+        # Sums over rows become averages over counts that every batch has: see `Term.value`.
+        counts = {"all": row_labels.numel(), "masked": labels.numel()}
+        if soft_targets is not None:
             soft = soft_targets.weight * temperature**2 / counts[soft_targets.tokens]
         if masked_lm is not None:
             hard = masked_lm.weight / counts["masked"]
@@ -136,7 +147,9 @@ class Vocabulary(Term):
                 row_labels.flatten(),
                 options,
                 dtype,
-                _chunk_size(row_labels.numel(), len(head.weight), dtype, device),
+                _chunk_size(
+                    row_labels.numel(), len(head.weight), dtype, device, 1 + (teacher.matrices if teacher else 1)
+                ),
                 ALIGNMENT.get(device, 1),
             )
         logged = {}
@@ -162,9 +175,17 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
         )
 
 
-def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
-    """Return how many tokens to take at a time, so that both heads' logits stay small and chunks are alike."""
-    limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (2 * vocab_size * dtype.itemsize)
+def _projection(batch: Batch, every_token: bool) -> Projection:
+    """Return what the teacher's logits are made of, at every token or at the masked ones."""
+    assert batch.teacher is not None
+    head, seen = batch.teacher.head, batch.teacher.last
+    hidden = head.transform(seen if every_token else _at(seen, batch.positions))
+    return Projection(hidden.flatten(0, 1), head.weight, head.bias)
+
+
+def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str, matrices: int = 2) -> int:
+    """Return how many tokens to take at a time, so that so many matrices of logits stay small and chunks are alike."""
+    limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (matrices * vocab_size * dtype.itemsize)
     chunks = math.ceil(tokens / max(limit, 1))
     return math.ceil(tokens / chunks / 8) * 8
 

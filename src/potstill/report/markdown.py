@@ -74,17 +74,19 @@ def figure(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else NOTHING
 
 
-def front_matter(header: Mapping[str, Any], base_model: str | None) -> str:
+def front_matter(header: Mapping[str, Any], base_model: str | Sequence[str] | None) -> str:
     """Return the header of a card in YAML, as the hub reads it.
 
     Args:
         header: its fields.
-        base_model: what the model was made from. It becomes a field if it can be a name of the hub, and is not a
-            folder of the machine that trained.
+        base_model: what the model was made from, one or several. It becomes a field as far as it can be a name of the
+            hub, and is not a folder of the machine that trained.
     """
     fields = dict(header)
-    if base_model is not None and _is_of_the_hub(base_model):
-        fields["base_model"] = base_model
+    named = [base_model] if isinstance(base_model, str) else base_model or []
+    of_the_hub = [name for name in named if _is_of_the_hub(name)]
+    if of_the_hub:
+        fields["base_model"] = of_the_hub[0] if len(of_the_hub) == 1 else of_the_hub
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
 
 

@@ -28,6 +28,7 @@ def model_card(
         same_class: whether a student is of its teacher's class, segment embeddings and all.
     """
     teacher = recipe.get("teacher")
+    teachers = results.get("teachers", [])
     header = {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask",
@@ -36,7 +37,8 @@ def model_card(
     sections = [
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class),
-        _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size")),
+        _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size"), bool(teachers)),
+        _teachers(teachers, results["held_out"]["final"] or {}, recipe),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
@@ -52,7 +54,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     lines = []
     if "teacher" in recipe:
         lines += [
-            f"# A student of {name_of(recipe['teacher'])}",
+            f"# A student of {_names(recipe['teacher'])}",
             "",
             f"A {code(config.model_type)} of {shape}, distilled with potstill by the "
             "method of DistilBERT (Sanh et al. 2019, arXiv 1910.01108).",
@@ -70,7 +72,8 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
                 )
             else:
                 rest = "The teacher's segment embeddings were dropped."
-            lines.append(f"It started from the teacher's layers by the rule {code(recipe['layers'])}. {rest}")
+            of = "the teacher's" if isinstance(recipe["teacher"], str) else "the first teacher's"
+            lines.append(f"It started from {of} layers by the rule {code(recipe['layers'])}. {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
@@ -89,7 +92,39 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     return "\n".join(lines + usage)
 
 
-def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -> str:
+def _names(teacher: str | list[str]) -> str:
+    if isinstance(teacher, str):
+        return name_of(teacher)
+    *others, last = (name_of(one) for one in teacher)
+    return f"{', '.join(others)} and {last}"
+
+
+def _teachers(teachers: list[dict[str, Any]], final: dict[str, float], recipe: dict[str, Any]) -> str:
+    if not teachers:
+        return ""
+    rows = []
+    for number, teacher in enumerate(teachers, 1):
+        loss, accuracy = (final.get(f"teacher_{number}_{name}") for name in ("loss", "accuracy"))
+        cells = [
+            (teacher["weight"], ".3f"),
+            (loss, ".3f"),
+            (accuracy, ".1%"),
+            (teacher.get("seconds"), ".4f"),
+            (teacher.get("share"), ".1%"),
+        ]
+        shown = ["" if value is None else figure(value, form) for value, form in cells]
+        rows.append([name_of(teacher["name"]), *shown])
+    return "\n\n".join(
+        [
+            "## Teachers",
+            f"The soft targets are the weighted mean of the teachers' {plain(recipe['teacher_mean'])}. The last two "
+            "columns say what each teacher took of a training step; they are medians over the measured steps.",
+            table(["teacher", "weight", "loss (nats)", "accuracy", "seconds a step", "share of a step"], rows),
+        ]
+    )
+
+
+def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None, several: bool) -> str:
     final, initial = held_out["final"], held_out["initial"]
     if final is None:
         return "## Held-out text\n\nNot measured: the corpus has no held-out block."
@@ -97,7 +132,7 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -
     rows = []
     if "teacher_loss" in final:
         taught = {"loss": final["teacher_loss"], "accuracy": final["teacher_accuracy"]}
-        rows.append(_row("teacher", taught))
+        rows.append(_row("teachers, their mean" if several else "teacher", taught))
     if initial:
         rows.append(_row(f"{name}, as initialised", initial))
     rows.append(_row(f"{name}, trained", final))
@@ -114,7 +149,9 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None) -
     said += no_figures({"as initialised": initial or {}, "trained": final})
     if final.get("teacher_accuracy"):  # there is no share of nothing
         kept = final["accuracy"] / final["teacher_accuracy"]
-        said.append(f"The student keeps {figure(kept, '.1%')} of the teacher's accuracy.")
+        said.append(
+            f"The student keeps {figure(kept, '.1%')} of the {'mean teacher' if several else 'teacher'}'s accuracy."
+        )
     return "\n\n".join(said)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -11,10 +11,19 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from potstill.arguments import RunArguments
 from potstill.corpus import Corpus
+from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError, first_line
-from potstill.objective import OF_DISTILBERT, DistillationObjective, Objective, check_vocabularies, objective_from
-from potstill.recipe import Recipe
+from potstill.objective import (
+    OF_DISTILBERT,
+    DistillationObjective,
+    Ensemble,
+    Objective,
+    check_vocabularies,
+    objective_from,
+)
+from potstill.recipe import DistillationArguments, Recipe
 from potstill.student import usable_length
+from potstill.training.teachers import name_of_teacher
 
 
 def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None) -> Objective:
@@ -39,6 +48,34 @@ def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = N
         return objective_from(values["losses"])
     weights = {name: values[name] for name in OF_DISTILBERT if name in values}
     return DistillationObjective(**weights) if weights else objective_from({"masked_lm": 1.0})
+
+
+def ensemble_of(recipe: Recipe, count: int) -> Ensemble:
+    """Return how a recipe makes one teacher of so many.
+
+    Raises:
+        PotstillError: it says weights that cannot be, or not one for each teacher.
+    """
+    if not isinstance(recipe, DistillationArguments):
+        return Ensemble.of(count)
+    return Ensemble.of(count, recipe.teacher_weights, recipe.teacher_mean)
+
+
+def check_one_tokenizer(names: Sequence[str], tokenizers: Sequence[PreTrainedTokenizerFast]) -> None:
+    """Check that the tokenizers of several teachers turn text into the same ids.
+
+    Raises:
+        PotstillError: two do not; they are named.
+    """
+    if len(tokenizers) < 2:
+        return
+    first = tokenizer_fingerprint(tokenizers[0])
+    for name, tokenizer in zip(names[1:], tokenizers[1:], strict=True):
+        if tokenizer_fingerprint(tokenizer) != first:
+            raise PotstillError(
+                f"All teachers must have the same tokenizer and vocabulary, but {names[0]} and {name} turn text into "
+                "different tokens: leave one of them out."
+            )
 
 
 def check_launch(args: RunArguments) -> None:
@@ -71,7 +108,7 @@ def check_launch(args: RunArguments) -> None:
 
 def check_fit(
     student: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teachers: Sequence[PreTrainedModel],
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     objective: Objective,
@@ -84,9 +121,16 @@ def check_fit(
     if tokenizer.mask_token_id is None:
         raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
     block_size = corpus.train.block_size
-    for role, model in (("teacher", teacher), ("student", student)):
-        if model is None:
-            continue
+    names = [name_of_teacher(teacher, number) for number, teacher in enumerate(teachers)]
+    roles = ["teacher"] if len(teachers) == 1 else [f"teacher {name}" for name in names]
+    for name, teacher in zip(names[1:], teachers[1:], strict=True):
+        ours, theirs = teachers[0].config.vocab_size, teacher.config.vocab_size
+        if ours != theirs:
+            raise PotstillError(
+                f"All teachers must have the same tokenizer and vocabulary, but {names[0]} has {ours} entries and "
+                f"{name} has {theirs}: leave one of them out."
+            )
+    for role, model in (*zip(roles, teachers, strict=True), ("student", student)):
         if model.config.vocab_size < len(tokenizer):
             raise PotstillError(
                 f"The {role} knows {model.config.vocab_size} tokens but the tokenizer of the corpus has "
@@ -98,6 +142,12 @@ def check_fit(
                 f"The {role} reads at most {longest} tokens but the blocks of "
                 f"{corpus.folder} have {block_size}: prepare the corpus with a smaller --block_size."
             )
-    if teacher is not None:  # the evaluation compares with it, whatever the losses
+    for teacher in teachers:  # the evaluation compares with it, whatever the losses
         check_vocabularies(teacher.config, student.config)
-    objective.check(None if teacher is None else teacher.config, student.config)
+    for number, taught_by in enumerate(teachers or [None]):
+        try:
+            objective.check(None if taught_by is None else taught_by.config, student.config)
+        except PotstillError as error:
+            if len(teachers) < 2:
+                raise
+            raise PotstillError(f"With the teacher {names[number]}: {error}") from error

@@ -10,13 +10,15 @@ from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student, load_masked_lm, takes_token_types
-from potstill.training.compatibility import objective_of
+from potstill.training.compatibility import check_one_tokenizer, ensemble_of, objective_of
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.trainer import DistillationTrainer
 
 
 def distill(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+
+    Of several teachers the student learns what they say on average; it is built from the first one.
 
     The folder loads with `AutoModelForMaskedLM`, `AutoTokenizer` and `pipeline("fill-mask")`; a model card, the full
     recipe as YAML and the measured results lie beside the weights.
@@ -31,22 +33,25 @@ def distill(args: DistillationArguments) -> Path:
         PotstillError: bad input, told before anything is written where it can be known then.
         TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
     """
-    if not args.teacher or not args.corpus:
-        missing = "--teacher" if not args.teacher else "--corpus"
+    if not args.teachers or not args.corpus:
+        missing = "--teacher" if not args.teachers else "--corpus"
         raise PotstillError(f"{missing} is missing: distillation needs a teacher and a prepared corpus.")
     objective_of(args)
+    ensemble_of(args, len(args.teachers))
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        tokenizer = load_tokenizer(args.teacher, role="teacher")
-        corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are fetched
-        teacher = load_masked_lm(args.teacher)
+        tokenizers = [load_tokenizer(name, role="teacher") for name in args.teachers]
+        check_one_tokenizer(args.teachers, tokenizers)
+        tokenizer, first = tokenizers[0], args.teachers[0]
+        corpus.check_tokenizer(tokenizer, first)  # before the teachers' weights are fetched
+        teachers = [load_masked_lm(name) for name in args.teachers]
         student = build_student(
-            teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
+            teachers[0], args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
         )
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
-        trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
+        trainer = DistillationTrainer(student, corpus, args, teachers, processing_class=tokenizer)
         trainer.recipe = recipe
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         write_output(trainer, folder)
