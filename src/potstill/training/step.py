@@ -88,7 +88,6 @@ class DistillationStep(nn.Module):
             positions: (B, K) int64, where they are masked.
             labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
         """
-        self.mark("masking")
         run = self._graphed if self._graphed is not None and self.replays else self._losses
         return run(input_ids, positions, labels)
 

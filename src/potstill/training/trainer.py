@@ -178,6 +178,7 @@ class DistillationTrainer(ResumableTrainer):
         if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
             self.run_control.clock.exclude_step()
         masked = self.masking(input_ids, sample_index)
+        self.step.mark("masking")
         return model(masked.input_ids, masked.positions, masked.labels)
 
     def evaluate(
