@@ -2,9 +2,9 @@
 
     python benchmarks/browser.py --threads 2 --output browser.json
 
-Both are random, for time does not depend on what the weights are; they score a pair of sentences, as on STS-B, whose
-pairs have some 30 tokens. The page runs them in turn. Needs `chromium`, and potstill's extras `onnx` and `dev`. Folders
-that were exported before are taken with `--models student-onnx teacher-onnx`.
+Both models have random weights, because the time does not depend on the weights. They score a pair of sentences, as on
+STS-B, where a pair has about 30 tokens. The page runs them in turn. The script needs `chromium`, and potstill's extras
+`onnx` and `dev`. To use exported folders, pass `--models student-onnx teacher-onnx`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def build(folder: Path, format: Any) -> list[Path]:
         source = folder / "source" / name
         model.save_pretrained(source)
         tokenizer.save_pretrained(source)
-        # Of random weights the answers are near ties, which int8 may decide otherwise: not what is asked here.
+        # With random weights the classes nearly tie, and int8 may decide differently. This does not matter here.
         export(str(source), format, str(folder / name), tolerance=10, min_agreement=0)
         shutil.rmtree(source)
         made.append(folder / name)
@@ -58,7 +58,7 @@ def build(folder: Path, format: Any) -> list[Path]:
 
 
 def measure(page: Page, tokens: int) -> dict[str, Any]:
-    """Let the page run a pair of about that many tokens, and return the milliseconds of each run of both."""
+    """Let the page run a pair of about `tokens` tokens, and return the times of both models."""
     words = ["the", "man", "is", "in", "a", "house", "by", "the", "river"] * tokens
     half = (tokens - 3) // 2  # [CLS] and two [SEP]
     page.get_by_label("Text", exact=True).fill(" ".join(words[:half]))
@@ -71,7 +71,7 @@ def measure(page: Page, tokens: int) -> dict[str, Any]:
         "tokens": tokens,
         "student_ms": float(np.median(runs[0])),
         "teacher_ms": float(np.median(runs[1])),
-        "ratio": float(np.median(ratios)),  # of two runs in turn: what slows the machine down slows both
+        "ratio": float(np.median(ratios)),  # of consecutive runs: a slow machine slows both
         "ratio_quartiles": np.percentile(ratios, [25, 75]).tolist(),
         "runs": len(runs[0]),
     }
@@ -80,11 +80,13 @@ def measure(page: Page, tokens: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs=2, metavar=("STUDENT", "TEACHER"), help="exported folders; else made here")
-    parser.add_argument("--format", choices=["onnx", "onnx-int8"], default="onnx", help="of those made here")
+    parser.add_argument(
+        "--models", nargs=2, metavar=("STUDENT", "TEACHER"), help="exported folders; default: export new ones"
+    )
+    parser.add_argument("--format", choices=["onnx", "onnx-int8"], default="onnx", help="format of new exports")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--repeat", type=int, default=1, help="measure each length so often")
+    parser.add_argument("--repeat", type=int, default=1, help="measurements of each length")
     parser.add_argument("--chromium", default=os.environ.get("CHROMIUM") or shutil.which("chromium"))
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Fine-tuning on SST-2 with potstill, and with the settings of transformers' own example script: the same job twice.
+"""Fine-tuning on SST-2 with potstill and with the settings of transformers' own example script.
 
     python benchmarks/finetuning.py --model student/ --task_data glue/ --output finetuning.json
 
 The example (`examples/pytorch/text-classification/run_glue.py`) pads every row to 128 tokens and computes in float32.
-Model, rows, batch size, learning rate, schedule, epochs and seed are the same in both; so is the set that is scored.
+Model, rows, batch size, learning rate, schedule, epochs, seed and evaluation set are the same in both.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def stock(args: FinetuneArguments, job: Job) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run both and print them beside each other."""
+    """Run both and print their results side by side."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--task_data", required=True)

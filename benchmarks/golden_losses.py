@@ -1,12 +1,12 @@
-"""Print every loss of four short runs on a CPU, bit for bit: a change that must not move any number is checked with it.
+"""Print every loss of four short runs on a CPU, bit for bit. It checks that a change of the code changes no number.
 
     python benchmarks/golden_losses.py > before.txt      # at one commit
     python benchmarks/golden_losses.py > after.txt       # at another, on the same machine
     cmp before.txt after.txt
 
 The runs distil the embedded teacher with soft targets at all tokens, at the masked tokens and without a teacher, and
-pre-train a small BERT. One thread, fixed seeds, dropout on. Each line has the losses of one micro-batch as hexadecimal
-floats; the last line of a run is a hash of the trained weights.
+pre-train a small BERT. They use one thread, fixed seeds, and dropout. Each line has the losses of one micro-batch as
+hexadecimal floats. The last line of a run is a hash of the trained weights.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def new_trainer(name: str, teacher_folder: Path, corpus: Path, output_dir: Path,
         return DistillationTrainer(model, str(corpus), args)
     teacher = load_masked_lm(str(teacher_folder))
     student = build_student(teacher, num_hidden_layers=3, seed=7)
-    # The embedded teacher has no dropout; the random numbers that dropout draws are to stay what they are too.
+    # The embedded teacher has no dropout. With dropout, the test also covers the order of random numbers.
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
@@ -69,10 +69,10 @@ def golden(trainer: DistillationTrainer) -> list[str]:
     """Train, and return one line for each micro-batch and one for the weights."""
     lines: list[str] = []
 
-    def note(module: Any, inputs: Any, losses: dict[str, torch.Tensor]) -> None:
+    def record(module: Any, inputs: Any, losses: dict[str, torch.Tensor]) -> None:
         lines.append(" ".join(f"{name} {value.item().hex()}" for name, value in losses.items()))
 
-    trainer.model.register_forward_hook(note)
+    trainer.model.register_forward_hook(record)
     trainer.train()
     digest = hashlib.sha256()
     for name, tensor in sorted(trainer.student.state_dict().items()):

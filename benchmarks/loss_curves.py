@@ -1,12 +1,12 @@
-"""Quality must not pay for speed: the loss curves of potstill's step and of the plain one, same seed, same data.
+"""Compare the loss curves of potstill's step and of the plain step, to check that speed does not cost quality.
 
     python benchmarks/loss_curves.py --teacher DIR --corpus blocks/ --steps 1000 --output curves.png
     torchrun --nproc_per_node 2 benchmarks/loss_curves.py … --batch_size 32 --against curves.json --output two.png
 
-The second compares two processes with one, at the same number of blocks a step.
+The second command compares two processes with one, at the same number of blocks per step.
 
-Both runs start from the same student and see the same blocks under the same masks, so the curves differ by rounding
-alone if the student has no dropout (whose random numbers depend on how a layer was compiled).
+Both runs start from the same student and see the same blocks under the same masks. Without dropout the curves only
+differ by rounding. The random numbers of dropout depend on how a layer was compiled.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def curve(options: argparse.Namespace, plain: bool) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Run both, print the largest difference of each term, and draw them over each other."""
+    """Run both, print the largest difference of each term, and draw both curves in one plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--corpus", required=True)
@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--against", type=Path, help="compare with the curve in this file instead of the plain step's")
+    parser.add_argument(
+        "--against", type=Path, help="compare with the curve in this file instead of that of the plain step"
+    )
     parser.add_argument("--output", type=Path, default=Path("loss-curves.png"))
     options = parser.parse_args()
     fast = curve(options, plain=False)

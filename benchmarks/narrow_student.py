@@ -3,9 +3,9 @@
     python benchmarks/narrow_student.py --teacher tiny/ --corpus blocks/ --output_dir narrow/ --hidden_size 96 \
         --max_train_minutes 1 --bf16 --torch_compile
 
-The student has half of the layers, random weights, and the width given. It learns from soft targets and masked
-LM at the masked tokens, from the teacher's last hidden states and middle ones (each through a learned projection), and
-from the relations of the teacher's last attention. Printed: held-out figures at the start and at the end.
+The student has half of the layers, random weights, and the given width. It learns from soft targets and masked LM at
+the masked tokens, from the teacher's last and middle hidden states (each through a learned projection), and from the
+relations of the teacher's last attention. The script prints held-out metrics at the start and at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Arguments(DistillationArguments):
 
 
 def narrow_student(args: Arguments) -> str:
-    """Train the student and return what it reaches."""
+    """Train the student and return its held-out metrics before and after, as text."""
     teacher = load_masked_lm(args.teacher or "")
     config = copy.deepcopy(teacher.config)
     depth = teacher.config.num_hidden_layers

@@ -1,12 +1,12 @@
-"""How fast `potstill prepare` is, against the `tokenizers` library alone, and how much memory it takes.
+"""Speed of `potstill prepare` compared with the `tokenizers` library alone, and its memory use.
 
     python benchmarks/prepare.py --text corpus/*.jsonl.zst --tokenizer bert-base-uncased --num_proc 2
 
-Both are measured on the same text, in turn, in the same run. "Alone" is the time spent inside
-`Tokenizer.encode_batch_fast` with as many threads as prepare has processes: reading the text, and even taking the ids
-out of the result, is not counted. Of prepare everything is counted: reading, starting the workers, tokenising, packing
-and writing; only Python's imports are not. CPU seconds are those of all processes and threads over the same stretch: on
-a machine with other work to do they say more than the clock. Memory is the resident size of all processes, sampled.
+Both are measured on the same text, in turn, in the same run. "Alone" is the time inside `Tokenizer.encode_batch_fast`
+with as many threads as prepare has processes. It excludes reading the text and taking the ids out of the result. The
+time of prepare includes everything except Python's imports: reading, starting the workers, tokenising, packing and
+writing. CPU seconds are summed over all processes and threads; on a busy machine they are more reliable than the clock.
+Memory is the resident size of all processes, sampled at intervals.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SAMPLE_SECONDS = 0.1
 
 
 def tokenizers_alone(text: list[str], tokenizer: str) -> dict[str, float]:
-    """Seconds inside `encode_batch_fast`, with the bytes and tokens that went through."""
+    """Return the seconds inside `encode_batch_fast`, and the bytes and tokens that it processed."""
     from potstill.corpus.reading import DocumentReader, ReadingOptions
     from potstill.corpus.sources import find_sources
     from potstill.corpus.tokenise import batched
@@ -49,7 +49,7 @@ def tokenizers_alone(text: list[str], tokenizer: str) -> dict[str, float]:
 
 
 def prepare_all(text: list[str], tokenizer: str, num_proc: int, block_size: int) -> dict[str, float]:
-    """Seconds of one `prepare`, with the tokens it wrote."""
+    """Return the seconds of one `prepare`, and the tokens that it wrote."""
     from potstill.corpus.prepare import prepare
 
     folder = tempfile.mkdtemp(prefix="potstill-prepare-")
@@ -64,7 +64,7 @@ def prepare_all(text: list[str], tokenizer: str, num_proc: int, block_size: int)
 
 
 def measured(what: str, arguments: list[str], threads: int) -> tuple[dict[str, float], float]:
-    """Run this file again for one measurement; return what it found and the peak resident size of its processes."""
+    """Run this file again for one measurement. Return its result and the peak resident size of its processes."""
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     command = [sys.executable, __file__, *arguments, "--measure", what]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
@@ -79,7 +79,7 @@ def measured(what: str, arguments: list[str], threads: int) -> tuple[dict[str, f
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident size of a process and of all below it (Linux); 0 for one that has just ended."""
+    """Return the resident size of a process and all its descendants in bytes (Linux); 0 for an ended process."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = [
@@ -93,7 +93,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def main() -> None:
-    """Measure both, in turn, and print what came of it."""
+    """Measure both in turn, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", nargs="+", required=True)
     parser.add_argument("--tokenizer", required=True)
@@ -126,7 +126,7 @@ def main() -> None:
                 f"{alone['tokens'] / seconds:12,.0f} tokens/s  {found['cpu_seconds']:7.1f} CPU s",
                 flush=True,
             )
-        assert alone["tokens"] == ours["tokens"], "the two did not tokenise alike"
+        assert alone["tokens"] == ours["tokens"], "the two tokenised differently"
     print(
         f"{alone['bytes'] / 1e6:.0f} MB, {alone['tokens']:,} tokens, {options.num_proc} processes: prepare reaches "
         f"{statistics.median(ratios):.0%} of tokenizers alone by the clock and "

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A tiny teacher of a family, pre-trained from text by potstill itself, and its student with and without the teacher:
-# twelve layers, 128 wide, a vocabulary of 8,192. Four minutes of one GPU for the teacher, two for each student.
+# Pre-train a tiny teacher of a family from text, and train its student with and without the teacher. The teacher has
+# twelve layers, a width of 128 and a vocabulary of 8,192. It takes four minutes on one GPU, and each student two.
 #
 #     benchmarks/tiny_family.sh roberta simple-wikipedia/ text/ out/
 #
-# The arguments are the family, the text for the vocabulary, the text for everything else (as `prepare --text` takes
-# them) and a folder to write to. More options go to all three trainings. To try it on a CPU:
+# The arguments are the family, the text for the vocabulary, the text for everything else (both as for `prepare --text`)
+# and an output folder. Further options go to all three trainings. To try it on a CPU:
 #
 #     benchmarks/tiny_family.sh roberta some.txt some.txt out/ --use_cpu --bf16 false --torch_compile false \
 #         --cuda_graphs false --max_steps 8 --per_device_train_batch_size 2 --max_eval_samples 4
 #
-# What is printed last is the table of docs/results.md, "The embedded teacher to 6 layers".
+# The script ends by printing the table of docs/results.md, "The embedded teacher to 6 layers".
 set -euo pipefail
 family=$1 vocabulary=$2 text=$3 out=$4
 shift 4

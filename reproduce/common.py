@@ -1,4 +1,4 @@
-"""What the scripts share: their options, how one ends, where things lie, and the JSON files with the figures."""
+"""Common parts of the scripts: options, error handling, folders, and the JSON files with the results."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Place:
-    """Where a script works.
+    """The folders and GPUs of a script.
 
     Attributes:
         work: folder of runs and weights, which are large.
         results: folder of the JSON files, which are small.
-        gpus: how many to use; 0 for the CPU.
-        more: options for potstill's verb that the script does not know itself.
+        gpus: number of GPUs to use; 0 for the CPU.
+        more: options that the script does not know and passes to potstill's verb.
     """
 
     work: Path
@@ -43,45 +43,45 @@ class Place:
 
     @property
     def teacher(self) -> Path:
-        """The teacher that `reproduce.teacher` makes."""
+        """Folder of the teacher that `reproduce.teacher` makes."""
         return self.work / "teacher"
 
     def blocks(self, size: int) -> Path:
-        """The corpus in blocks of so many tokens that `reproduce.teacher` prepares."""
+        """Folder of the corpus that `reproduce.teacher` prepares in blocks of `size` tokens."""
         return self.work / f"blocks-{size}"
 
 
-def parser(description: str | None, minutes: float | None = None) -> argparse.ArgumentParser:
+def new_parser(description: str | None, minutes: float | None = None) -> argparse.ArgumentParser:
     """Return a parser with the options that all scripts have.
 
     Args:
         description: docstring of the script.
-        minutes: default of `--minutes`; None for a script without.
+        minutes: default of `--minutes`; None for a script without this option.
     """
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=(description or "").split("\n")[0],
-        epilog="Any other option is given to potstill's verb. Repeat a command to go on: what is finished is skipped.",
+        epilog="Other options are passed to potstill's verb. Repeat a command to continue: finished runs are skipped.",
         allow_abbrev=False,
     )
-    made.add_argument("--work_dir", type=Path, default=HERE / "scratch", help="folder of runs and weights")
-    made.add_argument("--results_dir", type=Path, default=HERE / "results", help="folder of the JSON files")
-    made.add_argument("--gpus", type=int, help="GPUs to use; 0 for the CPU, all that are visible if not given")
+    parser.add_argument("--work_dir", type=Path, default=HERE / "scratch", help="folder of runs and weights")
+    parser.add_argument("--results_dir", type=Path, default=HERE / "results", help="folder of the JSON files")
+    parser.add_argument("--gpus", type=int, help="number of GPUs to use; 0 for the CPU; default: all visible GPUs")
     if minutes is not None:
-        made.add_argument("--minutes", type=float, default=minutes, help=f"GPU-minutes of a training ({minutes:g})")
-    return made
+        parser.add_argument("--minutes", type=float, default=minutes, help=f"GPU-minutes of a training ({minutes:g})")
+    return parser
 
 
 def place_of(options: argparse.Namespace, more: Sequence[str] = ()) -> Place:
-    """Return where to work, as the options of `parser` say.
+    """Return the folders and GPUs that the options of `new_parser` name.
 
     Raises:
-        PotstillError: there are fewer GPUs than asked for, a training was given no time, or a folder cannot be
-            written to.
+        PotstillError: there are fewer GPUs than requested, `--minutes` is not above 0, or a folder cannot be written
+            to.
     """
     visible = torch.cuda.device_count()
     gpus = visible if options.gpus is None else options.gpus
     if not 0 <= gpus <= visible:
-        raise PotstillError(f"--gpus is {gpus}, but {visible} are visible.")
+        raise PotstillError(f"--gpus is {gpus}, but {visible} GPUs are visible.")
     minutes = getattr(options, "minutes", None)
     if minutes is not None and minutes <= 0:
         raise PotstillError(f"--minutes is {minutes:g}: it must be above 0.")
@@ -91,45 +91,45 @@ def place_of(options: argparse.Namespace, more: Sequence[str] = ()) -> Place:
 
 
 def run(script: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run a script, and return the exit status: what is wrong is told in a sentence."""
+    """Run a script, and return the exit status. A `PotstillError` is printed as one sentence."""
     try:
         script(sys.argv[1:] if argv is None else argv)
     except PotstillError as error:
         print(f"reproduce: {error}", file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
-        print("reproduce: interrupted; give the same command again to go on.", file=sys.stderr, flush=True)
+        print("reproduce: interrupted; repeat the same command to continue.", file=sys.stderr, flush=True)
         return 130
     return 0
 
 
-def named_values(words: Sequence[str], option: str) -> dict[str, str]:
-    """Return words written as NAME=VALUE by name.
+def named_values(arguments: Sequence[str], option: str) -> dict[str, str]:
+    """Return the values of arguments of the form NAME=VALUE, by name.
 
     Raises:
-        PotstillError: one is written otherwise.
+        PotstillError: an argument has another form.
     """
-    for word in words:
-        if not all(word.partition("=")):
-            raise PotstillError(f"{option} {word!r} is not NAME=VALUE.")
-    return dict(word.split("=", 1) for word in words)
+    for argument in arguments:
+        if not all(argument.partition("=")):
+            raise PotstillError(f"{option} {argument!r} is not NAME=VALUE.")
+    return dict(argument.split("=", 1) for argument in arguments)
 
 
 def existing(folder: Path, made_by: str) -> Path:
-    """Return a folder that an earlier script left.
+    """Return a folder that an earlier script wrote.
 
     Raises:
-        PotstillError: it is not there.
+        PotstillError: it does not exist.
     """
     if not folder.is_dir():
         raise PotstillError(
-            f"There is no folder {folder}: run `python -m reproduce.{made_by}` before, or name another."
+            f"There is no folder {folder}: run `python -m reproduce.{made_by}` first, or name another folder."
         )
     return folder
 
 
 def write_result(place: Place, name: str, figures: dict[str, Any]) -> Path:
-    """Write the figures of a script with the conditions under which they were measured, and return the file."""
+    """Write the results of a script with the conditions of their measurement, and return the file."""
     path = place.results / f"{name}.json"
     record = {"format_version": FORMAT, "conditions": conditions(place, name)} | figures
     write_text(path, json_text(record, str(path)) + "\n")
@@ -138,22 +138,22 @@ def write_result(place: Place, name: str, figures: dict[str, Any]) -> Path:
 
 
 def read_result(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the figures of a script, None where it has not been run.
+    """Return the results of a script, or None if it has not been run.
 
     Raises:
-        PotstillError: the file is damaged, or of a later version.
+        PotstillError: the file is damaged, or has the format of a later version.
     """
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
     record = read_object(path, "The file", "delete it and run its script again")
     if record.get("format_version") != FORMAT:
-        raise PotstillError(f"{path} is in another format than {FORMAT}: delete it and run reproduce.{name} again.")
+        raise PotstillError(f"{path} does not have format {FORMAT}: delete it and run reproduce.{name} again.")
     return record
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file that a run left; what a trainer logged may be NaN.
+    """Return the object in a JSON file of a run. Logged values may be NaN.
 
     Raises:
         PotstillError: it cannot be read.
@@ -162,7 +162,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def conditions(place: Place, name: str) -> dict[str, Any]:
-    """Return on what, with what, when and by which command something is measured now."""
+    """Return the conditions of a measurement: its command, date, commit, hardware and versions."""
     return {
         "command": " ".join([f"python -m reproduce.{name}", *map(shortened, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
@@ -174,21 +174,21 @@ def conditions(place: Place, name: str) -> dict[str, Any]:
 
 
 def gpu_name() -> str:
-    """Return what the first GPU is called, by nvidia-smi: to ask CUDA would take memory that the runs may need."""
+    """Return the name of the first GPU from nvidia-smi. CUDA would take memory that the runs may need."""
     names = nvidia_smi("name")
     return names[0] if names else "GPU"
 
 
-def shortened(word: str) -> str:
-    """Return a word of a command line without the folders of this machine, which are nothing to a reader."""
-    option, equals, value = word.partition("=")
+def shortened(argument: str) -> str:
+    """Return a command-line argument without the parent folders on this machine. They do not help a reader."""
+    option, equals, value = argument.partition("=")
     if equals and os.path.isabs(value):
         return f"{option}={Path(value).name}"
-    return Path(word).name if os.path.isabs(word) else word
+    return Path(argument).name if os.path.isabs(argument) else argument
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout, with a plus where tracked files differ from it; None outside of git."""
+    """Return the commit of the checkout, with a plus if tracked files differ from it; None outside of git."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"],

@@ -1,11 +1,11 @@
-"""What every row cost: GPU-minutes, tokens, FLOPs, electricity and CO₂, and what the paper's own budget would cost.
+"""The cost of every row in GPU-minutes, tokens, FLOPs, electricity and CO₂, and that of the paper's own budget.
 
     python -m reproduce.cost --bench
-    python -m reproduce.cost --grams_per_kwh 56      # where the electricity is cleaner
+    python -m reproduce.cost --grams_per_kwh 56      # for cleaner electricity
 
-It reads what the other scripts wrote. Where no sensor was read, electricity is bounded from above by the 700 watts that
-an H200 takes at most; the machine around the GPUs and its cooling are not in it. The default of `--grams_per_kwh` is
-the world's mean of 2022, 436 g (Ember, Global Electricity Review 2023).
+It reads the results of the other scripts. If no sensor was read, 700 watts per GPU give an upper bound of the
+electricity: an H200 takes at most that. The machine around the GPUs and its cooling are not included. The default of
+`--grams_per_kwh` is the world's mean of 2022, 436 g (Ember, Global Electricity Review 2023).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reproduce.common import Place, conditions, parser, place_of, read_json, read_result, run, write_result
+from reproduce.common import Place, conditions, new_parser, place_of, read_json, read_result, run, write_result
 from reproduce.power import visible_gpus
 from reproduce.runs import Job, run_job
 from reproduce.training import lengths
@@ -23,17 +23,19 @@ WATTS = 700.0
 GRAMS_PER_KWH = 436.0
 BENCH = "`potstill bench train`, blocks of 512 tokens"
 PAPER_WORDS, PAPER_EPOCHS = 3.3e9, 3
-"""BERT's corpus (Devlin et al. 2019: 800 M words of books, 2,500 M of Wikipedia), and how often DistilBERT saw it."""
+"""BERT's corpus (Devlin et al. 2019: 800 M words of books, 2,500 M of Wikipedia), and DistilBERT's epochs."""
 
 
 def main(argv: list[str]) -> None:
     """Collect the costs and write them."""
-    made = parser(__doc__)
-    made.add_argument("--grams_per_kwh", type=float, default=GRAMS_PER_KWH, help="CO₂ of the electricity")
-    made.add_argument("--watts", type=float, default=WATTS, help="upper bound of a GPU's power where none was read")
-    made.add_argument("--bench", action="store_true", help="measure tokens/s at 512 tokens with the teacher's shape")
-    made.add_argument("--teacher", type=Path, help="folder of the teacher; that of reproduce.teacher if not given")
-    options, more = made.parse_known_args(argv)
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--grams_per_kwh", type=float, default=GRAMS_PER_KWH, help="grams of CO₂ per kWh of electricity"
+    )
+    parser.add_argument("--watts", type=float, default=WATTS, help="upper bound of a GPU's power if no sensor was read")
+    parser.add_argument("--bench", action="store_true", help="measure tokens/s at 512 tokens with the teacher's shape")
+    parser.add_argument("--teacher", type=Path, help="folder of the teacher; default: that of reproduce.teacher")
+    options, more = parser.parse_known_args(argv)
     place = place_of(options, more)
     rows = [
         _priced(title, part, cost, options.watts, options.grams_per_kwh)
@@ -51,17 +53,17 @@ def main(argv: list[str]) -> None:
 
 
 def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return (title, part, cost) of everything that was run."""
+    """Return (title, part, cost) of all runs."""
     found: list[tuple[str, str, dict[str, Any]]] = []
-    told: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     for script, title in (
         ("teacher", "teacher"),
         ("table4", "teacher of the ablation"),
         ("time_to_quality", "teacher of quality against time"),
     ):
         sessions = (read_result(results, script) or {}).get("sessions", [])
-        found += _sessions(title, sessions, told)
-        told += sessions
+        found += _sessions(title, sessions, listed)
+        listed += sessions
     for script, prefix in (("students", ""), ("table4", "ablation, ")):
         trained = read_result(results, script) or {"rows": {}}
         for name, row in trained["rows"].items():
@@ -81,19 +83,19 @@ def collected(results: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _sessions(
-    title: str, sessions: list[dict[str, Any]], told: list[dict[str, Any]]
+    title: str, sessions: list[dict[str, Any]], listed: list[dict[str, Any]]
 ) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return the parts of a teacher's training, without those that it shares with one told before."""
+    """Return the stages of a teacher's training, without the sessions that are in `listed` already."""
     return [
         (f"{title}, session {number}, {lengths(stage)}", "training", stage["cost"])
         for number, session in enumerate(sessions, 1)
-        if session not in told
+        if session not in listed
         for stage in session["stages"]
     ]
 
 
 def _priced(title: str, part: str, cost: dict[str, Any], watts: float, grams_per_kwh: float) -> dict[str, Any]:
-    """Return a row: what was measured of a cost, and electricity by sensor or by its bound."""
+    """Return a row of the table: the measured cost, and the electricity from sensors or from its upper bound."""
     gpu_seconds = cost["seconds_by_the_clock"] * cost["gpus"]
     joules = cost["joules"] if cost["joules"] is not None else gpu_seconds * watts
     kwh = joules / 3.6e6 if cost["gpus"] else None
@@ -114,14 +116,14 @@ def _priced(title: str, part: str, cost: dict[str, Any], watts: float, grams_per
 def _speed(place: Place, options: Any) -> dict[str, Any] | None:
     """Return tokens/s of a distillation on one GPU, the source of the figure, and the conditions of its measurement.
 
-    A bench that was run before is not run again unless it is asked for. None where nothing was measured.
+    Without `--bench`, the result of an earlier bench is used. Return None if nothing was measured.
     """
     if options.bench:
-        words = {"teacher": options.teacher or place.teacher, "block_size": 512, "per_device_train_batch_size": 128}
+        bench = {"teacher": options.teacher or place.teacher, "block_size": 512, "per_device_train_batch_size": 128}
         folder = place.work / "bench-512"
         folder.mkdir(parents=True, exist_ok=True)
-        words |= {"bf16": bool(place.gpus), "torch_compile": bool(place.gpus), "json": folder / "bench.json"}
-        job = Job("bench-512", "bench train", words, distributed=False, more=place.more)
+        bench |= {"bf16": bool(place.gpus), "torch_compile": bool(place.gpus), "json": folder / "bench.json"}
+        job = Job("bench-512", "bench train", bench, distributed=False, more=place.more)
         run_job(job, place, visible_gpus(min(place.gpus, 1)))
         measured = read_json(folder / "bench.json")["speed"]["tokens_per_second"]
         return {"tokens_per_second": measured, "source": BENCH, "conditions": conditions(place, "cost")}
@@ -142,7 +144,7 @@ def _speed(place: Place, options: Any) -> dict[str, Any] | None:
 def _extrapolated(
     place: Place, speed: dict[str, Any] | None, watts: float, grams_per_kwh: float
 ) -> dict[str, Any] | None:
-    """Return what three epochs over BERT's corpus would take on one GPU at a measured speed."""
+    """Return the cost of three epochs over BERT's corpus on one GPU at a measured speed."""
     per_word = (read_result(place.results, "teacher") or {}).get("tokens_per_word")
     if speed is None or per_word is None:
         return None

@@ -1,4 +1,4 @@
-"""Electricity that GPUs take, by their own sensors where nvidia-smi reads them."""
+"""Electricity that GPUs take, from their own sensors if nvidia-smi can read them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ INTERVAL_SECONDS = 1.0
 
 
 class PowerMeter:
-    """Integrates over time the power that some GPUs take; the machine around them is not in it.
+    """Integrates the power of some GPUs over time. The machine around the GPUs is not included.
 
     Args:
-        gpus: which, as `CUDA_VISIBLE_DEVICES` numbers them; none for no measurement.
+        gpus: GPUs to measure, named as in `CUDA_VISIBLE_DEVICES`; an empty list for no measurement.
 
     Attributes:
-        joules: taken in between entering and leaving; None where it was not measured.
+        joules: energy between entering and leaving the context; None if it was not measured.
     """
 
     def __init__(self, gpus: list[str]) -> None:
@@ -46,7 +46,7 @@ class PowerMeter:
         while self.joules is not None:
             stopped = self._stop.wait(INTERVAL_SECONDS)
             now, measured = time.monotonic(), watts(self.gpus)
-            if measured is None or power is None:  # half a measurement would pass for a whole one
+            if measured is None or power is None:  # a partial measurement would look like a complete one
                 self.joules = None
                 return
             self.joules += (now - before) * (power + measured) / 2
@@ -56,22 +56,22 @@ class PowerMeter:
 
 
 def watts(gpus: list[str]) -> float | None:
-    """Return the power that GPUs take together now, None where it cannot be read."""
+    """Return the power that GPUs take together now, in watts; None if it cannot be read."""
     try:
         found = [float(value) for value in nvidia_smi("power.draw", gpus)]
-    except ValueError:  # "[N/A]", where the driver does not tell
+    except ValueError:  # "[N/A]": the driver does not report power
         return None
     return sum(found) if len(found) == len(gpus) else None
 
 
 def visible_gpus(count: int) -> list[str]:
-    """Return the first so many of the GPUs that programs see, by the names that `CUDA_VISIBLE_DEVICES` has for them."""
+    """Return the first `count` GPUs that programs see, named as in `CUDA_VISIBLE_DEVICES`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
 
 
 def nvidia_smi(field: str, gpus: list[str] | None = None) -> list[str]:
-    """Return what nvidia-smi says of each GPU, nothing where there is no such program."""
+    """Return a field of nvidia-smi for each GPU; an empty list if the program is missing or fails."""
     chosen = ["--id=" + ",".join(gpus)] if gpus else []
     try:
         found = subprocess.run(

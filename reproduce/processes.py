@@ -1,4 +1,4 @@
-"""Running a command with its output where it can be seen, and its signals where they belong."""
+"""Run a command, show its output, and pass signals on to it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from types import FrameType
 from typing import Any
 
 
-def run_words(words: list[str], environment: dict[str, str], prefix: str) -> int:
-    """Run a command with its output where it can be seen, and return its exit status."""
+def run_command(command: list[str], environment: dict[str, str], prefix: str) -> int:
+    """Run a command, print its output with a prefix before each line, and return its exit status."""
     if not prefix:
-        with subprocess.Popen(words, env=environment) as process, passing_signals(process):
-            return _waited(process)
+        with subprocess.Popen(command, env=environment) as process, passing_signals(process):
+            return _exit_status(process)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(words, env=environment, text=True, errors="replace", **piped) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(command, env=environment, text=True, errors="replace", **piped) as process:  # type: ignore[call-overload]
         _running.add(process)
         try:
             for line in process.stdout:
                 print(f"{prefix}{line}", end="", flush=True)
-            return _waited(process)
+            return _exit_status(process)
         finally:
             _running.discard(process)
 
@@ -33,16 +33,16 @@ _signalled: list[int] = []
 
 @contextmanager
 def passing_signals(process: subprocess.Popen[Any] | None = None) -> Iterator[None]:
-    """Let runs end by themselves on Ctrl-C or SIGTERM, for a training then saves a checkpoint.
+    """Let runs end by themselves on Ctrl-C or SIGTERM, so that a training can save a checkpoint.
 
     Args:
-        process: the run; those in `_running` if None.
+        process: the process of the run; None for all processes in `_running`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def passed(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
         _signalled.append(number)
         for running in [process] if process is not None else list(_running):
             # A terminal sends Ctrl-C to all processes; a second one would end a training without its checkpoint.
@@ -50,7 +50,7 @@ def passing_signals(process: subprocess.Popen[Any] | None = None) -> Iterator[No
                 running.terminate()
 
     _signalled.clear()
-    before = {number: signal.signal(number, passed) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -58,7 +58,7 @@ def passing_signals(process: subprocess.Popen[Any] | None = None) -> Iterator[No
             signal.signal(number, handler)
 
 
-def _waited(process: subprocess.Popen[Any]) -> int:
+def _exit_status(process: subprocess.Popen[Any]) -> int:
     status = process.wait()
-    # What a launcher makes of a signal differs; what this script was told does not.
+    # The exit status of a launcher after a signal varies, so the signal that this script received decides.
     return 128 + _signalled[0] if status and _signalled else status if status >= 0 else 128 - status

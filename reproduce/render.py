@@ -1,9 +1,9 @@
-"""Write the section of docs/results.md that the scripts' JSON files give.
+"""Write the section of docs/results.md with the results in the scripts' JSON files.
 
     python -m reproduce.render
-    python -m reproduce.render --check      # only say whether the page is what it would be
+    python -m reproduce.render --check      # only check whether the page is up to date
 
-Every figure is from a file in `--results_dir`; what has not been run is said to be not measured yet.
+Every number comes from a file in `--results_dir`. Parts that have not been run are marked as not measured yet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
 from potstill.report.markdown import code, plain, visible
 from reproduce import render_tables as tables
-from reproduce.common import HERE, parser, read_result, run
+from reproduce.common import HERE, new_parser, read_result, run
 
 BEGIN = "<!-- reproduce: begin (written by python -m reproduce.render) -->"
 END = "<!-- reproduce: end -->"
@@ -25,28 +25,28 @@ NAMES = ("teacher", "students", "table1", "table2", "table3", "table4", "cost", 
 
 
 def main(argv: list[str]) -> None:
-    """Write the section, or compare it with what is there."""
-    made = parser(__doc__)
-    made.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md")
-    made.add_argument("--check", action="store_true")
-    options = made.parse_args(argv)
+    """Write the section, or compare it with the page."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(argv)
     try:
         page = options.page.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PotstillError(f"{options.page} cannot be read: {first_line(error)}.") from error
     written = with_section(page, section(options.results_dir), str(options.page))
     if options.check and written != page:
-        raise PotstillError(f"{options.page} is not what the results give: run `python -m reproduce.render`.")
+        raise PotstillError(f"{options.page} is not up to date with the results: run `python -m reproduce.render`.")
     if written != page:
         write_text(options.page, written)
         print(f"wrote {options.page}")
 
 
 def with_section(page: str, section: str, name: str = "the page") -> str:
-    """Return a page with what stands between the two markers replaced.
+    """Return a page with the text between the two markers replaced.
 
     Raises:
-        PotstillError: it does not have both markers once, in order.
+        PotstillError: the page does not have both markers exactly once and in order.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -66,7 +66,9 @@ def section(results: Path) -> str:
         return "\n\n".join(_parts(found))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise PotstillError(f"A file in {results} is not what its script writes ({reason}): run it again.") from error
+        raise PotstillError(
+            f"A file in {results} does not have the form that its script writes ({reason}): run it again."
+        ) from error
 
 
 def _parts(found: dict[str, Any]) -> list[str]:
@@ -85,21 +87,21 @@ def _parts(found: dict[str, Any]) -> list[str]:
 
 
 def _introduction(found: dict[str, Any]) -> str:
-    """Say whose figures these are before any of them is read."""
-    said = [
-        "`python -m reproduce` runs DistilBERT's experiment with potstill's own verbs; this section is written from "
-        "what it measured."
+    """Return the introduction, which names the teacher before any results."""
+    sentences = [
+        "`python -m reproduce` runs DistilBERT's experiment with potstill's own verbs and writes this section from its "
+        "measurements."
     ]
     students, teacher = found["students"], found["teacher"]
     if students is not None and (teacher is None or teacher["teacher"] != students["teacher"]):
-        said.append(f"**The teacher is {code(students['teacher']['name'])}**, given with `--teacher`.")
+        sentences.append(f"**The teacher is {code(students['teacher']['name'])}**, given with `--teacher`.")
     else:
-        said.append(
-            "**The teacher is not the published BERT.** It was pre-trained from text by `potstill pretrain`, on a "
-            "small part of the text and for a small part of the time that BERT had, so absolute scores are not BERT's. "
-            "What is reproduced is what the paper is about: how much of its teacher a student keeps."
+        sentences.append(
+            "**The teacher is not the published BERT.** `potstill pretrain` pre-trained it on a small part of the text "
+            "and for a small part of the time that BERT had, so absolute scores are not BERT's. The experiment answers "
+            "the question of the paper: how much of its teacher's quality does a student keep?"
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _part(title: str, found: dict[str, Any] | None, write: Any) -> str:

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, each from the JSON file of a script."""
+"""The tables of docs/results.md. Each comes from the JSON file of a script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = {
     "student (D)": "student, second distillation",
     "alone": "student, without the teacher",
     "initialised": "student as initialised",
-    "full": "all of it",
+    "full": "the full method",
     "no-ce": "without L_ce",
     "no-cos": "without L_cos",
     "no-mlm": "without L_mlm",
@@ -27,7 +27,7 @@ ROWS = {
 }
 
 PAPER_CHANGES = {"no-ce": -2.96, "no-cos": -1.46, "no-mlm": -0.31, "random": -3.69}
-"""Macro score over nine tasks against that of the whole method (Sanh et al. 2019, table 4)."""
+"""Change of the macro score over nine tasks against the full method (Sanh et al. 2019, table 4)."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,7 +36,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def teacher(found: dict[str, Any]) -> str:
-    """Return how the teacher came about and what it knows."""
+    """Return how the teacher was trained, and its results."""
     shape, corpus = found["teacher"], found["corpus"]
     rows = []
     for number, session in enumerate(found["sessions"], 1):
@@ -55,48 +55,48 @@ def teacher(found: dict[str, Any]) -> str:
         what = where.replace("own", "held-out text").replace("other", "text of another source")
         rows.append([f"**the teacher**, {what}", "", "", "", *_masked_lm(measured)])
     documents, tokens = corpus["documents"], corpus["tokens"]
-    said = (
+    summary = (
         f"{shape['layers']} layers, {shape['hidden_size']} wide, {found['parameters']:,} parameters, a vocabulary of "
         f"{shape['vocab_size']:,}: {documents['train']:,} documents, {millions(tokens['train'])} "
         f"tokens to train on; {documents['validation']:,} documents, {millions(tokens['validation'])} tokens held out. "
         "Held-out masks are uniform."
     )
-    return f"{said}\n\n{table(['', 'GPU-minutes', 'tokens', 'tokens/s', 'held-out loss', 'accuracy'], rows)}"
+    return f"{summary}\n\n{table(['', 'GPU-minutes', 'tokens', 'tokens/s', 'held-out loss', 'accuracy'], rows)}"
 
 
 def students(found: dict[str, Any]) -> str:
-    """Return what the students know beside their teacher."""
+    """Return the results of the students next to those of their teacher."""
     rows = []
     teacher_accuracy = found["rows"]["teacher"]["held_out"]["own"]["accuracy"]
     for name, row in found["rows"].items():
         cost, own, other = row.get("cost") or {}, row["held_out"]["own"], row["held_out"].get("other")
         whole: dict[str, float] = next((of for where, of in row["held_out"].items() if where.startswith("own, ")), {})
-        taught = name != "teacher"
+        is_student = name != "teacher"
         rows.append(
             [
-                _called(name),
+                _label(name),
                 number(cost.get("gpu_minutes"), 1),
                 millions(cost.get("tokens")),
                 *_masked_lm(own),
-                percent(own["accuracy"] / teacher_accuracy if teacher_accuracy and taught else None),
-                number(own.get("kl") if taught else None, 3),
-                percent(own.get("agreement") if taught else None),
+                percent(own["accuracy"] / teacher_accuracy if teacher_accuracy and is_student else None),
+                number(own.get("kl") if is_student else None, 3),
+                percent(own.get("agreement") if is_student else None),
                 number(whole.get("loss"), 3),
                 number((other or {}).get("loss"), 3),
             ]
         )
     recipe = found["recipe"]
-    said = (
-        f"Layers {recipe['layers']} of the teacher, masks {recipe['masking']} in training, soft targets at "
+    summary = (
+        f"Recipe: layers {recipe['layers']} of the teacher, {recipe['masking']} masks in training, soft targets at "
         f"{recipe['soft_targets']} tokens. All students start from the same layers."
     )
     header = ["", "GPU-minutes", "tokens", "held-out loss", "accuracy", "of the teacher's", "KL", "agreement"]
-    return f"{said}\n\n{table([*header, 'loss on whole blocks', 'loss on another source'], rows)}"
+    return f"{summary}\n\n{table([*header, 'loss on whole blocks', 'loss on another source'], rows)}"
 
 
 def glue(found: dict[str, Any]) -> str:
     """Return scores on GLUE, retention, and the macro scores."""
-    paper = "In the paper the student keeps 96.9 % of the macro score over nine tasks, 96.2 % without WNLI."
+    paper = "In the paper the student keeps 96.9 % of the macro score over nine tasks, and 96.2 % without WNLI."
     return f"{_scores(found)}\n\n{_retention(found)}\n\n{_settings(found)} {paper}"
 
 
@@ -108,12 +108,13 @@ def tasks(found: dict[str, Any]) -> str:
         review = (imdb["models"].get(name) or {"tasks": {}})["tasks"].get("imdb")
         answer = (squad["models"].get(name) or {"tasks": {}})["tasks"].get("squad")
         exact = (answer or {"metrics": {}})["metrics"].get("exact")
-        rows.append([_called(name), _cell(review), number(exact, 1), _cell(answer)])
-    said = [f"{title}: {_settings(part)}" for title, part in (("IMDb", imdb), ("Questions", squad))]
-    said.append(
-        "The paper's student loses 0.6 points on IMDb, 3.5 and 2.7 on SQuAD, with the second distillation 2.1 and 1.6."
+        rows.append([_label(name), _cell(review), number(exact, 1), _cell(answer)])
+    notes = [f"{title}: {_settings(part)}" for title, part in (("IMDb", imdb), ("Questions", squad))]
+    notes.append(
+        "The paper's student loses 0.6 points on IMDb. On SQuAD it loses 3.5 and 2.7 points, and with the second "
+        "distillation 2.1 and 1.6 points."
     )
-    return "\n\n".join([table(["", "IMDb, accuracy", "questions, exact match", "F1"], rows), *said])
+    return "\n\n".join([table(["", "IMDb, accuracy", "questions, exact match", "F1"], rows), *notes])
 
 
 def speed(found: dict[str, Any]) -> str:
@@ -127,7 +128,7 @@ def speed(found: dict[str, Any]) -> str:
                 ratio = "{:.2f} × ({:.2f}–{:.2f})".format(*measured["ratio"])
             rows.append(
                 [
-                    _called(name),
+                    _label(name),
                     plain(form),
                     f"{row['encoder_parameters'] / 1e6:.1f} M",
                     count(row["bytes"]),
@@ -138,82 +139,82 @@ def speed(found: dict[str, Any]) -> str:
                 ]
             )
     where = f"{plain(found['hardware'])} ({plain(found['disturbance'])})"
-    said = (
+    summary = (
         f"{found['pairs']:,} dev pairs of STS-B one at a time, {found['threads']} threads, on {where}; "
-        "models in turns. Median and quartiles; times as fast as the first row: median over turns, and "
-        "what a tenth of them is below and above. Parameters are the encoder's, bytes the task model's."
+        "models in turns. Times: median and quartiles. Speed against the first row: median over turns, with the "
+        "percentiles 10 and 90. Parameters are the encoder's, bytes the task model's."
     )
     header = ["", "form", "parameters", "bytes", "GFLOPs", "ms a pair", "seconds of a pass", "speed"]
-    return f"{said}\n\n{table(header, rows)}"
+    return f"{summary}\n\n{table(header, rows)}"
 
 
 def ablation(found: dict[str, Any]) -> str:
-    """Return macro scores of students that lack something, what that changes, and what they know of masked LM."""
+    """Return the macro scores of students with one change each, the effect of the change, and their masked LM."""
     scored = found["tasks"]
     columns = list(scored["macro_tasks"])
-    whole = scored["models"]["full"]["macros"]
+    full = scored["models"]["full"]["macros"]
     rows = []
     for name in scored["models"]:
         macros = scored["models"][name]["macros"]
-        cells = [_called(name)]
+        cells = [_label(name)]
         for column in columns:
             change = NOTHING
-            if name != "full" and _known(macros[column]) and _known(whole[column]):
+            if name != "full" and _known(macros[column]) and _known(full[column]):
                 mark = "\\*" if macros[column].get("beyond_spread") else ""
-                change = f"{mark}{macros[column]['value'] - whole[column]['value']:+.2f}"
+                change = f"{mark}{macros[column]['value'] - full[column]['value']:+.2f}"
             cells += [_cell(macros[column]), change]
         paper = PAPER_CHANGES.get(name)
         rows.append([*cells, NOTHING if paper is None else f"{paper:+.2f}"])
     header = ["", *(cell for column in columns for cell in (column, "change")), "the paper's"]
-    said = (
+    summary = (
         f"{_teacher_of(found)} "
-        f"{found['minutes']:g} GPU-minutes of distillation each, on one GPU. \\* The ranges over the seeds have no "
-        f"score in common with those of the first row{_by_chance(scored)}. The spread is of fine-tuning alone: each "
+        f"{found['minutes']:g} GPU-minutes of distillation each, on one GPU. \\* The range over the seeds does not "
+        f"overlap with that of the first row{_by_chance(scored)}. The spread comes from fine-tuning alone: each "
         "student was distilled once."
     )
-    parts = [said, table(header, rows), _ablated_masked_lm(found["rows"])]
+    parts = [summary, table(header, rows), _ablated_masked_lm(found["rows"])]
     return "\n\n".join([*parts, _scores(scored, tasks_only=True), _settings(scored)])
 
 
 def _teacher_of(found: dict[str, Any]) -> str:
-    """Return a sentence on the teacher of a table that may have one of its own."""
+    """Return a sentence on the teacher of a table that may have its own teacher."""
     shape, sessions = found["teacher"], found.get("sessions", [])
     minutes = sum(stage["cost"]["gpu_minutes"] for session in sessions for stage in session["stages"])
-    made = f", after {minutes:.1f} GPU-minutes of pre-training" * bool(sessions)
-    return f"The teacher of this table: {shape['layers']} layers, {shape['hidden_size']} wide{made}."
+    training = f", after {minutes:.1f} GPU-minutes of pre-training" * bool(sessions)
+    return f"The teacher of this table: {shape['layers']} layers, {shape['hidden_size']} wide{training}."
 
 
 def _by_chance(scored: dict[str, Any]) -> str:
-    """Return how often that is so of two models that are alike."""
+    """Return how often chance alone separates the ranges of two equal models."""
     figures = [of for model in scored["models"].values() for of in model["macros"].values()]
     chance = next((of["chance_beyond_spread"] for of in figures if of.get("chance_beyond_spread")), None)
-    return f", which chance alone does in {percent(chance)} of comparisons" if chance else ""
+    return f" (by chance alone this happens in {percent(chance)} of comparisons)" if chance else ""
 
 
 def _ablated_masked_lm(students: dict[str, Any]) -> str:
-    """Return held-out masked LM of students before and after, and how near each is to the teacher."""
+    """Return held-out masked LM of students before and after training, and how close each is to the teacher."""
     rows = []
     for name, row in students.items():
         found = row["held_out"] or {}
         prefix = _prefix(found)
         start, _ = _masked_lm(row["held_out_at_start"])
-        near = [number(found.get(f"{prefix}kl"), 3), percent(found.get(f"{prefix}agreement"))]
-        rows.append([_called(name), f"{row['cost']['steps']:,}", start, *_masked_lm(found), *near])
-    whole = students["full"]["held_out"]
-    rows.append(["teacher", NOTHING, NOTHING, *_masked_lm(whole, "teacher_"), NOTHING, NOTHING])
-    cut = "Held-out text, cut as in most steps:" if _prefix(whole or {}) else "Held-out text:"
+        closeness = [number(found.get(f"{prefix}kl"), 3), percent(found.get(f"{prefix}agreement"))]
+        rows.append([_label(name), f"{row['cost']['steps']:,}", start, *_masked_lm(found), *closeness])
+    full = students["full"]["held_out"]
+    rows.append(["teacher", NOTHING, NOTHING, *_masked_lm(full, "teacher_"), NOTHING, NOTHING])
+    title = "Held-out text in short blocks, as in most steps:" if _prefix(full or {}) else "Held-out text:"
     header = ["", "steps", "loss before", "loss after", "accuracy", "KL", "agreement"]
-    return f"{cut}\n\n{table(header, rows)}"
+    return f"{title}\n\n{table(header, rows)}"
 
 
 def cost(found: dict[str, Any]) -> str:
-    """Return what every row took, and what the paper's budget would take."""
+    """Return the cost of every row, and that of the paper's budget."""
     rows = []
     for row in found["rows"]:
         bound = "" if row["kwh_is_measured"] else "≤ "
         rows.append(
             [
-                _named(row["title"]),
+                _cost_label(row["title"]),
                 f"{row['gpu_minutes_by_the_clock']:.1f}",
                 number(row["gpu_minutes"], 1),
                 millions(row["tokens"]),
@@ -222,41 +223,41 @@ def cost(found: dict[str, Any]) -> str:
                 NOTHING if row["grams_co2"] is None else f"{bound}{row['grams_co2']:.0f}",
             ]
         )
-    said = [
-        f"Electricity is that of the GPUs alone, by their own sensors; ≤ where it is bounded by {found['watts']:g} W a "
+    notes = [
+        f"Electricity is that of the GPUs alone, from their own sensors; ≤ marks a bound from {found['watts']:g} W per "
         f"GPU. CO₂ at {found['grams_per_kwh']:g} g/kWh (436 is the world's mean of 2022: Ember, Global Electricity "
-        "Review 2023). GPU-minutes by the clock include starting; FLOPs are counted, not measured. The hardware stands "
-        "with the table that a row is from."
+        "Review 2023). GPU-minutes by the clock include the start of a run. FLOPs are counted, not measured. The "
+        "hardware is named below the table of each row."
     ]
     paper = found["extrapolation"]
     if paper is not None:
         speed = found["speed"]
         of = speed["conditions"]
         where = f", {plain(of['hardware'])}, {of['date']}, commit {of['commit']}" if of else ""
-        said.append(
+        notes.append(
             f"**The paper's budget**, 3 epochs of 3.3 billion words, is {paper['tokens'] / 1e9:.1f} billion tokens of "
             f"this vocabulary ({paper['tokens_per_word']:.2f} a word). At {count(speed['tokens_per_second'])} tokens/s "
-            f"({speed['source']}{where}) that would take one such GPU {paper['gpu_hours']:.1f} hours, at most "
-            f"{paper['kwh_at_most']:.1f} kWh and {paper['grams_co2_at_most'] / 1000:.1f} kg of CO₂: an extrapolation. "
-            "The paper reports some 90 hours of eight V100s."
+            f"({speed['source']}{where}) one such GPU would need {paper['gpu_hours']:.1f} hours, at most "
+            f"{paper['kwh_at_most']:.1f} kWh and {paper['grams_co2_at_most'] / 1000:.1f} kg of CO₂. This is an "
+            "extrapolation. The paper reports about 90 hours on eight V100s."
         )
     header = ["", "GPU-minutes by the clock", "of training", "tokens", "FLOPs", "kWh", "g CO₂"]
-    return "\n\n".join([said[0], table(header, rows), *said[1:]])
+    return "\n\n".join([notes[0], table(header, rows), *notes[1:]])
 
 
-def _called(name: str) -> str:
-    """Return what a row is called, as Markdown."""
+def _label(name: str) -> str:
+    """Return the label of a row, as Markdown."""
     return ROWS.get(name) or plain(name)
 
 
-def _named(title: str) -> str:
-    """Return what a row of the cost is called: the name of a student may stand behind what it was made for."""
-    *made_for, name = title.split(", ")
-    return ", ".join([*map(plain, made_for), _called(name)])
+def _cost_label(title: str) -> str:
+    """Return the label of a row of the cost. Its title may end with the name of a student after its purpose."""
+    *purpose, name = title.split(", ")
+    return ", ".join([*map(plain, purpose), _label(name)])
 
 
 def curves(found: dict[str, Any]) -> str:
-    """Return how long each step takes to the same loss."""
+    """Return how long each step takes to reach the same loss."""
     names = {"plain": "plain step", "potstill": "potstill's step", "potstill-short": "potstill's, in less time"}
     slow = found["minutes_to_level"].get("plain")
     rows = []
@@ -273,14 +274,14 @@ def curves(found: dict[str, Any]) -> str:
                 ratio,
             ]
         )
-    said = (
-        f"{_teacher_of(found)} The same recipe by potstill's step and by the plain one, each on one GPU; the third run "
-        "has less time for all of its schedule. Minutes of training, compiling included, evaluation not."
+    summary = (
+        f"{_teacher_of(found)} The same recipe with potstill's step and with the plain step, each on one GPU. The "
+        "third run does its whole schedule in less time. Minutes of training include compilation but not evaluation."
     )
     level = f"minutes to a loss of {found['level']:.3f}"
     header = ["", "minutes", "steps", "held-out loss", level, "faster"]
     plot = "![Held-out loss over GPU-minutes](../reproduce/results/time-to-quality.svg)"
-    return "\n\n".join([said, table(header, rows), plot])
+    return "\n\n".join([summary, table(header, rows), plot])
 
 
 def _scores(found: dict[str, Any], tasks_only: bool = False) -> str:
@@ -289,12 +290,12 @@ def _scores(found: dict[str, Any], tasks_only: bool = False) -> str:
     rows = []
     for model, figures in found["models"].items():
         cells = [_cell((figures["macros"] | figures["tasks"]).get(column)) for column in columns]
-        rows.append([_called(model), *cells])
+        rows.append([_label(model), *cells])
     return table(["", *(plain(found["titles"].get(column, column)) for column in columns)], rows)
 
 
 def _retention(found: dict[str, Any]) -> str:
-    """Return percent of the reference's score, with a mark where the ranges over seeds are apart."""
+    """Return percent of the reference's score. A mark shows that the ranges over seeds do not overlap."""
     columns = [*found["macro_tasks"], *(task for task in found["titles"] if task not in found["absent"])]
     rows = []
     for model, figures in found["models"].items():
@@ -305,7 +306,7 @@ def _retention(found: dict[str, Any]) -> str:
             measured = (figures["macros"] | figures["tasks"]).get(column) or {}
             mark = "\\*" if measured.get("beyond_spread") else ""
             cells.append(mark + number(measured.get("retention"), 1))
-        rows.append([_called(model), *cells])
+        rows.append([_label(model), *cells])
     header = [
         f"percent of the {plain(found['reference'])}'s",
         *(plain(found["titles"].get(column, column)) for column in columns),
@@ -314,9 +315,9 @@ def _retention(found: dict[str, Any]) -> str:
 
 
 def _settings(found: dict[str, Any]) -> str:
-    """Return how models were fine-tuned, in words."""
-    said = f"Medians of {len(found['seeds'])} seeds with the lowest and highest."
-    every = sorted(
+    """Return a description of the fine-tuning."""
+    text = f"Medians of {len(found['seeds'])} seeds, with the lowest and the highest score."
+    used = sorted(
         {
             rate
             for model in found["models"].values()
@@ -324,28 +325,26 @@ def _settings(found: dict[str, Any]) -> str:
             for rate in task["learning_rate"]
         }
     )
-    rates = ", ".join(f"{rate:g}" for rate in found["searched"] or every)
-    said += f" Learning rate: the best of {rates} for each model and task, chosen with the first seed" * bool(
-        found["searched"]
-    )
-    said += f" Learning rate {rates}" * (not found["searched"])
+    rates = ", ".join(f"{rate:g}" for rate in found["searched"] or used)
+    choice = f"the best of {rates} for each model and task, chosen with the first seed" if found["searched"] else rates
+    text += f" Learning rate: {choice}"
     epochs = sorted(set(found["epochs"].values()))
-    said += f"; epochs: {', '.join(f'{value:g}' for value in epochs)}."
+    text += f"; epochs: {', '.join(f'{value:g}' for value in epochs)}."
     if found.get("max_train_samples"):
-        said += f" At most {count(found['max_train_samples'])} rows of a task to learn from."
+        text += f" At most {count(found['max_train_samples'])} training rows per task."
     macros = [figures for model in found["models"].values() for figures in model["macros"].values()]
     if macros and len(found["seeds"]) > 1:
-        said += " A macro score is the mean over tasks of one seed; shown is the "
-        said += (
-            "median with the lowest and highest."
+        text += " A macro score is the mean over the tasks for one seed; the table shows the "
+        text += (
+            "median, with the lowest and the highest."
             if all(_known(macro) for macro in macros)
-            else ("range over the seeds, for the macro scores between the lowest and the highest were not kept.")
+            else "range over the seeds, because only the lowest and the highest macro score were kept."
         )
     if found["absent"]:
-        said += f" No data at hand: {', '.join(plain(found['titles'].get(task, task)) for task in found['absent'])}."
+        text += f" No data for {', '.join(plain(found['titles'].get(task, task)) for task in found['absent'])}."
     if found["missing"]:
-        said += f" {len(found['missing'])} cells lack seeds."
-    return said
+        text += f" {len(found['missing'])} cells lack seeds."
+    return text
 
 
 def _cell(figures: dict[str, Any] | None) -> str:
@@ -356,44 +355,44 @@ def _cell(figures: dict[str, Any] | None) -> str:
         return spread
     if not figures["min"] <= figures["value"] <= figures["max"]:
         raise PotstillError(
-            f"A score of {figures['value']:.1f} lies outside of its range {spread}, so they are not of the same seeds: "
+            f"A score of {figures['value']:.1f} lies outside its range {spread}, so the two come from different seeds: "
             "run the script of its table again."
         )
     return f"{figures['value']:.1f}" + f" ({spread})" * (figures["n"] > 1)
 
 
 def _known(figures: dict[str, Any]) -> bool:
-    """Return whether the median over seeds was kept: table 1's macro scores were once given by another figure."""
+    """Return whether the median over seeds was kept. Old results of table 1 lack it for macro scores."""
     return figures["value"] is not None
 
 
-def _masked_lm(measured: dict[str, float] | None, whose: str = "") -> list[str]:
-    """Return loss and accuracy of the student, or whose they are, on blocks cut short where most steps read such."""
+def _masked_lm(measured: dict[str, float] | None, owner: str = "") -> list[str]:
+    """Return loss and accuracy of the student, or of another model; on short blocks if most steps read them."""
     found = measured or {}
-    prefix = _prefix(found) + whose
+    prefix = _prefix(found) + owner
     return [number(found.get(f"{prefix}loss"), 3), percent(found.get(f"{prefix}accuracy"))]
 
 
 def _prefix(found: dict[str, float]) -> str:
-    """Return what stands before the names of figures on blocks cut short, where there are such."""
+    """Return the prefix of the metrics on short blocks, or "" if there are none."""
     return "short_" if "short_loss" in found else ""
 
 
 def number(value: float | None, digits: int) -> str:
-    """Return a figure with so many digits behind the point."""
+    """Return a number with `digits` decimals."""
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """Return a share in percent."""
+    """Return a share as percent."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def count(value: float | None) -> str:
-    """Return a large figure with its thousands set off."""
+    """Return a large number with separators between thousands."""
     return NOTHING if value is None else f"{value:,.0f}"
 
 
 def millions(value: float | None) -> str:
-    """Return a large figure in millions."""
+    """Return a large number in millions."""
     return NOTHING if value is None else f"{value / 1e6:,.1f} M"

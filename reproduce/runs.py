@@ -1,4 +1,4 @@
-"""Running potstill's verbs: skipped where finished, resumed where interrupted, time and energy of each noted."""
+"""Run potstill's verbs: skip finished runs, resume interrupted ones, and record time and energy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from potstill.files import write_text
 from potstill.training.checkpoints import last_checkpoint
 from reproduce.common import Place, read_json
 from reproduce.power import PowerMeter, visible_gpus
-from reproduce.processes import passing_signals, run_words
+from reproduce.processes import passing_signals, run_command
 
 RESUMABLE = ("distill", "pretrain")
-"""Verbs that resume by an option; the others go on by themselves, or write all or nothing."""
+"""Verbs with an option to resume. The others resume by themselves, or write all or nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Job:
 
     Attributes:
         name: its folder in the work folder.
-        verb: of potstill's command line.
-        options: name → value; a list is given as several words, None not at all.
-        minutes: GPU-minutes of training; None where something else ends it.
-        distributed: whether several GPUs share it as processes of one training; other verbs divide them themselves.
-        more: options as words, after the others.
+        verb: verb of potstill's command line.
+        options: name → value. A list becomes several arguments; None leaves the option out.
+        minutes: GPU-minutes of training; None if something else ends the run.
+        distributed: whether several GPUs share the run as processes of one training. Other verbs divide the GPUs
+            themselves.
+        more: command-line arguments after the options.
     """
 
     name: str
@@ -49,13 +50,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """A run that is finished.
+    """A finished run.
 
     Attributes:
-        folder: what it wrote.
-        gpus: that it ran on; 0 for the CPU.
-        seconds: by the clock, from start to end of its processes, all sessions together.
-        joules: that its GPUs took by their own sensors; None where that was not measured throughout.
+        folder: folder that it wrote.
+        gpus: number of GPUs that it ran on; 0 for the CPU.
+        seconds: wall-clock time of its processes, summed over all sessions.
+        joules: energy that its GPUs took according to their sensors; None if a part was not measured.
     """
 
     folder: Path
@@ -65,24 +66,24 @@ class Done:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """What is written down of it with the figures."""
+        """The cost of the run, as the results contain it."""
         return {"gpus": self.gpus, "seconds_by_the_clock": self.seconds, "joules": self.joules}
 
 
 def run_job(job: Job, place: Place, gpus: list[str] | None = None, prefix: str = "") -> Done:
-    """Run a verb to its end, or take note that it was.
+    """Run a verb to its end, unless it has finished before.
 
     Args:
-        job: what to run.
-        place: where.
-        gpus: which to use, as `CUDA_VISIBLE_DEVICES` numbers them; the first `place.gpus` if None.
-        prefix: of every line that it prints.
+        job: the run.
+        place: folders and GPUs of the script.
+        gpus: GPUs to use, named as in `CUDA_VISIBLE_DEVICES`; None for the first `place.gpus`.
+        prefix: text before every line that the run prints.
 
     Raises:
-        PotstillError: another run has this name already, or the verb failed; its exit status is the error's.
+        PotstillError: a different run already has this name, or the verb failed. The error has its exit status.
     """
     gpus = visible_gpus(place.gpus) if gpus is None else gpus
-    folder, noted = place.work / job.name, place.work / f"{job.name}.run.json"
+    folder, note_file = place.work / job.name, place.work / f"{job.name}.run.json"
     made_by = {
         "verb": job.verb,
         "options": {name: _plain(value) for name, value in job.options.items() if value is not None},
@@ -90,32 +91,32 @@ def run_job(job: Job, place: Place, gpus: list[str] | None = None, prefix: str =
         "more": list(job.more),
     }
     note: dict[str, Any] = {"sessions": []}
-    if noted.is_file():
-        note = read_json(noted)
-        same = _is_same(note, made_by, noted, folder, len(gpus))
+    if note_file.is_file():
+        note = read_json(note_file)
+        same = _is_same(note, made_by, note_file, folder, len(gpus))
         if same and note["finished"] and folder.is_dir():
-            print(f"{prefix}{job.name}: done before", flush=True)
+            print(f"{prefix}{job.name}: already finished", flush=True)
             return _done(folder, note)
     note |= {"made_by": made_by, "gpus": len(gpus), "finished": False}
-    write_text(noted, json.dumps(note, indent=1) + "\n")
-    words = [*_launcher(job, len(gpus)), *_words(job, folder, len(gpus))]
-    print(f"{prefix}{job.name}: {' '.join(words[1:])}", flush=True)
+    write_text(note_file, json.dumps(note, indent=1) + "\n")
+    command = [*_launcher(job, len(gpus)), *_arguments(job, folder, len(gpus))]
+    print(f"{prefix}{job.name}: {' '.join(command[1:])}", flush=True)
     started = time.monotonic()
     with PowerMeter(gpus) as meter:
-        status = run_words(words, _environment(gpus), prefix)
+        status = run_command(command, _environment(gpus), prefix)
     note["sessions"].append({"seconds": round(time.monotonic() - started, 1), "joules": meter.joules})
     note["finished"] = status == 0
-    write_text(noted, json.dumps(note, indent=1) + "\n")
+    write_text(note_file, json.dumps(note, indent=1) + "\n")
     if status:
-        raise _ended(f"{job.name} (potstill {job.verb})", status)
+        raise _failure(f"{job.name} (potstill {job.verb})", status)
     return _done(folder, note)
 
 
 def run_jobs(jobs: Sequence[Job], place: Place) -> list[Done]:
-    """Run verbs side by side, each on one GPU, or one after another on the CPU.
+    """Run verbs in parallel, each on one GPU, or one after another on the CPU.
 
     Raises:
-        PotstillError: one failed; those that were running then are finished, no other is begun.
+        PotstillError: a run failed. The other running ones are finished, but no further run starts.
     """
     if place.gpus <= 1:
         return [run_job(job, place) for job in jobs]
@@ -124,7 +125,7 @@ def run_jobs(jobs: Sequence[Job], place: Place) -> list[Done]:
         free.put(gpu)
     failed = threading.Event()
 
-    def on_one(job: Job) -> Done | None:
+    def run_on_free_gpu(job: Job) -> Done | None:
         if failed.is_set():
             return None
         gpu = free.get()
@@ -137,53 +138,51 @@ def run_jobs(jobs: Sequence[Job], place: Place) -> list[Done]:
             free.put(gpu)
 
     with passing_signals(), ThreadPoolExecutor(place.gpus) as pool:
-        futures: list[Future[Done | None]] = [pool.submit(on_one, job) for job in jobs]
+        futures: list[Future[Done | None]] = [pool.submit(run_on_free_gpu, job) for job in jobs]
     for future in futures:
         if (error := future.exception()) is not None:
             raise error
     return [done for future in futures if (done := future.result()) is not None]
 
 
-def _is_same(note: dict[str, Any], made_by: dict[str, Any], noted: Path, folder: Path, gpus: int) -> bool:
-    """Return whether a run that is noted is the one to be run; one that left nothing may give way to another.
+def _is_same(note: dict[str, Any], made_by: dict[str, Any], note_file: Path, folder: Path, gpus: int) -> bool:
+    """Return whether the recorded run is the run to do. A recorded run that wrote nothing may be replaced.
 
     Raises:
-        PotstillError: it is another, or one that was begun on another number of GPUs.
+        PotstillError: it is a different run, or one that began on another number of GPUs.
     """
     before = note["made_by"]
-    old, new = (
-        made["options"] | {name: made[name] for name in made if name != "options"} for made in (before, made_by)
-    )
+    old, new = (run["options"] | {name: run[name] for name in run if name != "options"} for run in (before, made_by))
     differing = [
         f"{name} was {old.get(name)} and is {new.get(name)}" for name in old | new if old.get(name) != new.get(name)
     ]
     begun = note["finished"] or last_checkpoint(folder) is not None
-    if made_by["verb"] == before["verb"] == "evaluate":  # which compares what is there with what is wanted by itself
+    if made_by["verb"] == before["verb"] == "evaluate":  # the verb itself compares the options with its earlier results
         return not differing
-    mend = f"name another --work_dir, or delete {noted} and its folder to run it anew"
+    remedy = f"name another --work_dir, or delete {note_file} and its folder to start again"
     if differing and begun:
-        raise PotstillError(f"{noted} is of another run ({'; '.join(differing)}): {mend}.")
+        raise PotstillError(f"{note_file} belongs to a different run ({'; '.join(differing)}): {remedy}.")
     if begun and not note["finished"] and note["gpus"] != gpus:
-        raise PotstillError(f"{noted} was begun with --gpus {note['gpus']}: go on with as many, {mend}.")
+        raise PotstillError(f"{note_file} was begun with --gpus {note['gpus']}: use the same number, {remedy}.")
     return not differing
 
 
-def _words(job: Job, folder: Path, gpus: int) -> list[str]:
-    """Return the verb and its options."""
-    words = job.verb.split()
+def _arguments(job: Job, folder: Path, gpus: int) -> list[str]:
+    """Return the verb and its options as command-line arguments."""
+    arguments = job.verb.split()
     options = dict(job.options)
     if job.minutes is not None and "--max_steps" not in job.more:
         options["max_train_minutes"] = round(job.minutes / max(gpus, 1), 4)
     for name, value in options.items():
         if value is not None:
-            words += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
-    words += ["--output_dir", str(folder), *job.more]
+            arguments += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    arguments += ["--output_dir", str(folder), *job.more]
     if job.verb in RESUMABLE:
         if last_checkpoint(folder) is not None:
-            words += ["--resume_from_checkpoint", "true"]
+            arguments += ["--resume_from_checkpoint", "true"]
         elif folder.is_dir():  # interrupted before its first checkpoint
-            words += ["--overwrite_output_dir", "true"]
-    return words
+            arguments += ["--overwrite_output_dir", "true"]
+    return arguments
 
 
 def _launcher(job: Job, gpus: int) -> list[str]:
@@ -194,32 +193,32 @@ def _launcher(job: Job, gpus: int) -> list[str]:
 
 
 def run_script(name: str, options: Sequence[str], gpus: list[str] | None = None, prefix: str = "") -> None:
-    """Run one of the scripts beside this file as a process of its own.
+    """Run one of the scripts in this folder as a separate process.
 
     Args:
-        name: of the script.
-        options: as words.
-        gpus: that it is to see; all if None.
-        prefix: of every line that it prints.
+        name: name of the script.
+        options: its command-line arguments.
+        gpus: GPUs that are visible to it; None for all.
+        prefix: text before every line that it prints.
 
     Raises:
-        PotstillError: it failed, and has said why; its exit status is the error's.
+        PotstillError: it failed, and has printed the reason. The error has its exit status.
     """
-    seen = dict(os.environ) if gpus is None else _environment(gpus)
-    status = run_words([sys.executable, "-m", f"reproduce.{name}", *options], seen, prefix)
+    environment = dict(os.environ) if gpus is None else _environment(gpus)
+    status = run_command([sys.executable, "-m", f"reproduce.{name}", *options], environment, prefix)
     if status:
-        raise _ended(f"reproduce.{name}", status)
+        raise _failure(f"reproduce.{name}", status)
 
 
 def _environment(gpus: list[str]) -> dict[str, str]:
     return os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PYTHONUNBUFFERED": "1"}
 
 
-def _ended(what: str, status: int) -> PotstillError:
+def _failure(what: str, status: int) -> PotstillError:
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        error = PotstillError(f"{what} was interrupted: give the same command again to go on.")
+        error = PotstillError(f"{what} was interrupted: repeat the same command to continue.")
     else:
-        error = PotstillError(f"{what} ended with status {status}; why, it says above.")
+        error = PotstillError(f"{what} ended with status {status}. The reason is printed above.")
     error.exit_status = status
     return error
 
@@ -235,7 +234,7 @@ def _done(folder: Path, note: dict[str, Any]) -> Done:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON gives it back."""
+    """Return a value in the form that JSON would give back."""
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""Models on tasks by `potstill evaluate`, and what is kept of it: medians, ranges, retention."""
+"""Scores of models on tasks by `potstill evaluate`, and their summary: medians, ranges, retention."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ KEPT = ("value", "min", "max", "n", "by_seed", "retention", "beyond_spread", "ch
 
 
 def check_tasks(seeds: int, glue: Path | None, imdb: Path | None = None, squad: Path | None = None) -> None:
-    """Tell before the trainings what `potstill evaluate` would stop at after them.
+    """Check before the trainings the input that `potstill evaluate` needs after them.
 
     Args:
-        seeds: how many.
-        glue: folder of GLUE's data; None, here as below, for the hub's.
-        imdb: folder of IMDb's.
-        squad: folder or file in SQuAD's format.
+        seeds: number of seeds.
+        glue: folder of GLUE's data; None for the data on the hub.
+        imdb: folder of IMDb's data; None for the data on the hub.
+        squad: folder or file in SQuAD's format; None for the data on the hub.
 
     Raises:
-        PotstillError: there is one seed, or a folder has no data of what it was given for.
+        PotstillError: there are fewer than two seeds, or a folder has no data for its task.
     """
     if seeds < 2:
         raise PotstillError(f"--seeds is {seeds}: medians and their spread need at least 2, better 5.")
     if glue is not None and not any(_has(task, glue) for task in GLUE.values()):
-        raise PotstillError(f"--task_data {glue} has data of none of GLUE's tasks: no CoLA/train.tsv or the like.")
+        raise PotstillError(
+            f"--task_data {glue} has no data of any GLUE task: there is no CoLA/train.tsv or similar file."
+        )
     if imdb is not None:
         find_split(IMDB, "train", imdb, "--imdb")
     if squad is not None:
@@ -56,57 +58,57 @@ def scored(
     """Fine-tune models on tasks with several seeds, and return the comparison with the first of them.
 
     Args:
-        name: of the run.
-        place: where.
+        name: name of the run.
+        place: folders and GPUs of the script.
         models: name → folder; the first is the reference.
-        suite: of `potstill evaluate`.
-        task_data: folder or file; the hub's data if None.
-        options: of `potstill evaluate`.
+        suite: option of `potstill evaluate`.
+        task_data: folder or file; None for the data on the hub.
+        options: other options of `potstill evaluate`.
     """
     for model, folder in models.items():
         if not folder.is_dir():
-            raise PotstillError(f"There is no folder {folder} for the model {model}: run the scripts before this one.")
-    given = {
+            raise PotstillError(f"There is no folder {folder} for the model {model}: run the earlier scripts first.")
+    common = {
         "models": [f"{model}={folder}" for model, folder in models.items()],
         "suite": suite,
         "task_data": task_data,
         "report_to": "none",
     }
-    done = run_job(Job(name, "evaluate", given | options, distributed=False, more=place.more), place)
+    done = run_job(Job(name, "evaluate", common | options, distributed=False, more=place.more), place)
     return comparison(done.folder) | {"cost": done.cost}
 
 
 def comparison(folder: Path) -> dict[str, Any]:
-    """Return what `potstill compare` makes of a folder of results, without its runs and the folders of this machine."""
-    whole = json.loads(compare(str(folder), format="json"))
+    """Return the comparison by `potstill compare` of a folder of results, without single runs and local paths."""
+    compared = json.loads(compare(str(folder), format="json"))
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run in whole["runs"]:
+    for run in compared["runs"]:
         runs.setdefault((run["model"], run["task"]), []).append(run)
-    limits = {run["hyperparameters"].get("max_train_samples") for run in whole["runs"]}
+    limits = {run["hyperparameters"].get("max_train_samples") for run in compared["runs"]}
     models = {}
-    for model, found in whole["models"].items():
+    for model, found in compared["models"].items():
         tasks = {task: _kept(figures) for task, figures in found["tasks"].items() if figures}
         for task, figures in tasks.items():
-            mine = runs[model, task]
-            figures["learning_rate"] = sorted({run["hyperparameters"]["learning_rate"] for run in mine})
-            figures["metrics"] = _medians([run["metrics"] for run in mine])
+            task_runs = runs[model, task]
+            figures["learning_rate"] = sorted({run["hyperparameters"]["learning_rate"] for run in task_runs})
+            figures["metrics"] = _medians([run["metrics"] for run in task_runs])
         models[model] = {
             "tasks": tasks,
             "macros": {title: _kept(figures) for title, figures in found["macros"].items()},
         }
     return {
-        "reference": whole["reference"],
-        "titles": whole["titles"],
+        "reference": compared["reference"],
+        "titles": compared["titles"],
         "models": models,
-        "macro_tasks": whole["macro_tasks"],
-        "seeds": whole["plan"]["seeds"],
-        "absent": list(whole["plan"]["absent"]),
-        "missing": whole["missing"],
+        "macro_tasks": compared["macro_tasks"],
+        "seeds": compared["plan"]["seeds"],
+        "absent": list(compared["plan"]["absent"]),
+        "missing": compared["missing"],
         "searched": sorted(
-            {rate for run in whole["runs"] for rate in (run["searched"] or {}).get("learning_rate", [])}
+            {rate for run in compared["runs"] for rate in (run["searched"] or {}).get("learning_rate", [])}
         ),
-        "epochs": {run["task"]: run["hyperparameters"]["num_train_epochs"] for run in whole["runs"]},
-        "rows": {run["task"]: run["rows"] for run in whole["runs"]},
+        "epochs": {run["task"]: run["hyperparameters"]["num_train_epochs"] for run in compared["runs"]},
+        "rows": {run["task"]: run["rows"] for run in compared["runs"]},
         "max_train_samples": max(filter(None, limits), default=None),
     }
 

@@ -1,10 +1,10 @@
-"""A teacher to a student: distilled, trained without the teacher for as long, and as it was before training.
+"""Three students of a teacher: distilled, trained for as long without the teacher, and not trained at all.
 
     python -m reproduce.students --minutes 10
     python -m reproduce.students --minutes 10 --teacher DIR --corpus blocks-128/ --layers alternate
 
-All three start from the same layers of the teacher; the two that are trained see the same blocks for the same
-GPU-minutes. On several GPUs each training is divided among them.
+All three start from the same layers of the teacher. The two trained students see the same blocks for the same
+GPU-minutes. With several GPUs, each training uses all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from potstill import build_student
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.files import complete_folder
 from potstill.student import takes_token_types
-from reproduce.common import Place, existing, parser, place_of, run, write_result
+from reproduce.common import Place, existing, new_parser, place_of, run, write_result
 from reproduce.held_out import held_out
 from reproduce.runs import run_job
 from reproduce.training import add_lengths, corpus_figures, cut_short, distilling, figures, model_figures
@@ -27,23 +27,23 @@ from reproduce.training import add_lengths, corpus_figures, cut_short, distillin
 WITHOUT_TEACHER = {"alpha_ce": 0, "alpha_cos": 0}
 
 
-def add_recipe(made: Any) -> None:
-    """Add the options that say how a student is distilled."""
-    made.add_argument("--teacher", type=Path, help="folder of the teacher; that of reproduce.teacher if not given")
-    made.add_argument("--corpus", type=Path, help="folder of blocks; those of reproduce.teacher if not given")
-    made.add_argument(
+def add_recipe(parser: Any) -> None:
+    """Add the options of a distillation."""
+    parser.add_argument("--teacher", type=Path, help="folder of the teacher; default: that of reproduce.teacher")
+    parser.add_argument("--corpus", type=Path, help="folder of blocks; default: those of reproduce.teacher")
+    parser.add_argument(
         "--layers",
         default="0,1,2,3,4,11",
-        help="layers of the teacher to start from; one not grown by copying wants alternate",
+        help="layers of the teacher to start from; use alternate for a teacher that was not grown by copying",
     )
-    made.add_argument("--masking", choices=("uniform", "frequency"), default="uniform")
-    made.add_argument("--soft_targets", choices=("all", "masked"), default="all")
-    add_lengths(made)
-    made.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--masking", choices=("uniform", "frequency"), default="uniform")
+    parser.add_argument("--soft_targets", choices=("all", "masked"), default="all")
+    add_lengths(parser)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
 
 
 def recipe_of(options: Any, place: Place) -> dict[str, Any]:
-    """Return the options of `potstill distill` that `add_recipe` has."""
+    """Return the options of `potstill distill` from those of `add_recipe`."""
     teacher = existing(options.teacher or place.teacher, "teacher")
     corpus = existing(options.corpus or place.blocks(512), "teacher")
     return {
@@ -59,13 +59,13 @@ def recipe_of(options: Any, place: Place) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Train both, build the third, and measure them beside the teacher on held-out text."""
-    made = parser(__doc__, minutes=10)
-    add_recipe(made)
-    made.add_argument(
-        "--other_corpus", type=Path, help="blocks of another source to measure on; those of the teacher's"
+    """Train two students, build the third, and measure all of them and the teacher on held-out text."""
+    parser = new_parser(__doc__, minutes=10)
+    add_recipe(parser)
+    parser.add_argument(
+        "--other_corpus", type=Path, help="blocks of another source for evaluation; default: those of reproduce.teacher"
     )
-    options, more = made.parse_known_args(argv)
+    options, more = parser.parse_known_args(argv)
     place = place_of(options, more)
     recipe = recipe_of(options, place)
     teacher, corpus = recipe["teacher"], recipe["corpus"]
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
 
 
 def _initialised(place: Place, teacher: Path, layers: str) -> Path:
-    """Write the student as `potstill distill` starts with it."""
+    """Write the student with which `potstill distill` starts."""
     folder = place.work / "initialised"
     student = build_student(str(teacher), layers=layers)
     logging.disable_progress_bar()

@@ -3,8 +3,8 @@
     python -m reproduce.table2 --imdb DATA/ --squad squad/ --seeds 5
     python -m reproduce.table2 --imdb DATA/ --squad xquad.en.json --squad_options num_train_epochs=15 learning_rate=1e-4
 
-`--squad` is a folder with SQuAD's train and dev files, or any one file in its format, which is then split by article.
-In the second distillation the student is fine-tuned with the teacher, fine-tuned on the task, beside the labels.
+`--squad` is a folder with SQuAD's train and dev files, or one file in SQuAD's format, which is then split by article.
+In the second distillation the student learns the task from the labels and from a teacher fine-tuned on the task.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reproduce.common import named_values, parser, place_of, run, write_result
+from reproduce.common import named_values, new_parser, place_of, run, write_result
 from reproduce.scoring import scored
 from reproduce.table1 import add_tasks, models_of, tuning_of
 
 
 def main(argv: list[str]) -> None:
-    """Score the models on both and write what they reach."""
-    made = parser(__doc__)
-    made.add_argument(
-        "--imdb", type=Path, help="folder with the data of IMDb, or with imdb/ in it; the hub's if not given"
+    """Score the models on both tasks and write the scores."""
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--imdb", type=Path, help="folder with the data of IMDb, or with imdb/ in it; default: from the hub"
     )
-    made.add_argument("--squad", type=Path, help="folder or file in SQuAD's format; the hub's if not given")
-    made.add_argument(
+    parser.add_argument("--squad", type=Path, help="folder or file in SQuAD's format; default: from the hub")
+    parser.add_argument(
         "--models", nargs="+", metavar="NAME=FOLDER", help="the first is the teacher, the second the student"
     )
     for task in ("imdb", "squad"):
-        made.add_argument(f"--{task}_options", nargs="*", default=[], metavar="NAME=VALUE", help="more for `evaluate`")
-    add_tasks(made)
-    options, more = made.parse_known_args(argv)
+        parser.add_argument(
+            f"--{task}_options", nargs="*", default=[], metavar="NAME=VALUE", help="more options for `evaluate`"
+        )
+    add_tasks(parser)
+    options, more = parser.parse_known_args(argv)
     place = place_of(options, more)
     models = models_of(options, place, ("student", "alone"))
     found = {}

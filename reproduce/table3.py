@@ -3,7 +3,7 @@
     python -m reproduce.table3 --task_data glue/ --threads 2
     python -m reproduce.table3 --task_data glue/ --models teacher=DIR student=DIR int8=EXPORTED
 
-`potstill bench inference` measures; all of it is written to `table3.json` in the work folder.
+`potstill bench inference` measures. Its full results go to `table3.json` in the work folder.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from potstill.bench.inference.bench import bench_inference
 from potstill.bench.inference.inference_arguments import BenchInferenceArguments
 from potstill.bench.inference.report import InferenceBench
 from potstill.errors import PotstillError
-from reproduce.common import existing, parser, place_of, run, write_result
+from reproduce.common import existing, new_parser, place_of, run, write_result
 from reproduce.table1 import models_of
 
 
 def main(argv: list[str]) -> None:
-    """Have the models measured and write the figures of the table."""
-    made = parser(__doc__)
-    made.add_argument("--task_data", type=Path, help="folder of GLUE's data; the hub's if not given")
-    made.add_argument("--models", nargs="+", metavar="NAME=FOLDER", help="others than teacher and student")
-    made.add_argument("--threads", type=int, default=torch.get_num_threads())
-    made.add_argument("--pairs", type=int, help="only so many of the pairs")
-    made.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="compiled models too")
-    made.add_argument("--elmo", action=argparse.BooleanOptionalAction, default=True, help="a row of ELMo's shape")
-    options, unknown = made.parse_known_args(argv)
+    """Measure the models and write the figures of the table."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--task_data", type=Path, help="folder of GLUE's data; default: from the hub")
+    parser.add_argument("--models", nargs="+", metavar="NAME=FOLDER", help="models instead of teacher and student")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--pairs", type=int, help="number of pairs to use; default: all")
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="compiled models too")
+    parser.add_argument("--elmo", action=argparse.BooleanOptionalAction, default=True, help="a row of ELMo's shape")
+    options, unknown = parser.parse_known_args(argv)
     if unknown:
         raise PotstillError(f"There is no option {unknown[0]}.")
     place = place_of(options)
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
 
 
 def figures(bench: InferenceBench) -> dict[str, Any]:
-    """Return what the table has of a measurement."""
+    """Return the part of a measurement that the table shows."""
     rows: dict[str, dict[str, Any]] = {}
     for row in bench.rows:
         model: dict[str, Any] = {

@@ -3,9 +3,9 @@
     python -m reproduce.teacher --text 'text/*.jsonl.zst' --minutes 80
     python -m reproduce.teacher --text 'text/*.jsonl.zst' --minutes 60 --continue_from DIR --work_dir second/
 
-It starts with 3 layers and grows to 6 and 12 by copying them, for a BERT of 12 layers begun as such stays on a plateau
-for hours. Nine steps of ten read 128 tokens and one reads 512, as many as BERT's two phases did. `--continue_from` goes
-on from the weights of an earlier session, with a new optimiser and a short warm-up.
+It starts with 3 layers and grows to 6 and 12 by copying them, because a BERT that starts with 12 layers stays on a
+plateau for hours. Nine steps of ten read blocks of 128 tokens and one reads blocks of 512, the same shares as in BERT's
+two phases. `--continue_from` starts from the weights of an earlier session, with a new optimiser and a short warm-up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from potstill.corpus.reading import DocumentReader, ReadingOptions
 from potstill.corpus.sources import find_sources
 from potstill.errors import PotstillError
 from potstill.files import complete_folder, write_text
-from reproduce.common import Place, named_values, parser, place_of, run, write_result
+from reproduce.common import Place, named_values, new_parser, place_of, run, write_result
 from reproduce.held_out import held_out
 from reproduce.runs import Done, Job, run_job
 from reproduce.training import (
@@ -40,23 +40,25 @@ SAMPLED_DOCUMENTS = 5000
 
 
 def main(argv: list[str]) -> None:
-    """Prepare the text, pre-train, and measure the teacher on held-out text at both lengths."""
-    made = parser(__doc__, minutes=80)
-    made.add_argument("--text", nargs="+", help="as `potstill prepare` takes it")
-    made.add_argument("--corpus", type=Path, help="blocks that are prepared already, instead of --text")
-    made.add_argument("--other_text", nargs="+", help="text of another source, only to measure on")
-    made.add_argument("--prepare_options", nargs="*", default=[], metavar="NAME=VALUE", help="more for `prepare`")
-    made.add_argument("--vocab_size", type=int, default=30522)
-    made.add_argument("--layers", type=int, default=12)
-    made.add_argument("--hidden_size", type=int, default=768)
-    made.add_argument("--grow", default="3,6,12", help="depths to grow through")
-    made.add_argument("--grow_at", default="0.1,0.25", help="shares of the time at which to grow")
-    made.add_argument("--block_size", type=int, default=512, help="tokens of a block, and positions of the teacher")
-    add_lengths(made)
-    made.add_argument("--learning_rate", type=float, default=5e-4)
-    made.add_argument("--dropout", type=float, default=0.0, help="of a new model")
-    made.add_argument("--continue_from", type=Path, help="folder of a teacher that an earlier session made")
-    options, more = made.parse_known_args(argv)
+    """Prepare the text, pre-train, and measure the teacher on held-out text at both block lengths."""
+    parser = new_parser(__doc__, minutes=80)
+    parser.add_argument("--text", nargs="+", help="text, as for `potstill prepare`")
+    parser.add_argument("--corpus", type=Path, help="prepared blocks, instead of --text")
+    parser.add_argument("--other_text", nargs="+", help="text of another source, only for evaluation")
+    parser.add_argument(
+        "--prepare_options", nargs="*", default=[], metavar="NAME=VALUE", help="more options for `prepare`"
+    )
+    parser.add_argument("--vocab_size", type=int, default=30522)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden_size", type=int, default=768)
+    parser.add_argument("--grow", default="3,6,12", help="depths to grow through")
+    parser.add_argument("--grow_at", default="0.1,0.25", help="shares of the time at which to grow")
+    parser.add_argument("--block_size", type=int, default=512, help="tokens of a block, and positions of the teacher")
+    add_lengths(parser)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout of a new model")
+    parser.add_argument("--continue_from", type=Path, help="folder of the teacher of an earlier session")
+    options, more = parser.parse_known_args(argv)
     place = place_of(options, more)
     if (options.text is None) == (options.corpus is None):
         raise PotstillError("Give either --text to prepare, or --corpus with blocks that are prepared already.")
@@ -90,21 +92,21 @@ def main(argv: list[str]) -> None:
 
 
 def _prepare(place: Place, options: Any) -> dict[str, Path]:
-    """Write the blocks, and those of other text, with one vocabulary; return their folders.
+    """Write the blocks, and those of the other text, with one vocabulary. Return their folders.
 
-    Blocks that an earlier session left in the work folder are used as they are, if its teacher reads them.
+    If an earlier session left blocks in the work folder for the tokenizer of its teacher, they are used unchanged.
     """
     corpora = {"own": options.corpus or place.blocks(options.block_size)}
     if options.corpus:
-        Corpus.open(options.corpus)  # which tells what is wrong before other text is prepared
+        Corpus.open(options.corpus)  # report errors before the other text is prepared
     if options.other_text:
         corpora["other"] = place.work / "blocks-other"
     if options.continue_from:
-        there = [folder for folder in corpora.values() if folder.is_dir()]
+        existing = [folder for folder in corpora.values() if folder.is_dir()]
         tokenizer = load_tokenizer(str(options.continue_from))
-        for folder in there:
+        for folder in existing:
             Corpus.open(folder).check_tokenizer(tokenizer, str(options.continue_from))
-        if len(there) == len(corpora):
+        if len(existing) == len(corpora):
             return corpora
     if not options.corpus:
         vocabulary = {"train_tokenizer": True, "vocab_size": options.vocab_size}
@@ -113,7 +115,7 @@ def _prepare(place: Place, options: Any) -> dict[str, Path]:
         extra = named_values(options.prepare_options, "--prepare_options")
         run_job(_preparing(corpora["own"], options.block_size, options.text, vocabulary | extra), place)
     if options.other_text:
-        # Nothing trains on it, but a corpus has blocks to train on: a tenth of it goes there.
+        # Every corpus must have training blocks. Nothing trains on these, so they are only a tenth of the text.
         other = {"tokenizer": corpora["own"] / "tokenizer", "validation_fraction": 0.9}
         size = Corpus.open(corpora["own"]).train.block_size
         run_job(_preparing(corpora["other"], size, options.other_text, other), place)
@@ -125,8 +127,8 @@ def _preparing(folder: Path, size: int, text: list[str], options: dict[str, Any]
 
 
 def _pretrain(place: Place, options: Any, corpus: Path, size: int) -> Done:
-    """Pre-train a new model, or that of `--continue_from`, on a corpus in blocks of so many tokens."""
-    every = running_options(place) | {
+    """Pre-train a new model, or that of `--continue_from`, on a corpus with blocks of `size` tokens."""
+    settings = running_options(place) | {
         "corpus": corpus,
         **cut_short(corpus, options),
         "num_hidden_layers": options.layers,
@@ -140,15 +142,15 @@ def _pretrain(place: Place, options: Any, corpus: Path, size: int) -> Done:
         "save_steps": 4000,
     }
     if options.continue_from:
-        every |= {"model": options.continue_from, "warmup_steps": 0.02}
+        settings |= {"model": options.continue_from, "warmup_steps": 0.02}
     else:
         shape = {"hidden_size": options.hidden_size, "max_position_embeddings": size}
-        every |= shape | {"dropout": options.dropout, "grow": options.grow, "grow_at": options.grow_at}
-    return run_job(Job("teacher-run", "pretrain", every, options.minutes, more=place.more), place)
+        settings |= shape | {"dropout": options.dropout, "grow": options.grow, "grow_at": options.grow_at}
+    return run_job(Job("teacher-run", "pretrain", settings, options.minutes, more=place.more), place)
 
 
 def _publish(trained: Path, folder: Path, sessions: list[dict[str, Any]]) -> None:
-    """Copy the model, without checkpoints, to where the other scripts look for it, with what it cost."""
+    """Copy the model without checkpoints, and its cost, to the folder where the other scripts look for it."""
     with complete_folder(folder) as partial:
         for file in trained.iterdir():
             if file.is_file():
@@ -157,9 +159,10 @@ def _publish(trained: Path, folder: Path, sessions: list[dict[str, Any]]) -> Non
 
 
 def _tokens_per_word(text: list[str], place: Place) -> float | None:
-    """Return tokens of the vocabulary for a word set off by white space, over the first documents of each source.
+    """Return the mean number of tokens per word (separated by white space) over the first documents of each source.
 
-    A corpus's size is told in words, a training's in tokens. A dataset of the hub is not read once more for this.
+    It converts sizes of corpora, given in words, into tokens. Datasets on the hub are left out, to avoid reading them
+    again.
     """
     tokenizer = load_tokenizer(str(place.teacher)).backend_tokenizer
     tokenizer.no_truncation()

@@ -2,10 +2,10 @@
 
     python -m reproduce.time_to_quality --minutes 8
 
-Three runs of the same recipe, each on one GPU: both steps for `--minutes`, and potstill's for a share of them in which
-its learning rate comes down to zero too. The plain step is eager PyTorch under autocast with the models' own forward
-passes (`potstill bench train --baseline`). The clock starts with the first step, so that compiling counts; held-out
-text is scored while it stands still, and so does that of the learning rate.
+It does three runs of the same recipe, each on one GPU: each step for `--minutes`, and potstill's step once more with
+its whole schedule in a share of this time. The plain step is eager PyTorch under autocast with the models' own forward
+passes (`potstill bench train --baseline`). The clock starts with the first step, so it includes compilation. The time
+of the evaluations is excluded, both from this clock and from the clock of the learning rate.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from potstill.errors import PotstillError
 from potstill.files import write_text
 from potstill.student import load_masked_lm
 from potstill.training.control import RunControl
-from reproduce.common import parser, place_of, read_json, run, write_result
+from reproduce.common import new_parser, place_of, read_json, run, write_result
 from reproduce.power import visible_gpus
 from reproduce.processes import passing_signals
 from reproduce.runs import run_script
@@ -43,14 +43,14 @@ POINTS = 24
 
 
 def main(argv: list[str]) -> None:
-    """Run the three, and write their curves, a plot, and the minutes that each needs for the plain one's last loss."""
-    made = parser(__doc__, minutes=8)
-    add_recipe(made)
-    made.add_argument("--short", type=float, default=0.45, help="share of the minutes of the third run")
-    made.add_argument("--max_steps", type=int, default=-1, help="end each run after so many steps")
-    made.add_argument("--max_eval_samples", type=int, default=512)
-    made.add_argument("--one", choices=CURVES, help="only this run, in this process: the script calls itself so")
-    options = made.parse_args(argv)
+    """Do the three runs. Write their curves, a plot, and the minutes until each reaches the plain step's last loss."""
+    parser = new_parser(__doc__, minutes=8)
+    add_recipe(parser)
+    parser.add_argument("--short", type=float, default=0.45, help="share of the minutes for the third run")
+    parser.add_argument("--max_steps", type=int, default=-1, help="end each run after this number of steps")
+    parser.add_argument("--max_eval_samples", type=int, default=512)
+    parser.add_argument("--one", choices=CURVES, help="do only this run, in this process; for internal use")
+    options = parser.parse_args(argv)
     place = place_of(options)
     if options.one:
         write_text(place.work / f"curve-{options.one}.json", json.dumps(_curve(options), indent=1) + "\n")
@@ -60,15 +60,15 @@ def main(argv: list[str]) -> None:
     to_do = [name for name, file in files.items() if not _is_done(file, options)]
     gpus = visible_gpus(place.gpus)
     free: Queue[list[str]] = Queue()
-    for seen in [[gpu] for gpu in gpus] or [[]]:
-        free.put(seen)
+    for visible in [[gpu] for gpu in gpus] or [[]]:
+        free.put(visible)
 
     def start(name: str) -> None:
-        seen = free.get()  # one that no other run is timed on
+        visible = free.get()  # a GPU on which no other run is timed
         try:
-            run_script("time_to_quality", [*argv, "--one", name, "--gpus", str(len(seen))], seen, f"{name} | ")
+            run_script("time_to_quality", [*argv, "--one", name, "--gpus", str(len(visible))], visible, f"{name} | ")
         finally:
-            free.put(seen)
+            free.put(visible)
 
     with passing_signals(), ThreadPoolExecutor(max(1, len(gpus))) as pool:
         runs = [pool.submit(start, name) for name in to_do]
@@ -91,13 +91,13 @@ def main(argv: list[str]) -> None:
 
 
 class _Measuring(TrainerCallback):
-    """Has held-out text scored at even distances of training time, and keeps the clock of what was found.
+    """Evaluates on held-out text at regular intervals of training time, and records the time and the results.
 
     Args:
-        seconds: of the whole training.
+        seconds: duration of the whole training.
 
     Attributes:
-        budget: the trainer's own clock, which stands still too while text is scored.
+        budget: the control of the run. Its clock also excludes the time of evaluations.
     """
 
     budget: RunControl
@@ -114,7 +114,7 @@ class _Measuring(TrainerCallback):
         self.since = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Stop the clock where it is time to measure, and at the end."""
+        """Stop the clock when an evaluation is due, and at the end."""
         now = self.trained + time.monotonic() - (self.since or 0.0)
         due = (
             now >= self.every * len(self.points) or control.should_training_stop or state.global_step == state.max_steps
@@ -128,7 +128,7 @@ class _Measuring(TrainerCallback):
         return control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Note what was measured, and let the clock go on."""
+        """Record the metrics, and continue the clock."""
         point = {"minutes": self.trained / 60, "step": state.global_step}
         prefix = "eval_short_" if "eval_short_loss" in metrics else "eval_"  # the length of most steps
         self.points.append(point | {name: metrics[prefix + name] for name in ("loss", "accuracy", "kl")})
@@ -137,7 +137,7 @@ class _Measuring(TrainerCallback):
 
 
 def _curve(options: Any) -> dict[str, Any]:
-    """Train as one of the curves says, and return its points."""
+    """Train the run of one curve, and return its points."""
     place = place_of(options)
     recipe = recipe_of(options, place)
     minutes = options.minutes * (options.short if options.one == "potstill-short" else 1)
@@ -145,7 +145,7 @@ def _curve(options: Any) -> dict[str, Any]:
     teacher = load_masked_lm(recipe.pop("teacher"))
     student = build_student(teacher, layers=recipe["layers"])
     with TemporaryDirectory() as folder:
-        if gpu:  # or the second run to compile would find what the first one paid for
+        if gpu:  # new caches: otherwise a run would reuse the compiled code of an earlier one
             os.environ |= {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
         args = DistillationArguments(
             output_dir=folder,
@@ -169,10 +169,10 @@ def _curve(options: Any) -> dict[str, Any]:
         if plain:
             trainer.model = trainer.model_wrapped = PlainStep(student, teacher, trainer.step.objective)
         trainer.train()
-    return {"of": _asked(options), "minutes": minutes, "points": measuring.points}
+    return {"of": _curve_options(options), "minutes": minutes, "points": measuring.points}
 
 
-def _asked(options: Any) -> dict[str, Any]:
+def _curve_options(options: Any) -> dict[str, Any]:
     """Return the options that a curve depends on."""
     names = ("minutes", "short", "max_steps", "layers", "masking", "soft_targets", "learning_rate")
     lengths = ("short_block_size", "short_share", "batch_tokens")
@@ -182,13 +182,13 @@ def _asked(options: Any) -> dict[str, Any]:
 def _is_done(file: Path, options: Any) -> bool:
     if not file.is_file():
         return False
-    if read_json(file)["of"] != _asked(options):
-        raise PotstillError(f"{file} is of other options: name another --work_dir, or delete it.")
+    if read_json(file)["of"] != _curve_options(options):
+        raise PotstillError(f"{file} was made with other options: name another --work_dir, or delete it.")
     return True
 
 
 def minutes_to(points: list[dict[str, float]], level: float) -> float | None:
-    """Return after how many minutes a curve is first at a loss or below, between points by a straight line."""
+    """Return the minutes until a curve first reaches a loss, interpolated linearly between points; None if never."""
     for before, after in pairwise(points):
         if before["loss"] > level >= after["loss"]:
             share = (before["loss"] - level) / (before["loss"] - after["loss"])

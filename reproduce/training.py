@@ -1,4 +1,4 @@
-"""What the scripts that train have in common: options of a run, and the figures and cost that it leaves."""
+"""Common parts of the scripts that train: options of a run, and its results and cost."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 from potstill.bench.flops import step_flops
 from potstill.corpus import Corpus
+from potstill.corpus.masking import masked_per_block
 from potstill.training.compatibility import objective_of
 from reproduce.common import Place, read_json, shortened
 from reproduce.runs import Done, Job
 
 HISTORY = "sessions.json"
-"""In the folder of a teacher: what each session of its training spent and measured."""
+"""File in the folder of a teacher with the cost and the results of each session of its training."""
 
 
 def running_options(place: Place) -> dict[str, Any]:
-    """Return what every training is run with: precision by device, and a budget of minutes that alone ends it."""
+    """Return the options of every training: precision for the device, and epochs enough that only the time ends it."""
     options: dict[str, Any] = {"num_train_epochs": 1000, "report_to": "none", "save_total_limit": 1}
     if place.gpus:
         options |= {"bf16": True, "torch_compile": True, "dataloader_num_workers": 2}
@@ -32,18 +33,18 @@ def running_options(place: Place) -> dict[str, Any]:
 def distilling(
     name: str, place: Place, teacher: Path, corpus: Path, minutes: float, distributed: bool = True, **options: Any
 ) -> Job:
-    """Return a distillation of so many GPU-minutes.
+    """Return the job of a distillation.
 
     Args:
-        name: of the run.
-        place: where.
-        teacher: folder.
+        name: name of the run.
+        place: folders and GPUs of the script.
+        teacher: folder of the teacher.
         corpus: folder of blocks.
-        minutes: GPU-minutes, compiling included.
-        distributed: whether all GPUs share it.
-        options: of `potstill distill`; they overrule those here.
+        minutes: GPU-minutes, compilation included.
+        distributed: whether all GPUs share the run.
+        options: options of `potstill distill`; they override the defaults here.
     """
-    every = running_options(place) | {
+    defaults = running_options(place) | {
         "per_device_train_batch_size": 128,
         "logging_steps": 100,
         "eval_steps": 2000,
@@ -53,39 +54,41 @@ def distilling(
     return Job(
         name,
         "distill",
-        {"teacher": teacher, "corpus": corpus} | every | options,
+        {"teacher": teacher, "corpus": corpus} | defaults | options,
         minutes,
         distributed,
         place.more,
     )
 
 
-def add_lengths(made: argparse.ArgumentParser) -> None:
-    """Add the options that say how many tokens a step reads, and how many of them in a row."""
-    made.add_argument(
-        "--short_block_size", type=int, default=128, help="tokens that the blocks of most steps are cut to"
+def add_lengths(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the number of tokens in a step and in a block."""
+    parser.add_argument(
+        "--short_block_size", type=int, default=128, help="tokens of a block in most steps, after cutting"
     )
-    made.add_argument("--short_share", type=float, default=0.9, help="share of those steps; 0: none")
-    made.add_argument("--batch_tokens", type=int, default=32768, help="tokens of a step on each GPU")
+    parser.add_argument(
+        "--short_share", type=float, default=0.9, help="share of the steps with such short blocks; 0 for none"
+    )
+    parser.add_argument("--batch_tokens", type=int, default=32768, help="tokens per step on each GPU")
 
 
 def cut_short(corpus: Path, options: Any) -> dict[str, Any]:
-    """Return the options of potstill's verb that cut blocks, none for a corpus whose blocks are short already."""
+    """Return the options of potstill's verb that cut blocks; none if the blocks of the corpus are short already."""
     if options.short_share == 0 or Corpus.open(corpus).train.block_size <= options.short_block_size:
         return {}
     return {"short_block_size": options.short_block_size, "short_share": options.short_share}
 
 
 def lengths(stage: dict[str, Any]) -> str:
-    """Return what a training read, for a table."""
-    said = f"blocks of {stage['block_size']} tokens"
+    """Return the block lengths of a training, for a table."""
+    text = f"blocks of {stage['block_size']} tokens"
     if stage.get("short_block_size"):
-        said += f", {stage['short_share']:.0%} of the steps {stage['short_block_size']}"
-    return said
+        text += f", {stage['short_block_size']} in {stage['short_share']:.0%} of the steps"
+    return text
 
 
 def figures(done: Done) -> dict[str, Any]:
-    """Return what a training measured and what it cost, FLOPs counted from the shapes of the models."""
+    """Return the results and the cost of a training. Its FLOPs are counted from the shapes of the models."""
     results = read_json(done.folder / "results.json")
     cost, processes = results["cost"], results["cost"]["processes"]
     speeds = [entry["tokens_per_second"] for entry in results["log_history"] if "tokens_per_second" in entry]
@@ -108,7 +111,7 @@ def figures(done: Done) -> dict[str, Any]:
 def count_flops(folder: Path, results: dict[str, Any]) -> float:
     """Return the model FLOPs of a training from its recipe and its tokens.
 
-    Of a model that was grown, each part of the training counts with the depth that it had.
+    For a grown model, each part of the training counts with its own depth.
     """
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     block_size = Corpus.open(recipe["corpus"]).train.block_size
@@ -123,12 +126,13 @@ def count_flops(folder: Path, results: dict[str, Any]) -> float:
     for depth, tokens in _tokens_by_depth(recipe, results, student.config.num_hidden_layers):
         model = shape_of(folder, depth)
         for size, share in shares.items():
-            total += share * tokens * step_flops(model, teacher, objective, size, recipe["mlm_probability"]).step
+            masked = masked_per_block(size, recipe["mlm_probability"])
+            total += share * tokens * step_flops(model, teacher, objective, size, masked).step
     return total
 
 
 def shape_of(folder: str | Path, depth: int | None = None) -> PreTrainedModel:
-    """Return a masked-LM model without weights, of the shape of one in a folder or of another depth."""
+    """Return a masked-LM model without weights, with the shape of the model in a folder, or with another depth."""
     config = AutoConfig.from_pretrained(folder)
     if depth is not None:
         config.num_hidden_layers = depth
@@ -137,7 +141,7 @@ def shape_of(folder: str | Path, depth: int | None = None) -> PreTrainedModel:
 
 
 def _tokens_by_depth(recipe: dict[str, Any], results: dict[str, Any], depth: int) -> list[tuple[int, float]]:
-    """Return the tokens read at each depth; where it grew is known to the steps between two lines of the log."""
+    """Return the tokens read at each depth. The step of a growth is only known to within two lines of the log."""
     tokens, steps = results["cost"]["tokens"], max(results["cost"]["steps"], 1)
     if not recipe.get("grow"):
         return [(depth, tokens)]
@@ -153,7 +157,7 @@ def _tokens_by_depth(recipe: dict[str, Any], results: dict[str, Any], depth: int
 
 
 def corpus_figures(folder: Path) -> dict[str, Any]:
-    """Return what a corpus is made of, without the folders of this machine."""
+    """Return the sources and sizes of a corpus, without local folders."""
     manifest = Corpus.open(folder).manifest
     return {
         "block_size": manifest.block_size,
@@ -164,12 +168,12 @@ def corpus_figures(folder: Path) -> dict[str, Any]:
 
 
 def sessions_of(folder: Path) -> list[dict[str, Any]]:
-    """Return what was spent on a teacher that `reproduce.teacher` made, nothing where it is not said."""
+    """Return the training sessions of a teacher from `reproduce.teacher`; an empty list if they are not recorded."""
     return read_json(folder / HISTORY)["sessions"] if (folder / HISTORY).is_file() else []
 
 
 def model_figures(folder: Path) -> dict[str, Any]:
-    """Return what a model is, by its config."""
+    """Return the name and the shape of a model, from its config."""
     config = AutoConfig.from_pretrained(folder)
     return {
         "name": folder.resolve().name,

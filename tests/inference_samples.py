@@ -23,24 +23,24 @@ SIZES: dict[str, Any] = {
 
 
 class Local:
-    """Takes the place of `Process`: does what it is told here, and keeps a list of who was told what."""
+    """Takes the place of `Process`: runs calls in this process, and keeps a list of them by form."""
 
-    told: ClassVar[list[tuple[str, str, tuple[Any, ...]]]] = []
+    calls: ClassVar[list[tuple[str, str, tuple[Any, ...]]]] = []
 
     def __init__(self, form: Form, threads: int) -> None:
         self.form, self.pid = form, os.getpid()
         self.worker = Worker()
 
-    def tell(self, method: str, *arguments: Any) -> None:
-        self.told.append((str(self.form), method, arguments))
+    def send(self, method: str, *arguments: Any) -> None:
+        self.calls.append((str(self.form), method, arguments))
         self._answer = getattr(self.worker, method)(*arguments)
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         return self._answer
 
     def call(self, method: str, *arguments: Any) -> Any:
-        self.tell(method, *arguments)
-        return self.hear()
+        self.send(method, *arguments)
+        return self.receive()
 
     def close(self) -> None:
         pass
@@ -53,6 +53,6 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "INT8_SIZE", 64)
 
 
-def called(told: Sequence[tuple[str, str, tuple[Any, ...]]], method: str) -> list[tuple[str, Any]]:
-    """Who was told to do something, with what."""
-    return [(form, arguments[0]) for form, said, arguments in told if said == method]
+def called(calls: Sequence[tuple[str, str, tuple[Any, ...]]], method: str) -> list[tuple[str, Any]]:
+    """Return form and first argument of each call of a method."""
+    return [(form, arguments[0]) for form, name, arguments in calls if name == method]

@@ -86,7 +86,7 @@ def test_teacher_without_a_head(
 ) -> None:
     BertModel.from_pretrained(teacher_folder).save_pretrained(tmp_path / "encoder")
     BertTokenizer.from_pretrained(teacher_folder).save_pretrained(tmp_path / "encoder")
-    assert "has no complete masked-LM head" in refused("distill", *job(teacher=tmp_path / "encoder"))
+    assert "has no complete language-model head" in refused("distill", *job(teacher=tmp_path / "encoder"))
 
 
 def test_teacher_that_does_not_exist(
@@ -129,7 +129,7 @@ def test_teacher_that_does_not_exist(
         ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps is 0"),
         ({"gradient_accumulation_steps": 100}, "fewer than the 200 of one optimiser step"),
         ({"resume_from_checkpoint": "true"}, "there is no checkpoint in"),
-        ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "/nowhere/checkpoint-3 is no folder"),
+        ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "/nowhere/checkpoint-3 is not a folder"),
         ({"eval_strategy": "sometimes"}, "sometimes is not a valid IntervalStrategy"),
         ({"report_to": "telegraph"}, "--report_to telegraph does not work"),
         ({"num_train_epochs": 0, "max_steps": -1}, "--num_train_epochs is 0"),
@@ -150,7 +150,7 @@ def test_impossible_values(
         (["--batch_size", "8"], "There is no option --batch_size; the nearest is --"),
         (["--quux"], "There is no option --quux; see"),
         (["-teacher", "x"], "There is no option -teacher; the nearest is --teacher"),
-        (["word"], "There is no use for word"),
+        (["word"], "There is no option for word"),
         (["--masking", "sometimes"], "invalid choice: 'sometimes'"),
         (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
         (["--bf16", "perhaps"], "--bf16"),
@@ -194,7 +194,7 @@ def test_missing_options(
         ("quux_zork: 1", "unknown option 'quux_zork'."),
         ("learning_rate: fast", "--learning_rate: invalid float value: 'fast'"),
         ("bf16: perhaps", "--bf16"),
-        ("max_steps: [1, 2]", "There is no use for 2"),
+        ("max_steps: [1, 2]", "There is no option for 2"),
         ("- a\n- b", "must be lines of `option: value`"),
         ("", "must be lines of `option: value`"),
         ("a: [", "cannot be read: while parsing"),
@@ -264,7 +264,7 @@ def test_corpus_of_longer_blocks_than_the_teacher_reads(
         (["--grow", "1,2,4", "--grow_at", "0.6,0.3"], "it needs 2 increasing shares"),
         (["--grow", "2,4", "--grow_at", "1.5"], "it needs 1 increasing shares"),
         (["--grow_at", "0.5"], "--grow_at"),
-        (["--hidden_size", "33", "--num_attention_heads", "2"], "is no multiple of"),
+        (["--hidden_size", "33", "--num_attention_heads", "2"], "is not a multiple of"),
         (["--max_position_embeddings", "8"], "reads at most 8 tokens"),
         (["--tokenizer", "/nowhere/tokenizer"], "/nowhere/tokenizer"),
         (["--corpus", "/nowhere/blocks"], "is not a prepared corpus"),
@@ -389,7 +389,7 @@ def test_a_result_that_cannot_be_printed(
     new_verb(verb)
     monkeypatch.setattr(sys, "stdout", Full())
     assert main(["try"]) == 1
-    told = "potstill try: done, but what came of it cannot be printed: No space left on device.\n"
+    told = "potstill try: The verb is done, but its result cannot be printed: No space left on device.\n"
     assert capsys.readouterr().err == told
 
 
@@ -407,7 +407,7 @@ def test_a_panic_of_a_library_in_rust(new_verb: Callable[..., None], capsys: pyt
     last = capsys.readouterr().err.splitlines()[-1]
     assert status == 1
     assert "Traceback" not in last
-    assert last.startswith("potstill try: a library gave up on its input (")
+    assert last.startswith("potstill try: a library failed on its input (")
 
 
 def test_one_line_from_a_fresh_process(teacher_folder: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_help_fits_on_a_screen_and_says_what_is_needed(
     assert all(len(line) <= 80 for line in lines[1:] if "{" not in line)
     for option in describe(function_of(VERBS[verb][0])).options:
         if option.required:
-            assert f"--{option.name} " in text or option.word
+            assert f"--{option.name} " in text or option.positional
             assert option.name in lines[0].lower()
     assert "Required." in text or verb in ("bench train", "serve", "demo")
     assert "--config" in text

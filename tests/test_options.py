@@ -278,7 +278,7 @@ def test_a_word_without_a_name(tmp_path: Path) -> None:
     assert call(verb, "p", ["x", "--config", str(recipe)]) == {"source": "x", "limit": 5, "kind": None}
     with pytest.raises(UsageError, match="--source is missing"):
         call(verb, "p", ["--limit", "5"])
-    with pytest.raises(UsageError, match="There is no use for z"):
+    with pytest.raises(UsageError, match="There is no option for z"):
         call(verb, "p", ["x", "z"])
 
 

@@ -118,7 +118,7 @@ def work(*args: Any, **options: Any) -> None:
     [
         (
             potstill.evaluation.evaluate,
-            "_look_at_models",
+            "_read_models",
             ["evaluate", "--models", "a=b", "--suite", "imdb", "--use_cpu", "--output_dir", "OUT/new/results"],
         ),
         (potstill.evaluation.compare, "read_folders", ["compare", "results", "--output", "OUT/new/table.md"]),

@@ -1,4 +1,4 @@
-"""potstill: distil a transformer encoder into one half its depth."""
+"""potstill: distil a transformer encoder into a student of half its depth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from potstill.training.pretrain import pretrain
     from potstill.training.trainer import DistillationTrainer
 
-_HOME = {
+_MODULES = {
     "Corpus": "potstill.corpus",
     "DistillationArguments": "potstill.recipe",
     "DistillationObjective": "potstill.objective",
@@ -62,7 +62,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `potstill --help` need not wait for torch."""
-    if name not in _HOME:
+    """Import a public name at its first use, so that `potstill --help` does not wait for torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'potstill' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m potstill`, for launchers that start modules: `torchrun -m potstill distill …`."""
+"""Let launchers start potstill as a module: `torchrun -m potstill distill …`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""What all training has in common: `TrainingArguments` with defaults that suit potstill's trainers, checked.
+"""The options that all training verbs share: `TrainingArguments` with checks and potstill's own defaults.
 
-Every option is a field, a flag of the command line and a key of a YAML file, by the same name.
+Every option is a field of a dataclass, a flag of the command line and a key of a YAML file. The three have one name.
 """
 
 from __future__ import annotations
@@ -16,58 +16,63 @@ import yaml
 from transformers import TrainingArguments
 
 from potstill.errors import PotstillError
-from potstill.processes import launched, meet_anew
+from potstill.processes import launched, open_new_store
 
 RECIPE = "recipe.yaml"
-"""In the folder of a run: the options that rerun it."""
+"""Name of a file in the folder of a run. It holds the options that rerun the run."""
 
 
 def option(default: Any, help: str, required: bool = False, several: bool = False) -> Any:
     """Declare a field with its default and the sentence that `--help` shows.
 
-    A required one is asked for by the command line. From Python it is the verb that misses it, so it has a default.
-    One of the type `list[str] | str | None`, in this order, takes several values on the command line too.
+    The command line asks for a required option. From Python the verb itself reports that it is missing, so the field
+    has a default all the same. With `several`, the command line takes one or more values; the type of the field is
+    then `list[str] | str | None`, in this order.
     """
-    told = ({"required": True} if required else {}) | ({"nargs": "+"} if several else {})
-    return field(default=default, metadata={"help": help} | told)
+    for_parser = ({"required": True} if required else {}) | ({"nargs": "+"} if several else {})
+    return field(default=default, metadata={"help": help} | for_parser)
 
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """Options of every training run. A subclass gives all of its own a default: `output_dir` alone makes one of it.
+    """Options of every training run.
+
+    A subclass gives each option of its own a default, so that `output_dir` alone makes an instance.
 
     Raises:
-        PotstillError: a value that cannot be, named by its field.
+        PotstillError: an option has an impossible value; the message names the option.
     """
 
     output_dir: str | None = option(None, "Folder to write to.", required=True)
     cuda_graphs: bool = option(
         False,
-        "Record what the GPU does in a step and replay it: several times faster for models so small that the GPU "
-        "waits for Python, of no use to large ones. For a single process.",
+        "Record the work of the GPU in one step and replay it. This makes very small models several times faster, "
+        "because the GPU then waits for Python. It does not help large models. It needs a single process.",
     )
-    overwrite_output_dir: bool = option(False, "Write into --output_dir although it has something in it.")
+    overwrite_output_dir: bool = option(False, "Write into --output_dir although it is not empty.")
 
     resume_from_checkpoint: str | None = option(
         None,
         "true: from the newest checkpoint; auto: from the newest good checkpoint, or from the start if there is "
         "none; or a folder.",
     )
-    logging_steps: float = option(20, "Log every so many steps.")
+    logging_steps: float = option(20, "Steps between two log lines.")
     logging_first_step: bool = option(True, "Log the first step too.")
-    logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN; potstill stops at the first one instead.")
-    save_total_limit: int | None = option(2, "Checkpoints to keep; the oldest go first.")
-    disable_tqdm: bool | None = option(True, "Progress is one line per logging step; false adds a bar.")
-    remove_unused_columns: bool = option(False, "What is read has no column to remove.")
-    ddp_find_unused_parameters: bool | None = option(False, "Every parameter is used in every step.")
+    logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN. potstill stops at the first NaN instead.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep; the oldest are deleted first.")
+    disable_tqdm: bool | None = option(True, "Show progress as one line per logging step; false adds a bar.")
+    remove_unused_columns: bool = option(False, "Remove unused columns; potstill's data have none.")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Search for unused parameters; potstill uses all in each step."
+    )
 
     not_offered: ClassVar[frozenset[str]] = frozenset(
         {"label_smoothing_factor", "neftune_noise_alpha", "bf16_full_eval", "fp16_full_eval", "auto_find_batch_size"}
     )
-    """Options that help does not show, for they are refused."""
+    """Options that help does not show, because they are refused."""
 
-    # What an error says where not even a batch of one fits into memory.
-    smallest_batch = "one row is the least it can take, so shorten the rows"
+    # The advice of the error message if not even a batch of one row fits into memory.
+    smallest_batch = "the batch is one row already, so shorten the rows"
 
     def __post_init__(self) -> None:
         if not self.output_dir:  # `TrainingArguments` would write to a folder of its own choice
@@ -90,11 +95,11 @@ class RunArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # torch warns at every loader otherwise
         elif self.accelerator_config is None:  # type: ignore[has-type]
-            # From pinned memory a batch can follow on the device's own time; otherwise each step waits for the last.
+            # The copy of the next batch from pinned memory can overlap with the current step; otherwise each waits.
             self.accelerator_config = {"non_blocking": True}
-        meet_anew()
+        open_new_store()
         backend: str | None = self.ddp_backend  # type: ignore[has-type]
-        if not launched():  # a recipe of several processes may be run by one, for which accelerate knows no back end
+        if not launched():  # one process may run a recipe made for several; accelerate has no back end for one
             self.ddp_backend = None
         try:
             super().__post_init__()
@@ -105,20 +110,20 @@ class RunArguments(TrainingArguments):
     @property
     def records(self) -> bool:
         """Whether steps are recorded as CUDA graphs."""
-        # `DistributedDataParallel` has parts of autograd of its own, on another stream than the one recorded.
+        # `DistributedDataParallel` runs parts of autograd on another stream than the one that is recorded.
         return self.cuda_graphs and self.device.type == "cuda" and self.world_size == 1
 
     @property
     def minutes(self) -> float | None:
-        """The budget of wall-clock minutes, None where steps alone end the run."""
+        """The limit of wall-clock minutes; None if only the number of steps ends the run."""
         return None
 
     def steps_in_all(self, steps_per_epoch: int) -> int:
-        """Return how many steps the run has at most: `max_steps`, or those of its epochs where that is not given."""
+        """Return the largest number of steps of the run: `max_steps`, or the steps of the epochs if it is not given."""
         return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * steps_per_epoch)
 
     def replaced(self) -> set[str]:
-        """Return the names of options that have no meaning beside others that are given; a recipe leaves them out."""
+        """Return the names of the options that other given options replace. A recipe leaves these out."""
         return set()
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
@@ -127,22 +132,22 @@ class RunArguments(TrainingArguments):
 
 
 def recipe_values(args: RunArguments) -> dict[str, Any]:
-    """Return what reruns a recipe: every option of potstill's own, and of the rest those off their default.
+    """Return the values that rerun a recipe: all of potstill's own options, and inherited ones not at their defaults.
 
-    Left out is what belongs to one run alone: where it wrote, and what it resumed from.
+    Options of one run alone are left out: the output folder, and the checkpoint from which the run resumed.
     """
-    plumbing = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
-    plumbing |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
+    internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
+    internal |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
     one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}
-    own -= plumbing | args.replaced()
-    # To make arguments sets up the devices anew: the same ones, and never while a trainer is at work with them.
+    own -= internal | args.replaced()
+    # Creating arguments sets up the devices again: use the same devices, and never while a trainer uses them.
     default = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
-    default.use_cpu = False  # which is the default, so that a recipe says it where it is not
+    default.use_cpu = False  # the default, so that a recipe names use_cpu only if it is true
     values = {}
     for f in fields(args):
         value = _plain(getattr(args, f.name))
-        secret = f.name.endswith("_token")  # the recipe and the card are there to be published
+        secret = f.name.endswith("_token")  # users publish the recipe and the card
         if not f.init or secret or f.name in one_run or not isinstance(value, str | int | float | bool | list | dict):
             continue
         if f.name in own or value != _plain(getattr(default, f.name)):
@@ -151,27 +156,27 @@ def recipe_values(args: RunArguments) -> dict[str, Any]:
 
 
 def recipe_text(verb: str, args: RunArguments) -> str:
-    """Return the recipe of a run as it is written, with the command that reruns it."""
+    """Return the text of a run's recipe file, which begins with the command that reruns it."""
     return f"# potstill {verb} --config {RECIPE} --output_dir …\n" + yaml.safe_dump(
         recipe_values(args), sort_keys=False
     )
 
 
 def _plain(value: Any) -> Any:
-    """Return an enumeration by its name, anything else as it is."""
+    """Return the value of a member of an enumeration; return anything else unchanged."""
     return value.value if isinstance(value, Enum) else value
 
 
 def named_models(words: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Return name and folder of each model that `--models` names, in order.
+    """Return the name and the folder of each model in `--models`, in order.
 
     Raises:
-        PotstillError: one is not written as NAME=FOLDER.
+        PotstillError: an entry is not NAME=FOLDER.
     """
     pairs = []
     for model in words or []:
         name, equals, folder = model.partition("=")
         if not (name and equals and folder):
-            raise PotstillError(f"--models {model!r} is not NAME=FOLDER, as in student=out/student.")
+            raise PotstillError(f"--models {model!r} is not NAME=FOLDER: write it as in student=out/student.")
         pairs.append((name, folder))
     return pairs

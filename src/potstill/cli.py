@@ -19,19 +19,22 @@ from potstill.panics import is_panic
 from potstill.processes import first_to_fail, leave_group
 
 VERBS: dict[str, tuple[str, str]] = {
-    "prepare": ("potstill.corpus.prepare:prepare", "text in, fixed-length token blocks out"),
-    "distill": ("potstill.training.distill:distill", "a teacher and blocks in, a student of half its depth out"),
-    "pretrain": ("potstill.training.pretrain:pretrain", "the same engine without a teacher: masked LM from scratch"),
-    "finetune": ("potstill.finetuning.finetune:finetune", "a model and a task in, a task model and its score out"),
-    "evaluate": ("potstill.evaluation.evaluate:evaluate", "models × tasks × seeds in, tables and retention out"),
-    "compare": ("potstill.evaluation.compare:compare", "results of several models in, tables side by side out"),
-    "export": ("potstill.export.export:export", "a model for another runtime, checked against its source"),
-    "serve": ("potstill.serve.serve:serve", "a page on this machine that runs exported models in the browser"),
-    "demo": ("potstill.demo.demo:demo", "the whole job on an embedded teacher and text, offline, on a CPU"),
-    "bench train": ("potstill.bench.train:bench_train", "how fast the training step of a recipe is on this machine"),
+    "prepare": ("potstill.corpus.prepare:prepare", "turn text into token blocks of one length"),
+    "distill": ("potstill.training.distill:distill", "train a student of half the teacher's depth"),
+    "pretrain": ("potstill.training.pretrain:pretrain", "train a masked LM from scratch, without a teacher"),
+    "finetune": ("potstill.finetuning.finetune:finetune", "train a model on a task and score it"),
+    "evaluate": ("potstill.evaluation.evaluate:evaluate", "run models × tasks × seeds and print tables with retention"),
+    "compare": ("potstill.evaluation.compare:compare", "print the results of several models side by side"),
+    "export": ("potstill.export.export:export", "convert a model for another runtime and check it against its source"),
+    "serve": ("potstill.serve.serve:serve", "open a page on this machine that runs exported models in the browser"),
+    "demo": ("potstill.demo.demo:demo", "run all steps on an embedded teacher and text, offline, on a CPU"),
+    "bench train": (
+        "potstill.bench.train:bench_train",
+        "measure how fast the training step of a recipe is on this machine",
+    ),
     "bench inference": (
         "potstill.bench.inference.bench:bench_inference",
-        "how small and fast models are here, in every form: size, memory, latency, and the limit",
+        "measure each form of models on this machine: size, memory, latency, and the limit",
     ),
 }
 
@@ -41,16 +44,16 @@ USAGE = "\n".join(
     [
         "usage: potstill VERB [options]      potstill VERB --help",
         "",
-        "Distil a transformer encoder into one half its depth.",
+        "Distil a transformer encoder into a student of half its depth.",
         "",
         *(f"  {verb:<17}{what}" for verb, (_, what) in VERBS.items()),
-        f"  {'version':<17}the installed version",
+        f"  {'version':<17}print the installed version",
     ]
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0 done, 1 failed, 2 misused, 128 + n ended by signal n."""
+    """Run one verb and return the exit status: 0 success, 1 failure, 2 usage error, 128 + n ended by signal n."""
     _print_anything()
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     length = 2 if " ".join(words[:2]) in VERBS else 1  # `bench train` is one verb
@@ -76,12 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(full_help(verb, described))
             return 0
         values = parse(described, f"potstill {verb}", rest)
-        # What is heavy comes after what can be wrong without it.
+        # Heavy imports come last, so that a usage error is reported at once.
         _quiet_libraries()
         from potstill.signatures import apply
 
         result = apply(function_of(where), values)
-        if os.environ.get("RANK", "0") == "0":  # of the processes that a launcher started, one speaks
+        if os.environ.get("RANK", "0") == "0":  # only one of a launcher's processes prints
             _print_result(result)
         leave_group()
     except PotstillError as error:
@@ -96,12 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError:
         if first_to_fail():
             raise
-        return 1  # a connection to the process that failed first, and told why
+        return 1  # the connection broke because another process failed first; that process printed the reason
     except BaseException as error:
         if not is_panic(error):
             raise
         _fail(
-            f"potstill {verb}: a library gave up on its input ({first_line(error)}): look for a damaged file or for "
+            f"potstill {verb}: a library failed on its input ({first_line(error)}): look for a damaged file or for "
             "text that is unlike the rest."
         )
         return 1
@@ -111,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _no_verb(word: str, rest: Sequence[str]) -> int:
-    """Say what could have been meant, and return the exit status: 0 where it was asked for help."""
+    """Print the verbs that the user may have meant, and return the exit status: 0 if the user asked for help."""
     longer = [verb for verb in VERBS if verb.startswith(f"{word} ")]
     if not longer:
         print(f"potstill: there is no verb {word!r}; the verbs are {', '.join(VERBS)}.", file=sys.stderr)
@@ -120,21 +123,21 @@ def _no_verb(word: str, rest: Sequence[str]) -> int:
         print("\n".join(f"potstill {verb} [options]    {VERBS[verb][1]}" for verb in longer))
         return 0
     named = bool(rest) and not rest[0].startswith("-")
-    said = f"there is no verb '{word} {rest[0]}'; there is" if named else f"{word!r} needs a second word:"
-    print(f"potstill: {said} {', '.join(longer)}.", file=sys.stderr)
+    message = f"there is no verb '{word} {rest[0]}'; there is" if named else f"{word!r} needs a second word:"
+    print(f"potstill: {message} {', '.join(longer)}.", file=sys.stderr)
     return 2
 
 
 def _fail(message: str) -> None:
-    """Print why the run ends, if no other process of it did."""
-    # Once a process has ended, a launcher terminates the others: not the one that has yet to say why.
+    """Print why the run ends, unless another process of the run has printed a reason already."""
+    # A launcher terminates the other processes when one ends. This one must print its message first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if first_to_fail():
         print(message, file=sys.stderr, flush=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """End by unwinding the stack, so that what was begun is cleared away."""
+    """End by unwinding the stack, so that unfinished files are removed."""
     if first_to_fail():
         print("potstill: terminated.", file=sys.stderr)
     sys.exit(128 + number)
@@ -146,18 +149,18 @@ def _print_result(result: object) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:  # standard output is a file on a full disk, say
-        raise PotstillError(f"done, but what came of it cannot be printed: {error.strerror}.") from error
+        raise PotstillError(f"The verb is done, but its result cannot be printed: {error.strerror}.") from error
 
 
 def _print_anything() -> None:
-    """Let a character that the terminal cannot show be printed as `\\u2192`: not to print a result would lose it."""
+    """Print a character that the terminal cannot show as `\\u2192`, so that no result is lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _quiet_libraries() -> None:
-    """Leave standard error to potstill's own lines, unless the user asked the libraries to speak."""
+    """Keep the libraries from printing to standard error, unless the user asked for their messages."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -1,4 +1,4 @@
-"""What a command line and a recipe file say, read by the options that a verb has. Nothing heavy is imported for it."""
+"""Read a command line and a recipe file by the options of a verb. This module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["str", "int", "float", "bool"]
 
 TRUE, FALSE = ("true", "yes", "on", "t", "y", "1"), ("false", "no", "off", "f", "n", "0")
 SWITCHES = ("resume_from_checkpoint",)
-"""Words that may be true or false too."""
+"""Text options whose value may also be true or false."""
 
 
 class UsageError(PotstillError):
@@ -27,19 +27,20 @@ class UsageError(PotstillError):
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a verb: a flag of the command line and a key of a recipe, by the same name.
+    """One option of a verb: a flag of the command line and a key of a recipe with the same name.
 
     Attributes:
-        name: with underscores.
-        kind: of its value.
+        name: the name with underscores.
+        kind: the type of the value.
         help: a sentence or two.
-        default: what holds where it is not given, as it is shown; empty where the help says it.
-        choices: the words that it may be; any if empty.
-        many: whether it takes several values.
-        required: whether a verb cannot do without it.
-        word: whether it may stand without its name; all its values, if it takes several.
-        offered: whether help shows it. An option that a verb refuses is read all the same, for the verb says why.
-        inherited: whether it is an option of `transformers.TrainingArguments` that potstill leaves as it is.
+        default: the default as help shows it; empty if the help text explains it.
+        choices: the words that are allowed; if empty, any value is.
+        many: whether the option takes several values.
+        required: whether the verb needs the option.
+        positional: whether its value, or all its values, may be given without the name.
+        offered: whether help shows the option. An option that a verb refuses is still read, because the verb says why
+            it refuses it.
+        inherited: whether it is an option of `transformers.TrainingArguments` that potstill leaves unchanged.
     """
 
     name: str
@@ -49,23 +50,23 @@ class Option:
     choices: tuple[str, ...] = ()
     many: bool = False
     required: bool = False
-    word: bool = False
+    positional: bool = False
     offered: bool = True
     inherited: bool = False
 
     @property
     def negatable(self) -> bool:
-        """Whether `--no_name` switches off what is on."""
+        """Whether the option has a flag `--no_name`, because it is true by default."""
         return self.kind == "bool" and self.default == "true"
 
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb is and takes.
+    """The description of a verb.
 
     Attributes:
-        summary: what it does, in a sentence or two.
-        options: in the order in which they are declared.
+        summary: what the verb does, in a sentence or two.
+        options: its options in the order of their declaration.
     """
 
     summary: str
@@ -73,27 +74,27 @@ class Verb:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that tells what is wrong in one sentence instead of printing the usage of 150 options first."""
+    """A parser that reports an error in one sentence instead of printing the usage of 150 options first."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of exiting, so that there is one place that prints errors."""
+        """Raise an error instead of exiting, so that only one place prints errors."""
         message = message.removeprefix("argument ")
         raise UsageError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see `{self.prog} --help`.")
 
 
 def parse(verb: Verb, prog: str, argv: Sequence[str]) -> dict[str, Any]:
-    """Return the values of the options that the command line and its `--config` file give, and of no others.
+    """Return the values of only those options that the command line or its `--config` file gives.
 
-    A recipe file is read as if its lines stood on the command line before everything else, so it is checked by the same
-    rules, and flags overrule it. A hyphen in the name of an option is an underscore.
+    The lines of a recipe file are read like flags before all others on the command line. So the same rules check them,
+    and flags overrule them. A hyphen in the name of an option means an underscore.
 
     Args:
-        verb: whose options they are.
-        prog: what the user typed to get here, for messages.
+        verb: the verb that has the options.
+        prog: the program and the verb as the user typed them, for messages.
         argv: the rest of the command line.
 
     Raises:
-        UsageError: an unknown option, a value of the wrong type or a missing one, named.
+        UsageError: an option is unknown or missing, or its value has the wrong type; the message names the option.
         RecipeError: the recipe file cannot be read.
     """
     argv = [_underscored(part) for part in argv]
@@ -102,15 +103,15 @@ def parse(verb: Verb, prog: str, argv: Sequence[str]) -> dict[str, Any]:
     files.add_argument("--config")
     file = files.parse_known_args(argv)[0].config
     flags = _as_flags(Path(file), verb) if file else []
-    # Words may stand before, between and after the flags, which `parse_known_args` does not read.
+    # `parse_known_args` does not read positional values before, between and after the flags.
     found, unknown = parser.parse_known_intermixed_args([*flags, *argv])
     if unknown:
         _refuse(unknown, verb, parser)
     values = vars(found)
     values.pop("config", None)
     for option in verb.options:
-        if option.word and (word := values.pop(f"{option.name} word", None)) not in (None, []):
-            values[option.name] = word
+        if option.positional and (value := values.pop(f"{option.name} positional", None)) not in (None, []):
+            values[option.name] = value
     missing = [f"--{option.name}" for option in verb.options if option.required and option.name not in values]
     if missing:
         names = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
@@ -119,7 +120,7 @@ def parse(verb: Verb, prog: str, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _underscored(part: str) -> str:
-    """Return an argument with the hyphens of an option's name as underscores."""
+    """Return an argument with underscores instead of hyphens in the name of its option."""
     if not part.startswith("--") or part == "--":
         return part
     name, equals, value = part[2:].partition("=")
@@ -130,7 +131,7 @@ def _parser(verb: Verb, prog: str) -> _Parser:
     parser = _Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config")
     for option in verb.options:
-        if option.kind == "bool":  # `--bf16` alone is true where None is a value too
+        if option.kind == "bool":  # `--bf16` without a value means true
             parser.add_argument(f"--{option.name}", type=_bool, nargs="?", const=True)
         else:
             parser.add_argument(
@@ -141,9 +142,9 @@ def _parser(verb: Verb, prog: str) -> _Parser:
             )
         if option.negatable:
             parser.add_argument(f"--no_{option.name}", dest=option.name, action="store_false")
-        if option.word:
+        if option.positional:
             count = "*" if option.many else "?"
-            parser.add_argument(f"{option.name} word", metavar=option.name.upper(), nargs=count)
+            parser.add_argument(f"{option.name} positional", metavar=option.name.upper(), nargs=count)
     return parser
 
 
@@ -168,21 +169,21 @@ _READ: dict[Kind, Callable[[str], Any]] = {"str": str, "int": _int, "float": flo
 
 
 def _refuse(unknown: list[str], verb: Verb, parser: _Parser) -> NoReturn:
-    """Tell of an argument that is no option, with the option that it may be meant for."""
+    """Report an argument that is no option, and name the option that the user may have meant."""
     flag = next((part for part in unknown if part.startswith("-")), None)
     if flag is None:
-        parser.error(f"there is no use for {' '.join(unknown)}: a value belongs behind the name of its option")
+        parser.error(f"there is no option for {' '.join(unknown)}: write a value after the name of its option")
     name = flag.partition("=")[0]
     near = nearest(name.lstrip("-"), verb)
     parser.error(f"there is no option {name}" + (f"; the nearest is --{near}" if near else ""))
 
 
 def nearest(name: str, verb: Verb) -> str | None:
-    """Return the name of the option that is most like a word, None if none is like it."""
+    """Return the name of the option that is most similar to a word, or None if none is similar."""
     known = [*(option.name for option in verb.options), "config", "help", "help_all"]
     known += [f"no_{option.name}" for option in verb.options if option.negatable]
     close = difflib.get_close_matches(name, known, 1)
-    # Part of a name is meant for all of it, though the two are not alike: batch_size.
+    # The user may write a part of a name that is not similar to the whole, such as batch_size.
     longer = [option for option in known if len(name) > 2 and name in option]
     return next(iter([*close, *sorted(longer, key=len)]), None)
 
@@ -191,8 +192,8 @@ def _as_flags(file: Path, verb: Verb) -> list[str]:
     """Return a recipe file as command-line flags.
 
     Raises:
-        RecipeError: the file cannot be read, or is no mapping.
-        UsageError: it has a field that is no option.
+        RecipeError: the file cannot be read, or is not a mapping.
+        UsageError: the file has a key that is no option.
     """
     known = {option.name: option for option in verb.options}
     flags = []
@@ -203,7 +204,7 @@ def _as_flags(file: Path, verb: Verb) -> list[str]:
             hint = f"; did you mean {near}?" if near in known else "."
             raise UsageError(f"The recipe {file} has the unknown option {name!r}{hint}")
         if isinstance(value, list) and option.kind == "str" and not option.many:
-            flags.append(f"--{name}={','.join(value)}")  # `layers: [0, 2]` is what YAML suggests
+            flags.append(f"--{name}={','.join(value)}")  # users of YAML write `layers: [0, 2]`
         elif isinstance(value, list):
             flags += [f"--{name}", *value]
         elif name in SWITCHES and value.lower() in ("yes", "on", "no", "off"):

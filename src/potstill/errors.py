@@ -1,22 +1,22 @@
-"""What potstill raises when the user, not the program, has something to mend, and how it quotes other errors."""
+"""The error that potstill raises for a mistake that the user can correct, and how it quotes other errors."""
 
 import errno
 import re
 
 
 class PotstillError(Exception):
-    """Bad input or an impossible request, told in one sentence: what, where, what to do.
+    """Bad input or an impossible request. The message is one sentence: what is wrong, where, and what to do.
 
-    The command line prints the message alone and exits with `exit_status`; from Python it is an ordinary exception.
+    The command line prints only the message and exits with `exit_status`. In Python it is an ordinary exception.
     """
 
     exit_status = 1
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a library's error says as part of a sentence: its first line, without the stop or colon at its end.
+    """Return the first line of a library's error, without its final stop or colon, to quote it in a sentence.
 
-    An error that says nothing gives the name of its type.
+    For an error without a message, return the name of its type.
     """
     return next(iter(str(error).strip().splitlines()), "").rstrip(".: ") or type(error).__name__
 
@@ -24,8 +24,8 @@ def first_line(error: BaseException) -> str:
 def advice(error: BaseException) -> str:
     """Return what to do about an error of the operating system, as the end of a sentence: ``free some disk space``.
 
-    The text is right for reading and for writing, whatever the file. Libraries written in Rust raise no `OSError` but
-    put the number into their text (``os error 28``), and it is read from there.
+    The text suits both reading and writing, and any file. Libraries written in Rust raise no `OSError`; they put its
+    number into their message (``os error 28``), and this function reads it there.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (found := re.search(r"os error (\d+)", str(error))):
@@ -40,7 +40,7 @@ _FAILING_DISK = "check the disk or the network drive, and try again"
 
 _ADVICE: dict[int | None, str] = {
     errno.ENOSPC: _NO_SPACE,
-    errno.EDQUOT: f"{_NO_SPACE}, for your quota is used up",
+    errno.EDQUOT: f"{_NO_SPACE}, because your quota is used up",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
@@ -53,9 +53,9 @@ _ADVICE: dict[int | None, str] = {
     errno.EBUSY: _SOMETHING_ELSE,
     errno.ETXTBSY: _SOMETHING_ELSE,
     errno.ENAMETOOLONG: "give it a shorter name",
-    errno.ELOOP: "check the symbolic links in the path, which go round in a circle",
+    errno.ELOOP: "check the symbolic links in the path, which form a loop",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "close other programs, for the machine has too many files open",
+    errno.ENFILE: "close other programs, because the machine has too many files open",
     errno.ENOMEM: "free some memory",
     errno.EIO: _FAILING_DISK,
     errno.ESTALE: _FAILING_DISK,

@@ -1,7 +1,7 @@
-"""Writing files and folders so that an interruption leaves the old state or the new one, never half of either.
+"""Write files and folders atomically: after an interruption there is the old state or the new one, never a part.
 
-What is being written is its hidden sibling `.{name}.partial`; a folder that is being replaced is `.{name}.replaced` for
-the moment between the two renamings that put the new one in its place.
+A new file or folder is first written as a hidden sibling, `.{name}.partial`. The replacement of a folder takes two
+renamings: between them the old folder is called `.{name}.replaced`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from potstill.permissions import share
 
 
 def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
-    """Return the folder a verb may write to, having undone a replacement of it that a kill cut short.
+    """Check the folder that a verb is to write to, and return it. Undo an earlier replacement that a kill interrupted.
 
     Raises:
-        PotstillError: no folder named, a file of that name, a folder that cannot be written to, or a folder with
-            something in it and no leave to overwrite.
+        PotstillError: there is no name, the name is that of a file, the folder cannot be written to, or it is not
+            empty and `overwrite` is false.
     """
     if not folder:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
@@ -45,24 +45,24 @@ def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure, before any work is done, that files can be made in a folder, or where it is going to be made.
+    """Make sure, before any work is done, that files can be made in a folder, or in its future place if it is missing.
 
     Raises:
-        PotstillError: they cannot.
+        PotstillError: they cannot be made.
     """
     _check_place(folder, folder, f"{folder} cannot be written to")
 
 
 def check_output_file(file: str | Path, option: str, in_folder: bool = False) -> Path:
-    """Return a file that `write_text` is to write, having made sure before any work is done that it can.
+    """Make sure, before any work is done, that `write_text` can write a file, and return the file's path.
 
     Args:
-        file: to be written or replaced.
-        option: that names it, for messages.
-        in_folder: whether its folder has to be there already.
+        file: the file to write or replace.
+        option: the option that names it, for messages.
+        in_folder: whether its folder must exist already.
 
     Raises:
-        PotstillError: it is a folder, or cannot be written.
+        PotstillError: the path is a folder, or the file cannot be written.
     """
     path = Path(file).expanduser()
     wrong = f"{option} {path} cannot be written"
@@ -76,29 +76,29 @@ def check_output_file(file: str | Path, option: str, in_folder: bool = False) ->
 
 
 def _check_place(folder: Path, path: Path, wrong: str) -> None:
-    """Make sure that files can be made in a folder, or where it is going to be made, for one to take a path's name."""
+    """Make sure that a partial file can be made in a folder, or in its future place, and later be renamed to a path."""
     place = folder.absolute()
     try:
         while not _is_there(place):
             place = place.parent
-        _is_there(_sibling(path, f"{'0' * 20}.partial"))  # the longest name that is going to be used
+        _is_there(_sibling(path, f"{'0' * 20}.partial"))  # the longest name that will be used
         with tempfile.TemporaryFile(dir=place) as probe:
-            probe.write(b"\0" * 4096)  # on a full disk there is room for the file, and for nothing in it
+            probe.write(b"\0" * 4096)  # a full disk may have room for an empty file
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise PotstillError(f"{wrong}: {reason} ({place}); name another place.") from error
 
 
 def check_replaceable(folder: Path, mark: str, what: str) -> None:
-    """Make sure, before any work is done, that a folder may be replaced as a whole, and that it can be.
+    """Make sure, before any work is done, that a folder can and may be replaced atomically.
 
     Args:
-        folder: to be replaced; it may be missing or empty.
-        mark: name of a file that only folders of this kind have.
-        what: the kind, for the message.
+        folder: the folder to replace; it may be missing or empty.
+        mark: the name of a file that only folders of this kind have.
+        what: the kind of folder, for the message.
 
     Raises:
-        PotstillError: it is a mount point, or holds something else.
+        PotstillError: the folder is a mount point, or it holds something of another kind.
     """
     if os.path.ismount(folder):
         raise PotstillError(
@@ -106,22 +106,22 @@ def check_replaceable(folder: Path, mark: str, what: str) -> None:
         )
     if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
         raise PotstillError(
-            f"--output_dir {folder} holds something other than {what}, which is not replaced: name another folder."
+            f"--output_dir {folder} holds something other than {what}, so it is not replaced: name another folder."
         )
 
 
 @contextmanager
 def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: str) -> Iterator[Path]:
-    """Give the folder that a verb writes as a whole, which no other process may use until the body ends.
+    """Check and lock the folder that a verb writes atomically. No other process may use it until the body ends.
 
     Args:
-        folder: as `check_output_dir` takes it.
-        overwrite: whether what is in the folder may be replaced.
-        mark: as `check_replaceable` takes it.
-        what: likewise.
+        folder: see `check_output_dir`.
+        overwrite: whether the contents of the folder may be replaced.
+        mark: see `check_replaceable`.
+        what: see `check_replaceable`.
 
     Raises:
-        PotstillError: as these two raise it, or another process uses the folder.
+        PotstillError: one of these two functions raised it, or another process uses the folder.
     """
     if not folder:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
@@ -133,11 +133,11 @@ def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: 
 
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder to write to, which takes the name `folder` when the body ends without an exception.
+    """Make a new folder to write to, and rename it to `folder` when the body ends without an exception.
 
-    Until then it is a hidden sibling, which goes away when the body fails, is interrupted (Ctrl-C) or terminated
-    (SIGTERM). What a killed process left there is removed first. What is in `folder` already is replaced only when the
-    new one is complete.
+    Until then the new folder is a hidden sibling. It is removed if the body fails, or is ended by Ctrl-C or SIGTERM.
+    The remains of a killed process are removed first. An existing `folder` is replaced only when the new one is
+    complete.
     """
     folder = folder.resolve()
     partial = _sibling(folder, "partial")
@@ -155,9 +155,10 @@ def complete_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Move a complete folder to its place; what stood there goes only once the new one stands there.
+    """Move a complete folder to its place. The old folder is removed only after the new one is there.
 
-    A kill in between is mended by `recover_folder`, which whoever reads or writes `folder` next is to call.
+    If the process is killed in between, `recover_folder` repairs the state. The next reader or writer of `folder` has
+    to call it.
     """
     folder = folder.resolve()
     recover_folder(folder)
@@ -170,7 +171,7 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def recover_folder(folder: Path) -> None:
-    """Put a folder back that was moved away while the one to replace it had not arrived, or remove it if it had."""
+    """Finish an interrupted replacement: remove the old folder if the new one is there, else move the old one back."""
     folder = folder.resolve()
     replaced = _sibling(folder, "replaced")
     if folder.exists():
@@ -181,20 +182,20 @@ def recover_folder(folder: Path) -> None:
 
 
 def recover_folders(parent: Path, pattern: str) -> None:
-    """Do `recover_folder` for all folders in `parent` whose name, by which they may be missing, matches a pattern."""
+    """Call `recover_folder` for each replaced folder in `parent` whose original name matches a pattern."""
     for replaced in parent.glob(_sibling(Path(pattern), "replaced").name):
         recover_folder(parent / replaced.stem.removeprefix("."))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole; its folder is made if need be.
+    """Write a file atomically, and make its folder if needed.
 
     Raises:
-        PotstillError: it cannot be written; what was there is there still.
+        PotstillError: the file cannot be written; an existing file is unchanged.
     """
-    partial = _sibling(path, f"{os.getpid()}.partial")  # of its own, for several processes may write the file
+    partial = _sibling(path, f"{os.getpid()}.partial")  # one for each process, because several may write the file
     try:
-        if _is_special(path):  # /dev/stdout is written to, and never replaced by a file
+        if _is_special(path):  # a file must never replace /dev/stdout
             path.write_text(text, encoding="utf-8")
             return
         for abandoned in path.parent.glob(_sibling(path, "*.partial").name):
@@ -212,7 +213,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Say whether something is there; unlike `exists` of `pathlib`, with the reason where that cannot be known."""
+    """Return whether a path exists. Unlike `Path.exists`, raise an `OSError` if that cannot be known."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -223,7 +224,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    """Say whether something is there that is neither file nor folder: a terminal, a pipe."""
+    """Return whether a path is neither a file nor a folder, but a terminal or a pipe, for example."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
@@ -233,13 +234,13 @@ def _sibling(folder: Path, kind: str) -> Path:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, as Ctrl-C does, so that what was begun is cleared away."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's affair
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that unfinished files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield
         return
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        if callable(before):  # which says so, and may end the program itself
+        if callable(before):  # the handler of before prints a message, and may end the program itself
             before(number, frame)
         raise SystemExit(128 + number)
 

@@ -1,4 +1,4 @@
-"""What `--help` shows: the options that most people need, by what they are for. `--help-all` shows every option."""
+"""The texts of `--help` and `--help-all`. `--help` shows common options, grouped by purpose; `--help-all` shows all."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _RESUME = ("resume_from_checkpoint", "save_steps")
 
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "prepare": {
-        "What goes in": ("text", "tokenizer", "train_tokenizer", "config"),
-        "What comes out": ("output_dir", "overwrite_output_dir", "block_size", "validation_fraction"),
-        "Which text": ("text_column", "sample_by", "on_bad_text"),
+        "Input": ("text", "tokenizer", "train_tokenizer", "config"),
+        "Output": ("output_dir", "overwrite_output_dir", "block_size", "validation_fraction"),
+        "Text": ("text_column", "sample_by", "on_bad_text"),
         "Time and memory": ("num_proc",),
     },
     "distill": {
-        "What goes in": ("teacher", "corpus", "config"),
-        "What comes out": ("output_dir", "overwrite_output_dir", "report_to"),
+        "Input": ("teacher", "corpus", "config"),
+        "Output": ("output_dir", "overwrite_output_dir", "report_to"),
         "The student": ("num_hidden_layers", "layers"),
         "The losses": ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets"),
         "Time and memory": (*_TRAINING, "max_train_minutes", "learning_rate", "bf16", "use_cpu"),
         "Resume": _RESUME,
     },
     "pretrain": {
-        "What goes in": ("corpus", "tokenizer", "model", "config"),
-        "What comes out": ("output_dir", "overwrite_output_dir", "report_to"),
+        "Input": ("corpus", "tokenizer", "model", "config"),
+        "Output": ("output_dir", "overwrite_output_dir", "report_to"),
         "The model": ("num_hidden_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "grow"),
         "Time and memory": (*_TRAINING, "max_train_minutes", "learning_rate", "bf16", "use_cpu"),
         "Resume": _RESUME,
     },
     "finetune": {
-        "What goes in": ("model", "task", "task_data", "max_length", "config"),
-        "What comes out": ("output_dir", "overwrite_output_dir"),
+        "Input": ("model", "task", "task_data", "max_length", "config"),
+        "Output": ("output_dir", "overwrite_output_dir"),
         "A teacher of the task": ("teacher", "alpha_ce", "alpha_task", "alpha_cos", "temperature"),
         "Time and memory": (
             *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "max_train_samples"),
@@ -50,60 +50,62 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Resume": ("resume_from_checkpoint", "save_strategy"),
     },
     "evaluate": {
-        "What goes in": ("models", "suite", "task_data", "config"),
-        "What comes out": ("output_dir",),
-        "How it is measured": ("seeds", "search", "second_distillation", "max_train_samples", "max_eval_samples"),
+        "Input": ("models", "suite", "task_data", "config"),
+        "Output": ("output_dir",),
+        "Measurement": ("seeds", "search", "second_distillation", "max_train_samples", "max_eval_samples"),
         "Time and memory": (
             *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "runs_per_gpu"),
             *("bf16", "use_cpu"),
         ),
     },
     "export": {
-        "What goes in": ("model", "config"),
-        "What comes out": ("format", "output_dir", "overwrite_output_dir"),
-        "Fewer bits": ("quantization", "weight_bits", "calibration_data"),
-        "How near it must be": ("task", "check_data", "tolerance", "min_agreement", "score_tolerance"),
+        "Input": ("model", "config"),
+        "Output": ("format", "output_dir", "overwrite_output_dir"),
+        "Quantization": ("quantization", "weight_bits", "calibration_data"),
+        "Check against the source": ("task", "check_data", "tolerance", "min_agreement", "score_tolerance"),
     },
     "bench train": {
-        "What goes in": ("teacher", "corpus", "pretrain", "config"),
-        "What comes out": ("json",),
-        "What is measured": ("bench_steps", "bench_warmup", "baseline"),
+        "Input": ("teacher", "corpus", "pretrain", "config"),
+        "Output": ("json",),
+        "Measurement": ("bench_steps", "bench_warmup", "baseline"),
         "Time and memory": (
             *("per_device_train_batch_size", "gradient_accumulation_steps", "block_size", "bf16", "torch_compile"),
             *("cuda_graphs", "use_cpu"),
         ),
     },
 }
-"""Verb → title → names of options. A verb that is not here has few enough options to show them all."""
+"""Verb → title → names of options. A verb that is missing here has few options, so help shows them all."""
+
+CLOSING = "Values in [brackets] are defaults."
 
 
 def short_help(name: str, verb: Verb) -> str:
-    """Return what `--help` prints: the options that most people need."""
+    """Return the text of `--help`: the options that most people need."""
     known = {option.name: option for option in (*verb.options, CONFIG)}
     sections = {title: [known[one] for one in names] for title, names in SECTIONS.get(name, {}).items()}
     if not sections:
         return full_help(name, verb)
     rest = sum(option.offered for option in verb.options) - sum(map(len, sections.values())) + 1
-    closing = f"--help-all shows {rest} more options. [What holds where an option is not given.]"
+    closing = f"--help-all shows {rest} more options. {CLOSING}"
     return _page(name, verb, sections, closing)
 
 
 def full_help(name: str, verb: Verb) -> str:
-    """Return what `--help-all` prints: every option that the verb takes."""
+    """Return the text of `--help-all`: every option that the verb offers."""
     known = {option.name: option for option in (*verb.options, CONFIG)}
     sections = {title: [known[one] for one in names] for title, names in SECTIONS.get(name, {}).items()}
     shown = {option.name for options in sections.values() for option in options}
     rest = [option for option in known.values() if option.offered and option.name not in shown]
     sections["More options" if sections else "Options"] = [option for option in rest if not option.inherited]
     sections["Options of transformers.TrainingArguments"] = [option for option in rest if option.inherited]
-    return _page(name, verb, sections, "[What holds where an option is not given.]")
+    return _page(name, verb, sections, CLOSING)
 
 
 def _page(name: str, verb: Verb, sections: dict[str, list[Option]], closing: str) -> str:
     width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size((NARROWEST, 0)).columns))
     needed = [option for option in verb.options if option.required]
     words = [
-        option.name.upper() + " ..." * option.many if option.word else f"--{option.name} {_value(option)}"
+        option.name.upper() + " ..." * option.many if option.positional else f"--{option.name} {_value(option)}"
         for option in needed
     ]
     lines = [f"usage: potstill {name} {' '.join([*words, '[options]'])}", *textwrap.wrap(verb.summary, width)]
@@ -129,12 +131,8 @@ def _lines(options: Iterable[Option], width: int) -> list[str]:
     return lines
 
 
-def _word(option: Option) -> str:
-    return f"{option.name.upper()} ..." if option.many else option.name.upper()
-
-
 def _value(option: Option) -> str:
-    """Return what stands for an option's value."""
+    """Return the placeholder for an option's value."""
     if option.kind == "bool":
         return ""
     one = {"int": "N", "float": "X"}.get(option.kind, "TEXT")

@@ -1,6 +1,6 @@
-"""JSON that may be damaged or written by anybody is read, and JSON that can be read again is written.
+"""Read JSON that may be damaged or written by anybody, and write JSON that can be read again.
 
-Every failure is one sentence, whatever the parser raises.
+Every failure becomes a `PotstillError` of one sentence, whatever the parser raises.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ def read_json(path: str | Path, what: str, advice: str = "", finite: bool = True
     """Return the value in a JSON file.
 
     Args:
-        path: of the file, in UTF-8.
-        what: the file is, as a sentence begins: "The manifest".
-        advice: what to do about a damaged file, as a sentence ends: "prepare the corpus again". A file that cannot be
-            opened is not damaged, so its message does without.
-        finite: whether NaN and Infinity, which JSON does not have, are damage. Other libraries do write them: false
-            for a model's config or a trainer's state.
+        path: path of the file, which is in UTF-8.
+        what: the kind of file, as the beginning of a sentence: "The manifest".
+        advice: what to do about a damaged file, as the end of a sentence: "prepare the corpus again". A file that
+            cannot be opened is not damaged, so its message has no advice.
+        finite: whether NaN and Infinity count as damage, because JSON does not have them. Other libraries do write
+            them: use False for a model's config or a trainer's state.
 
     Raises:
-        PotstillError: the file cannot be opened, or holds anything but one JSON value.
+        PotstillError: the file cannot be opened, or its content is not exactly one JSON value.
     """
     try:
         content = Path(path).read_bytes()
@@ -38,10 +38,10 @@ def read_json(path: str | Path, what: str, advice: str = "", finite: bool = True
 
 
 def read_object(path: str | Path, what: str, advice: str = "", finite: bool = True) -> dict[str, Any]:
-    """Return the object in a JSON file, by the arguments of `read_json`.
+    """Return the object in a JSON file; see `read_json` for the arguments.
 
     Raises:
-        PotstillError: the file cannot be opened, or holds anything but one JSON object.
+        PotstillError: the file cannot be opened, or its content is not exactly one JSON object.
     """
     value = read_json(path, what, advice, finite)
     if not isinstance(value, dict):
@@ -53,17 +53,17 @@ def parse_json(content: str | bytes, what: str, advice: str = "", finite: bool =
     """Return the value of a JSON text; bytes are UTF-8, with or without a byte-order mark.
 
     Args:
-        content: all of the text.
-        what: the text is and where it stands, as a sentence begins: "rows.jsonl, line 3,".
-        advice: as in `read_json`.
-        finite: as in `read_json`.
+        content: the whole text.
+        what: the kind of text and its place, as the beginning of a sentence: "rows.jsonl, line 3,".
+        advice: see `read_json`.
+        finite: see `read_json`.
 
     Raises:
-        PotstillError: it is anything but one JSON value.
+        PotstillError: the text is not exactly one JSON value.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        if "\0" in text:  # which a disk leaves of a file that was being written when the power went
+        if "\0" in text:  # a power failure during writing can leave such a file
             raise _damaged(what, "it holds NUL bytes", advice)
         if not text.strip():
             raise _damaged(what, "it is empty", advice)
@@ -79,27 +79,27 @@ def parse_json(content: str | bytes, what: str, advice: str = "", finite: bool =
         raise _damaged(what, f"it is not JSON ({error.msg.rstrip('.: ')} at {where})", advice) from error
     except RecursionError as error:
         raise _damaged(what, "its values are nested too deeply", advice) from error
-    except (ValueError, MemoryError) as error:  # among them a whole number of thousands of digits
-        reason = first_line(error).partition(";")[0]  # after it comes what a programmer might do
+    except (ValueError, MemoryError) as error:  # for example a whole number of thousands of digits
+        reason = first_line(error).partition(";")[0]  # Python's advice after the semicolon is for programmers
         raise _damaged(what, f"it is not JSON ({reason})", advice) from error
     return value
 
 
 def json_text(value: Any, what: str) -> str:
-    """Return a value as JSON that `read_json` reads.
+    """Return a value as JSON that `read_json` can read.
 
     Args:
-        value: of dictionaries, lists, texts, numbers, booleans and None.
-        what: it is and where it is to be, as a sentence begins: "The plan plan.json".
+        value: a value made of dictionaries, lists, texts, numbers, booleans and None.
+        what: the kind of file and its path, as the beginning of a sentence: "The plan plan.json".
 
     Raises:
-        PotstillError: it holds something else, a number that is not finite, or text that is not UTF-8.
+        PotstillError: the value holds something else, a number that is not finite, or text that is not UTF-8.
     """
     check_finite(value, f"{what} cannot be written")
     try:
         text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
         text.encode()
-    except UnicodeEncodeError as error:  # of the name of a file: such names are bytes
+    except UnicodeEncodeError as error:  # names of files are bytes and may be no UTF-8
         line = f"{text[: error.start].splitlines()[-1]}{text[error.start :].splitlines()[0]}".strip()
         raise PotstillError(f"{what} cannot be written: {line!a} in it is not UTF-8 text.") from error
     except (TypeError, ValueError, RecursionError) as error:
@@ -108,14 +108,14 @@ def json_text(value: Any, what: str) -> str:
 
 
 def check_finite(measured: Any, wrong: str) -> None:
-    """Make sure that figures are finite numbers.
+    """Make sure that all figures are finite numbers.
 
     Args:
-        measured: of dictionaries and lists.
-        wrong: beginning of the message: "The measurement is no result".
+        measured: the figures, in dictionaries and lists.
+        wrong: the beginning of the message: "The measurement is no result".
 
     Raises:
-        PotstillError: some are not; they are named.
+        PotstillError: some figures are not finite; the message names them.
     """
     names = not_finite(measured)
     if names:
@@ -123,11 +123,11 @@ def check_finite(measured: Any, wrong: str) -> None:
 
 
 def not_finite(measured: Any, name: str = "") -> list[str]:
-    """Return the names of the figures that are no finite numbers, such as "final loss"; those of a list are numbered.
+    """Return the names of the figures that are not finite, such as "final loss". Items of a list are numbered.
 
     Args:
-        measured: of dictionaries and lists.
-        name: of the whole.
+        measured: the figures, in dictionaries and lists.
+        name: the name of `measured`, which begins each name in the result.
     """
     if isinstance(measured, float):
         return [] if math.isfinite(measured) else [name or "it"]

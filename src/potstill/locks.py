@@ -1,4 +1,4 @@
-"""One process at a time works on an output folder: a lock that ends with the process that holds it."""
+"""A lock that lets only one process at a time use an output folder. It ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from potstill.errors import PotstillError, first_line
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: there the folder is not protected
+except ImportError:  # Windows has no such locks, so folders are not protected there
     fcntl = None  # type: ignore[assignment]
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -26,12 +26,12 @@ _HELD: dict[Path, int] = {}
 def locked(folder: str | Path) -> Iterator[None]:
     """Keep every other process out of an output folder while the body runs.
 
-    The system drops the lock when the process ends, whatever ends it, so a lock never outlives a killed run. The lock
-    lies beside the folder, because some verbs replace the folder as a whole. It lies inside the folder where the
-    parent cannot be written to. Of the processes of one launch, the first one holds the lock for all.
+    The system releases the lock when the process ends for any reason, so a lock never outlives a killed run. The lock
+    file lies next to the folder, because some verbs replace the folder atomically. It lies inside the folder if the
+    parent cannot be written to. The first process of a launch holds the lock for all of them.
 
     Args:
-        folder: it may be missing. Its parent is made if need be.
+        folder: the folder, which may be missing. Its parent is made if needed.
 
     Raises:
         PotstillError: another process holds the lock, or nothing can be written there.
@@ -56,16 +56,16 @@ def locked(folder: str | Path) -> Iterator[None]:
         finally:
             _HELD.pop(folder)
             with suppress(OSError):
-                path.unlink()  # while it is held, so that nobody else's lock is removed
+                path.unlink()  # before the lock is released, so that no other process's lock is removed
             os.close(descriptor)
     finally:
         for parent in reversed(made):
-            with suppress(OSError):  # it is in use by now
+            with suppress(OSError):  # the folder is in use by now
                 parent.rmdir()
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and its parents. Return those that were missing, the outermost first."""
+    """Make a folder and its parents. Return the ones that were missing, the outermost first."""
     missing: list[Path] = []
     while not folder.exists():
         missing.insert(0, folder)
@@ -81,7 +81,7 @@ def _make_folders(folder: Path) -> list[Path]:
 
 
 def _open(folder: Path) -> tuple[Path, int]:
-    """Return the lock file and its descriptor, locked."""
+    """Lock the lock file, and return its path and its descriptor."""
     places = [folder.parent / f".{folder.name}.lock"]
     if folder.is_dir():
         places.append(folder / ".lock")

@@ -1,8 +1,8 @@
-"""The options of all verbs as a table that ships with the package, so that help and usage errors need not wait.
+"""The options of all verbs as a table that ships with the package, so that help and usage errors appear at once.
 
-The signatures of the verbs are the source. To read them takes seconds, for it takes torch and transformers. So the
-table is made of them beforehand (`make options`), a test compares the two, and a table that was made with another
-version of transformers, or before one of the files changed that it is made of, is passed over.
+The signatures of the verbs are the source. Reading them takes seconds, because it imports torch and transformers. So
+`make options` writes the table beforehand, and a test compares the two. A table is ignored if it was made with another
+version of transformers, or if one of its source files has changed since.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ DEFAULTS = {f.name: f.default for f in fields(Option)}
 
 
 def verb_of(name: str, where: str) -> Verb:
-    """Return what a verb is and takes: as the table has it, or else as its signature has it.
+    """Return the description of a verb from the table, or from its signature if the table cannot be used.
 
     Args:
-        name: of the verb.
-        where: module and function, with a colon in between.
+        name: the name of the verb.
+        where: its module and its function, with a colon in between.
     """
     return _from_table(name) or _from_signature(where)
 
@@ -39,10 +39,10 @@ def function_of(where: str) -> Any:
 
 
 def table_of(verbs: dict[str, str]) -> dict[str, Any]:
-    """Return the table: for each verb the files it is made of and its options, those that verbs share written once.
+    """Return the table: the source files and the options of each verb. Options that verbs share are written once.
 
     Args:
-        verbs: name → module and function.
+        verbs: name → module and function, with a colon in between.
     """
     from potstill.signatures import describe, sources
 
@@ -62,7 +62,7 @@ def table_of(verbs: dict[str, str]) -> dict[str, Any]:
 
 
 def as_text(table: dict[str, Any]) -> str:
-    """Return the table as it is written."""
+    """Return the table as the text of its file."""
     return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
 
 

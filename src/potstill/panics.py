@@ -1,4 +1,4 @@
-"""Libraries written in Rust panic where they meet what their authors held impossible: a damaged file, mostly."""
+"""Turn panics of libraries written in Rust into exceptions. Such a library mostly panics on a damaged file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ STANDARD_ERROR = 2
 
 
 class PanicError(RuntimeError):
-    """A library written in Rust has given up on its input."""
+    """A library written in Rust panicked on its input."""
 
 
 def is_panic(error: BaseException) -> bool:
-    """Return whether an exception is a panic. It is not an `Exception`, so that `except Exception` lets it pass."""
-    return type(error).__name__ == "PanicException"  # every library brings a type of its own, of this name
+    """Return whether an exception is a panic. `except Exception` does not catch a panic."""
+    return type(error).__name__ == "PanicException"  # every library has its own type of this name
 
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Raise a panic of the body as a `PanicError`, and keep the backtrace that Rust prints off the terminal.
+    """Raise a panic of the body as a `PanicError`, and do not print Rust's backtrace.
 
-    What else the body writes to standard error is written when it ends.
+    Without a panic, everything that the body writes to standard error is printed when the body ends.
 
     Raises:
         PanicError: a library panicked; the message is the library's.

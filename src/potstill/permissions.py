@@ -1,4 +1,4 @@
-"""Who may read what potstill writes: whoever may read any other file that the user makes."""
+"""Permissions of the files that potstill writes: the same as those of any other new file of the user."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def share(folder: Path) -> None:
-    """Give every file and folder in a folder the rights that the umask leaves, as any other new file has them.
+    """Give every file and folder in a folder the permissions of any other new file, as the umask allows them.
 
-    Some libraries write a temporary file, which its owner alone may read, and rename it: safetensors does so with
-    weights. Colleagues could then not load the model. No right is ever taken away, the folder itself stays as it is,
+    Some libraries write a temporary file that only its owner may read, and then rename it: safetensors does so with
+    weights. Colleagues could then not load the model. No permission is ever removed, the folder itself is not changed,
     and links are not followed.
 
     Args:
-        folder: one that potstill has just written. What a user keeps private does not belong into it.
+        folder: a folder that potstill has just written. It must not hold private files of the user.
     """
     allowed = ~_umask()
     for parent, folders, files in os.walk(folder):
@@ -25,18 +25,18 @@ def share(folder: Path) -> None:
                 _allow(os.path.join(parent, name), wanted & allowed)
 
 
-def _allow(path: str, rights: int) -> None:
-    with suppress(OSError):  # a file system without rights, or a file that went away meanwhile
+def _allow(path: str, permissions: int) -> None:
+    with suppress(OSError):  # the file system has no permissions, or the file was removed meanwhile
         mode = os.lstat(path).st_mode
-        if not stat.S_ISLNK(mode) and rights & ~mode:
-            os.chmod(path, stat.S_IMODE(mode) | rights)
+        if not stat.S_ISLNK(mode) and permissions & ~mode:
+            os.chmod(path, stat.S_IMODE(mode) | permissions)
 
 
 def _umask() -> int:
     """Return the umask of this process."""
-    with suppress(OSError, ValueError, StopIteration):  # Linux tells it
+    with suppress(OSError, ValueError, StopIteration):  # only Linux has this file
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
-    mask = os.umask(0o077)  # elsewhere it is known only by changing it: for that moment to the strictest
+    mask = os.umask(0o077)  # other systems return the umask only when it is changed: set a strict one for a moment
     os.umask(mask)
     return mask

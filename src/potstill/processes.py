@@ -1,4 +1,4 @@
-"""The processes of one run, as launchers such as `torchrun` start them."""
+"""The processes of one run, which a launcher such as `torchrun` starts."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 from potstill.errors import PotstillError, first_line
 
-_LAUNCHER: list[tuple[str, int]] = []  # address and port of the launcher's store, once the environment names another
-_TASKS = itertools.count()  # every process counts the same tasks in the same order
+_LAUNCHER: list[tuple[str, int]] = []  # address and port of the launcher's store, if the environment names another now
+_TASKS = itertools.count()  # all processes count the same tasks in the same order
 
 
 def launched() -> bool:
-    """Return whether a launcher has started several processes, of which this is one."""
-    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # those that accelerate knows
+    """Return whether this process is one of several that a launcher has started."""
+    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # the names accelerate knows
     return any(os.environ.get(name, "1").isdecimal() and int(os.environ.get(name, "1")) > 1 for name in names)
 
 
 def first_to_fail() -> bool:
-    """Return whether no other process of this run has failed before this one, which then speaks for all.
+    """Return whether this process is the first of the run to fail. Only the first one prints a message.
 
-    What stops all processes would otherwise be printed by each of them, and what stops one would be followed by the
-    complaints of the others about the lost connection. Each process is to ask once. Where the processes have no store
-    in common (no launcher, or one that went away), the answer is yes: better told twice than not at all.
+    Otherwise each process would print an error that stops them all, and after an error of one process the others would
+    report the lost connection. Each process may call this once. If the processes have no common store (there is no
+    launcher, or it has ended), return True: printing a message twice is better than not printing it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return True
@@ -42,11 +42,11 @@ def once(what: str, work: Callable[[], None]) -> None:
     """Do work in the first process of a launch, while the others wait until it is done.
 
     Args:
-        what: the work in words, to follow "could not": for messages.
-        work: called in the first process alone.
+        what: a description of the work for messages, to follow the words "could not".
+        work: the work, which only the first process calls.
 
     Raises:
-        PotstillError: the work failed, in every process; or the processes have no way to wait for each other.
+        PotstillError: the work failed (all processes raise this), or the processes have no way to wait for each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         work()
@@ -56,8 +56,8 @@ def once(what: str, work: Callable[[], None]) -> None:
         store = _store()
     except (ImportError, KeyError, ValueError, RuntimeError) as error:
         raise PotstillError(
-            f"{os.environ['WORLD_SIZE']} processes could not {what} together, for their launcher gives them no store: "
-            "do it before, in one process."
+            f"{os.environ['WORLD_SIZE']} processes could not {what} together, because their launcher gives them no "
+            "store: do it before, in one process."
         ) from error
     if int(os.environ.get("RANK", "0")) == 0:
         try:
@@ -74,18 +74,18 @@ def once(what: str, work: Callable[[], None]) -> None:
         raise PotstillError(result.removeprefix("failed: "))
 
 
-def meet_anew() -> None:
-    """Let the processes that a launcher restarts find each other, before they form their group.
+def open_new_store() -> None:
+    """Make restarted processes use a new store, before they form their group.
 
-    `torchrun` may keep its store when it restarts a run. The addresses that the killed processes wrote there would
-    lead the new ones to nobody, and they would wait for ever. So the first process opens a store of its own.
+    `torchrun` may keep its store when it restarts a run. It then holds the addresses of killed processes, and the new
+    ones would wait for them for ever. So the first process opens a store of its own.
     """
     if int(_attempt()) == 0 or int(os.environ.get("WORLD_SIZE", "1")) <= 1 or _LAUNCHER:
         return
     try:
         store = _store()
     except (ImportError, KeyError, ValueError, RuntimeError):
-        return  # the group's own message tells what is wrong
+        return  # forming the group will fail with a message
     key = f"potstill/port/{_attempt()}"
     if int(os.environ.get("RANK", "0")) == 0:
         with socket.socket() as free:
@@ -106,12 +106,12 @@ def _store() -> Any:
 
 
 def _attempt() -> str:
-    """Return the number of the launcher's attempt, from 0: its store outlives a restart."""
+    """Return the number of the launcher's attempt, from 0. It distinguishes attempts that share a store."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def leave_group() -> None:
-    """Leave the group of processes that a training has made, if there is one, so that the others need not guess."""
+    """Leave the group of processes that a training has made, if there is one, so that it ends cleanly."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,7 +1,8 @@
-"""What a recipe may say: the options of `distill` and `pretrain`, which are `TrainingArguments` and a few more.
+"""The options of a recipe for `distill` and `pretrain`: `TrainingArguments` and a few more.
 
-The defaults are DistilBERT's (Sanh et al. 2019 and its published training script), so that a recipe file only says
-what differs. Every option is a field here, a flag of the command line and a key of a YAML file, by the same name.
+The defaults are DistilBERT's (Sanh et al. 2019 and its published training script), so a recipe file names only the
+options that differ. Every option is a field here, a flag of the command line and a key of a YAML file. The three have
+one name.
 """
 
 from __future__ import annotations
@@ -21,38 +22,38 @@ class Recipe(RunArguments):
     """Options common to distillation and to pre-training without a teacher.
 
     Raises:
-        PotstillError: a value that cannot be, named by its field.
+        PotstillError: an option has an impossible value; the message names the option.
     """
 
     corpus: str | None = option(None, "Folder written by `potstill prepare`.", required=True)
     masking: Literal["frequency", "uniform"] = option(
         "frequency",
-        "How masked tokens are drawn: with probability ∝ count^-mlm_smoothing (DistilBERT), or uniformly (BERT).",
+        "How masked tokens are sampled: with probability ∝ count^-mlm_smoothing (DistilBERT), or uniformly (BERT).",
     )
-    mlm_probability: float = option(0.15, "Share of a block's tokens that is masked.")
+    mlm_probability: float = option(0.15, "Share of a block's tokens that are masked.")
     mlm_smoothing: float = option(0.7, "Exponent of the frequency rule.")
     short_block_size: int | None = option(
-        None, "Cut the blocks of most steps into pieces of so many tokens, as BERT read 128 of 512; not if not given."
+        None, "Split the blocks of most steps into pieces of this many tokens, as BERT does (128 of 512 tokens)."
     )
-    short_share: float = option(0.9, "With --short_block_size: share of the steps whose blocks are cut.")
-    max_eval_samples: int = option(256, "Held-out blocks to evaluate on; the whole held-out split if fewer.")
+    short_share: float = option(0.9, "With --short_block_size: share of the steps whose blocks are split.")
+    max_eval_samples: int = option(256, "Held-out blocks to evaluate on; all of them if there are fewer.")
     max_train_minutes: float | None = option(
-        None, "Stop cleanly after this many minutes of training, the learning rate decayed to its end by then."
+        None, "Stop after this many minutes of training. The learning rate has decayed to its end by then."
     )
 
     learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
     adam_beta2: float = option(0.98, "Beta2 of AdamW.")
     adam_epsilon: float = option(1e-6, "Epsilon of AdamW.")
     max_grad_norm: float = option(5.0, "Gradient norm above which gradients are scaled down.")
-    warmup_steps: float = option(0.05, "Linear warm-up: a share of the training below 1, a number of steps from 1.")
-    per_device_train_batch_size: int = option(32, "Blocks per device and micro-batch.")
-    per_device_eval_batch_size: int = option(32, "Held-out blocks per device and batch.")
+    warmup_steps: float = option(0.05, "Linear warm-up: a share of the training if below 1, else a number of steps.")
+    per_device_train_batch_size: int = option(32, "Blocks per device in a micro-batch.")
+    per_device_eval_batch_size: int = option(32, "Held-out blocks per device in a batch.")
     eval_strategy: str = option("steps", "When to evaluate on the held-out split: no, steps or epoch.")
-    eval_steps: float | None = option(500, "Evaluate every so many steps.")
-    eval_on_start: bool = option(True, "Evaluate before the first step: the student as initialised.")
-    dataloader_drop_last: bool = option(True, "Every batch has the same shape.")
+    eval_steps: float | None = option(500, "Steps between two evaluations.")
+    eval_on_start: bool = option(True, "Evaluate the initialised student before the first step.")
+    dataloader_drop_last: bool = option(True, "Drop an incomplete batch, so that all have one shape.")
 
-    smallest_batch = "one block is the least it can take, so prepare the corpus with a smaller --block_size"
+    smallest_batch = "the batch is one block already, so prepare the corpus with a smaller --block_size"
 
     def __post_init__(self) -> None:
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
@@ -61,41 +62,43 @@ class Recipe(RunArguments):
         self._check("short_block_size", self.short_block_size is None or self.short_block_size > 2, "must be above 2")
         self._check("short_share", 0 < self.short_share <= 1, "must be above 0 and at most 1")
         alone = self.short_block_size is None and self.short_share != type(self).short_share
-        self._check("short_share", not alone, "is the share of blocks that are cut: give --short_block_size too")
+        self._check(
+            "short_share", not alone, "is the share of steps whose blocks are split: give --short_block_size too"
+        )
         self._check("max_eval_samples", self.max_eval_samples > 0, "must be above 0")
         if self.max_train_minutes is not None:
             self._check("max_train_minutes", 0 < self.max_train_minutes < math.inf, "must be above 0")
-            rule = "must be a share below 1 with --max_train_minutes, for nobody knows the number of steps beforehand"
+            rule = "must be a share below 1 with --max_train_minutes, because the number of steps is not known"
             self._check("warmup_steps", 0 <= self.warmup_steps < 1, rule)
         super().__post_init__()
 
     @property
     def blocks_per_step(self) -> int:
-        """Blocks that one step of the optimiser takes, over all processes and micro-batches."""
+        """Number of blocks in one step of the optimiser, over all processes and micro-batches."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
     @property
     def minutes(self) -> float | None:
-        """The budget of wall-clock minutes, None where steps alone end the run."""
+        """The limit of wall-clock minutes; None if only the number of steps ends the run."""
         return self.max_train_minutes
 
 
 @dataclass
 class DistillationArguments(Recipe):
-    """Options of `potstill distill`: the teachers, the student made of the first, and the losses."""
+    """Options of `potstill distill`: the teachers, the student made from the first one, and the losses."""
 
     teacher: list[str] | str | None = option(
         None,
-        "Folder or hub name of the teacher, a model with its masked-LM head. The student learns from all of several, "
-        "and is built from the first.",
+        "Folder or hub name of the teacher, a model with its language-model head. With several names the student "
+        "learns from the mean of these teachers, and is built from the first one.",
         required=True,
         several=True,
     )
     teacher_weights: list[float] | None = option(
-        None, "With several teachers: the weight of each, in the same order; equal ones if not given."
+        None, "With several teachers: the weight of each, in the same order; equal weights if not given."
     )
     teacher_mean: Literal["probabilities", "logits"] = option(
-        "probabilities", "With several teachers: what the soft targets are the mean of."
+        "probabilities", "With several teachers: whether soft targets are the mean of probabilities or of logits."
     )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
     layers: str = option(
@@ -103,42 +106,47 @@ class DistillationArguments(Recipe):
         "Teacher layers that the student starts from: alternate (0,2,4,7,9,11 of 12), first, last, even, or a list "
         "such as 0,3,6.",
     )
-    initialise: Literal["teacher", "random"] = option("teacher", "Start from the teacher's weights or from random.")
+    initialise: Literal["teacher", "random"] = option(
+        "teacher", "Start from the teacher's weights or from random ones."
+    )
     fold_token_types: bool = option(
-        True, "Add the teacher's segment-0 vector to the student's positions, so that both embed text equally."
+        True,
+        "Add the teacher's segment-0 vector to the student's position embeddings, so that both embed text equally.",
     )
     losses: dict | str | None = option(
         None,
-        "Losses by name, each with its weight or a mapping of options, in place of the three below: in a recipe file, "
-        "or as '{soft_targets: {weight: 5, tokens: masked}, hidden_mse: {weight: 1, layers: {0: 0, 5: 11}}}'. See "
-        "docs/method.md.",
+        "Losses that replace the three below: each name with its weight or a mapping of options. Give them in a recipe "
+        "file, or as '{soft_targets: {weight: 5, tokens: masked}, hidden_mse: {weight: 1, layers: {0: 0, 5: 11}}}'. "
+        "See docs/method.md.",
     )
     alpha_ce: float = option(5.0, "Weight of the soft targets (KL to the teacher); 0 leaves them out.")
-    alpha_mlm: float = option(2.0, "Weight of masked LM; 0 leaves it out.")
+    alpha_mlm: float = option(
+        2.0, "Weight of masked LM, or of causal LM for a causal model such as a GPT-2; 0 leaves it out."
+    )
     alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 leaves it out.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
-    soft_targets: Literal["all", "masked"] = option("all", "Tokens the soft targets are taken at.")
+    soft_targets: Literal["all", "masked"] = option("all", "Tokens whose soft targets are used.")
 
     def __post_init__(self) -> None:
         if isinstance(self.losses, str):
             try:
-                self.losses = yaml.safe_load(self.losses) or {}  # which is refused with the other wrong ones
+                self.losses = yaml.safe_load(self.losses) or {}  # a later check refuses {}
             except yaml.YAMLError as error:
                 raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]
-        for name in self._said_by_losses():
+        for name in self._replaced_by_losses():
             if getattr(self, name) != getattr(type(self), name):
                 raise PotstillError(
-                    f"--losses and --{name} are both given: say all losses with their options under losses, or leave "
-                    "--losses out."
+                    f"--losses and --{name} are both given: give all losses with their options in --losses, or leave "
+                    "it out."
                 )
         super().__post_init__()
 
     def replaced(self) -> set[str]:
         """See `RunArguments.replaced`."""
-        of_several = set() if len(self.teachers) > 1 else {"teacher_weights", "teacher_mean"}
-        return self._said_by_losses() | of_several
+        for_several = set() if len(self.teachers) > 1 else {"teacher_weights", "teacher_mean"}
+        return self._replaced_by_losses() | for_several
 
     @property
     def teachers(self) -> list[str]:
@@ -147,10 +155,10 @@ class DistillationArguments(Recipe):
             return [self.teacher]
         return list(self.teacher or [])
 
-    def _said_by_losses(self) -> set[str]:
+    def _replaced_by_losses(self) -> set[str]:
         if self.losses is None:
             return set()
-        from potstill.objective import OF_DISTILBERT  # not above: a recipe is read without building anything
+        from potstill.objective import OF_DISTILBERT  # here, because reading a recipe needs no models
 
         return set(OF_DISTILBERT)
 
@@ -159,7 +167,7 @@ class DistillationArguments(Recipe):
 class PretrainingArguments(Recipe):
     """Options of `potstill pretrain`: an encoder and its shape, trained by masked LM from scratch or grown."""
 
-    masking: Literal["frequency", "uniform"] = option("uniform", "How masked tokens are drawn: see `distill`.")
+    masking: Literal["frequency", "uniform"] = option("uniform", "How masked tokens are sampled: see `distill`.")
     tokenizer: str | None = option(None, "Folder or hub name of the tokenizer; the corpus's own if not given.")
     model: str | None = option(None, "Continue from this model folder instead of starting from random weights.")
     model_type: str | None = option(
@@ -171,10 +179,10 @@ class PretrainingArguments(Recipe):
     intermediate_size: int | None = option(None, "Width of the feed-forward layers; 4 × hidden_size if not given.")
     max_position_embeddings: int = option(512, "Longest text the model can read, in tokens.")
     dropout: float | None = option(
-        None, "Dropout of hidden states and attention; 0.1 for a new model and that of --model if not given."
+        None, "Dropout of hidden states and attention. Default: 0.1 for a new model, else the dropout of --model."
     )
     grow: str | None = option(
-        None, "Depths to grow through, such as 3,6,12: training starts shallow and copies its layers on the way."
+        None, "Depths to grow through, such as 3,6,12: training starts shallow, and copies layers to grow."
     )
     grow_at: str | None = option(
         None, "Shares of the training at which to grow, such as 0.25,0.5; evenly over the first half if not given."
@@ -189,11 +197,11 @@ class PretrainingArguments(Recipe):
         self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "must be 0 or more and below 1")
         two = self.model is not None and self.model_type is not None
         self._check(
-            "model_type", not two, "is for a new model: leave it out, for the folder of --model says what it is"
+            "model_type", not two, "is for a new model: leave it out, because the folder of --model contains its type"
         )
 
     def depths(self) -> list[int]:
-        """Return the depths that training goes through, the last one being the model's."""
+        """Return the depths of the model during training; the last one is the final depth."""
         if self.grow is None:
             return [self.num_hidden_layers]
         depths = _numbers("grow", self.grow, int)
@@ -207,7 +215,7 @@ class PretrainingArguments(Recipe):
         return depths
 
     def growth_shares(self) -> list[float]:
-        """Return the shares of the training at which the next depth begins: one fewer than there are depths."""
+        """Return the shares of the training at which each later depth begins: one for each depth but the first."""
         steps = len(self.depths()) - 1
         if self.grow_at is None:
             return [0.5 * (i + 1) / steps for i in range(steps)]

@@ -1,8 +1,8 @@
-"""Recipe files: YAML of which every value is read as it is written, by the rules of the command line.
+"""Read recipe files: YAML whose values are read as text, by the rules of the command line.
 
-YAML has rules of its own for what is written without quotes: `no` and `on` are truth values, `5e-4` is a word,
-`2026-01-01` a date, `1.10` the number 1.1, `0123` is 83 and `12:30` is 750. Whoever writes `eval_strategy: no` means
-the word. So it is the option that decides what a value is, not YAML.
+YAML has its own rules for values without quotes: `no` and `on` are truth values, `5e-4` is a word, `2026-01-01` is a
+date, `1.10` is the number 1.1, `0123` is 83 and `12:30` is 750. A user who writes `eval_strategy: no` means the word.
+So the option decides the type of a value, not YAML.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class RecipeError(PotstillError):
 
 
 def read_recipe(file: Path) -> dict[str, Value]:
-    """Return the options in a recipe file, in order, as they would stand on a command line.
+    """Return the options in a recipe file in order, with their values as on a command line.
 
-    A mapping is given as JSON. An option without a value, or with `null` or `~`, is left out.
+    A mapping becomes JSON. An option without a value, or with `null` or `~`, is left out.
 
     Args:
-        file: YAML, one option a line.
+        file: a YAML file with one option per line.
 
     Raises:
-        RecipeError: the file cannot be read, is no mapping, or names an option twice.
+        RecipeError: the file cannot be read, is not a mapping, or names an option twice.
     """
     try:
         loader = yaml.SafeLoader(file.read_text(encoding="utf-8-sig"))
@@ -60,7 +60,7 @@ def _options(loader: yaml.SafeLoader, root: yaml.Node | None, file: Path) -> dic
     twice = next((name for name in names if names.count(name) > 1 and name != "<<"), None)
     if twice is not None:
         raise RecipeError(f"The recipe {file} names {twice} twice: leave one out.")
-    loader.flatten_mapping(root)  # what `<<` brings in comes first, so that the recipe's own lines overrule it
+    loader.flatten_mapping(root)  # options merged by `<<` come first, so that own lines overrule them
     found: dict[str, Value] = {}
     for key, value in root.value:
         line = key.start_mark.line + 1
@@ -82,5 +82,5 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, where: str) -> Value:
     values: Any = loader.construct_object(node, deep=True)
     try:
         return json.dumps(values)
-    except TypeError as error:  # a date, say
+    except TypeError as error:  # for example a date
         raise RecipeError(f"{where} holds a value that is no JSON ({first_line(error)}): put it in quotes.") from error

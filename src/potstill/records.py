@@ -1,4 +1,4 @@
-"""Dataclasses as JSON files: written whole with a version of their format, and checked field by field when read."""
+"""Dataclasses as JSON files: written atomically with a format version, and checked field by field when read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_record(path: Path, record: Any, version: int) -> None:
     """Write a dataclass as a JSON object, its version first.
 
     Raises:
-        PotstillError: a field is not of its type or no finite number, or the file cannot be written.
+        PotstillError: a field has a wrong type or is not a finite number, or the file cannot be written.
     """
     values = asdict(record)
     check_record(values, type(record), f"{path} cannot be written")
@@ -32,20 +32,20 @@ def read_record(path: Path, kind: type, version: int, what: str) -> dict[str, An
     """Return the fields of a dataclass that `write_record` wrote, in this version of its format or an earlier one.
 
     Args:
-        path: of the file.
+        path: path of the file.
         kind: the dataclass.
-        version: the latest one that is known.
-        what: the file is: "the result of a run".
+        version: the latest version that this program knows.
+        what: the kind of file: "the result of a run".
 
     Raises:
-        PotstillError: the file cannot be read, is damaged, is of a later version, or is something else.
+        PotstillError: the file cannot be read, is damaged, has a later version, or is of another kind.
     """
     record = read_object(path, f"{what[0].upper()}{what[1:]}", "delete it and run it again")
     return checked_fields(record, path, kind, version, what)
 
 
 def checked_fields(record: dict[str, Any], path: Path, kind: type, version: int, what: str) -> dict[str, Any]:
-    """Return the fields that an object read from a file has: see `read_record`."""
+    """Check an object that was read from a file, and return its fields: see `read_record`."""
     found = record.get(VERSION)
     if not isinstance(found, int) or isinstance(found, bool):
         raise PotstillError(f"{path} is not {what}: it has no {VERSION}; delete it or move it elsewhere.")
@@ -62,10 +62,10 @@ def checked_fields(record: dict[str, Any], path: Path, kind: type, version: int,
 def check_record(record: Mapping[str, Any], kind: type, wrong: str) -> None:
     """Make sure that an object has the fields of a dataclass, with values of their types.
 
-    A field whose default is None may be missing: earlier versions of the format do not have it.
+    A field whose default is None may be missing, because earlier versions of the format do not have it.
 
     Raises:
-        PotstillError: it has not; `wrong` is how the message begins.
+        PotstillError: the object has other fields or other types; `wrong` begins the message.
     """
     hints = get_type_hints(kind)
     for field in fields(kind):
@@ -82,7 +82,7 @@ def check_record(record: Mapping[str, Any], kind: type, wrong: str) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value that JSON can hold is of a type; tuples are lists there."""
+    """Return whether a JSON value has a type. A tuple is a list in JSON."""
     arguments = get_args(hint)
     if hint is Any:
         return True
@@ -95,6 +95,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (list, tuple):
         return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
     if hint is float:
-        # A whole number may be beyond all floats, and JSON has those too.
+        # JSON may hold a whole number that is too large for a float.
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))

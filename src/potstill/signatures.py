@@ -1,4 +1,4 @@
-"""The options of a verb, made from its typed signature or from the dataclass that it takes."""
+"""Derive the options of a verb from its typed signature, or from the dataclass that it takes."""
 
 from __future__ import annotations
 
@@ -21,66 +21,66 @@ from potstill.command_line import Kind, Option, UsageError, Verb, parse
 __all__ = ["Positional", "Positionals", "UsageError", "apply", "call", "describe", "sources"]
 
 Positional = Annotated[str, "positional"]
-"""Type of a parameter of a verb that may be given without its name: `potstill serve model/`."""
+"""Type of a verb's parameter whose value may be given without its name: `potstill serve model/`."""
 
 Positionals = Annotated[str | list[str], "positional"]
-"""The same for several values: `potstill compare teacher-sst2/ student-sst2/`. From Python one may be a `str`."""
+"""The same for several values: `potstill compare teacher-sst2/ student-sst2/`. In Python one may be a `str`."""
 
 NO_TEXT = ("parallelism_config",)
-"""Options of `TrainingArguments` that are objects, for which there is no way to write them down."""
+"""Options of `TrainingArguments` whose values are objects that cannot be written as text."""
 
 INHERITED_HELP = {
     "num_train_epochs": "Passes over the data.",
-    "max_steps": "Steps of the optimiser; above 0 they overrule --num_train_epochs.",
-    "per_device_train_batch_size": "Rows per device and micro-batch.",
-    "gradient_accumulation_steps": "Micro-batches of a step.",
+    "max_steps": "Steps of the optimiser; a number above 0 overrules --num_train_epochs.",
+    "per_device_train_batch_size": "Rows per device in a micro-batch.",
+    "gradient_accumulation_steps": "Micro-batches in a step.",
     "learning_rate": "Peak learning rate.",
-    "bf16": "Compute in bfloat16, the weights in float32.",
-    "use_cpu": "Train on the CPU, although there is a GPU.",
-    "torch_compile": "Compile the model: slower to start, faster after.",
-    "save_steps": "Save a checkpoint every so many steps.",
+    "bf16": "Compute in bfloat16; the weights stay in float32.",
+    "use_cpu": "Train on the CPU even if there is a GPU.",
+    "torch_compile": "Compile the model: the start is slower, the steps are faster.",
+    "save_steps": "Steps between two checkpoints.",
     "save_strategy": "When to save checkpoints: no, steps, epoch or best.",
-    "report_to": "Where to log to: tensorboard, wandb, ... or none.",
-    "seed": "Decides all that is drawn at random.",
+    "report_to": "Where to log: tensorboard, wandb, ... or none.",
+    "seed": "Seed of all random numbers.",
 }
-"""What options of `TrainingArguments` that most people need are for, in fewer words than transformers has."""
+"""Help texts for common options of `TrainingArguments`, shorter than those of transformers."""
 
 
 def call(verb: Callable[..., Any], prog: str, argv: Sequence[str]) -> Any:
     """Call a verb with the options that the command line and its `--config` file give.
 
     Args:
-        verb: a function whose parameters are its options, or one that takes a single dataclass whose fields are.
-        prog: what the user typed to get here, for messages.
+        verb: a function whose options are its parameters, or the fields of the single dataclass that it takes.
+        prog: the program and the verb as the user typed them, for messages.
         argv: the rest of the command line.
 
     Raises:
-        UsageError: an unknown option, a value of the wrong type or a missing one, named.
+        UsageError: an option is unknown or missing, or its value has the wrong type; the message names the option.
     """
     return apply(verb, parse(describe(verb), prog, argv))
 
 
 def apply(verb: Callable[..., Any], values: dict[str, Any]) -> Any:
-    """Call a verb with the values of options; its signature, or its dataclass, has those of the others."""
+    """Call a verb with the values of some options. The others have the defaults of its signature or dataclass."""
     recipe = _recipe(verb)
     return verb(recipe(**values)) if recipe else verb(**values)
 
 
 def describe(verb: Callable[..., Any]) -> Verb:
-    """Return what a verb is and takes: the single source of it is its signature.
+    """Return the description of a verb, which its signature alone decides.
 
-    The help of a parameter is what the `Args:` of the docstring say; that of a field is in its metadata.
+    The help of a parameter comes from `Args:` of the docstring, and the help of a field from its metadata.
     """
     recipe = _recipe(verb)
     inherited = {f.name for f in dataclasses.fields(TrainingArguments)} if recipe else set()
     own = {name for cls in _ours(recipe) for name in vars(cls).get("__annotations__", {})}
     not_offered: frozenset[str] = getattr(recipe, "not_offered", frozenset())
     summary = " ".join((inspect.getdoc(verb) or "").split("\n\n")[0].split())
-    words = get_type_hints(verb, include_extras=True)
+    hints = get_type_hints(verb, include_extras=True)
     options = []
     for action in HfArgumentParser([_group(verb, recipe)], add_help=False)._actions:
         name = action.dest
-        if action.nargs == 0 or name in NO_TEXT:  # `--no_name`, which follows from the default
+        if action.nargs == 0 or name in NO_TEXT:  # nargs is 0 for `--no_name`, which follows from the default
             continue
         of_transformers = name in inherited - own
         text = INHERITED_HELP.get(name, action.help) if of_transformers else action.help
@@ -93,7 +93,7 @@ def describe(verb: Callable[..., Any]) -> Verb:
                 tuple(map(str, action.choices or ())),
                 many=action.nargs == "+",
                 required=action.required,
-                word="positional" in getattr(words.get(name), "__metadata__", ()),
+                positional="positional" in getattr(hints.get(name), "__metadata__", ()),
                 offered=name not in not_offered,
                 inherited=of_transformers,
             )
@@ -102,7 +102,7 @@ def describe(verb: Callable[..., Any]) -> Verb:
 
 
 def sources(verb: Callable[..., Any]) -> list[Path]:
-    """Return the files of this package that the options of a verb are declared in."""
+    """Return the files of this package that declare the options of a verb."""
     recipe = _recipe(verb)
     modules = [verb.__module__, *(cls.__module__ for cls in _ours(recipe))]
     modules += [read for name in modules for read in getattr(sys.modules[name], "OPTIONS_READ", ())]
@@ -110,12 +110,12 @@ def sources(verb: Callable[..., Any]) -> list[Path]:
 
 
 def _ours(recipe: Any) -> list[type]:
-    """Return the classes of this package that a dataclass is made of."""
+    """Return the classes of this package from which a dataclass inherits, itself included."""
     return [cls for cls in getattr(recipe, "__mro__", ()) if cls.__module__.partition(".")[0] == potstill.__name__]
 
 
 def _recipe(verb: Callable[..., Any]) -> Any:
-    """Return the dataclass that is all a verb takes, None if its parameters are its options."""
+    """Return the dataclass that a verb takes as its only parameter; None if its parameters are its options."""
     hints = get_type_hints(verb)
     parameters = inspect.signature(verb).parameters
     only: Any = hints[next(iter(parameters))] if len(parameters) == 1 else None
@@ -123,7 +123,7 @@ def _recipe(verb: Callable[..., Any]) -> Any:
 
 
 def _group(verb: Callable[..., Any], recipe: Any) -> Any:
-    """Return the options as fields of one dataclass, which is what `HfArgumentParser` reads."""
+    """Return the options as fields of one dataclass, which `HfArgumentParser` can read."""
     options: list[tuple[str, Any, Any]] = []
     if recipe:
         hints = get_type_hints(recipe)
@@ -149,11 +149,11 @@ def _kind(type_: Any) -> Kind:
         return "bool"
     if type_ in (int, float):
         return "int" if type_ is int else "float"
-    return "str"  # words of a choice, JSON, and whatever else has a text of its own
+    return "str"  # for example a choice or JSON
 
 
 def _shown(default: Any) -> str:
-    """Return a default as a recipe would say it, nothing where it is none."""
+    """Return a default as a recipe writes it; an empty text if there is none."""
     if default is None or default is SUPPRESS or default == []:
         return ""
     if isinstance(default, bool):

@@ -1,4 +1,4 @@
-"""What is recorded of the software behind a figure: versions that tell one build from another."""
+"""Versions of the software behind a measured figure, exact enough to distinguish builds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from importlib import metadata
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return package → version, by `version`."""
+    """Return package → version, as `version` gives it."""
     return {package: version(package) for package in packages}
 
 
 def version(package: str) -> str:
-    """Return the version of an installed package; of torch with its build, such as "2.13.0+cu130".
+    """Return the version of an installed package. The version of torch includes its build, such as "2.13.0+cu130".
 
-    What PyPI calls torch 2.13.0 is another build on each system, and only torch itself says which. A package that was
-    installed under another name (onnxruntime-gpu) or not at all (a checkout on the path) is asked for its own word.
+    On PyPI, torch 2.13.0 is a different build for each system, and only torch itself knows which build it is. A package
+    may be installed under another name (onnxruntime-gpu), or not at all (a checkout on the path). Then the version is
+    the package's own `__version__`.
     """
     if package != "torch":
         try:

@@ -38,7 +38,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch, small_machine: None) -> Iterator[type[Local]]:
     """Run forms in this process."""
-    Local.told = []
+    Local.calls = []
     monkeypatch.setattr(processes, "Process", Local)
     yield Local
-    Local.told = []
+    Local.calls = []

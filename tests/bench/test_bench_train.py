@@ -17,11 +17,11 @@ import yaml
 from torch import Tensor
 
 from potstill.bench import flops
-from potstill.bench.clock import PARTS
 from potstill.bench.plain import PlainStep
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.cli import main
 from potstill.signatures import call
+from potstill.training.part_clock import PARTS
 from potstill.training.step import DistillationStep
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -70,7 +70,7 @@ def test_distillation(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:
     assert measured["measured_steps"] == 3
     assert measured["model"]["model_type"] == "distilbert"
     assert (measured["model"]["num_hidden_layers"], measured["teacher"]["num_hidden_layers"]) == (1, 2)
-    assert (measured["block_size"], measured["masked_per_block"], speed["batch_size"]) == (16, 2, 2)
+    assert (measured["block_size"], measured["labelled_per_block"], speed["batch_size"]) == (16, 2, 2)
     assert speed["tokens_per_second"] == pytest.approx(2 * 16 / speed["ms_per_step"] * 1000)
     assert speed["ms_per_micro_batch"] == speed["ms_per_step"]
     assert tuple(speed["ms_per_step_by_part"]) == PARTS
@@ -201,7 +201,7 @@ def test_two_processes(tmp_path: Path) -> None:
         (["--baseline_batch_size", "0"], "--baseline_batch_size is 0"),
         (["--block_size", "2"], "--block_size is 2"),
         (["--vocab_size", "5"], "give --vocab_size"),
-        (["--hidden_size", "33"], "is no multiple of"),
+        (["--hidden_size", "33"], "is not a multiple of"),
         (["--teacher_layers", "0"], "--teacher_layers is 0"),
         (["--num_hidden_layers", "3"], "cannot fill 3 student layers"),
         (["--alpha_ce", "-1"], "--alpha_ce is -1.0"),

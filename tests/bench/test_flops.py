@@ -11,10 +11,12 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBe
 
 from potstill.bench.flops import forward_flops, matrix_product_rate, step_flops
 from potstill.bench.plain import PlainStep
+from potstill.corpus.masking import masked_per_block
 from potstill.objective import DistillationObjective, objective_from
 from potstill.student import build_student, load_masked_lm
 
 BLOCK_SIZE = 16
+MASKED = masked_per_block(BLOCK_SIZE, 0.15)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_a_forward_pass(step: PlainStep) -> None:
 
 
 def test_a_step(step: PlainStep) -> None:
-    flops = step_flops(step.student, step.teacher, step.objective, BLOCK_SIZE, 0.15)
+    flops = step_flops(step.student, step.teacher, step.objective, BLOCK_SIZE, masked_per_block(BLOCK_SIZE, 0.15))
     assert flops.step == counted(step, backward=True)
     assert flops.step == flops.teacher_forward + flops.student_forward + flops.student_backward
 
@@ -53,7 +55,7 @@ def test_a_step(step: PlainStep) -> None:
 def test_only_what_the_losses_read_counts(step: PlainStep) -> None:
     def flops(**objective: float | str) -> tuple[float, float]:
         weights = {"alpha_ce": 0.0, "alpha_mlm": 0.0, "alpha_cos": 0.0} | objective
-        counted = step_flops(step.student, step.teacher, DistillationObjective(**weights), BLOCK_SIZE, 0.15)
+        counted = step_flops(step.student, step.teacher, DistillationObjective(**weights), BLOCK_SIZE, MASKED)
         return counted.teacher_forward, counted.student_forward
 
     def forward(share: float) -> tuple[float, float]:
@@ -89,7 +91,7 @@ def test_a_step_of_other_losses(losses: dict[str, Any], make_teacher: Callable[.
     if "attention_relations" in losses:
         forward, backward = 3, 2 * 2  # of the keys nothing is read, so they have no backward pass
         again = 2 * (forward * teacher.config.hidden_size**2 + (forward + backward) * student.config.hidden_size**2)
-    flops = step_flops(student, teacher, step.objective, BLOCK_SIZE, 0.15)
+    flops = step_flops(student, teacher, step.objective, BLOCK_SIZE, masked_per_block(BLOCK_SIZE, 0.15))
     assert flops.step + again == counted(step, backward=True)
 
 
@@ -99,7 +101,7 @@ def test_layers_above_what_is_read_do_not_count(step: PlainStep) -> None:
     qkv, relation = 2 * 3 * 32 * 32, 2 * BLOCK_SIZE * 32
 
     def flops(**losses: Any) -> tuple[float, float]:
-        counted = step_flops(step.student, step.teacher, objective_from(losses), BLOCK_SIZE, 0.15)
+        counted = step_flops(step.student, step.teacher, objective_from(losses), BLOCK_SIZE, MASKED)
         return counted.teacher_forward, counted.student_forward
 
     assert flops(hidden_mse={"layers": {0: 2}}) == (3 * layer, layer)
@@ -113,7 +115,7 @@ def test_layers_above_what_is_read_do_not_count(step: PlainStep) -> None:
 def test_distilbert() -> None:
     with torch.device("meta"):
         teacher, student = BertForMaskedLM(BertConfig()), DistilBertForMaskedLM(DistilBertConfig())
-    flops = step_flops(student, teacher, DistillationObjective(), 512, 0.15)
+    flops = step_flops(student, teacher, DistillationObjective(), 512, masked_per_block(512, 0.15))
     millions = [count / 1e6 for count in (flops.teacher_forward, flops.student_forward, flops.student_backward)]
     assert millions == pytest.approx([236.8, 142.4, 284.9], abs=0.1)
     assert flops.step / 1e6 == pytest.approx(664, abs=0.2)

@@ -92,7 +92,7 @@ def test_energy_is_measured_in_turns(
     models = [f"{name}={make_classifier()}" for name in "ab"]
     options = ["--max_requests", "5", "--batch_size", "1", "--compiled", "false", "--energy"]
     assert main(["bench", "inference", "--models", *models, *options]) == 0
-    assert [form[0] for form, _ in called(local.told, "run_for")] == ["a", "b"] * 3
+    assert [form[0] for form, _ in called(local.calls, "run_for")] == ["a", "b"] * 3
     printed = capsys.readouterr().out
     assert "Energy of a request" in printed
     assert "mg CO₂" in printed

@@ -47,23 +47,23 @@ def classifier(make_classifier: Callable[..., Path]) -> Path:
     [
         ([], "--models is missing"),
         (["--models", "student"], "--models 'student' is not NAME=FOLDER"),
-        (["--models", "a=x", "a=y"], "two models of the name 'a'"),
+        (["--models", "a=x", "a=y"], "two models with the name 'a'"),
         (["--models", "a=x", "--threads", 0], "--threads is 0: it must be above 0"),
         (["--models", "a=x", "--threads", 4096], "--threads is 4096, but this process may use"),
         (["--models", "a=x", "--batch_size", 0], "--batch_size is 0"),
         (["--models", "a=x", "--max_requests", -1], "--max_requests is -1"),
         (["--models", "a=x", "--warmup", -1], "--warmup is -1"),
         (["--models", "a=x", "--task_data", "glue"], "--task_data is the folder of --data stsb"),
-        (["--models", "a=x", "--country", "FRA"], "--country is whose electricity --energy counts"),
+        (["--models", "a=x", "--country", "FRA"], "--country is for --energy, which is missing"),
         (["--models", "a=x", "--output", "/"], "--output / cannot be written: Is a directory; name a file"),
         (["--models", "a=x", "--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json cannot be written"),
-        (["--models", "ELMo-shaped=x", "--elmo"], "which is that of --elmo"),
+        (["--models", "ELMo-shaped=x", "--elmo"], "which --elmo uses"),
         (["--models", "a=/nowhere/model"], "'/nowhere/model' does not exist"),
     ],
 )
 def test_impossible_values(refused: Callable[..., str], options: list[object], told: str) -> None:
     assert told in refused(*options, status=1 if options else 2)
-    assert Local.told == []
+    assert Local.calls == []
 
 
 def test_a_folder_that_is_no_model(refused: Callable[..., str], classifier: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_model(refused: Callable[..., str], classifier: Path
     assert f"--models b={tmp_path}: the folder holds no model" in message
     shutil.copy(classifier / "config.json", tmp_path)
     assert "has no weights" in refused("--models", f"a={classifier}", f"b={tmp_path}")
-    assert Local.told == []
+    assert Local.calls == []
 
 
 def test_different_tasks(
@@ -100,7 +100,7 @@ def test_different_tasks(
     )
     message = refused("--models", mlm, f"qa={tmp_path / 'qa'}", "--data", "stsb", "--task_data", tmp_path)
     assert "it is for question-answering, and --data stsb asks for models that score texts" in message
-    assert Local.told == []
+    assert Local.calls == []
 
 
 def test_an_export_that_is_damaged(refused: Callable[..., str], classifier: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_flops_that_cannot_be_counted(
 
     monkeypatch.setattr(BertForSequenceClassification, "forward", forward)
     assert "The FLOPs of the model 'a' cannot be counted: no cpu." in refused("--models", f"a={classifier}")
-    assert Local.told == []
+    assert Local.calls == []
 
 
 def test_data(refused: Callable[..., str], classifier: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_data(refused: Callable[..., str], classifier: Path, tmp_path: Path) -> 
     (tmp_path / "empty").write_text("\n \n")
     assert "has no requests" in refused(*model, "--data", tmp_path / "empty")
     assert "has no data of STS-B" in refused(*model, "--data", "stsb", "--task_data", tmp_path)
-    assert Local.told == []
+    assert Local.calls == []
 
 
 def test_a_text_longer_than_the_model(refused: Callable[..., str], classifier: Path, tmp_path: Path) -> None:

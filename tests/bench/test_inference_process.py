@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from potstill.bench.inference.memory import CLEAR, forget_peak, peak
+from potstill.bench.inference.memory import CLEAR, peak, reset_peak
 from potstill.bench.inference.models import Form, forms_of, read_models
 from potstill.bench.inference.processes import Process, all_at_once, processes
 from potstill.bench.inference.requests import synthetic_requests
@@ -24,11 +24,11 @@ def eager(name: str, folder: Path) -> Form:
 
 @pytest.mark.skipif(not os.access(CLEAR, os.W_OK), reason="the system does not let a process forget its peak")
 def test_the_peak_is_that_since_it_was_forgotten() -> None:
-    before = forget_peak()
+    before = reset_peak()
     block = np.ones(100 * MEBIBYTES, np.int8)
     del block
     assert 90 * MEBIBYTES < peak() - before < 200 * MEBIBYTES
-    assert abs(forget_peak() - before) < 50 * MEBIBYTES
+    assert abs(reset_peak() - before) < 50 * MEBIBYTES
     assert peak() - before < 50 * MEBIBYTES
 
 

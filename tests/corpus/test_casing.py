@@ -79,18 +79,23 @@ def test_tokenizer_json_is_believed_where_the_settings_are_missing(
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     assert load_tokenizer(str(tmp_path)).tokenize(TEXT) == tokens
     ((option, value),) = options.items()
-    assert f"it is read as its tokenizer.json says, with {option} {json.dumps(value)}" in caplog.messages[0]
+    assert f"its tokenizer.json decides ({option} {json.dumps(value)})" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
     ("options", "vocabulary", "tokens", "said"),
     [
-        ({"do_lower_case": True}, CASED, ["haus", "uber", "haus"], "lower-cases, but its vocabulary has capitals"),
+        (
+            {"do_lower_case": True},
+            CASED,
+            ["haus", "uber", "haus"],
+            "lower-cases, so it never uses the capitals in its vocabulary",
+        ),
         (
             {"do_lower_case": True, "strip_accents": True},
             ACCENTED,
             ["haus", "uber", "haus"],
-            "strips accents, but its vocabulary has some",
+            "strips accents, so it never uses the accents in its vocabulary",
         ),
         (
             {"do_lower_case": False},
@@ -125,7 +130,7 @@ def test_other_normalisers_are_looked_at_as_well(
     special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path)
     assert load_tokenizer(str(tmp_path)).tokenize("Haus") == ["haus" if lowercase else "Haus"]
-    assert any("lower-cases, but" in message for message in caplog.messages) == lowercase
+    assert any("lower-cases, so it never" in message for message in caplog.messages) == lowercase
 
 
 def test_an_odd_capital_does_not_make_a_vocabulary_cased(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -159,7 +159,7 @@ def test_without_checksums_the_counts_of_the_tokens_find_a_turned_bit(corpus_fol
     start = place_of_ids(corpus_folder, "train")
     for place in (0, 1, 7, 15):  # the frame of a block as well as its content
         flip(path, start + place)
-        with pytest.raises(PotstillError, match=r"train\.arrow is damaged \(its tokens do not come to"):
+        with pytest.raises(PotstillError, match=r"train\.arrow is damaged \(its tokens do not match"):
             Corpus.open(corpus_folder)
         flip(path, start + place)
     Corpus.open(corpus_folder)
@@ -207,7 +207,7 @@ def test_the_check_of_a_large_corpus_is_told(
 ) -> None:
     Corpus.open(whole)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(integrity, "TOLD_BYTES", 1)
+    monkeypatch.setattr(integrity, "PROGRESS_BYTES", 1)
     Corpus.open(whole)
     assert capsys.readouterr().err == f"checking 0.0 GB of the corpus {whole}\n"
 
@@ -224,4 +224,6 @@ def test_a_corpus_from_before_placeholders_says_so(
             make_old(corpus_folder)
         with pytest.raises(PotstillError, match="prepared with the tokenizer"):
             Corpus.open(corpus_folder).check_tokenizer(tokenizer, "it")
-        assert any("took <url> in the text to pieces" in message for message in caplog.messages) == (age == "old")
+        assert any("special tokens <url> in the text as plain text" in message for message in caplog.messages) == (
+            age == "old"
+        )

@@ -352,7 +352,7 @@ def test_opening_what_is_no_corpus_or_not_a_whole_one_is_an_error(
     with pytest.raises(PotstillError, match=r"corpus format 99 .* upgrade potstill"):
         Corpus.open(out)
     changed(splits={"train": manifest["splits"]["validation"], "validation": manifest["splits"]["train"]})
-    with pytest.raises(PotstillError, match=r"holds \d+ blocks of 16 tokens where its manifest says \d+ of 16"):
+    with pytest.raises(PotstillError, match=r"holds \d+ blocks of 16 tokens, but its manifest says \d+ of 16"):
         Corpus.open(out)
     changed(tokenizer=None)
     with pytest.raises(PotstillError, match="is not the manifest of a corpus"):

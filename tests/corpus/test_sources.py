@@ -51,12 +51,10 @@ def test_what_is_passed_over_is_told(tree: Path, caplog: pytest.LogCaptureFixtur
     for name in ("a/old.MD", "a/table.csv.gz", "LICENSE", "b.parquet.gz"):
         (tree / name).touch()
     find_sources([str(tree)], Path("/nowhere"))
-    assert caplog.messages == [
-        f"Passed over in {tree}: 2 .md, 2 hidden, 1 .csv.gz, 1 .parquet.gz, 1 without an ending."
-    ]
+    assert caplog.messages == [f"Skipped in {tree}: 2 .md, 2 hidden, 1 .csv.gz, 1 .parquet.gz, 1 without an ending."]
     caplog.clear()
     find_sources([str(tree / "a" / "*.[mtTM]*"), str(tree / "b.txt")], Path("/nowhere"))
-    assert caplog.messages == [f"Passed over in {tree}/a/*.[mtTM]*: 2 .md."]
+    assert caplog.messages == [f"Skipped in {tree}/a/*.[mtTM]*: 2 .md."]
 
 
 def test_links_are_followed_and_nothing_is_read_twice(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,7 +69,7 @@ def test_links_are_followed_and_nothing_is_read_twice(tree: Path, caplog: pytest
     (tree / "z.txt").symlink_to(elsewhere / "deep" / "e.txt")
     everything = ["a/B.TXT.ZST", "a/c/d.parquet", "a/z.jsonl.gz", "again/e.txt", "b.txt"]
     assert [name for name, _ in names(find_sources([str(tree)], Path("/nowhere")), tree)] == everything
-    assert caplog.messages == [f"Passed over in {tree}: 2 found already by another path, 2 hidden, 1 .md."]
+    assert caplog.messages == [f"Skipped in {tree}: 2 already found by another path, 2 hidden, 1 .md."]
     # A pattern in which links cross does not go round in circles either.
     (tree / "a" / "up").symlink_to(tree)
     found = find_sources([str(tree / "**" / "*.txt")], Path("/nowhere"))
@@ -80,13 +78,13 @@ def test_links_are_followed_and_nothing_is_read_twice(tree: Path, caplog: pytest
     found = find_sources([str(tree), str(tree / "more"), str(tree / "b.txt")], Path("/nowhere"))
     assert [name for name, _ in names(found, tree)].count("b.txt") == 2
     assert len({Path(source.name).resolve() for source in found}) == len(found) - 1 == len(everything)
-    assert f"Passed over in {tree}/more: 7 found already by another path" in caplog.messages[-1]
+    assert f"Skipped in {tree}/more: 7 already found by another path" in caplog.messages[-1]
 
 
 def test_a_link_that_leads_nowhere_is_an_error(tree: Path) -> None:
     (tree / "more").symlink_to(tree / "gone")
     for name in (tree, tree / "m*"):
-        with pytest.raises(PotstillError, match="more is a symbolic link that leads nowhere"):
+        with pytest.raises(PotstillError, match="more is a symbolic link without a target"):
             find_sources([str(name)], Path("/nowhere"))
     with pytest.raises(PotstillError, match="There is no file or folder"):
         find_sources([str(tree / "more")], Path("/nowhere"))
@@ -108,7 +106,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tree: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a/notes.md", "of no kind that can be read"),
+        ("a/notes.md", "has a kind that cannot be read"),
         ("a/*.md", "matches no file"),
         ("a/nothing.txt", "There is no file or folder"),
         ("empty", "has no file that can be read"),

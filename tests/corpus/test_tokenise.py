@@ -162,7 +162,7 @@ def complaining_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: st
         (
             "memory allocation of 8589934592 bytes failed",
             "os.abort()",
-            "was killed by signal 6, most likely for want of memory, at documents 1 to 2 of the text, "
+            "was killed by signal 6, most likely for lack of memory, at documents 1 to 2 of the text, "
             "the longest of which has 5 bytes: lower --num_proc",
         ),
         ("stack\nthe reason", "sys.exit(3)", "ended with status 3 at documents 1 to 2 .* \\(the reason\\)"),

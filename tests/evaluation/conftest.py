@@ -12,7 +12,7 @@ from evaluation_samples import SIZES, Flags, Json, Write, run_result, write_task
 from potstill.evaluation import pool
 from potstill.evaluation import run as run_module
 from potstill.evaluation.results import Plan, RunResult
-from potstill.evaluation.run import PlannedRun, forget
+from potstill.evaluation.run import PlannedRun, clear_cache
 from potstill.finetuning.predict import model_fingerprint
 from potstill.finetuning.trainer import hyperparameters
 
@@ -47,7 +47,7 @@ def write(tmp_path: Path) -> Write:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
-    forget()
+    clear_cache()
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             hyperparameters=hyperparameters(args),
             data_fingerprint=run_module.data_fingerprint(run_module.task_data(args)),
             model_fingerprint=model_fingerprint(args.model or ""),
-            teacher=work.taught_by,
+            teacher=work.teacher_name,
             searched=work.searched,
         )
         if work.keep is not None:

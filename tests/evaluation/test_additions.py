@@ -179,7 +179,7 @@ def test_the_macro_score_of_glue_is_what_it_was(
         assert after["models"][model]["macros"] == before["models"][model]["macros"]
         assert after["models"][model]["tasks"]["tickets"]["n"] == 2
     assert (
-        "over 2 of the 9 tasks, for all models: SST-2, RTE. Not in it, incomplete or not of GLUE: Tickets."
+        "over 2 of the 9 tasks, for all models: SST-2, RTE. Not included, because incomplete or not in GLUE: Tickets."
         in " ".join(text.split())
     )
 

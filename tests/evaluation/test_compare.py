@@ -68,9 +68,9 @@ def test_every_figure_is_in_its_cell(write: Write) -> None:
     assert kept["other"]["GLUE macro"].strip("\\*") == f"{100 * macro['other'] / macro['teacher']:.1f}"
     assert "teacher" not in kept
     assert max(map(len, text.splitlines())) <= WIDTH
-    assert "Not in it, incomplete or not of GLUE: IMDB." in words(text)
+    assert "Not included, because incomplete or not in GLUE: IMDB." in words(text)
     assert "10 % for 3 seeds against 3" in words(text)  # 2 of the 20 ways to give 6 ranks to two models
-    assert "over the other 8; WNLI is too small" in words(text)
+    assert "over the other 8 tasks; WNLI is too small" in words(text)
 
 
 def test_text_in_full(write: Write) -> None:
@@ -96,9 +96,9 @@ def test_text_in_full(write: Write) -> None:
         "",
         "· GLUE macro: median over the seeds of each seed's mean over 2 of the 9 tasks, for all models: CoLA,",
         "  RTE.",
-        "· * Beyond the spread: the ranges over the seeds of model and teacher have no score in common. Of",
-        "  two models that do not differ, chance sets this mark in 10 % for 3 seeds against 3, in every cell",
-        "  anew.",
+        "· * Beyond the spread: the ranges over the seeds of the model and of teacher do not overlap. If two",
+        "  models do not differ, chance alone sets this mark in each cell with a probability of 10 % for 3",
+        "  seeds against 3.",
         "· 12 runs on an abacus, torch 2.13.0.",
         "· 2026-11-22, 24 min in total: train 20 min, evaluate 4 min.",
     ]
@@ -151,7 +151,7 @@ def test_all_tasks_are_absent(write: Write) -> None:
 def test_one_seed_has_no_spread(write: Write) -> None:
     text = compare(str(write(random_scores(["teacher", "student"], ["cola", "rte"], 1))), "markdown")
     assert "Score in percent (1 seed: no spread)" in text
-    assert "1 seed: no spread, so nothing here says whether a difference is more than chance." in text
+    assert "1 seed: no spread, so nothing here shows whether a difference is more than chance." in text
     for table in tables(text):
         assert all(re.fullmatch(r"\d+\.\d", cell) for row in table.values() for cell in row.values()), table
     assert "median" not in text

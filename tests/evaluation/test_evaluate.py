@@ -202,7 +202,7 @@ def test_second_distillation_is_taught_by_the_median(
     flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taught: list[str] = []
-    whole = Job.taught
+    whole = Job.with_teacher
 
     def interrupted(self: Job) -> Job:
         taught.append(self.args.teacher or "")
@@ -210,7 +210,7 @@ def test_second_distillation_is_taught_by_the_median(
             raise KeyboardInterrupt
         return whole(self)
 
-    monkeypatch.setattr(Job, "taught", interrupted)
+    monkeypatch.setattr(Job, "with_teacher", interrupted)
     argv = flags(suite="glue:sst2", second_distillation=["student"], alpha_task=0, alpha_ce=1)
     assert main(argv) == 130
     kept = tmp_path / "results" / ".teachers" / "sst2"

@@ -26,26 +26,26 @@ pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
         ({"models": None}, "--models is missing"),
         ({"models": ["out/student"]}, "--models 'out/student' is not NAME=FOLDER"),
         ({"models": ["=out/student"]}, "is not NAME=FOLDER"),
-        ({"models": ["a=x", "A=y"]}, "The model 'a' is there twice"),
+        ({"models": ["a=x", "A=y"]}, "The model 'a' occurs twice"),
         ({"models": ["a/b=x"]}, "'a/b' cannot be the name of a folder"),
         ({"models": ["a\nb=x"]}, "'a\\nb' cannot be the name of a folder"),
         ({"models": ["a\x1b[31m=x"]}, "'a\\x1b[31m' cannot be the name of a folder"),
         ({"models": ["a\udce9=x"]}, "'a\\udce9' cannot be the name of a folder"),
-        ({"models": ["a=x", "b (D)=y"]}, "The model 'b (D)' is named as --second_distillation names one"),
-        ({"model": "x"}, "--model is of `finetune`: give --models."),
-        ({"task": "sst2"}, "--task is of `finetune`: give --suite."),
-        ({"teacher": "x"}, "--teacher is of `finetune`: give --second_distillation."),
+        ({"models": ["a=x", "b (D)=y"]}, "The name 'b (D)' ends in ' (D)', which --second_distillation adds to names"),
+        ({"model": "x"}, "--model is an option of `finetune`: give --models."),
+        ({"task": "sst2"}, "--task is an option of `finetune`: give --suite."),
+        ({"teacher": "x"}, "--teacher is an option of `finetune`: give --second_distillation."),
         ({"second_distillation": ["teacher"]}, "'teacher' is none of the models after the first: student."),
         ({"second_distillation": ["student"], "alpha_ce": 0, "alpha_task": 0}, "--alpha_ce is 0"),
         ({"search": True}, "--search chooses the learning rate itself"),
         ({"runs_per_gpu": 0}, "--runs_per_gpu is 0"),
         ({"resume_from_checkpoint": "true"}, "--resume_from_checkpoint is not needed"),
-        ({"overwrite_output_dir": True}, "--overwrite_output_dir would throw finished runs away"),
+        ({"overwrite_output_dir": True}, "--overwrite_output_dir would delete finished runs"),
         ({"output_dir": None}, "--output_dir is missing"),
         ({"max_train_samples": 0}, "--max_train_samples is 0"),
         ({"max_length": 64}, "reads at most 32 tokens: lower it"),
         ({"models": ["a=/nowhere/at/all"]}, "a: the model folder '/nowhere/at/all' does not exist"),
-        ({"suite": "glue:rte"}, "There is no data of any task: "),
+        ({"suite": "glue:rte"}, "None of the tasks has data: "),
         ({"task_data": "/nowhere/at/all"}, "--task_data /nowhere/at/all is not a folder"),
     ],
 )
@@ -66,7 +66,7 @@ def test_second_distillation_of_spans_needs_one_tokenizer(
     BertTokenizer(vocab=words, model_max_length=32).save_pretrained(other)
     argv = flags(models=models | {"other": other}, suite=["glue:sst2", "squad"], second_distillation=["other"])
     told = refused(capsys, argv)
-    assert told.startswith("--second_distillation other: the answers of SQuAD 1.1 are places among tokens")
+    assert told.startswith("--second_distillation other: the answers of SQuAD 1.1 are token positions")
 
 
 def test_output_dir_that_is_not_one(

@@ -107,7 +107,7 @@ def test_a_result_of_no_rate_of_the_search_is_told(
     record = json.loads(file.read_text())
     record["hyperparameters"]["learning_rate"] = rate
     file.write_text(json.dumps(record))
-    assert f"{file} is of another run: its learning rate, {rate!r}, is none of those" in refused(capsys, argv)
+    assert f"{file} is of another run: its learning rate, {rate!r}, is not one that --search" in refused(capsys, argv)
     assert pretended == []
 
 
@@ -138,7 +138,7 @@ def test_a_rate_that_is_too_high_is_not_chosen(
     [
         ({"learning_rate": 2e-3}, "learning_rate was 0.001 and is 0.002"),
         ({"max_steps": None}, "max_steps was 3 and is not given"),
-        ({"max_train_samples": 5}, "the data of SST-2 were others"),
+        ({"max_train_samples": 5}, "the data of SST-2 were different"),
         ({"search": True, "learning_rate": None}, "--search was False and is True"),
         ({"second_distillation": ["student"], "alpha_ce": 0.25}, "alpha_ce was 0.5 and is 0.25"),
     ],
@@ -182,7 +182,7 @@ def test_other_weights_other_data_and_damage(
     pretended.clear()
     config = json.loads((mine / "config.json").read_text())
     (mine / "config.json").write_text(json.dumps(config | {"dropout": 0.25}))
-    assert f"the weights of student ({mine}) were others" in refused(capsys, argv)
+    assert f"the weights of student ({mine}) were different" in refused(capsys, argv)
     shutil.copy(models["student"] / "config.json", mine)
     assert main(argv) == 0
     shutil.move(mine, tmp_path / "moved")  # the same weights elsewhere are the same
@@ -190,7 +190,7 @@ def test_other_weights_other_data_and_damage(
     argv = flags(suite="glue:sst2", models=models | {"student": tmp_path / "moved"}, task_data=own)
     rows = (own / "SST-2" / "train.jsonl").read_text()
     (own / "SST-2" / "train.jsonl").write_text(rows.replace('"label": 1', '"label": 0', 1))
-    assert "the data of SST-2 were others" in refused(capsys, argv)
+    assert "the data of SST-2 were different" in refused(capsys, argv)
     (own / "SST-2" / "train.jsonl").write_text(rows)
     file = tmp_path / "results" / "student" / "sst2" / "seed-43.json"
     file.write_text(file.read_text()[:-9])

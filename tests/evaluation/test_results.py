@@ -108,15 +108,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("models", [["one", "/a"], ["One", "/b"]], "'one' is there twice"),
+        ("models", [["one", "/a"], ["One", "/b"]], "'one' occurs twice"),
         ("models", [["one"]], "pairs of a name and a path"),
         ("models", [], "at least one model"),
         ("models", [["a/b", "/a"]], "'a/b' cannot be the name of a folder"),
         ("models", [["..", "/a"]], "cannot be the name of a folder"),
         ("models", [["", "/a"]], "cannot be the name of a folder"),
-        ("seeds", [1, 1], "seed 1 is there twice"),
+        ("seeds", [1, 1], "seed 1 occurs twice"),
         ("seeds", [], "at least one seed"),
-        ("tasks", ["sst2", "sst2"], "task 'sst2' is there twice"),
+        ("tasks", ["sst2", "sst2"], "task 'sst2' occurs twice"),
         ("absent", ["rte"], "'absent' is"),
     ],
 )

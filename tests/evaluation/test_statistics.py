@@ -62,7 +62,7 @@ def test_medians_and_macro(seeds: int) -> None:
     assert rest.tasks == ("cola", "rte", "sst2")
     for column, number in ((whole, 4), (rest, 3)):
         for model in range(3):
-            macro = column.of[f"m{model}"]
+            macro = column.by_model[f"m{model}"]
             assert macro.value == pytest.approx(np.median(table[model, :number].mean(axis=0)))
             assert min(macro.by_seed.values()) <= macro.value <= max(macro.by_seed.values())
             assert [macro.by_seed[seed] for seed in range(seeds)] == pytest.approx(table[model, :number].mean(axis=0))
@@ -72,7 +72,7 @@ def test_a_macro_score_lies_in_its_range() -> None:
     # Of which the mean of the tasks' medians, 60, does not: each seed is low on another task.
     table = np.array([[[0.0, 60.0, 61.0], [60.0, 0.0, 61.0], [60.0, 61.0, 0.0], [50.0, 50.0, 50.0]]] * 2)
     tasks = ["cola", "rte", "sst2", "imdb"]
-    macro = compared(table, tasks).macros[0].of["m0"]
+    macro = compared(table, tasks).macros[0].by_model["m0"]
     assert np.median(table[0, :3], axis=1).mean() == 60
     assert sorted(macro.by_seed.values()) == pytest.approx([40, 121 / 3, 122 / 3])
     assert macro.value == pytest.approx(121 / 3)
@@ -82,7 +82,7 @@ def test_the_macro_is_over_tasks_that_all_models_have_complete() -> None:
     table = np.random.default_rng().uniform(0, 100, (2, len(TASKS), 3))
     comparison = compared(table, drop={(1, 1, 2)})
     assert [column.tasks for column in comparison.macros] == [("cola", "sst2", "wnli"), ("cola", "sst2")]
-    assert comparison.macros[0].of["m0"].value == pytest.approx(np.median(table[0, [0, 2, 3]].mean(axis=0)))
+    assert comparison.macros[0].by_model["m0"].value == pytest.approx(np.median(table[0, [0, 2, 3]].mean(axis=0)))
     assert comparison.missing("m1", "rte") == [2]
     assert comparison.missing("m0", "rte") == []
     assert comparison.scores["m1", "rte"].by_seed == {0: table[1, 1, 0], 1: table[1, 1, 1]}

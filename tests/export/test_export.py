@@ -1,4 +1,4 @@
-"""The verb `export`: folders that are whole models, and nothing where the export does not say what the model says."""
+"""The verb `export`: folders that are whole models, and nothing if the export does not agree with the model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_onnx_takes_any_batch_and_length(classifier: Path, as_onnx: Path) -> Non
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids % 2}
         np.testing.assert_allclose(exported.run(inputs)["logits"], source.run(inputs)["logits"], atol=1e-4)
     long = {name: np.ones((2, 49), np.int64) for name in source.inputs}
-    with pytest.raises(PotstillError, match=r"model.onnx cannot run a batch of 2 with 49 tokens: .* longer than what"):
+    with pytest.raises(
+        PotstillError, match=r"model.onnx cannot run a batch of 2 with 49 tokens: .* longer than the model"
+    ):
         exported.run(long)
 
 
@@ -117,7 +119,7 @@ def test_what_says_something_else_is_not_written(
         return capsys.readouterr().err
 
     message = said(1e-2)
-    assert "does not say what" in message
+    assert "does not agree with" in message
     assert "over the --tolerance of 0.10%" in message
     assert "--min_agreement" not in message
     message = said(50.0, "--tolerance", "1e3")

@@ -10,7 +10,7 @@ import pytest
 from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.export import disk
-from potstill.export.disk import disk_errors_told
+from potstill.export.disk import disk_errors_reported
 from potstill.export.onnx import FLOAT
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub")
@@ -55,7 +55,7 @@ def test_a_full_disk_is_not_a_model_that_cannot_be_translated(
 def test_a_disk_that_a_library_does_not_tell_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one in C++ that closes a file without a look at what became of it, and cannot read it then."""
 
-    @disk_errors_told(tmp_path, Path("out"))
+    @disk_errors_reported(tmp_path, Path("out"))
     def write() -> None:
         raise PotstillError("model.onnx cannot be run by onnxruntime.")
 

@@ -137,7 +137,7 @@ def test_levelled_tokens_keep_their_steps(activation: str, tmp_path: Path, monke
     assert errors()[1] < (0.2 if activation in ("Gelu", "Relu") else 0.03)
     if activation == "Tanh":
         return  # which leaves no token above the others
-    monkeypatch.setattr("potstill.export.onnx_int8._level_tokens", lambda *_: None)
+    monkeypatch.setattr("potstill.export.onnx_int8._scale_tokens", lambda *_: None)
     assert errors()[0] > 0.3
 
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from potstill.errors import PotstillError
-from potstill.export.check import Agreement, compare, hide
+from potstill.export.check import Agreement, compare, mask_tokens
 from potstill.export.score import score_both
 from potstill.export.source import Source
 from potstill.export.tags import read_tagged, tag_batches, tag_scores
@@ -88,7 +88,7 @@ def test_answers_of_every_head(sources: dict[str, Source], name: str) -> None:
     assert off.same < 0.6
     if name == "words":  # hidden words alone are answers
         inputs = source.tokenise(["a b c d e f g h i j"])
-        ids = hide(inputs["input_ids"], source)
+        ids = mask_tokens(inputs["input_ids"], source)
         hidden = ids == source.tokenizer.mask_token_id
         assert hidden.sum() in (1, 2)
         assert (ids[~hidden] == inputs["input_ids"][~hidden]).all()
@@ -173,9 +173,9 @@ def test_columns_with_tabs_between_are_split_there_alone(tmp_path: Path) -> None
     ("lines", "said"),
     [
         (["a\tO", "b\tB-ORG"], "line 5, has the tag 'B-ORG'; the model has O, B-PER"),
-        (["a\tO", "b"], "line 5, has not both a word and its tag"),
-        (["a\tO", "b\t"], "line 5, has not both a word and its tag"),
-        (["a\tO", "\tO"], "line 5, has not both a word and its tag"),
+        (["a\tO", "b"], "line 5, does not have both a word and its tag"),
+        (["a\tO", "b\t"], "line 5, does not have both a word and its tag"),
+        (["a\tO", "\tO"], "line 5, does not have both a word and its tag"),
         (["a\tO", "b\udcff\tO"], "line 5, is not UTF-8"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_bad_line_spoils_its_sentence_alone(tmp_path: Path, lines: list[str], 
         ({"tokens": ["a"], "tags": [0, 1]}, "row 2, has 1 words and 2 tags"),
         ({"tokens": ["a"], "tags": [True]}, "row 2, has the tag True"),
         ({"tokens": ["a"], "tags": [-100]}, "row 2, has the tag -100"),
-        ({"tokens": ["a"]}, "row 2, has not both a list 'tokens'"),
+        ({"tokens": ["a"]}, "row 2, does not have both a list 'tokens'"),
         ([], "line 2, is not a JSON object"),
         ("[" * 99_999, "line 2, is not JSON"),
     ],
@@ -317,7 +317,7 @@ def test_what_is_no_finite_number_is_no_score(sources: dict[str, Source], tmp_pa
     (tmp_path / "tags.conll").write_text("alpha\tO\nword\tB-PER\n")
     (tmp_path / "text.txt").write_text(written_text(2, seed=3))
     data = tmp_path / {"tags": "tags.conll", "words": "text.txt"}.get(name, ".")
-    with pytest.raises(PotstillError, match=r"What the export says of some rows .* no finite number"):
+    with pytest.raises(PotstillError, match=r"The logits of the export for some rows .* not finite numbers"):
         score_both(source, Changed(source, lambda logits: np.nan), None, str(data), None)
 
 
@@ -355,7 +355,7 @@ def test_fill_mask(sources: dict[str, Source], tmp_path: Path) -> None:
     [
         ("classes", "nonsense", None, "There is no task 'nonsense'"),
         ("classes", "stsb", None, "is for text-classification with 2 labels"),
-        ("words", "sst2", None, "it is for fill-mask"),
+        ("words", "sst2", None, "is for fill-mask, not for the task sst2"),
         ("tags", None, "nowhere.jsonl", "There is no file nowhere.jsonl"),
         ("questions", None, "nowhere.json", "There is no file or folder nowhere.json"),
         ("words", None, "nowhere.txt", "nowhere.txt"),

@@ -43,7 +43,7 @@ def test_classification(distilbert: Path, glue: Path, tmp_path: Path, capsys: py
         model=distilbert, task="sst2", task_data=glue, output_dir=out, num_train_epochs=8, learning_rate=5e-3
     )
     printed = capsys.readouterr()
-    assert printed.out == f"sst2: accuracy 100.0 (30 rows of training, 12 scored)\nwrote {out}/\n"
+    assert printed.out == f"sst2: accuracy 100.0 (30 training rows, 12 scored)\nwrote {out}/\n"
     assert all(line.startswith(("sst2 · distilbert, ", "step ")) for line in printed.err.splitlines()), printed.err
     assert found["score"] == found["metrics"]["accuracy"] == 100
     assert found["rows"] == {"train": 30, "dev": 12}
@@ -100,7 +100,7 @@ def test_questions(bert: Path, squad: Path, tmp_path: Path, capsys: pytest.Captu
     out = tmp_path / "out"
     options = {"model": bert, "task": task, "task_data": squad, "output_dir": out}
     found = finetuned(**options)
-    assert "Cutting windows" not in capsys.readouterr().err
+    assert "Splitting contexts into windows" not in capsys.readouterr().err
     assert found["rows"] == {"train": 12, "dev": 6}
     assert found["bad_answers"] == 0
     assert found["score"] == found["metrics"]["f1"]
@@ -132,7 +132,7 @@ def test_xquad_like_file_is_split_by_article(bert: Path, squad: Path, tmp_path: 
     assert found["rows"] == {"train": 6, "dev": 6}
 
 
-@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+@pytest.mark.parametrize("kind", ["roberta", "modernbert", "gpt2"])
 def test_other_families(new_model: NewModel, new_job: Any, glue: Path, tmp_path: Path, kind: str) -> None:
     data = tmp_path / "data"
     shutil.copytree(glue, data)

@@ -50,7 +50,7 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     assert "does not go with --alpha_cos" in refused(freeze_encoder=True, alpha_cos=1)
     assert "--max_length is 200, but the model" in refused(max_length=200)
     assert "reads at most 128 tokens: lower it" in refused(max_length=200)
-    assert "--max_length is 3, of which special tokens take 2: 4 are the least" in refused(max_length=3)
+    assert "--max_length is 3, and 2 of these are special tokens: it must be at least 4" in refused(max_length=3)
     assert "leaves nothing of 30 rows" in refused(dataloader_drop_last=True, per_device_train_batch_size=50)
     assert "there is no checkpoint in" in refused(resume_from_checkpoint="true")
     write(tmp_path / "full" / "file", "")
@@ -72,7 +72,7 @@ def test_data(refused: Refused, tmp_path: Path) -> None:
     write(file, "sentence\tlabel\nbo\t1\ndo\t3\n")
     assert f"{file}, row 3: the label is '3', but SST-2 has 0, 1" in refused(task_data=data)
     write(file, "sentence\tlabel\nbo\t1\ndo\n")
-    assert f"{file}, line 3, has 1 columns where 2 are needed" in refused(task_data=data)
+    assert f"{file}, line 3, has 1 columns but needs 2" in refused(task_data=data)
     write(file, "sentence\tlabel\n")
     assert "The train set of SST-2 is empty" in refused(task_data=data)
     write_sst2(data)
@@ -88,7 +88,7 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_recorded(
     for split, broken in (("train", "bol\nkim\t1\nlum\t9\n\n"), ("dev", "kim\t1\t0\n")):
         file = data / "SST-2" / f"{split}.tsv"
         write(file, file.read_text() + broken)
-    assert "train.tsv, line 14, has 1 columns where 2 are needed" in refused(task_data=data)
+    assert "train.tsv, line 14, has 1 columns but needs 2" in refused(task_data=data)
     assert refused(task_data=data).endswith("or leave such rows out with --on_bad_rows skip.\n")
     assert "--on_bad_rows is 'maybe'" in refused_by_value("maybe")
     options: dict[str, Any] = {"model": distilbert, "task": "sst2", "task_data": data, "max_steps": 1}
@@ -111,7 +111,9 @@ def test_questions(refused: Refused, tmp_path: Path, squad: Path, new_model: Any
     assert "has no train-v1.1.json" in refused(task="squad", task_data=tmp_path)
     assert "give --task squad_v2" in refused(task="squad", task_data=squad / "train-v2.0.json")
     assert "leave -19 for the context" in refused(task="squad", task_data=squad, max_length=48)
-    assert "does not open a pair of texts with [CLS]" in refused(task="squad", task_data=squad, model=new_model("gpt2"))
+    assert "does not begin a pair of texts with [CLS]" in refused(
+        task="squad", task_data=squad, model=new_model("gpt2")
+    )
 
 
 def test_answers_that_are_not_where_they_should_be(refused: Refused, tmp_path: Path, distilbert: Path) -> None:
@@ -121,7 +123,7 @@ def test_answers_that_are_not_where_they_should_be(refused: Refused, tmp_path: P
     write(tmp_path / "it.json", json.dumps({"version": "1.1", "data": articles}))
     options: dict[str, Any] = {"task": "squad", "task_data": tmp_path / "it.json"}
     message = refused(**options)
-    assert "2 answers are not in their context at answer_start, the first of them to question 'it-0-1'" in message
+    assert "2 answers are not in their context at answer_start, the first one at question 'it-0-1'" in message
     assert "--on_bad_answer skip" in message
     found = finetuned(
         **options, model=distilbert, output_dir=tmp_path / "out", on_bad_answer="skip", num_train_epochs=1
@@ -169,7 +171,9 @@ def test_models(refused: Refused, distilbert: Path, tmp_path: Path) -> None:
     assert "has only pickled weights" in changed(pickled)
     assert "has no tokenizer: put its tokenizer.json and" in changed(no_tokenizer)
     assert "cannot be loaded" in changed(lambda place: (place / "model.safetensors").write_bytes(b"no"))
-    assert f"1 tensors of its encoder are not in its files, {layer}" in changed(tensors(lambda found: found.pop(layer)))
+    assert f"1 tensors of its encoder are not in its files, for example {layer}" in changed(
+        tensors(lambda found: found.pop(layer))
+    )
     assert "do not fit its config" in changed(tensors(lambda found: found.update({layer: torch.zeros(5)})))
     assert "which has no place for distilbert.transformer.layer.1." in changed(config(n_layers=1))
     assert "asks for code of its own" in changed(config(auto_map={"AutoModel": "code.Model"}))

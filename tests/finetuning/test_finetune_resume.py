@@ -97,7 +97,7 @@ def test_the_teacher_may_not_be_left_out_and_a_changed_option_is_recorded(
         interrupt(patch, 3)
         assert main(flags(**options, **taught)) == 128 + signal.SIGTERM
     assert main(flags(**options, resume_from_checkpoint="true")) == 1
-    assert "the run began with a teacher, and none is given now" in capsys.readouterr().err
+    assert "the run began with a teacher, but now there is none" in capsys.readouterr().err
     assert main(flags(**options, **taught, resume_from_checkpoint="true", learning_rate=5e-4)) == 0
     assert results(out)["changed_on_resume"] == [{"step": 3, "learning_rate": [1e-3, 5e-4]}]
     assert "`learning_rate` was `0.001` until step 3" in (out / "README.md").read_text()
@@ -110,7 +110,7 @@ def test_interrupted_in_the_run_without_the_teacher(
     interrupt(monkeypatch, 3, only_without_teacher=True)
     status = main(flags(model=bert, teacher=teacher, task="sst2", task_data=glue, output_dir=out))
     assert status == 128 + signal.SIGTERM
-    assert f"the one with it is complete in {out}." in capsys.readouterr().err
+    assert f"the run with the teacher is complete in {out}." in capsys.readouterr().err
     assert results(out)["without_teacher"] is None
     assert [path for path in out.iterdir() if path.is_dir()] == []
 

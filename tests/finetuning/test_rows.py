@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.finetuning.rows import LengthGroupedSampler, Rows, drawn
+from potstill.finetuning.rows import LengthGroupedSampler, Rows, sample_rows
 
 INTEGERS = ["bool", "int8", "uint8", "int16", "uint16", "int32", "int64"]
 
@@ -109,8 +109,8 @@ def test_rows_of_like_length_are_drawn_together() -> None:
 
 def test_samples_are_from_all_over_a_split() -> None:
     split = datasets.Dataset.from_dict({"label": [0] * 500 + [1] * 500})
-    some = drawn(split, 100)["label"][:]
+    some = sample_rows(split, 100)["label"][:]
     assert len(some) == 100
     assert 30 < sum(some) < 70
-    assert drawn(split, 100)["label"][:] == some
-    assert drawn(split, None)["label"][:] == drawn(split, 5000)["label"][:] == split["label"][:]
+    assert sample_rows(split, 100)["label"][:] == some
+    assert sample_rows(split, None)["label"][:] == sample_rows(split, 5000)["label"][:] == split["label"][:]

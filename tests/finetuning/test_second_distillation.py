@@ -65,7 +65,7 @@ def test_a_teacher_of_another_tokenizer(
 ) -> None:
     roberta = str(new_model("roberta"))
     options: dict[str, Any] = {"model": roberta, "task": "sst2", "task_data": str(glue)}
-    taught = new_job(**options, teacher=str(teacher)).taught()
+    taught = new_job(**options, teacher=str(teacher)).with_teacher()
     model, tokenizer = (
         AutoModelForSequenceClassification.from_pretrained(teacher),
         AutoTokenizer.from_pretrained(teacher),
@@ -75,10 +75,10 @@ def test_a_teacher_of_another_tokenizer(
             expected = model.eval()(**tokenizer(text, return_tensors="pt")).logits[0]
         np.testing.assert_allclose(soft, expected.numpy(), atol=1e-5)
     with pytest.raises(PotstillError, match=r"token by token, but the teacher .* another tokenizer .* --alpha_cos 0"):
-        new_job(**options, teacher=str(teacher), alpha_cos=1.0).taught()
+        new_job(**options, teacher=str(teacher), alpha_cos=1.0).with_teacher()
     spans = {"task": "squad", "task_data": str(squad), "model": roberta, "teacher": str(span_teacher)}
-    with pytest.raises(PotstillError, match=r"places among tokens, but the teacher .* with the same one\."):
-        new_job(**spans, **SPANS).taught()
+    with pytest.raises(PotstillError, match=r"token positions, but the teacher .* with the same one\."):
+        new_job(**spans, **SPANS).with_teacher()
 
 
 def without_token_types(folder: Path, place: Path) -> Path:
@@ -98,7 +98,7 @@ def test_a_teacher_gets_its_token_types_though_the_student_has_none(
     options: dict[str, Any] = {"task": "mnli", "task_data": str(glue), "teacher": str(tmp_path / "teacher")}
     job = new_job(model=str(student), alpha_cos=alpha_cos, **options)
     assert "token_type_ids" not in job.train.tokens
-    taught = job.taught()
+    taught = job.with_teacher()
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
     data = job.data.train
@@ -141,7 +141,7 @@ def test_soft_targets_of_spans_lie_beside_their_tokens(
     span_teacher: Path, distilbert: Path, squad: Path, new_job: NewJob
 ) -> None:
     options: dict[str, Any] = {"task": "squad", "task_data": str(squad), "teacher": str(span_teacher)} | SPANS
-    taught = new_job(model=str(distilbert), **options).taught()
+    taught = new_job(model=str(distilbert), **options).with_teacher()
     itself = new_job(model=str(span_teacher), **options)
     found = predict(itself.new_model(), itself.train, 3)
     batch = taught.train.__getitems__([3, 0])
@@ -177,8 +177,8 @@ def refused(glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dist
 def test_teachers_that_cannot_teach(
     refused: Callable[..., str], bert: Path, teacher: Path, span_teacher: Path, squad: Path, new_model: NewModel
 ) -> None:
-    assert "tells 2 labels apart where the task has 3" in refused(teacher=teacher, task="mnli")
-    assert "tells 2 labels apart where the task has 1" in refused(teacher=teacher, task="stsb")
+    assert "has 2 labels, but the task has 3" in refused(teacher=teacher, task="mnli")
+    assert "has 2 labels, but the task has 1" in refused(teacher=teacher, task="stsb")
     assert "has no trained head for this task" in refused(teacher=bert)
     assert "has no trained head for this task" in refused(teacher=teacher, task="squad", task_data=squad)
     assert "does not exist" in refused(teacher="/nowhere/at/all")
@@ -198,8 +198,8 @@ def test_a_teacher_that_reads_less_than_the_student(
     options: dict[str, Any] = {"task": "squad", "task_data": str(squad), "teacher": str(tmp_path / "teacher")}
     job = new_job(model=str(distilbert), stride=8, **options)
     assert job.train.limit == 128
-    with pytest.raises(PotstillError, match=r"reads at most 96 tokens where the model reads 128: pass --max_length 96"):
-        job.taught()
+    with pytest.raises(PotstillError, match=r"reads at most 96 tokens and the model reads 128: pass --max_length 96"):
+        job.with_teacher()
 
 
 def with_labels(teacher: Path, place: Path, *names: str, order: list[int]) -> Path:
@@ -224,22 +224,27 @@ def test_a_teacher_whose_labels_stand_in_another_order_is_read_by_their_names(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options: dict[str, Any] = {"model": str(distilbert), "task": "sst2", "task_data": str(glue)}
-    expected = new_job(**options, teacher=str(teacher)).taught()
+    expected = new_job(**options, teacher=str(teacher)).with_teacher()
     assert expected.teacher_on_labels is not None
     assert expected.teacher_on_labels["accuracy"] == 100
-    assert "the teacher on the training labels: 100.0 % of its answers are the labels" in capsys.readouterr().err
+    assert (
+        "the teacher on the training labels: 100.0 % of its predictions agree with the labels"
+        in capsys.readouterr().err
+    )
     swapped = with_labels(teacher, tmp_path / "swapped", "Positive", "NEGATIVE", order=[1, 0])
-    taught = new_job(**options, teacher=str(swapped)).taught()
+    taught = new_job(**options, teacher=str(swapped)).with_teacher()
     np.testing.assert_allclose(taught.train.values["soft"], expected.train.values["soft"], atol=1e-6)
     for number, names in enumerate((("LABEL_0", "LABEL_1"), ("bad", "good"), ("0", "1"))):
         unnamed = with_labels(teacher, tmp_path / f"unnamed-{number}", *names, order=[1, 0])
         message = refused(teacher=unnamed)
-        assert "training labels: 0.0 % of its answers are the labels (50.0 % would be by chance)" in message
-        assert "another order (0 as positive, 1 as negative) 100.0 % would be: name them in id2label" in message
+        assert "training labels: 0.0 % of its predictions agree with the labels (expected by chance: 50.0 %)" in message
+        assert "another order (0 as positive, 1 as negative), 100.0 % would agree: in id2label" in message
         right = with_labels(teacher, tmp_path / f"right-{number}", *names, order=[0, 1])
-        taught = new_job(**options, teacher=str(right)).taught()
+        taught = new_job(**options, teacher=str(right)).with_teacher()
         np.testing.assert_allclose(taught.train.values["soft"], expected.train.values["soft"], atol=1e-6)
-    new_job(**options, teacher=str(unnamed), alpha_ce=0.0, alpha_cos=1.0).taught()  # of which no answer is learned
+    new_job(
+        **options, teacher=str(unnamed), alpha_ce=0.0, alpha_cos=1.0
+    ).with_teacher()  # of which no answer is learned
 
 
 def test_a_teacher_whose_scores_are_the_wrong_way_round(
@@ -258,7 +263,7 @@ def test_a_teacher_whose_scores_are_the_wrong_way_round(
     save_file(weights | turned, found / "model.safetensors", {"format": "pt"})
     message = refused(teacher=found, **options)
     assert re.search(r"contradicts the training labels: the Pearson .* with the labels is -(9|100)", message)
-    assert "it scores high what the labels score low" in message
+    assert "its scores are high where the labels are low" in message
 
 
 def test_a_recorded_run_says_how_its_teacher_fares(
@@ -267,4 +272,4 @@ def test_a_recorded_run_says_how_its_teacher_fares(
     options: dict[str, Any] = {"model": bert, "task": "squad", "task_data": squad, "without_teacher_too": False}
     found = finetuned(teacher=span_teacher, output_dir=tmp_path / "out", max_steps=1, **options)
     assert 0 <= found["teacher_on_labels"]["exact"] <= 100
-    assert "of the windows that hold an answer have their best start and end where it is" in capsys.readouterr().err
+    assert "of the windows with an answer have their best start and end at the answer" in capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_answers_that_are_no_numbers_are_not_scored(sentences: Job) -> None:
     logits = np.zeros((len(sentences.dev["dev"]), 2), np.float32)
     assert sentences.data.score(lambda rows: {"logits": logits}, sentences.dev)["score"] == 50
     logits[3, 1] = np.nan
-    with pytest.raises(PotstillError, match=r"says of 1 of the 12 rows of dev is no finite number"):
+    with pytest.raises(PotstillError, match=r"logits for 1 of the 12 rows of dev are not finite"):
         sentences.data.score(lambda rows: {"logits": logits}, sentences.dev)
     with pytest.raises(PotstillError, match=r"1 of 2 predictions for STS-B are not finite"):
         GLUE["stsb"].score([1.0, np.inf], [1.0, 2.0])

@@ -33,7 +33,7 @@ def test_another_order_of_three_classes_is_told_from_the_right_one(order: list[i
     else:
         said = ", ".join(f"{place} as {NAMES[of]}" for place, of in enumerate(order))
         assert fit.fault is not None
-        assert f"taken in another order ({said})" in fit.fault
+        assert f"with its classes in another order ({said})" in fit.fault
         assert ", ".join(NAMES) in fit.fault
     assert fit_of_classes(logits, labels, NAMES, named=True).fault is None
 
@@ -44,7 +44,7 @@ def test_a_teacher_that_knows_nothing_is_told_but_not_stopped(classes: int) -> N
     for logits in (np.eye(classes)[np.zeros(2000, int)], answers(labels, 0.0, classes)):
         fit = fit_of_classes(logits, labels, NAMES[:classes], named=False)
         assert fit.fault is None
-        assert f"{fit.measured['by_chance']:.1f} % would be by chance" in fit.told
+        assert f"expected by chance: {fit.measured['by_chance']:.1f} %" in fit.message
 
 
 def test_chance_is_what_the_shares_of_the_classes_give() -> None:
@@ -61,7 +61,7 @@ def test_scores() -> None:
     fit = fit_of_scores(scores, labels)
     assert fit.fault is None
     assert fit.measured["pearson"] == pytest.approx(100 * np.corrcoef(scores[:, 0], labels)[0, 1])
-    assert fit_of_scores(scores / 5, labels).told.count("±") == 2  # another scale shows
+    assert fit_of_scores(scores / 5, labels).message.count("±") == 2  # another scale shows
     assert fit_of_scores(-scores, labels).fault is not None
     assert fit_of_scores(np.ones((200, 1)), labels).fault is None
 

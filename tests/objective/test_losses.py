@@ -42,7 +42,7 @@ def test_a_mapping_becomes_terms() -> None:
     objective = objective_from(EXAMPLE)
     assert objective.terms == (
         Vocabulary(
-            soft_targets=SoftTargets(weight=5), masked_lm=MaskedLM(weight=2), logits_mse=LogitsMSE(tokens="masked")
+            soft_targets=SoftTargets(weight=5), hard_labels=MaskedLM(weight=2), logits_mse=LogitsMSE(tokens="masked")
         ),
         HiddenCosine(),
         HiddenMSE(layers={0: 0, 5: 11}),
@@ -69,7 +69,10 @@ def test_numbers_may_come_as_text() -> None:
     ("losses", "told"),
     [
         ({"hidden_mze": 1}, "there is no loss 'hidden_mze'; did you mean hidden_mse?"),
-        ({"quux": 1}, "there is no loss 'quux': choose from soft_targets, masked_lm, logits_mse, hidden_cosine,"),
+        (
+            {"quux": 1},
+            "there is no loss 'quux': choose from soft_targets, masked_lm, causal_lm, logits_mse,",
+        ),
         ({3: 1}, "there is no loss 3"),
         ({"hidden_mse": {"layer": {0: 0}}}, "hidden_mse has no option 'layer'; did you mean layers?"),
         ({"masked_lm": {"temperature": 2}}, "masked_lm has no option 'temperature': choose from weight."),
@@ -97,7 +100,7 @@ def test_numbers_may_come_as_text() -> None:
         ({"attention_relations": {"relation_heads": 2.5}}, "relation_heads of attention_relations is 2.5"),
         ({"attention_relations": {"relations": ["query", "quay"]}}, "relations of attention_relations is"),
         ({"attention_relations": {"relations": []}}, r"relations of attention_relations is \[\]"),
-        ({"attention_relations": {"relations": ["key", "key"]}}, "names nothing twice"),
+        ({"attention_relations": {"relations": ["key", "key"]}}, "without repetitions"),
         ({"masked_lm": 0, "hidden_mse": {"weight": 0}}, "no loss has a weight above 0"),
         ({}, "losses is {}: it must map names to weights"),
         ([], r"losses is \[\]"),
@@ -114,7 +117,7 @@ def test_what_cannot_be_is_named(losses: Any, told: str) -> None:
 def test_a_loss_of_weight_zero_is_as_if_it_were_not_there() -> None:
     others = [kind(weight=0) for kind in (SoftTargets, HiddenMSE, LogitsMSE, AttentionRelations)]
     objective = Objective([MaskedLM(), *others])
-    assert objective.terms == (Vocabulary(masked_lm=MaskedLM()),)
+    assert objective.terms == (Vocabulary(hard_labels=MaskedLM()),)
     assert not objective.needs_teacher
     assert not objective.teacher_reads
     assert objective.student_reads == Reads("masked")

@@ -207,7 +207,7 @@ def test_tied_and_untied_projections_both_get_their_gradient() -> None:
         hidden = torch.tanh(table[ids])
         if fast:
             head = VocabularyHead(lambda h: h, projection, None)
-            return Vocabulary(masked_lm=MaskedLM()).value(
+            return Vocabulary(hard_labels=MaskedLM()).value(
                 Batch(Encoded({-1: hidden}, {}, head), None, positions, labels)
             )
         chosen = hidden.gather(1, positions[..., None].expand(-1, -1, width))

@@ -127,7 +127,7 @@ def test_figures_that_are_no_numbers_are_told():
     text = card(results=RESULTS | {"held_out": {"initial": RESULTS["held_out"]["initial"], "final": final}})
     assert "| teacher | 3.000 | – |" in text
     assert "| student, trained | – | 40.0% | – | 75.0% |" in text
-    said = "Not finite (NaN or infinity), so a dash stands for it: trained loss, trained teacher_accuracy, trained kl."
+    said = "A dash means not finite (NaN or infinity): trained loss, trained teacher_accuracy, trained kl."
     assert said in rendered(front_matter(text)[1]).text
     assert not re.search(r"\b(nan|inf)\b", text)
-    assert "Not finite" not in card()
+    assert "A dash means" not in card()

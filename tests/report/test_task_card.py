@@ -65,4 +65,7 @@ def test_figures_that_are_no_numbers_are_told() -> None:
     results = RESULTS | {"metrics": {"accuracy": math.nan, "dev_matched": {"f1": 84.25}}, "without_teacher": beside}
     page = rendered(front_matter(task_card(RECIPE, results, TASKS["sst2"], frozen=False))[1])
     assert page.tables[0][1:] == [["accuracy", "–", "90.00"], ["dev_matched f1", "84.25", "–"]]
-    assert "a dash stands for it: with the teacher accuracy, same run without it dev_matched f1." in page.text
+    assert (
+        "A dash means not finite (NaN or infinity): with the teacher accuracy, same run without it dev_matched f1."
+        in page.text
+    )

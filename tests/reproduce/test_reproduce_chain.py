@@ -23,13 +23,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     ran: list[list[str]] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which reproduce.held_out would choose one of for good
 
-    def run_words(words: list[str], environment: dict[str, str], prefix: str) -> int:
+    def run_command(words: list[str], environment: dict[str, str], prefix: str) -> int:
         if words[2] != "potstill":
             return run(SCRIPTS[words[2].removeprefix("reproduce.")], words[3:])
         ran.append(words[3:])
         return potstill(words[3:])
 
-    monkeypatch.setattr(runs, "run_words", run_words)
+    monkeypatch.setattr(runs, "run_command", run_command)
     return ran
 
 
@@ -189,7 +189,7 @@ def test_without_a_teacher_students_are_told_so(tmp_path: Path, capsys: pytest.C
     assert run(students.main, here) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "run `python -m reproduce.teacher` before" in told
+    assert "run `python -m reproduce.teacher` first" in told
 
 
 def test_more_gpus_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -13,7 +13,7 @@ from potstill.evaluation.results import Plan, RunResult
 from potstill.student import load_masked_lm
 from reproduce import __main__ as everything
 from reproduce import cost, keep, table4
-from reproduce.common import FORMAT, parser, run
+from reproduce.common import FORMAT, new_parser, run
 from reproduce.scoring import check_tasks, comparison
 from reproduce.time_to_quality import minutes_to
 from reproduce.training import _tokens_by_depth
@@ -180,21 +180,21 @@ def test_a_model_is_cut_in_parts_and_put_together(teacher_folder: Path, tmp_path
         assert torch.equal(after[name], value.half()), name
     assert load_masked_lm(str(joined)).dtype == torch.float32
     (parts / "model.safetensors.001").unlink()
-    with pytest.raises(PotstillError, match="do not make the whole"):
+    with pytest.raises(PotstillError, match="are incomplete or damaged"):
         keep.main(["join", str(parts), str(tmp_path / "again")])
     assert not (tmp_path / "again").exists()
 
 
 def everything_of(words: list[str], tmp_path: Path) -> dict[str, list[str]]:
-    made = parser("x")
+    parser = new_parser("x")
     for name in ("teacher", "corpus", "task_data", "imdb", "squad"):
-        made.add_argument(f"--{name}", type=Path)
+        parser.add_argument(f"--{name}", type=Path)
     for name in ("text", "other_text", "prepare_options"):
-        made.add_argument(f"--{name}", nargs="+")
-    made.add_argument("--layers")
-    made.add_argument("--seeds", type=int, default=5)
-    made.add_argument("--minutes", type=float)
-    options: argparse.Namespace = made.parse_args([*words, "--work_dir", str(tmp_path)])
+        parser.add_argument(f"--{name}", nargs="+")
+    parser.add_argument("--layers")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--minutes", type=float)
+    options: argparse.Namespace = parser.parse_args([*words, "--work_dir", str(tmp_path)])
     return dict(everything.commands(options))
 
 
@@ -220,12 +220,12 @@ def test_a_teacher_of_ones_own_takes_the_place_of_text(tmp_path: Path) -> None:
     ("words", "told"),
     [
         ([], "Give either --text to make a teacher from, or --teacher and --corpus."),
-        (["--teacher", "bert"], "--teacher and --corpus belong together: blocks prepared with its tokenizer."),
+        (["--teacher", "bert"], "--teacher and --corpus belong together: give both"),
         (["--text", "a", "--seeds", "1"], "--seeds is 1: medians and their spread need at least 2, better 5."),
         (["--text", "a", "--minutes", "0"], "--minutes is 0: it must be above 0."),
         (["--text", "a", "--gpus", "99"], "--gpus is 99, but"),
         (["--text", "a", "--task_data", "no/glue"], "--task_data no/glue is not a folder"),
-        (["--text", "a", "--task_data", "docs"], "--task_data docs has data of none of GLUE's tasks"),
+        (["--text", "a", "--task_data", "docs"], "--task_data docs has no data of any GLUE task"),
         (["--text", "a", "--imdb", "docs"], "docs has no data of IMDb"),
         (["--text", "a", "--squad", "no/squad.json"], "There is no file or folder no/squad.json"),
     ],

@@ -43,7 +43,7 @@ class Verbs:
 @pytest.fixture
 def verbs(monkeypatch: pytest.MonkeyPatch) -> Verbs:
     made = Verbs()
-    monkeypatch.setattr(runs, "run_words", made)
+    monkeypatch.setattr(runs, "run_command", made)
     return made
 
 
@@ -61,7 +61,7 @@ def test_what_is_finished_is_not_run_again(verbs: Verbs, place: Place, capsys: p
     again = run_job(distilling(), place)
     assert len(verbs.calls) == 1
     assert again == first
-    assert "student: done before" in capsys.readouterr().out
+    assert "student: already finished" in capsys.readouterr().out
 
 
 def test_the_verb_gets_its_options_and_no_others(verbs: Verbs, place: Place) -> None:
@@ -82,7 +82,7 @@ def test_steps_take_the_place_of_minutes(verbs: Verbs, place: Place) -> None:
 
 def test_an_interrupted_training_is_resumed(verbs: Verbs, place: Place) -> None:
     verbs.statuses, verbs.leave = [143], "checkpoint-7/trainer_state.json"
-    with pytest.raises(PotstillError, match="interrupted: give the same command again") as told:
+    with pytest.raises(PotstillError, match="interrupted: repeat the same command") as told:
         run_job(distilling(), place)
     assert told.value.exit_status == 143
     done = run_job(distilling(), place)
@@ -108,7 +108,7 @@ def test_another_run_of_the_same_name_is_refused(verbs: Verbs, place: Place, sta
         run_job(distilling(), place)
     except PotstillError:
         assert status
-    with pytest.raises(PotstillError, match=r"another run \(teacher was teacher and is other\).*delete"):
+    with pytest.raises(PotstillError, match=r"a different run \(teacher was teacher and is other\).*delete"):
         run_job(distilling(teacher="other"), place)
     assert len(verbs.calls) == 1
 
@@ -132,7 +132,7 @@ def test_a_training_goes_on_with_as_many_gpus_as_it_began_with(verbs: Verbs, pla
     verbs.statuses, verbs.leave = [143], "checkpoint-7/trainer_state.json"
     with pytest.raises(PotstillError):
         run_job(distilling(), place, ["0", "1"])
-    with pytest.raises(PotstillError, match="begun with --gpus 2: go on with as many"):
+    with pytest.raises(PotstillError, match="begun with --gpus 2: use the same number"):
         run_job(distilling(), place, ["0"])
 
 
@@ -161,7 +161,7 @@ def test_a_verb_that_fails_gives_one_sentence_and_its_status(place: Place, capfd
 
     assert common.run(script, []) == 2
     told = capfd.readouterr().err.strip().splitlines()
-    assert told[-1] == "reproduce: student (potstill distil) ended with status 2; why, it says above."
+    assert told[-1] == "reproduce: student (potstill distil) ended with status 2. The reason is printed above."
     assert "Traceback" not in "".join(told)
     assert "there is no verb 'distil'" in told[-2]
 
@@ -171,8 +171,8 @@ def test_a_signal_is_passed_on() -> None:
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True); time.sleep(60)"
     )
     parent = (
-        "import os, sys; from reproduce.processes import run_words;"
-        f"sys.exit(run_words([sys.executable, '-c', {child!r}], dict(os.environ), ''))"
+        "import os, sys; from reproduce.processes import run_command;"
+        f"sys.exit(run_command([sys.executable, '-c', {child!r}], dict(os.environ), ''))"
     )
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -15,7 +15,7 @@ from serve_samples import SMALLEST_ONNX, write_export
 from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.serve.models import OTHER_FILES, ServedModel, check_pair
-from potstill.serve.onnx_file import is_whole
+from potstill.serve.onnx_file import is_complete
 from potstill.serve.server import PageServer
 
 pytestmark = pytest.mark.usefixtures("signals_restored")
@@ -118,8 +118,8 @@ def test_two_models_must_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
     three = write_export(tmp_path / "three", **head, id2label={"0": "a", "1": "b", "2": "c"})
     score = write_export(tmp_path / "score", **head, id2label={"0": "a"})
     message = said(capsys, "--model", str(fill), "--compare", str(two))
-    assert message.endswith(f"different tasks: {fill} does fill-mask, {two} text-classification.\n")
-    assert "with 3 labels" in said(capsys, "--model", str(two), "--compare", str(three))
+    assert message.endswith(f"different tasks: {fill} does fill-mask, {two} does text-classification.\n")
+    assert "answers with 3 labels" in said(capsys, "--model", str(two), "--compare", str(three))
     assert "with a score" in said(capsys, "--model", str(two), "--compare", str(score))
     check_pair(*(ServedModel.open(str(folder), "--model") for folder in (fill, fill)))
 
@@ -143,10 +143,10 @@ def test_a_real_model_is_whole_until_it_is_cut(tmp_path: Path) -> None:
     content = model.SerializeToString()
     file = tmp_path / "model.onnx"
     file.write_bytes(content)
-    assert is_whole(file)
+    assert is_complete(file)
     for length in range(len(content)):
         file.write_bytes(content[:length])
-        whole = is_whole(file)
+        whole = is_complete(file)
         if whole:  # what follows the operators may be missing: a cut there leaves a model
             onnx.load(file)
             assert length > content.index(b"graph") + 160
@@ -156,9 +156,9 @@ def test_a_real_model_is_whole_until_it_is_cut(tmp_path: Path) -> None:
 def test_any_bytes_are_told_from_a_model(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.mktemp("any") / "model.onnx"
     file.write_bytes(content)
-    assert is_whole(file) in (True, False)
+    assert is_complete(file) in (True, False)
     file.write_bytes(SMALLEST_ONNX + b"\xff" + content)
-    is_whole(file)
+    is_complete(file)
 
 
 @pytest.mark.parametrize("name", [*OTHER_FILES, "potstill_export.json"])

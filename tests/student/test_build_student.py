@@ -197,7 +197,7 @@ def test_teachers_that_cannot_be_one(make_bert: MakeBert) -> None:
         build_student(make_bert(is_decoder=True))
     with pytest.raises(PotstillError, match="'relative_key' positions"):
         build_student(make_bert(position_embedding_type="relative_key"))
-    with pytest.raises(PotstillError, match="BertModel, which has no masked-LM head"):
+    with pytest.raises(PotstillError, match="BertModel, which has no language-model head"):
         build_student(BertModel(make_bert().config))
 
 

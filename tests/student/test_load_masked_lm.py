@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, processors
 from transformers import (
+    BartConfig,
     BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
@@ -124,7 +123,7 @@ def test_a_model_without_a_masked_lm_head(
     BertModel(make_bert().config).save_pretrained(tmp_path)
     capfd.readouterr()
     random_state = torch.get_rng_state()
-    assert "no complete masked-LM head (its weights lack cls.predictions" in refusal(tmp_path)
+    assert "no complete language-model head (its weights lack cls.predictions" in refusal(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert torch.equal(torch.get_rng_state(), random_state)
 
@@ -203,9 +202,16 @@ def test_an_adapter_is_not_a_model(folder: Path) -> None:
 
 
 def test_an_unknown_type_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
-    GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    BartConfig(architectures=["BartForConditionalGeneration"]).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"unreadable")
-    assert "'gpt2' are not supported: use one of type bert, distilbert" in refusal(tmp_path)
+    assert "'bart' are not supported: they are encoder-decoders" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{"quant_method": "gptq", "bits": 4}, {"load_in_8bit": True}, "int8"])
+def test_a_quantised_checkpoint_is_refused(folder: Path, how: object) -> None:
+    edit_config(folder, quantization_config=how)
+    method = " (gptq)" if isinstance(how, dict) and "bits" in how else ""
+    assert f"is quantised{method}: give the checkpoint in float that it was made from" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,7 @@ def test_a_missing_tensor_of_the_encoder(folder: Path) -> None:
 
 def test_a_distilbert_without_its_head(make_bert: MakeBert, tmp_path: Path) -> None:
     build_student(make_bert()).distilbert.save_pretrained(tmp_path)
-    assert "no complete masked-LM head" in refusal(tmp_path)
+    assert "no complete language-model head" in refusal(tmp_path)
 
 
 def tokenizer_of(vocabulary: dict[str, int], added: tuple[str, ...] = (), **special: str) -> PreTrainedTokenizerFast:

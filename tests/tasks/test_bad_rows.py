@@ -37,9 +37,9 @@ def both(task: SentenceTask, folder: Path, name: str, content: str | bytes) -> t
 
 
 BROKEN = {
-    "over two lines": ("9\t9\t9\tWhy\n?\tHow?\t0", 2, "line 3, has 4 columns where 6 are needed"),
-    "with a blank line inside": ("9\t9\t9\tWhy\n\n?\tHow?\t0", 3, "line 3, has 4 columns where 6 are needed"),
-    "by a tab": ("9\t9\t9\tWhy\t?\tHow?\t0", 1, "line 3, has 7 columns where 6 are expected"),
+    "over two lines": ("9\t9\t9\tWhy\n?\tHow?\t0", 2, "line 3, has 4 columns but needs 6"),
+    "with a blank line inside": ("9\t9\t9\tWhy\n\n?\tHow?\t0", 3, "line 3, has 4 columns but needs 6"),
+    "by a tab": ("9\t9\t9\tWhy\t?\tHow?\t0", 1, "line 3, has 7 columns instead of 6"),
     "by bytes": ("9\t9\t9\tWhy\udcff?\tHow?\t0", 1, "line 3, is not UTF-8"),
     "by its label": ("9\t9\t9\tWhy?\tHow?\tyes", 1, "row 3: the label is 'yes', but QQP has 0, 1"),
 }
@@ -126,7 +126,7 @@ def test_a_table_without_a_header_has_the_task_s_number_of_columns(tmp_path: Pat
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PotstillError, match="has 2 columns 'label': leave one of them"):
+    with pytest.raises(PotstillError, match="has 2 columns 'label': keep only one of them"):
         split(GLUE["sst2"], tmp_path, "dev.tsv", "sentence\tlabel\tlabel\nA\t1\t0\n")
 
 

@@ -39,7 +39,7 @@ def test_a_table_of_text_is_decided_by_all_of_its_labels(capsys: pytest.CaptureF
     for labels in (["1", "2"], ["2", "2"]):
         with pytest.raises(PotstillError, match=r"the file: the labels .*2 can be names .* or numbers .* \.jsonl"):
             read(STARS, labels, typed=False)
-    with pytest.raises(PotstillError, match=r"'3' is the name of a class, and '0' is no name but the number"):
+    with pytest.raises(PotstillError, match=r"'3' is only the name of a class, and '0' is only the number"):
         read(STARS, ["0", "3"], typed=False)
 
 

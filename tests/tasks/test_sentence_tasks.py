@@ -150,8 +150,8 @@ def test_imdb(write_split: WriteSplit) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("sst2", "sentence\tlabel\nfine\t1\nlabel forgotten\n", r"train.tsv, line 3, has 1 columns where 2 are needed"),
-        ("cola", "gj04\t1\t\tFine.\ngj04\t1\t\n", r"line 2, has 3 columns where 4 are needed"),
+        ("sst2", "sentence\tlabel\nfine\t1\nlabel forgotten\n", r"train.tsv, line 3, has 1 columns but needs 2"),
+        ("cola", "gj04\t1\t\tFine.\ngj04\t1\t\n", r"line 2, has 3 columns but needs 4"),
         ("sst2", "sentence\tlabel\nfine\t2\n", r"row 2: the label is '2', but SST-2 has 0, 1"),
         ("rte", "index\tsentence1\tsentence2\tlabel\n0\tA\tB\tmaybe\n", r"'maybe', but RTE has entailment"),
         (

@@ -151,18 +151,18 @@ WHERE = r"article 1 \(Still\), paragraph 1, question 2"
     ("changed", "message"),
     [
         (change("1 title", None), r"article 2 has no 'title', only 'paragraphs'"),
-        (change("1 paragraphs", {}), r"article 2 \(Cask\): 'paragraphs' is to be a list, not dict"),
+        (change("1 paragraphs", {}), r"article 2 \(Cask\): 'paragraphs' must be a list, not dict"),
         (change("0 paragraphs 1 context", None), r"article 1 \(Still\), paragraph 2 has no 'context'"),
         (change("0 paragraphs 1", "x"), r"paragraph 2: a JSON object .* was expected, not str"),
-        (change(f"{QA} id", 7), f"{WHERE}: 'id' is to be text, not int"),
+        (change(f"{QA} id", 7), f"{WHERE}: 'id' must be text, not int"),
         (change(f"{QA} id", "s1"), f"{WHERE}: the id 's1' occurs a second time"),
         (change(f"{QA} question", None), f"{WHERE} has no 'question'"),
         (change(f"{QA} question", "\ud800"), f"{WHERE}: 'question' holds half a surrogate pair"),
         (change(f"{QA} answers", None), f"{WHERE} has no 'answers'"),
         (change(f"{QA} answers", []), f"{WHERE}, has no answer and no is_impossible mark"),
         (change(f"{QA} is_impossible", True), f"{WHERE}, has answers but is marked is_impossible"),
-        (change(f"{QA} answers 1 answer_start", "42"), f"{WHERE}: 'answer_start' is to be a whole number, not str"),
-        (change(f"{QA} answers 1 answer_start", True), f"{WHERE}: 'answer_start' is to be a whole number, not bool"),
+        (change(f"{QA} answers 1 answer_start", "42"), f"{WHERE}: 'answer_start' must be a whole number, not str"),
+        (change(f"{QA} answers 1 answer_start", True), f"{WHERE}: 'answer_start' must be a whole number, not bool"),
         (change(f"{QA} answers 1 text", None), f"{WHERE} has no 'text', only 'answer_start'"),
     ],
 )
@@ -187,8 +187,8 @@ def test_what_is_not_in_the_format_is_named_with_its_place(
         (b"[]", "a JSON object with the key 'data' was expected, not list"),
         (b'{"rows": []}', "has no 'data', only 'rows'"),
         (b"{}", "has no 'data', only nothing at all"),
-        (b'{"data": []}', "holds no question: is it the right file"),
-        (b'{"data": [{"title": "x", "paragraphs": []}]}', "holds no question: is it the right file"),
+        (b'{"data": []}', "holds no question: check that it is the right file"),
+        (b'{"data": [{"title": "x", "paragraphs": []}]}', "holds no question: check that it is the right file"),
     ],
 )
 def test_other_files_are_an_error(tmp_path: Path, content: bytes, message: str) -> None:
@@ -227,7 +227,7 @@ def test_the_split_depends_on_titles_and_seed_alone() -> None:
 def test_a_split_that_cannot_be_is_an_error(share: float) -> None:
     with pytest.raises(PotstillError, match="above 0 and below 1"):
         split_by_title(rows(3), share)
-    with pytest.raises(PotstillError, match="all of 1 article"):
+    with pytest.raises(PotstillError, match="have 1 article"):
         split_by_title(rows(1), 0.5)
 
 
@@ -277,12 +277,12 @@ def test_the_hub_s_files_are_found_in_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"question": None}, "row 2: 'question' is to be text, not NoneType"),
+        ({"question": None}, "row 2: 'question' must be text, not NoneType"),
         ({"context": "\ud800"}, "row 2: 'context' holds half a surrogate pair"),
-        ({"answers": None}, "row 2: 'answers' is to be a pair of lists, not NoneType"),
+        ({"answers": None}, "row 2: 'answers' must be a pair of lists, not NoneType"),
         ({"answers": {"text": ["x"]}}, "row 2 has no 'answer_start', only 'text'"),
         ({"answers": {"text": ["x"], "answer_start": []}}, "row 2 has 1 texts and 0 places of answers"),
-        ({"answers": {"text": ["x"], "answer_start": [1.5]}}, "row 2: 'answer_start' is to be a whole number"),
+        ({"answers": {"text": ["x"], "answer_start": [1.5]}}, "row 2: 'answer_start' must be a whole number"),
         ({"is_impossible": True}, "row 2, has answers but is marked is_impossible"),
         ({"id": "s1"}, "row 2: the id 's1' occurs a second time"),
     ],
@@ -313,5 +313,5 @@ def test_titles_and_answers_as_a_list_of_pairs_are_optional(tmp_path: Path) -> N
     rows[0]["answers"] = [{"text": "copper", "answer_start": STILL.index("copper")}]
     dataset = read_squad(write_flat(tmp_path / "it.jsonl", rows)).dataset
     assert dataset[0]["answers"] == {"text": ["copper"], "answer_start": [STILL.index("copper")]}
-    with pytest.raises(PotstillError, match="all of 1 article"):
+    with pytest.raises(PotstillError, match="have 1 article"):
         split_by_title(dataset, 0.5)

@@ -114,7 +114,9 @@ def test_missing_predictions_count_nothing_and_are_counted() -> None:
 
 def test_what_cannot_be_scored_is_an_error() -> None:
     dataset = golds(a=["oak"])
-    with pytest.raises(PotstillError, match="2 predictions are for questions that the data has not, the first for 'x'"):
+    with pytest.raises(
+        PotstillError, match="2 predictions are for questions that are not in the data, the first for 'x'"
+    ):
         score_answers(dataset, {"a": "oak", "x": "oak", "y": ""})
     with pytest.raises(PotstillError, match="'a' is None, not text"):
         score_answers(dataset, {"a": None})  # type: ignore[dict-item]

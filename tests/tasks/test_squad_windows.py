@@ -230,7 +230,10 @@ def test_many_questions_are_numbered_through(dataset: datasets.Dataset) -> None:
     [
         ({"max_length": 65}, "reads up to 64 tokens: lower it"),
         ({"max_length": 32}, "64 for the question leave -35"),
-        ({"max_length": 32, "max_question_length": 12, "stride": 17}, "leave 17 for the context, of which 17"),
+        (
+            {"max_length": 32, "max_question_length": 12, "stride": 17},
+            "leave 17 for the context, but 17 of these overlap",
+        ),
         ({"max_length": 32, "max_question_length": 0, "stride": 1}, "raise max_length"),
         ({"max_length": 32, "max_question_length": 1, "stride": -1}, "raise max_length"),
     ],
@@ -243,5 +246,5 @@ def test_lengths_that_leave_no_room_are_an_error(options: dict[str, Any], messag
 def test_a_tokenizer_that_opens_no_pair_with_cls_is_an_error() -> None:
     backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a"))
     for special in ({}, {"cls_token": "b"}):
-        with pytest.raises(PotstillError, match=r"does not open a pair of texts with \[CLS\]"):
+        with pytest.raises(PotstillError, match=r"does not begin a pair of texts with \[CLS\]"):
             make_windows(one_question("b", "a", "b"), PreTrainedTokenizerFast(tokenizer_object=backend, **special))

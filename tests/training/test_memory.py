@@ -54,7 +54,8 @@ def test_a_step_on_cuda(h200: SimpleNamespace) -> None:
     assert told(h200, torch.OutOfMemoryError(OUT_OF_CUDA_MEMORY)) == (
         "A training step does not fit into the memory of NVIDIA H200: it asked for 20.0 GiB more and had used up to "
         "126.8 GiB, with 4.1 GiB free of 139.8 GiB; lower --per_device_train_batch_size (now 512) and raise "
-        "--gradient_accumulation_steps (now 2) by as much to keep the optimiser's batch; no earlier checkpoint exists."
+        "--gradient_accumulation_steps (now 2) by the same factor, which keeps the batch of the "
+        "optimiser; no earlier checkpoint exists."
     )
 
 
@@ -116,7 +117,8 @@ def test_a_step_that_the_cpu_has_no_room_for(
     assert re.fullmatch(
         r"A training step does not fit into memory: it asked for 1,073,741,824\.0 GiB more, with [\d.,]+ GiB free of "
         r"[\d.,]+ GiB; lower --per_device_train_batch_size \(now 2\) and raise --gradient_accumulation_steps \(now 4\) "
-        r"by as much to keep the optimiser's batch; the last good checkpoint is .*/student/checkpoint-3\.",
+        r"by the same factor, which keeps the batch of the optimiser; "
+        r"the last good checkpoint is .*/student/checkpoint-3\.",
         str(stopped.value),
     )
     assert checkpoints(folder) == ["checkpoint-3"]

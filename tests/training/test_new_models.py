@@ -60,7 +60,7 @@ def test_its_student_is_a_shallower_one_and_its_card_says_so(grown: Path, bytes_
     config = RobertaForMaskedLM.from_pretrained(folder).config
     assert (config.num_hidden_layers, config.max_position_embeddings) == (2, 34)
     card = (folder / "README.md").read_text()
-    assert "Everything outside of the layers was copied as it is." in card
+    assert "Everything outside of the layers was copied unchanged." in card
     assert "segment" not in card.split("## Recipe")[0]
 
 
@@ -86,14 +86,14 @@ def test_dropout_and_ids_of_special_tokens_reach_the_config(tmp_path: Path) -> N
 
 
 def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, text_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(PotstillError, match="'gpt2': new models are of one of the types bert, roberta"):
-        pretrain(pretraining(bytes_corpus, tmp_path / "model", model_type="gpt2"))
+    with pytest.raises(PotstillError, match="'distilbert': new models are of one of the types bert, roberta"):
+        pretrain(pretraining(bytes_corpus, tmp_path / "model", model_type="distilbert"))
     with pytest.raises(PotstillError, match="'roberta': it is for a new model: leave it out"):
         PretrainingArguments(output_dir=str(tmp_path), model_type="roberta", model="folder")
     for options, told in (
         ({"train_tokenizer": True, "model_type": "distilbert"}, "one of the types bert, roberta"),
         ({"train_tokenizer": True, "model_type": "roberta", "lowercase": True}, "leave --lowercase out"),
-        ({"tokenizer": "folder", "model_type": "roberta"}, "add --train_tokenizer, or leave it out"),
+        ({"tokenizer": "folder", "model_type": "roberta"}, "add --train_tokenizer, or leave --model_type out"),
     ):
         with pytest.raises(PotstillError, match=told):
             prepare([str(text_path)], str(tmp_path / "blocks"), **options)
@@ -101,11 +101,12 @@ def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, t
 
 
 @pytest.mark.parametrize("options", [{}, {"pretrain": True}, {"baseline": True}], ids=str)
-def test_the_bench_takes_a_random_roberta(options: dict[str, bool]) -> None:
+@pytest.mark.parametrize("model_type", ["roberta", "gpt2", "modernbert"])
+def test_the_bench_takes_a_random_model(model_type: str, options: dict[str, bool]) -> None:
     sizes = {"teacher_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 60, "block_size": 16}
     steps = {"bench_steps": 1, "bench_warmup": 1, "per_device_train_batch_size": 2, "max_position_embeddings": 16}
-    measured = bench_train(BenchTrainArguments(use_cpu=True, model_type="roberta", **sizes, **steps, **options))
-    assert measured.model["model_type"] == "roberta"
+    measured = bench_train(BenchTrainArguments(use_cpu=True, model_type=model_type, **sizes, **steps, **options))
+    assert measured.model["model_type"] == model_type
     assert (measured.teacher is None) == ("pretrain" in options)
 
 

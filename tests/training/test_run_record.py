@@ -194,8 +194,8 @@ def test_an_option_that_is_not_listed_is_recorded(corpus_folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("before", "now", "told"),
     [
-        ({"teacher": "a"}, {}, "the run began with a teacher, and none is given now"),
-        ({}, {"teacher": "a"}, "the run began without a teacher, and one is given now"),
+        ({"teacher": "a"}, {}, "the run began with a teacher, but now there is none"),
+        ({}, {"teacher": "a"}, "the run began without a teacher, but now there is one"),
         ({"teacher": "a"}, {"teacher": "b"}, "the teacher is not the one that the run began with"),
     ],
 )

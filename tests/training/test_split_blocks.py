@@ -77,7 +77,7 @@ def test_held_out_text_is_scored_at_both_lengths(
 def test_cut_held_out_text_is_that_of_the_blocks(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
     trainer = new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", **SHORT))
     found = trainer.evaluate()
-    blocks, splitter, masking = trainer.corpus.validation, trainer.splitter, trainer.held_out_masking
+    blocks, splitter, masking = trainer.corpus.validation, trainer.splitter, trainer.held_out_labelling
     every = blocks.__getitems__(list(range(len(blocks))))
 
     class Pieces:

@@ -62,7 +62,7 @@ def test_the_results_say_what_each_teacher_is_and_takes(two: Path, teachers: lis
     assert "# A student of teacher and teacher" in card
     assert "## Teachers" in card
     assert f"| teacher | 0.250 | {final['teacher_2_loss']:.3f} |" in card
-    assert "teachers, their mean" in card
+    assert "mean of the teachers" in card
 
 
 def test_the_recipe_of_one_teacher_says_nothing_of_several(

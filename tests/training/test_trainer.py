@@ -59,7 +59,7 @@ def test_placeholders_are_masked_and_control_tokens_never(
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     student = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes))
     trainer = DistillationTrainer(student, blocks, pretraining(blocks, tmp_path / "student", use_cpu=True))
-    never = {name for name, number in tokenizer.get_vocab().items() if trainer.masking.log_weights[number].isinf()}
+    never = {name for name, number in tokenizer.get_vocab().items() if trainer.labelling.log_weights[number].isinf()}
     assert never == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
 
 

@@ -1,1 +1,1 @@
-"""How fast it is on the hardware at hand."""
+"""Measures the speed of training and of inference on this machine."""

@@ -1,7 +1,7 @@
-"""Model FLOPs of a training step, by count, and the rate at which a device multiplies matrices.
+"""Counts the model FLOPs of a training step, and measures how fast a device multiplies matrices.
 
-A multiplication and an addition are two operations. Only matrix products count, as is the custom for utilisation:
-what a step computes besides (LayerNorm, softmax, dropout, the optimiser) is time it spends without model FLOPs.
+A multiplication and an addition are two operations. Only matrix products count, as is usual for utilisation. LayerNorm,
+softmax, dropout and the optimiser take time, but count no model FLOPs.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.bench.clock import synchronise
-from potstill.corpus.masking import masked_per_block
 from potstill.objective import Objective
 from potstill.student import LAST_HIDDEN, Reads, family_of
+from potstill.student.counting import MATRICES
+from potstill.training.part_clock import synchronise
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
 SLOW_SECONDS = 0.5
@@ -24,14 +23,15 @@ SLOW_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Model FLOPs per token of a training step; attention makes them depend on the block's length.
+    """Model FLOPs per token of a training step. They depend on the block's length because of attention.
 
     Attributes:
-        teacher_forward: of the layers whose output a loss reads, and of what losses make of it; 0 where no loss
-            compares with a teacher.
-        student_forward: likewise, with the projection onto the vocabulary at the share of tokens that a loss reads.
+        teacher_forward: FLOPs of the teacher's layers that the losses need, and of the losses' products with their
+            outputs; 0 if no loss reads a teacher.
+        student_forward: the same for the student. The projection onto the vocabulary counts at the share of tokens that
+            a loss reads.
         student_backward: twice the forward, for the gradients of inputs and of weights.
-        step: their sum.
+        step: sum of the three.
     """
 
     teacher_forward: float
@@ -45,27 +45,27 @@ def step_flops(
     teacher: PreTrainedModel | None,
     objective: Objective,
     block_size: int,
-    mlm_probability: float,
+    labelled: int,
 ) -> StepFlops:
-    """Count the model FLOPs per token that a step needs, whatever an implementation computes besides.
+    """Count the model FLOPs per token that a step needs. An implementation may compute more.
 
     Args:
         student: the model in training.
-        teacher: the frozen one; it only counts if a loss needs it.
+        teacher: the frozen model. It counts only if a loss needs it.
         objective: decides which layers are needed, and at which tokens the heads are: all, the masked ones or none.
         block_size: L, tokens of a block.
-        mlm_probability: share of a block's tokens that is masked.
+        labelled: tokens of a block that are predicted: the masked ones, or all but the last of a causal model.
     """
-    shares = {"none": 0.0, "masked": masked_per_block(block_size, mlm_probability) / block_size, "all": 1.0}
+    shares = {"none": 0.0, "masked": labelled / block_size, "all": 1.0}
 
     def forward(model: PreTrainedModel, reads: Reads) -> float:
         return forward_flops(model, block_size, shares[reads.logits], reads)
 
     needed = teacher if objective.needs_teacher else None
-    own = objective.flops(needed.config if needed is not None else None, student.config, block_size)
-    taught = 0.0 if needed is None else forward(needed, objective.teacher_reads) + own.teacher
-    learnt = forward(student, objective.student_reads) + own.student
-    return StepFlops(taught, learnt, 2 * learnt, taught + 3 * learnt)
+    of_losses = objective.flops(needed.config if needed is not None else None, student.config, block_size)
+    teacher_flops = 0.0 if needed is None else forward(needed, objective.teacher_reads) + of_losses.teacher
+    student_flops = forward(student, objective.student_reads) + of_losses.student
+    return StepFlops(teacher_flops, student_flops, 2 * student_flops, teacher_flops + 3 * student_flops)
 
 
 def forward_flops(
@@ -75,36 +75,41 @@ def forward_flops(
 
     Args:
         model: of a known family.
-        block_size: L, tokens of a block; attention takes 4 · L · H per token and layer, H the hidden size.
-        head_share: share of the tokens at which the masked-LM head is computed.
-        reads: layers above what is read are not run. Of a layer whose queries, keys and values are read alone, those
-            count.
+        block_size: L, tokens of a block. Attention takes 4 · A · H per token and layer. A is the number of tokens
+            that a token sees there (`Family.attended`), at most L; H is the hidden size.
+        head_share: share of the tokens at which the language-model head is computed.
+        reads: the outputs that losses read. Layers above them are not run. If only the queries, keys and values of a
+            layer are read, only these count.
     """
-    layers = family_of(model).layers(model)
-    depth, width = model.config.num_hidden_layers, model.config.hidden_size
+    family = family_of(model)
+    depth, width = len(family.layers(model)), model.config.hidden_size
     run = reads.layers_run(depth)
-    in_run = sum(_linear_weights(layer) for layer in list(layers.children())[:run])
+    flops = sum(family.layer_flops(model, layer, block_size) for layer in range(run))
     if any(layer % depth >= run for layer in reads.attention):
-        in_run += 3 * width * width
-    outside = _linear_weights(model) - _linear_weights(layers)
-    return 2 * in_run + 4 * block_size * width * run + 2 * outside * head_share
-
-
-def _linear_weights(module: nn.Module) -> int:
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+        flops += 2 * 3 * width * width
+    vocabulary = family.head(model).weight
+    in_layers, in_base = ({*part.modules()} for part in (family.layers(model), model.base_model))
+    projections, transform = 0, vocabulary.numel()
+    for part in model.modules():
+        if isinstance(part, MATRICES) and part not in in_layers and part.weight is not vocabulary:
+            if part in in_base:  # of the embeddings, so of every token
+                projections += part.weight.numel()
+            else:
+                transform += part.weight.numel()
+    return flops + 2 * projections + 2 * transform * head_share
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype, repetitions: int = 10) -> float:
-    """Measure the FLOP/s of a large square matrix product: what a model could reach if it were nothing else.
+    """Measure the FLOP/s of a large square matrix product. A model that did only such products would reach this rate.
 
     Args:
-        device: where; the product is smaller on a CPU (1024³) than on a GPU (8192³).
+        device: where to multiply. The product is smaller on a CPU (1024³) than on a GPU (8192³).
         dtype: of the matrices.
-        repetitions: products in each of three timings, of which the fastest counts.
+        repetitions: products in each of three timings. The fastest timing counts.
     """
     size = MATRIX_SIZE.get(device.type, MATRIX_SIZE["cuda"])
     left, right, product = (torch.empty(size, size, device=device, dtype=dtype) for _ in range(3))
-    for matrix in (left, right):  # of zeros the product would take less power, and so less time
+    for matrix in (left, right):  # zeros would take less power, and therefore less time
         matrix.normal_()
 
     def seconds(repetitions: int) -> float:
@@ -116,6 +121,6 @@ def matrix_product_rate(device: torch.device, dtype: torch.dtype, repetitions: i
         return time.perf_counter() - started
 
     seconds(1)  # warms up
-    if (once := seconds(1)) > SLOW_SECONDS:  # a processor that emulates the type: once says enough
+    if (once := seconds(1)) > SLOW_SECONDS:  # the processor emulates the type: one product is enough
         return 2 * size**3 / once
     return 2 * size**3 * repetitions / min(seconds(repetitions) for _ in range(3))

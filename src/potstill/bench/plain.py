@@ -1,4 +1,4 @@
-"""The training step written the obvious way: what potstill's own is compared with, in results and in speed."""
+"""A plain training step: the baseline for the results and the speed of potstill's own step."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from potstill.bench.clock import PartClock
 from potstill.corpus import Blocks
-from potstill.corpus.masking import MaskedBlocks
+from potstill.corpus.labelling import Labelling
 from potstill.objective import Batch, Encoded, Ensemble, Objective, Vocabulary
 from potstill.recipe import Recipe
 from potstill.student import Reads, Tokens, family_of
+from potstill.training.part_clock import PartClock
 from potstill.training.step import DistillationStep
 
 
 class PlainStep(DistillationStep):
     """The same losses as `DistillationStep`, from the models' own forward passes and their logits at every position.
 
-    It takes its place in a `DistillationTrainer`, whose model it then has to be before training starts:
+    It can replace the `DistillationStep` of a `DistillationTrainer`. Set it as the model before training starts:
     `trainer.model = trainer.model_wrapped = PlainStep(trainer.student, trainer.teacher, trainer.step.objective)`.
     """
 
@@ -35,9 +35,9 @@ class PlainStep(DistillationStep):
         teacher = None
         if self.teacher is not None and reads:
             with torch.no_grad():
-                teacher, teacher_logits = _whole(self.teacher, input_ids, reads)
+                teacher, teacher_logits = _full_forward(self.teacher, input_ids, reads)
             self.mark("teacher")
-        student, student_logits = _whole(self.student, input_ids, self.objective.student_reads)
+        student, student_logits = _full_forward(self.student, input_ids, self.objective.student_reads)
         self.mark("student")
 
         parts: list[Tensor] = []
@@ -56,8 +56,8 @@ class PlainStep(DistillationStep):
         return {"loss": torch.stack(parts).sum()} | logged
 
 
-def _whole(model: PreTrainedModel, input_ids: Tensor, reads: Reads) -> tuple[Encoded, Tensor]:
-    """Return what is read of a model from its own forward pass, and its (B, L, V) logits."""
+def _full_forward(model: PreTrainedModel, input_ids: Tensor, reads: Reads) -> tuple[Encoded, Tensor]:
+    """Return the outputs that losses read, from a model's own forward pass, and its (B, L, V) logits."""
     output = model(input_ids=input_ids, output_hidden_states=True)
     family, before = family_of(model), output.hidden_states
     layers = list(family.layers(model))
@@ -71,7 +71,7 @@ def _whole(model: PreTrainedModel, input_ids: Tensor, reads: Reads) -> tuple[Enc
 def _over_logits(
     term: Vocabulary, student: Tensor, teacher: Tensor | None, positions: Tensor, labels: Tensor
 ) -> dict[str, tuple[float, Tensor]]:
-    """Return weight and value of each loss over (B, L, V) logits, by its name in the log."""
+    """Return name in the log → weight and value, for each loss over (B, L, V) logits."""
     found: dict[str, tuple[float, Tensor]] = {}
 
     def compared(tokens: Tokens, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -94,10 +94,10 @@ def _over_logits(
             return (_kl(log_p, log_mean) + _kl(log_q, log_mean)) / 2
 
         found["ce"] = soft.weight, compared(soft.tokens, divergence) * soft.temperature**2
-    if term.masked_lm is not None:
+    if term.hard_labels is not None:
         masked_logits = _at(student, positions).float()
         total = F.cross_entropy(masked_logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
-        found["mlm"] = term.masked_lm.weight, total / labels.numel()
+        found[term.hard_labels.logged_as] = term.hard_labels.weight, total / labels.numel()
     if (squared := term.logits_mse) is not None:
         value = compared(squared.tokens, lambda target, logits: (logits - target).square().mean(-1))
         found["logits_mse"] = squared.weight, value
@@ -115,14 +115,14 @@ def _at(logits: Tensor, positions: Tensor) -> Tensor:
 
 
 class PlainTraining:
-    """The training loop written the obvious way: eager, under autocast, with AdamW.
+    """A plain training loop: eager, under autocast, with AdamW.
 
     Args:
-        student: to train.
-        teacher: to learn from, not one whose layers were compiled.
+        student: the model to train.
+        teacher: the model to learn from, without compiled layers.
         objective: the losses.
-        blocks: what is read.
-        masking: how it is masked, on the device of the run.
+        blocks: the training data.
+        labelling: labels the blocks, on the device of the run.
         args: device, precision, optimiser and accumulation.
         batch_size: blocks per device and micro-batch.
     """
@@ -133,12 +133,12 @@ class PlainTraining:
         teacher: PreTrainedModel | None,
         objective: Objective,
         blocks: Blocks,
-        masking: Callable[[Tensor, Tensor], MaskedBlocks],
+        labelling: Labelling,
         args: Recipe,
         batch_size: int,
     ) -> None:
         self.args = args
-        self.masking = masking
+        self.labelling = labelling
         step = PlainStep(student.to(args.device), teacher.to(args.device) if teacher else None, objective).train()
         self.clock = PartClock(args.device)
         step.mark = self.clock.mark
@@ -159,24 +159,24 @@ class PlainTraining:
             batch_size,
             shuffle=True,
             drop_last=True,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
         )
-        self._batches = self._batches_for_ever()
+        self._batches = self._endless_batches()
 
     def run(self, steps: int) -> None:
-        """Take so many steps of the optimiser."""
+        """Take this number of optimiser steps."""
         accumulated = self.args.gradient_accumulation_steps
         for _ in range(steps):
             for micro_step in range(accumulated):
                 batch = next(self._batches)
                 self.clock.mark("data")
-                masked = self.masking(batch["input_ids"], batch["sample_index"])
+                labelled = self.labelling(batch["input_ids"], batch["sample_index"])
                 self.clock.mark("masking")
                 with self._no_sync(micro_step < accumulated - 1):
                     with torch.autocast(self.args.device.type, self.dtype, enabled=self.dtype is not None):
-                        loss = self.model(masked.input_ids, masked.positions, masked.labels)["loss"]
+                        loss = self.model(labelled.input_ids, labelled.positions, labelled.labels)["loss"]
                     self.scaler.scale(loss / accumulated).backward()
                 self.clock.mark("backward")
             self.scaler.unscale_(self.optimizer)
@@ -191,7 +191,7 @@ class PlainTraining:
         """End the processes that read the data."""
         self._batches.close()
 
-    def _batches_for_ever(self) -> Generator[dict[str, Tensor], None, None]:
+    def _endless_batches(self) -> Generator[dict[str, Tensor], None, None]:
         while True:
             for batch in self._loader:
                 yield {name: values.to(self.args.device, non_blocking=True) for name, values in batch.items()}
@@ -202,6 +202,6 @@ class PlainTraining:
         return contextlib.nullcontext()
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collate nothing: `Blocks` returns whole batches."""
+def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the batch: `Blocks` has already collated it."""
     return batch

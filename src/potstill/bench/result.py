@@ -1,4 +1,4 @@
-"""What `bench train` has measured: as JSON and in words."""
+"""The measurements of `bench train`, and their report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.bench.clock import PartClock
 from potstill.bench.flops import StepFlops
 from potstill.files import write_text
 from potstill.json_files import json_text
+from potstill.training.part_clock import PartClock
 
-_IN_WORDS = {
+_PART_TITLES = {
     "data": "waiting for data",
     "masking": "masking",
     "teacher": "teacher forward",
@@ -24,18 +24,18 @@ _IN_WORDS = {
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one way of training is.
+    """The speed of one training step, potstill's or the plain one.
 
     Attributes:
         tokens_per_second: over all processes and all measured steps, by the host's clock.
-        tokens_per_second_by_round: the same of each round.
-        ms_per_step: of a step of the optimiser.
-        ms_per_micro_batch: the same divided by the micro-batches of a step, the optimiser's share included.
-        ms_per_step_by_part: where they go. Potstill projects onto the vocabulary among the losses, and makes the
-            projection's gradient there too; the plain step does so in the forward passes and in the backward one.
+        tokens_per_second_by_round: the same for each round.
+        ms_per_step: milliseconds of an optimiser step.
+        ms_per_micro_batch: `ms_per_step` divided by the micro-batches of a step. The optimiser's time is included.
+        ms_per_step_by_part: milliseconds of each part of a step. Potstill computes the projection onto the vocabulary
+            and its gradient in the part `losses`. The plain step computes them in the forward and backward passes.
         batch_size: blocks per device and micro-batch.
-        peak_memory_bytes: on a CUDA device what tensors took at most during measured steps, else the resident size of
-            the whole process; None where it cannot be told apart.
+        peak_memory_bytes: on a CUDA device the peak memory of tensors during measured steps, on others the largest
+            resident size of the process. None if it cannot be measured separately.
     """
 
     tokens_per_second: float
@@ -56,12 +56,12 @@ class Speed:
         batch_size: int,
         peak_memory_bytes: int | None,
     ) -> Speed:
-        """Read a clock.
+        """Compute the speed from a clock.
 
         Args:
-            clock: of rounds of steps.
-            steps_per_round: optimiser steps of each.
-            micro_batches: of each step.
+            clock: has timed rounds of steps.
+            steps_per_round: optimiser steps of a round.
+            micro_batches: of a step.
             tokens_per_step: over all processes and micro-batches.
             batch_size: see `Speed`.
             peak_memory_bytes: see `Speed`.
@@ -80,12 +80,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class TrainBench:
-    """What was run, on what, and how fast it was.
+    """The measurements of `bench train`, with the hardware, the models and the settings.
 
-    `model` is the one in training, `teacher` None where none is run; `objective` has the losses with their options.
-    Where steps are `recorded`, the part `backward` is all of what is replayed. FLOP/s are of all processes in
-    `model_flops_per_second` and of one device in `matrix_product_flops_per_second`.
-    `ratio_to_baseline` is the median over rounds of tokens per second over the baseline's in the round that followed.
+    `model` is the model in training. `teacher` is None if no teacher is run. `objective` has the losses with their
+    options. If steps are `recorded`, the part `backward` is the whole replayed graph. `model_flops_per_second` is the
+    rate of all processes; `matrix_product_flops_per_second` is the rate of one device. `ratio_to_baseline` is a median
+    over rounds: each ratio divides potstill's tokens per second by the baseline's in the round that followed.
     """
 
     hardware: str
@@ -99,7 +99,7 @@ class TrainBench:
     teacher: dict[str, Any] | None
     objective: dict[str, Any]
     block_size: int
-    masked_per_block: int
+    labelled_per_block: int
     gradient_accumulation_steps: int
     gradient_accumulation_steps_of_recipe: int
     warmup_steps: int
@@ -142,8 +142,8 @@ class TrainBench:
             f"{', steps recorded as CUDA graphs' if self.recorded else ''} · {versions}",
             _shape(self.model) + (f" ← teacher {_shape(self.teacher)}" if self.teacher else ", no teacher"),
             " · ".join(_loss(name, options) for name, options in self.objective.items()),
-            f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.masked_per_block} of "
-            f"each {self.block_size} masked · {accumulated} · {self.measured_steps} steps measured after "
+            f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.labelled_per_block} of "
+            f"each {self.block_size} predicted · {accumulated} · {self.measured_steps} steps measured after "
             f"{self.warmup_steps} to warm up",
         ]
         columns = [self.speed] if self.baseline is None else [self.speed, self.baseline]
@@ -153,7 +153,7 @@ class TrainBench:
             ("ms per micro-batch", [f"{speed.ms_per_micro_batch:,.2f}" for speed in columns]),
             ("ms per step", [f"{speed.ms_per_step:,.2f}" for speed in columns]),
         ]
-        for part, words in _IN_WORDS.items():
+        for part, words in _PART_TITLES.items():
             cells = [f"{speed.ms_per_step_by_part[part]:,.2f}" for speed in columns]
             if self.recorded and part in ("teacher", "student", "losses"):
                 cells[0] = "in backward"
@@ -174,7 +174,9 @@ class TrainBench:
         if self.ratio_to_baseline is not None:
             rounds = len(self.speed.tokens_per_second_by_round)
             tail.append(f"potstill ÷ plain: {self.ratio_to_baseline:.2f} × (median of {rounds} rounds, taking turns)")
-            tail.append("(the vocabulary is among potstill's losses, gradient included; plain has it in its passes)")
+            tail.append(
+                "(potstill computes the vocabulary and its gradient in the losses, plain in its forward and backward)"
+            )
         return "\n".join([*head, "", *table, "", *tail])
 
 

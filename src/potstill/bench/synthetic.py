@@ -13,35 +13,43 @@ from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.corpus.integrity import checksums
 from potstill.corpus.manifest import SplitRecord, TokenizerRecord
 from potstill.corpus.packing import TOKENS_PER_RECORD_BATCH, BlockWriter, content_size
-from potstill.corpus.tokenizer import TokenizerSpec
+from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 from potstill.versions import version
 
 
 def random_corpus(
-    folder: Path, blocks: int, block_size: int, tokenizer: PreTrainedTokenizerFast, seed: int = 0
+    folder: Path,
+    blocks: int,
+    block_size: int,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int = 0,
+    framed: bool | None = None,
 ) -> Corpus:
-    """Write a corpus of random tokens, as frequent as words are: the n-th most frequent occurs 1/n times as often.
+    """Write a corpus of random tokens with the frequencies of words: the n-th most frequent occurs 1/n times as often.
 
-    That makes no difference to matrix products, but it does to the gradient of the embeddings, where tokens of one
-    kind meet.
+    The frequencies do not change the time of matrix products. They change that of the embeddings' gradient, which adds
+    up equal tokens.
 
     Args:
         folder: where to write it.
-        blocks: of the train split; there is no held-out one.
+        blocks: number of blocks of the train split. There is no held-out split.
         block_size: L, tokens of a block.
-        tokenizer: its vocabulary, but for the special tokens, is what the blocks are made of.
+        tokenizer: the blocks are made of its vocabulary, without the special tokens.
         seed: of the random numbers.
+        framed: see `TokenizerSpec.of`.
 
     Raises:
-        PotstillError: a block has no room for text, or the vocabulary no words.
+        PotstillError: a block has no room for text, or the vocabulary has no words.
     """
-    spec = TokenizerSpec.of(tokenizer, "of the bench")
+    spec = TokenizerSpec.of(tokenizer, "of the bench", framed)
     if content_size(spec, block_size) < 1:
         raise PotstillError(f"--block_size is {block_size}, which leaves no room for text: give 3 or more.")
-    words = np.setdiff1d(np.arange(spec.vocab_size), tokenizer.all_special_ids).astype(spec.dtype)
+    words = np.setdiff1d(np.arange(spec.vocab_size), control_ids(tokenizer)).astype(spec.dtype)
     if len(words) == 0:
-        raise PotstillError(f"A vocabulary of {spec.vocab_size} entries is all special tokens: give --vocab_size 100.")
+        raise PotstillError(
+            f"A vocabulary of {spec.vocab_size} entries has only special tokens: give --vocab_size 100."
+        )
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     tokens = blocks * content_size(spec, block_size)
@@ -74,5 +82,6 @@ def random_corpus(
         sources=[],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         checksums=checksums(folder),
+        framing="none" if spec.prefix is None else "cls_sep",
     ).save(folder)
     return Corpus.open(folder, verify=False)

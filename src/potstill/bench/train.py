@@ -1,4 +1,4 @@
-"""The verb `bench train`: how fast the training step of a recipe is on the hardware at hand."""
+"""The verb `bench train`: measures the training step of a recipe on this machine."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ from transformers import (
     TrainerState,
 )
 
-from potstill.bench.clock import PartClock, synchronise
 from potstill.bench.flops import matrix_product_rate, step_flops
 from potstill.bench.plain import PlainTraining
 from potstill.bench.result import Speed, TrainBench
 from potstill.bench.synthetic import random_corpus
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.corpus import Corpus, load_tokenizer
-from potstill.corpus.masking import masked_per_block
+from potstill.corpus.masking import labelled_per_block
 from potstill.errors import PotstillError
 from potstill.files import check_output_file
 from potstill.json_files import check_finite
-from potstill.student import build_student, load_masked_lm
+from potstill.objective import objective_from
+from potstill.student import build_student, family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
+from potstill.training.part_clock import PartClock, synchronise
 from potstill.training.pretrain import ends, initial_model
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
 
 
 def bench_train(args: BenchTrainArguments) -> TrainBench:
-    """Measure the training step of a recipe here: tokens per second, milliseconds by part, utilisation, memory.
+    """Measure the training step of a recipe on this machine: tokens per second, time by part, utilisation, memory.
 
-    What runs is the training of `distill`, or with `--pretrain` that of `pretrain`, short of logging, evaluating and
-    saving. Models are random and so are the tokens, unless `--teacher` and `--corpus` are given: neither makes a
-    difference to the speed. Nothing is left behind. Under `torchrun` all processes are measured together.
+    The bench runs the training of `distill`, or with `--pretrain` that of `pretrain`, without logging, evaluating and
+    saving. Models and tokens are random unless `--teacher` and `--corpus` are given, which does not change the speed.
+    The bench leaves no files. Under `torchrun` all processes are measured together.
 
     Args:
         args: a recipe, and the options of the bench itself.
 
     Returns:
-        What was measured; `str` of it is a report.
+        The measurements; `str` of them is a report.
 
     Raises:
         PotstillError: bad input, or a step does not fit into memory.
@@ -71,10 +72,10 @@ def bench_train(args: BenchTrainArguments) -> TrainBench:
 
 
 class _MeasuredTrainer(DistillationTrainer):
-    """A trainer that tells a clock when each part of a step has ended."""
+    """A trainer that marks the end of each part of a step on a clock."""
 
-    def tell(self, clock: PartClock) -> None:
-        """Have the clock told from now on."""
+    def attach(self, clock: PartClock) -> None:
+        """Mark the parts on this clock from now on."""
         self.step.mark = clock.mark
 
     def training_step(self, *args: Any, **options: Any) -> Any:
@@ -87,10 +88,11 @@ class _Rounds(TrainerCallback):
     """Starts the clock after the warm-up, and stops it after each round of steps.
 
     Args:
-        clock: is told of the parts that the trainer itself does.
-        wait_for_everyone: returns when all processes have come here.
-        after_round: what to do between two rounds.
-        started: when the building of the models began, by `time.perf_counter`.
+        clock: gets marks for the parts that the trainer itself does.
+        args: numbers of steps and rounds.
+        wait_for_everyone: returns when all processes have called it.
+        after_round: called after each round.
+        started: time when the building of the models began, by `time.perf_counter`.
     """
 
     def __init__(
@@ -109,11 +111,11 @@ class _Rounds(TrainerCallback):
         self.first_step_seconds = 0.0
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The batches of the step are there."""
+        """Mark that the batches of the step are ready."""
         self.clock.mark("data")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The optimiser has taken its step, and the gradients are cleared."""
+        """Mark that the optimiser has taken its step and the gradients are cleared."""
         self.clock.mark("optimiser")
         if state.global_step == 1:
             synchronise(self.clock.device)
@@ -130,7 +132,7 @@ class _Rounds(TrainerCallback):
 
 
 class _Baseline:
-    """The plain training, whose rounds of steps come after those of potstill's own."""
+    """The plain training. Each of its rounds follows a round of potstill's own."""
 
     def __init__(self, build: Callable[[], PlainTraining], args: BenchTrainArguments) -> None:
         self.build = build
@@ -138,8 +140,8 @@ class _Baseline:
         self.training: PlainTraining | None = None
         self.peak_memory: int | None = None
 
-    def take_turn(self) -> None:
-        """Take a round of steps; the first time, build and warm up before."""
+    def run_round(self) -> None:
+        """Run a round of steps. The first call builds the models and warms up before."""
         allocated = _allocated(self.args.device)
         first = self.training is None
         self.training = self.training or self.build()
@@ -147,20 +149,20 @@ class _Baseline:
             with fitting_memory(self.args):
                 if first:
                     self.training.run(self.args.bench_warmup)
-                    _forget_peak(self.args.device)
-                    self._take_steps(self.training)
+                    _reset_peak(self.args.device)
+                    self._time_steps(self.training)
                     peak = _peak_memory(self.args.device) if self.args.device.type == "cuda" else None
                     self.peak_memory = None if peak is None else peak - allocated
                 else:
-                    self._take_steps(self.training)
+                    self._time_steps(self.training)
         except PotstillError as error:
             size = self.args.baseline_batch_size or self.args.per_device_train_batch_size
             raise PotstillError(
-                f"The plain step of --baseline does not fit into memory with {size} blocks, for it needs more than "
+                f"The plain step of --baseline does not fit into memory with {size} blocks, because it needs more than "
                 "potstill's own: give a smaller --baseline_batch_size."
             ) from error
 
-    def _take_steps(self, training: PlainTraining) -> None:
+    def _time_steps(self, training: PlainTraining) -> None:
         training.clock.start()
         training.run(self.args.steps_per_round)
         training.clock.stop()
@@ -170,33 +172,35 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
     corpus = _corpus(args, folder)
     started = time.perf_counter()
     student, teacher = _models(args, corpus)
-    trainer = _MeasuredTrainer(student, corpus, args, teacher)
-    masking, objective = trainer.masking, trainer.step.objective
+    alone = objective_from({"causal_lm" if family_of(student).causal else "masked_lm": 1.0})
+    trainer = _MeasuredTrainer(student, corpus, args, teacher, objective=alone if args.pretrain else None)
+    labelling, objective = trainer.labelling, trainer.step.objective
 
     def plain_training() -> PlainTraining:
-        student, teacher = _models(args, corpus)  # with the same weights as the trainer's had
+        student, teacher = _models(args, corpus)  # with the weights that the trainer's models had at the start
         size = args.baseline_batch_size or args.per_device_train_batch_size
-        return PlainTraining(student, teacher, objective, corpus.train, masking, args, size)
+        return PlainTraining(student, teacher, objective, corpus.train, labelling, args, size)
 
     baseline = _Baseline(plain_training, args) if args.baseline else None
     peak_memory: int | None = None
 
     def after_round() -> None:
         nonlocal peak_memory
-        if peak_memory is None:  # after the first round: later on the baseline's models are there too
+        if peak_memory is None:  # after the first round, because the baseline's models need memory later
             peak_memory = _peak_memory(args.device)
         if baseline is not None:
-            baseline.take_turn()
+            baseline.run_round()
 
     def before_round() -> None:
         trainer.accelerator.wait_for_everyone()
-        _forget_peak(args.device)
+        _reset_peak(args.device)
 
     clock = PartClock(args.device)
     rounds = _Rounds(clock, args, before_round, after_round, started)
     trainer.add_callback(rounds)
-    trainer.tell(clock)
-    Trainer.train(trainer)  # without `DistillationTrainer`'s care for checkpoints: a signal ends a bench at once
+    trainer.attach(clock)
+    Trainer.train(trainer)  # not `DistillationTrainer.train`, which handles checkpoints: a signal ends a bench at once
+    labelled = labelled_per_block(family_of(student).causal, corpus.train.block_size, args.mlm_probability)
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     block_size, accumulated = corpus.train.block_size, args.gradient_accumulation_steps
 
@@ -211,7 +215,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         size = args.baseline_batch_size or args.per_device_train_batch_size
         plain = speed(baseline.training.clock, size, baseline.peak_memory)
         by_round = zip(ours.tokens_per_second_by_round, plain.tokens_per_second_by_round, strict=True)
-        ratio = statistics.median(mine / theirs for mine, theirs in by_round)
+        ratio = statistics.median(own / baseline_rate for own, baseline_rate in by_round)
     return TrainBench(
         hardware=hardware(args.device),
         on_cuda=args.device.type == "cuda",
@@ -224,14 +228,14 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         teacher=_shape(teacher) if teacher is not None and objective.needs_teacher else None,
         objective=objective.losses,
         block_size=block_size,
-        masked_per_block=masked_per_block(block_size, args.mlm_probability),
+        labelled_per_block=labelled,
         gradient_accumulation_steps=accumulated,
         gradient_accumulation_steps_of_recipe=args.accumulation_of_recipe,
         warmup_steps=args.bench_warmup,
         measured_steps=args.rounds * args.steps_per_round,
         seconds_to_first_step=rounds.first_step_seconds,
         speed=ours,
-        flops_per_token=step_flops(student, teacher, objective, block_size, args.mlm_probability),
+        flops_per_token=step_flops(student, teacher, objective, block_size, labelled),
         matrix_product_flops_per_second=matrix_product_rate(args.device, dtype),
         baseline=plain,
         ratio_to_baseline=ratio,
@@ -239,7 +243,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
 
 
 def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
-    """Open the corpus given, or write one of random tokens that lasts for all steps."""
+    """Open the given corpus, or write one of random tokens that is large enough for all steps."""
     largest = max(args.per_device_train_batch_size, args.baseline_batch_size or 0)
     if args.corpus:
         corpus = Corpus.open(args.corpus)
@@ -250,13 +254,13 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
         tokenizer = load_tokenizer(name)
     else:
         tokenizer = new_tokenizer_kind(args.model_type).meaningless(args.vocab_size, args.block_size)
-    # Two steps more than are taken: batches are read ahead, and to find the end of an epoch takes its time.
+    # Two steps more than are taken: batches are read ahead, and the end of an epoch would take extra time.
     blocks = largest * args.gradient_accumulation_steps * args.world_size * (args.max_steps + 2)
     return random_corpus(folder / "blocks", blocks, args.block_size, tokenizer, args.seed)
 
 
 def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-    """Return the model to train and its teacher: the same weights each time."""
+    """Return the model to train and its teacher, with the same weights in each call."""
     shape = copy.copy(args)
     shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
     if args.teachers:
@@ -282,13 +286,13 @@ def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Return the bytes that tensors took on the device since the peak was forgotten, or else those of the process."""
+    """Return the peak bytes of tensors on a CUDA device since `_reset_peak`, or else those of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The options of `bench train`: those of `distill` and `pretrain`, and what is measured how long."""
+"""The options of `bench train`: those of `distill` and `pretrain`, and those of the measurement."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from typing import ClassVar, Literal
 from potstill.arguments import option
 from potstill.recipe import DistillationArguments, PretrainingArguments
 
-ROUNDS = 5  # with a baseline, which takes turns
+ROUNDS = 5  # with a baseline, whose rounds alternate with potstill's
 
 
 @dataclass
 class BenchTrainArguments(DistillationArguments, PretrainingArguments):
-    """Options of `potstill bench train`. Any recipe will do: what it says of evaluating, saving, logging, growing,
-    of cutting blocks and of the length of training is overruled.
+    """Options of `potstill bench train`. Any recipe can be given. Its settings for evaluating, saving, logging,
+    growing, cutting blocks and the length of training are ignored.
     """
 
     teacher: list[str] | str | None = option(
         None, "Folder or hub name of the teacher; random weights if not given.", several=True
     )
     corpus: str | None = option(None, "Folder written by `potstill prepare`; random tokens if not given.")
-    output_dir: str | None = option(None, "Not used: a bench leaves nothing behind.")
+    output_dir: str | None = option(None, "Not used: a bench leaves no files.")
     num_hidden_layers: int | None = option(  # type: ignore[assignment]
-        None, "Layers of the student, half of the teacher's if not given; with --pretrain, of the model."
+        None, "Layers of the student, half of the teacher's if not given. With --pretrain, layers of the model."
     )
     bench_steps: int = option(20, "Optimiser steps to measure.")
-    bench_warmup: int = option(5, "Optimiser steps before that; compilation falls into the first.")
+    bench_warmup: int = option(5, "Optimiser steps before the measured ones. The first includes compilation.")
     gradient_accumulation_steps: int = option(1, "Micro-batches of a step, but no more than --bench_accumulation.")
     bench_accumulation: int = option(
         8,
-        "Micro-batches of a measured step at most: a step of all that a large recipe accumulates would take too long, "
-        "and with 8 the optimiser's share is small already.",
+        "Micro-batches of a measured step at most. All micro-batches of a large recipe would take too long, and with 8 "
+        "the optimiser's share of the time is already small.",
     )
     block_size: int = option(512, "Tokens of a block, unless --corpus is given.")
     vocab_size: int = option(30522, "Entries of the vocabulary, unless --corpus, --teacher or --tokenizer is given.")
     teacher_layers: int = option(12, "Layers of the teacher, unless --teacher is given.")
     pretrain: bool = option(
         False,
-        "Measure masked-LM pre-training of a model of the teacher's shape, as `pretrain` does it, not distilling.",
+        "Measure masked-LM pre-training of a model of the teacher's shape, as `pretrain` does it, instead of "
+        "distillation.",
     )
     baseline: bool = option(
-        False, "Measure the same step written the obvious way too (eager, logits at every position), taking turns."
+        False,
+        "Also measure a plain step with the same losses (eager, logits at all positions), in alternating rounds.",
     )
     baseline_batch_size: int | None = option(
         None, "Blocks per device and micro-batch of the baseline; --per_device_train_batch_size if not given."
@@ -52,7 +54,7 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     accumulation_of_recipe: int = field(init=False, default=1)
 
     masking: Literal["frequency", "uniform"] | None = option(  # type: ignore[assignment]
-        None, "How masked tokens are drawn; if not given, as `distill` does it, or with --pretrain as `pretrain`."
+        None, "How masked tokens are chosen. If not given, as in `distill`, or with --pretrain as in `pretrain`."
     )
 
     not_offered: ClassVar[frozenset[str]] = DistillationArguments.not_offered | {
@@ -61,25 +63,23 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         *("eval_strategy", "save_strategy", "logging_strategy", "eval_on_start", "logging_first_step"),
         "load_best_model_at_end",
     }
-    """Refused, or overruled."""
+    """Options that are refused or ignored."""
 
     def __post_init__(self) -> None:
         self.masking = self.masking or ("uniform" if self.pretrain else "frequency")
         self._check("grow", self.grow is None or self.pretrain, "belongs to `pretrain`: add --pretrain")
         for name in ("bench_steps", "bench_accumulation", "block_size", "vocab_size", "teacher_layers"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
-        self._check("bench_warmup", self.bench_warmup > 0, "must be above 0, for the first step is not like the others")
+        self._check("bench_warmup", self.bench_warmup > 0, "must be above 0, because the first step is slower")
         size = self.baseline_batch_size
         self._check("baseline_batch_size", size is None or size > 0, "must be above 0")
         self._check("teacher", len(self.teachers) < 2, "names several models, but a bench measures with one: name one")
-        self._check("model", self.model is None, "is not continued from here: give its shape, or leave it out")
-        two = self.teacher is not None and self.model_type is not None
-        self._check("model_type", not two, "is for a random teacher: leave it out, for the folder of --teacher says it")
+        self._check("model", self.model is None, "cannot be continued in a bench: give its shape, or leave it out")
+        both_given = self.teacher is not None and self.model_type is not None
+        self._check("model_type", not both_given, "is for a random teacher: leave it out, because --teacher decides it")
         if self.pretrain:
             self._check("teacher", self.teacher is None, "is not used with --pretrain; leave it out")
-            self.losses = {"masked_lm": 1.0}
-            for name in self.replaced():
-                setattr(self, name, getattr(type(self), name))
+            self.losses = None
         self.accumulation_of_recipe = self.gradient_accumulation_steps
         self.gradient_accumulation_steps = min(self.gradient_accumulation_steps, self.bench_accumulation)
         self.max_steps = self.bench_warmup + self.rounds * self.steps_per_round
@@ -87,12 +87,12 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         self.eval_strategy = self.save_strategy = self.logging_strategy = "no"
         self.report_to = "none"
         self.eval_on_start = self.logging_first_step = self.load_best_model_at_end = self.push_to_hub = False
-        self.output_dir = tempfile.gettempdir()  # until the bench has made a folder of its own
+        self.output_dir = tempfile.gettempdir()  # until the bench makes its own folder
         super().__post_init__()
 
     @property
     def rounds(self) -> int:
-        """Times that the steps take turns with those of the baseline."""
+        """Number of rounds. With a baseline its rounds alternate with potstill's."""
         return min(ROUNDS, self.bench_steps) if self.baseline else 1
 
     @property

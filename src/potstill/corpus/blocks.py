@@ -1,4 +1,4 @@
-"""What training reads: a prepared corpus, its blocks, and the order in which they are seen."""
+"""Read a prepared corpus for training: its blocks, and their order."""
 
 import os
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.corpus.integrity import check_files, check_ids, checksums, fingerprint_of, unusable
 from potstill.corpus.manifest import Manifest
-from potstill.corpus.tokenizer import load_tokenizer, placeholders, say_once
+from potstill.corpus.tokenizer import load_tokenizer, placeholders, warn_once
 from potstill.errors import PotstillError
 
 
 class Blocks(Dataset[dict[str, torch.Tensor]]):
     """The blocks of one split, read through a memory map that every process on the machine shares.
 
-    An index is a *sample index*, `epoch * len(blocks) + block`: one sight of one block. It travels with the ids because
-    the masks are keyed by it, and so depend neither on workers nor on ranks nor on how a batch is cut.
+    An index is a *sample index*, `epoch * len(blocks) + block`: it identifies one block in one epoch. It is returned
+    with the ids because it decides the masks. So the masks do not depend on workers, ranks or the size of a batch.
 
     Args:
-        path: Arrow IPC stream with one column of fixed-size lists of unsigned integers.
+        path: path of an Arrow IPC stream with one column of fixed-size lists of unsigned integers.
 
     Raises:
         PotstillError: the file is missing, cannot be read, or is damaged.
@@ -48,10 +48,10 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
             if dtype.kind != "u":
                 raise ValueError(f"its blocks are of {dtype}")
             places = [batch.column(0).values.buffers()[1].address - buffer.address for batch in batches]
-        except Exception as error:  # what a damaged file makes pyarrow raise is of almost any type
+        except Exception as error:  # pyarrow raises almost any type for a damaged file
             raise unusable(path, error) from error
-        # The whole file as one array of ids, whatever lies between the ids included: a block is then one slice of it,
-        # and a batch of blocks from anywhere in the file costs no look-up in Arrow's own structures.
+        # The whole file as one array, including the bytes between the ids. A block is then one slice of the array, and
+        # reading a batch of any blocks needs no look-up in Arrow's own structures.
         self._ids: NDArray[Any] = np.frombuffer(buffer, dtype=dtype, count=buffer.size // dtype.itemsize)
         lengths = np.array([len(batch) for batch in batches], dtype=np.int64)
         self._first_block = np.concatenate([[0], np.cumsum(lengths)])
@@ -93,11 +93,11 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": torch.from_numpy(input_ids), "sample_index": torch.from_numpy(numbers.copy())}
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        # Without it Python would count up for ever: every sample index is valid.
+        # Without this method Python would count up for ever, because every sample index is valid.
         return (self[block] for block in range(len(self)))
 
     def pieces(self) -> Iterator[NDArray[Any]]:
-        """Yield the ids of all blocks in order, 1-D arrays of whole blocks."""
+        """Yield the ids of all blocks in order, as 1-D arrays that each hold complete blocks."""
         for first, blocks in zip(self._first_id.tolist(), np.diff(self._first_block).tolist(), strict=True):
             yield self._ids[first : first + blocks * self.block_size]
 
@@ -105,14 +105,14 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         return self.path
 
     def __setstate__(self, path: Path) -> None:
-        # A spawned worker maps the file anew; the pages are the same ones.
+        # A spawned worker maps the file again; all maps share the same memory pages.
         self.__init__(path)  # type: ignore[misc]
 
 
 class ShuffledSampler(Sampler[int]):
-    """The sample indices of one epoch in random order: a permutation of the blocks that (seed, epoch) alone determine.
+    """The sample indices of one epoch in random order. Only seed and epoch determine the permutation of the blocks.
 
-    Blocks that fill no whole optimiser step are left out; each epoch leaves out others.
+    The blocks at the end that do not fill an optimiser step are left out; each epoch leaves out different ones.
 
     Args:
         blocks: number of blocks of the corpus.
@@ -141,7 +141,7 @@ class ShuffledSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.blocks)[: len(self)]
         first = self.epoch * self.blocks
-        for start in range(0, len(order), 2**16):  # in pieces: Python integers take four times the room
+        for start in range(0, len(order), 2**16):  # in pieces, because Python integers take four times the memory
             yield from (first + order[start : start + 2**16]).tolist()
 
     def __len__(self) -> int:
@@ -152,9 +152,9 @@ class Corpus:
     """A prepared corpus: a folder that `potstill.corpus.prepare.prepare` wrote.
 
     Attributes:
-        folder: where it lies.
-        manifest: what it was made of and how.
-        train: blocks to learn from.
+        folder: path of the corpus.
+        manifest: the record of its sources and options.
+        train: blocks to train on.
         validation: blocks of held-out documents; may be empty.
         token_counts: (vocab_size,) int64, occurrences of each id in the contents of the train split's blocks.
     """
@@ -170,9 +170,9 @@ class Corpus:
         """Map a prepared corpus into memory.
 
         Args:
-            folder: where it lies.
-            verify: whether to read the files once, at about 1 GB a second, to make sure that they are what was
-                written. Of the processes that a launcher starts on a machine, the first does it for all.
+            folder: path of the corpus.
+            verify: whether to read the files once, at about 1 GB a second, to make sure that they are unchanged. The
+                first of the processes that a launcher starts on a machine does this for all.
 
         Raises:
             PotstillError: the folder is no corpus, is incomplete or damaged, or is in the format of a newer version.
@@ -187,7 +187,7 @@ class Corpus:
             expected = manifest.splits[name].blocks, manifest.block_size
             if (len(blocks), blocks.block_size) != expected:
                 raise PotstillError(
-                    f"{blocks.path} holds {len(blocks)} blocks of {blocks.block_size} tokens where its manifest says "
+                    f"{blocks.path} holds {len(blocks)} blocks of {blocks.block_size} tokens, but its manifest says "
                     f"{expected[0]} of {expected[1]}: prepare the corpus again."
                 )
         corpus = cls(folder, manifest, splits["train"], splits["validation"])
@@ -199,7 +199,7 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What is trained on, as one hash: the same for two corpora only if their files are the same, byte for byte.
+        """One hash of the training data. Two corpora have the same one only if their files are the same in each byte.
 
         Raises:
             PotstillError: a file of a corpus without checksums cannot be read.
@@ -218,41 +218,70 @@ class Corpus:
 
     @cached_property
     def token_counts(self) -> NDArray[np.int64]:
-        """(vocab_size,) int64, read on first use."""
+        """See `Corpus`; the file is read at the first use."""
         path = self.folder / "token_counts.npy"
         try:
             counts = np.load(path, allow_pickle=False)
             if counts.shape != (self.manifest.tokenizer.vocab_size,) or counts.dtype != np.int64:
                 raise ValueError(f"it holds {counts.dtype} of shape {counts.shape}")
             return counts
-        except Exception as error:  # a damaged head is read as Python, which fails in many ways
+        except Exception as error:  # numpy parses a damaged header as Python, which fails in many ways
             raise unusable(path, error) from error
 
     def tokenizer(self, token_types: bool = True) -> PreTrainedTokenizerFast:
         """Load the tokenizer that made the corpus; see `load_tokenizer` for `token_types`.
 
         Raises:
-            PotstillError: its folder is missing or damaged.
+            PotstillError: the tokenizer's folder is missing or damaged.
         """
         return load_tokenizer(str(self.folder / "tokenizer"), token_types)
+
+    @cached_property
+    def framed(self) -> bool:
+        """Whether [CLS] and [SEP] stand around each block."""
+        if self.manifest.framing:
+            return self.manifest.framing == "cls_sep"
+        tokenizer = self.tokenizer()
+        return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+
+    def check_framing(self, causal: bool) -> None:
+        """Make sure that the blocks are framed as a model reads them.
+
+        Args:
+            causal: whether each token of the model sees only the tokens before it.
+
+        Raises:
+            PotstillError: a causal model would learn to predict the end of a block, or another model finds no [CLS].
+        """
+        if causal and self.framed:
+            raise PotstillError(
+                f"The blocks of {self.folder} begin with [CLS] and end with [SEP], which is for a model that reads "
+                "both ways, but the model is causal: prepare the text again with --frame_blocks False."
+            )
+        if not causal and self.manifest.framing == "none" and self.tokenizer().cls_token_id is not None:
+            raise PotstillError(
+                f"The blocks of {self.folder} have no [CLS] and [SEP] around them, which is for a causal model, but "
+                "the model reads both ways: prepare the text again without --frame_blocks False."
+            )
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         """Make sure that a model's tokenizer is the one that made the corpus.
 
         Args:
             tokenizer: the model's tokenizer.
-            name: how to call the model in the message.
+            name: the model's name in the message.
 
         Raises:
             PotstillError: the two turn text into different ids.
         """
         if self.manifest.format_version < 2 and (known := placeholders(tokenizer)):
-            say_once(
-                f"The corpus {self.folder} was prepared by potstill {self.manifest.potstill_version}, which took "
-                f"{', '.join(sorted(known.values())[:5])} in the text to pieces: prepare it again if the text has such."
+            warn_once(
+                f"The corpus {self.folder} was prepared by potstill {self.manifest.potstill_version}, which read the "
+                f"special tokens {', '.join(sorted(known.values())[:5])} in the text as plain text: prepare the corpus "
+                "again if the text has such tokens."
             )
         if tokenizer_fingerprint(tokenizer) != self.manifest.tokenizer.fingerprint:
             raise PotstillError(
                 f"The corpus {self.folder} was prepared with the tokenizer {self.manifest.tokenizer.name}, which is "
-                f"not that of {name}: prepare the text again with --tokenizer {name}."
+                f"different from that of {name}: prepare the text again with --tokenizer {name}."
             )

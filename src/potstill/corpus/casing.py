@@ -1,8 +1,8 @@
-"""Whether a tokenizer treats capitals and accents as its vocabulary was made for.
+"""Check whether a tokenizer treats capitals and accents in the way that its vocabulary requires.
 
-`transformers` builds the tokenizers of the BERT family from the vocabulary and from `tokenizer_config.json` alone.
-Where that file says nothing of case, text is lower-cased and loses its accents, whatever `tokenizer.json` says, and
-even where the vocabulary is full of capitals: the words of a cased model then fall to pieces, and nothing is said.
+`transformers` builds the tokenizers of the BERT family only from the vocabulary and `tokenizer_config.json`. If that
+file does not mention case, text is lower-cased and loses its accents. This happens even if `tokenizer.json` disagrees,
+or if the vocabulary has many capitals. The words of a cased model are then split into small pieces without a warning.
 """
 
 import inspect
@@ -18,29 +18,29 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file
 
 SHARE = 0.01
-"""Share of the entries that could have capitals, or accents, from which on a vocabulary is taken to have them: in the
-vocabulary of an uncased model they are oddities."""
+"""A vocabulary counts as having capitals, or accents, if more than this share of the entries that could have them do.
+The vocabulary of an uncased model has only rare exceptions."""
 
 OPTIONS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"""Option of a tokenizer of the BERT family → what `tokenizer.json` calls it."""
+"""Option of a tokenizer of the BERT family → its name in `tokenizer.json`."""
 
 
 def unstated_options(name: str, tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, Any], str]:
-    """Find out what a tokenizer is to be loaded with where its settings do not say how it treats case and accents.
+    """Find the options for loading a tokenizer whose settings do not say how it treats case and accents.
 
-    What `tokenizer_config.json` says stands. What it does not say is taken from `tokenizer.json`, and where there is
-    none, from the vocabulary: one with capitals keeps case, one with accents keeps accents.
+    The options in `tokenizer_config.json` stay as they are. Missing ones are taken from `tokenizer.json`. If there is
+    no such file, the vocabulary decides: one with capitals keeps case, and one with accents keeps accents.
 
     Args:
         name: folder or hub id of the tokenizer.
-        tokenizer: what was loaded from there without options.
+        tokenizer: the tokenizer as loaded from there without options.
 
     Returns:
-        Options for `from_pretrained`, and what was decided in one line; both are empty where all is well.
+        Options for `from_pretrained`, and a message of one line that explains them; both are empty if none are needed.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
     if not isinstance(normalizer, BertNormalizer):
@@ -56,14 +56,14 @@ def unstated_options(name: str, tokenizer: PreTrainedTokenizerFast) -> tuple[dic
             for option, key in options.items()
             if key in written and written[key] != getattr(normalizer, key)
         }
-        said = ", ".join(f"{option} {json.dumps(value)}" for option, value in changed.items())
-        return changed, said and (
-            f"The tokenizer {name} has no tokenizer_config.json that says how text is normalised: it is read as its "
-            f"tokenizer.json says, with {said}."
+        settings = ", ".join(f"{option} {json.dumps(value)}" for option, value in changed.items())
+        return changed, settings and (
+            f"The tokenizer {name} has no tokenizer_config.json that says how text is normalised: its tokenizer.json "
+            f"decides ({settings})."
         )
     vocabulary = _words(tokenizer)
     if normalizer.lowercase and _has_capitals(vocabulary):
-        if "do_lower_case" not in options:  # it is stated, against the vocabulary: see `contradiction`
+        if "do_lower_case" not in options:  # the settings contradict the vocabulary: `contradiction` reports this
             return {}, ""
         return {"do_lower_case": False}, (
             f"The tokenizer {name} does not say whether it lower-cases, and its vocabulary has capitals: case and "
@@ -78,32 +78,32 @@ def unstated_options(name: str, tokenizer: PreTrainedTokenizerFast) -> tuple[dic
 
 
 def contradiction(name: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Say in one line where a tokenizer, as it stands, cannot produce what its vocabulary holds, or the reverse.
+    """Return a warning if a tokenizer's treatment of case or accents does not match its vocabulary.
 
     Returns:
-        The line; empty where all is well.
+        The warning in one line; empty if the two match.
     """
     backend = tokenizer.backend_tokenizer
-    if isinstance(backend.model, models.BPE):  # whose entries may be bytes, spelt with letters of any kind
+    if isinstance(backend.model, models.BPE):  # its entries may be bytes that are written as any letters
         return ""
     normalise = backend.normalizer.normalize_str if backend.normalizer is not None else str
     vocabulary = _words(tokenizer)
     lowers = normalise("A").endswith("a")
     if lowers and _has_capitals(vocabulary):
         return (
-            f"The tokenizer {name} lower-cases, but its vocabulary has capitals, which it therefore never uses: if the "
+            f"The tokenizer {name} lower-cases, so it never uses the capitals in its vocabulary: if the "
             'model is a cased one, put {"do_lower_case": false} into its tokenizer_config.json.'
         )
     if _strips(normalise) and _has_accents(vocabulary):
         return (
-            f"The tokenizer {name} strips accents, but its vocabulary has some, which it therefore never uses: if the "
+            f"The tokenizer {name} strips accents, so it never uses the accents in its vocabulary: if the "
             'model knows accents, put {"strip_accents": false} into its tokenizer_config.json.'
         )
     if not lowers and "a" in vocabulary and not any(entry != entry.lower() for entry in vocabulary):
         ids = backend.encode("A", add_special_tokens=False).ids
         if set(ids) == {tokenizer.unk_token_id}:
             return (
-                f"The tokenizer {name} keeps case, but its vocabulary has no capitals, so that every word with one is "
+                f"The tokenizer {name} keeps case, but its vocabulary has no capitals, so every word with a capital is "
                 'unknown to it: if the model is an uncased one, put {"do_lower_case": true} into its '
                 "tokenizer_config.json."
             )
@@ -111,10 +111,10 @@ def contradiction(name: str, tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def _words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The entries that text is made of: no added tokens, and no others that stand in brackets, such as [unused1]."""
+    """Return the vocabulary without added tokens and without entries in brackets, such as [unused1]."""
     added = tokenizer.get_added_vocab()
     return [
-        entry.removeprefix("##").lstrip("\u2581")  # SentencePiece's sign for a blank
+        entry.removeprefix("##").lstrip("\u2581")  # SentencePiece's symbol for a space
         for entry in tokenizer.get_vocab()
         if entry not in added and not (len(entry) > 2 and entry[0] in "[<" and entry[-1] in "]>")
     ]
@@ -140,7 +140,7 @@ def _strips(normalise: Callable[[str], str]) -> bool:
 
 
 def _bert_normalizer(name: str) -> dict[str, Any] | None:
-    """What the tokenizer.json of a tokenizer says of BERT's normalisation, or None where there is none."""
+    """Return the settings of BERT's normaliser from a tokenizer's tokenizer.json, or None if there are none."""
     path = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether the files of a corpus are what `prepare` wrote: one turned bit in them would be learnt without a word."""
+"""Check that the files of a corpus are as `prepare` wrote them. Without it, training would not notice a changed bit."""
 
 import hashlib
 import os
@@ -15,16 +15,16 @@ from rich.progress import Progress
 from potstill.errors import PotstillError, advice, first_line
 
 FILES = ("train.arrow", "validation.arrow", "token_counts.npy")
-"""What is trained on."""
+"""The files that training reads."""
 
-TOLD_BYTES = 2 * 10**9
-"""From which size on the check of a corpus is told, for it takes seconds then."""
+PROGRESS_BYTES = 2 * 10**9
+"""The check of a corpus of this size or more shows its progress, because it takes seconds."""
 
 _PIECE = 2**22
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that is trained on, in hexadecimal, as `sha256sum` prints it.
+    """Return the SHA-256 of each file that training reads, in hexadecimal, as `sha256sum` prints it.
 
     Raises:
         PotstillError: a file is missing or cannot be read.
@@ -35,9 +35,11 @@ def checksums(folder: Path) -> dict[str, str]:
     except OSError as error:
         raise unusable(Path(error.filename), error) from error
     console = Console(stderr=True)
-    if size >= TOLD_BYTES and not console.is_terminal:
+    if size >= PROGRESS_BYTES and not console.is_terminal:
         print(f"checking {size / 1e9:.1f} GB of the corpus {folder}", file=sys.stderr, flush=True)
-    with Progress(console=console, transient=True, disable=size < TOLD_BYTES or not console.is_terminal) as progress:
+    with Progress(
+        console=console, transient=True, disable=size < PROGRESS_BYTES or not console.is_terminal
+    ) as progress:
         task = progress.add_task(f"checking the corpus {folder}", total=size)
         found = {}
         for path in paths:
@@ -62,28 +64,28 @@ def check_files(folder: Path, recorded: dict[str, str]) -> None:
     """Compare the files with the checksums that were recorded when the corpus was prepared.
 
     Raises:
-        PotstillError: a file is missing, cannot be read, or is not the one that was written.
+        PotstillError: a file is missing, cannot be read, or has changed.
     """
     for name, checksum in checksums(folder).items():
         if checksum != recorded[name]:
             raise PotstillError(
                 f"{folder / name} is damaged (its SHA-256 is no longer the one in the manifest): prepare the corpus "
-                "again, or copy it again from where it is whole."
+                "again, or copy it again from an undamaged copy."
             )
 
 
 def check_ids(path: Path, pieces: Iterable[NDArray[Any]], blocks: int, vocab_size: int, counts: Any = None) -> None:
-    """Make sure that the blocks of a corpus without checksums can be what was written.
+    """Check the ids of a corpus without checksums against the vocabulary and the token counts.
 
     Args:
-        path: of the split.
+        path: path of the split.
         pieces: all ids of its blocks, in 1-D arrays.
-        blocks: their number.
-        vocab_size: of the tokenizer: every id is below it.
-        counts: (vocab_size,) int64, what the ids come to without those that frame each block; None where not known.
+        blocks: number of blocks.
+        vocab_size: size of the tokenizer's vocabulary; every id is below it.
+        counts: (vocab_size,) int64, the occurrences of each id without those that frame each block; None if not known.
 
     Raises:
-        PotstillError: an id is not in the vocabulary, or the ids do not come to the counts.
+        PotstillError: an id is not in the vocabulary, or the ids do not match the counts.
     """
     found = np.zeros(vocab_size, dtype=np.int64)
     for ids in pieces:
@@ -94,11 +96,11 @@ def check_ids(path: Path, pieces: Iterable[NDArray[Any]], blocks: int, vocab_siz
     if counts is not None:
         frame = found - counts
         if (frame < 0).any() or (frame % max(blocks, 1) > 0).any() or np.count_nonzero(frame) > 2:
-            raise unusable(path, ValueError("its tokens do not come to those of token_counts.npy"))
+            raise unusable(path, ValueError("its tokens do not match those of token_counts.npy"))
 
 
 def unusable(path: Path, error: BaseException) -> PotstillError:
-    """The error to raise for a file of a corpus, from what reading it raised."""
+    """Return the error to raise for a file of a corpus, made from the error that reading it raised."""
     if isinstance(error, FileNotFoundError):
         return PotstillError(f"{path} is missing: prepare the corpus again.")
     if isinstance(error, OSError) and error.errno is not None:

@@ -1,4 +1,4 @@
-"""A text file, compressed or not → its lines, decoded, and the hash of its bytes."""
+"""Read the decoded lines of a text file, compressed or not, and hash its bytes."""
 
 import codecs
 import gzip
@@ -19,20 +19,20 @@ from potstill.errors import PotstillError, advice, first_line
 BUFFER_BYTES = 2**18
 
 MAX_DOCUMENT_BYTES = 2**25
-"""The longest document that is read, 32 MiB: ten novels. `tokenizers` takes up to 90 times as much memory for it."""
+"""The size of the longest document that is read, 32 MiB. `tokenizers` needs up to 90 times as much memory for it."""
 
 MAX_LINE_BYTES = 2**29
-"""The longest line that anything reads, 512 MiB: a JSON file of a whole data set may have no line break at all."""
+"""The default limit for one line, 512 MiB. A JSON file of a whole data set may have no line break at all."""
 
 ZSTD_WINDOW_BYTES = 2**27
-"""The largest window that pyarrow decompresses with."""
+"""The largest zstd window that pyarrow accepts for decompression."""
 
 
 class HashedFile(io.RawIOBase):
-    """A file that hashes and counts its bytes as they are read, so that a corpus is read from disk once.
+    """A file that hashes and counts its bytes while they are read, so that a corpus is read from disk only once.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Attributes:
         size: bytes read.
@@ -44,7 +44,7 @@ class HashedFile(io.RawIOBase):
         self.size = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -60,15 +60,15 @@ class HashedFile(io.RawIOBase):
         super().close()
 
     def sha256(self) -> str:
-        """SHA-256 of the bytes read, in hexadecimal."""
+        """Return the SHA-256 of the bytes read, in hexadecimal."""
         return self._digest.hexdigest()
 
 
 def open_hashed(path: str) -> HashedFile:
-    """Open a file to be hashed as it is read.
+    """Open a file that is hashed while it is read.
 
     Raises:
-        PotstillError: it cannot be opened.
+        PotstillError: the file cannot be opened.
     """
     try:
         return HashedFile(path)
@@ -79,14 +79,15 @@ def open_hashed(path: str) -> HashedFile:
 def decoded_lines(
     path: str, file: HashedFile, max_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[int, str | UnicodeDecodeError]]:
-    """Yield the number (from 1) and the text of each line, without its end; for a line that is not UTF-8, the error.
+    """Yield the number (from 1) and the text of each line without its end, or the error for a line that is not UTF-8.
 
-    A byte-order mark is taken off; a line may end in LF or CRLF. The whole file has been read when the last line has.
+    A byte-order mark is removed. A line may end in LF or CRLF. After the last line the whole file has been read.
 
     Args:
-        path: of the file, which says how it is compressed.
-        file: the file, opened.
-        max_bytes: the longest line that is read, which bounds the memory: a small file may unpack to one endless line.
+        path: path of the file; its ending says how the file is compressed.
+        file: the opened file.
+        max_bytes: the longest line that is read. It bounds the memory, because a small file may unpack to one endless
+            line.
 
     Raises:
         PotstillError: the file cannot be read, is truncated or damaged, or has a longer line.
@@ -105,7 +106,7 @@ def decoded_lines(
             except UnicodeDecodeError as error:
                 yield number, error
         if compression_of(path) and file.size == 0:
-            raise EOFError("it is empty")  # zlib and pyarrow take no bytes at all for a complete file
+            raise EOFError("it is empty")  # zlib and pyarrow accept an empty file as complete
     except (EOFError, OSError, MemoryError, lzma.LZMAError, zlib.error, pa.ArrowInvalid) as error:
         raise unreadable(path, error) from error
 
@@ -125,30 +126,30 @@ def _decompressed(path: str, file: HashedFile) -> BinaryIO:
 
 
 def too_long(where: str, limit: int) -> PotstillError:
-    """The error to raise for a line or a document that is longer than is read."""
+    """Return the error to raise for a line or a document that is longer than the limit."""
     return PotstillError(
-        f"{where} is longer than the {limit / 2**20:.0f} MiB that are read as one: cut the text into shorter "
-        "documents, one a line."
+        f"{where} is longer than the limit of {limit / 2**20:.0f} MiB: split the text into shorter documents, one per "
+        "line."
     )
 
 
 def unreadable(path: str, error: BaseException) -> PotstillError:
-    """The error to raise for a file of which reading failed, from what the reading library raised."""
+    """Return the error to raise for a file that cannot be read, made from the error of the reading library."""
     reason = first_line(error)
     if isinstance(error, MemoryError):
         return PotstillError(
-            f"{path} cannot be read for want of memory: free some, or store the file in smaller parts."
+            f"{path} cannot be read because memory is too small: free some, or store the file in smaller parts."
         )
     if isinstance(error, OSError) and error.errno is not None:
         return PotstillError(f"{path} cannot be read ({os.strerror(error.errno)}): {advice(error)}.")
-    if "too much memory" in reason:  # zstd's words for a window that is larger than it was told to allow
+    if "too much memory" in reason:  # zstd's message for a window above the limit
         return PotstillError(
             f"{path} was compressed with a window of more than {ZSTD_WINDOW_BYTES // 2**20} MiB (zstd --long), which "
-            f"is not read here: write it again with zstd -dc --long=31 {shlex.quote(path)} | zstd -o NEW.zst."
+            f"is not supported: write it again with zstd -dc --long=31 {shlex.quote(path)} | zstd -o NEW.zst."
         )
     if "ictionary mismatch" in reason:
         return PotstillError(
-            f"{path} was compressed with a dictionary, which is not at hand here: decompress it with zstd -d -D."
+            f"{path} was compressed with a dictionary, which is not available here: decompress it with zstd -d -D."
         )
-    # A library that decodes reports damage as an OSError without a number, or as a type of its own.
+    # Decoding libraries report damage as an OSError without a number, or as a type of their own.
     return PotstillError(f"{path} is truncated or damaged ({reason}): fetch or write it again.")

@@ -1,4 +1,4 @@
-"""What a prepared corpus says of itself: `manifest.json`."""
+"""The record of a prepared corpus: `manifest.json`."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -10,12 +10,12 @@ from potstill.errors import PotstillError
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
-"""2 added the checksums; corpora of format 1 are read."""
+"""Format 2 added the checksums. Corpora of format 1 can still be read."""
 
 
 @dataclass(frozen=True)
 class TokenizerRecord:
-    """The tokenizer that made the ids: where it came from, its Python class, its size, and what it does (a hash)."""
+    """The tokenizer that made the ids: its source, its Python class, its size, and a hash of its behaviour."""
 
     name: str
     class_name: str
@@ -25,7 +25,7 @@ class TokenizerRecord:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """One split. `tokens` is the length of its stream, separators included; `dropped_tokens` of them fill no block."""
+    """One split. `tokens` is the length of its stream with separators; `dropped_tokens` of them are in no block."""
 
     documents: int
     tokens: int
@@ -35,7 +35,7 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One input: its path or hub id, its size in bytes and their SHA-256 as stored, and the documents it gave."""
+    """One input: its path or hub id, the size and the SHA-256 of its bytes as stored, and its number of documents."""
 
     name: str
     bytes: int
@@ -45,11 +45,12 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything needed to know what a corpus was made of and how.
+    """The sources and the options that a corpus was made with.
 
-    `skipped` counts documents left out: `bad_text` (not UTF-8) and `empty` (null, blank, or nothing to the tokenizer).
-    `created` is the time of day in UTC, ISO 8601. `checksums` are the SHA-256 of the files that are trained on; a
-    corpus of format 1 has none.
+    `skipped` counts documents left out: `bad_text` (not UTF-8) and `empty` (null, blank, or without any token).
+    `created` is the time in UTC, ISO 8601. `checksums` are the SHA-256 of the files that training reads; a corpus of
+    format 1 has none. `framing` says what stands around each block: `cls_sep` or `none`. It is empty in a corpus of an
+    earlier version, which framed blocks whenever the tokenizer had both tokens.
     """
 
     potstill_version: str
@@ -63,6 +64,7 @@ class Manifest:
     sources: list[SourceRecord]
     created: str
     checksums: dict[str, str] = field(default_factory=dict)
+    framing: str = ""
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
@@ -78,7 +80,7 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            PotstillError: there is none, it cannot be read or is damaged, or a newer version of potstill wrote it.
+            PotstillError: the file is missing, cannot be read or is damaged, or a newer version of potstill wrote it.
         """
         path = folder / FILE_NAME
         try:
@@ -95,7 +97,7 @@ class Manifest:
             raise PotstillError(
                 f"{path} is not the manifest of a corpus ({error}): prepare the corpus again."
             ) from error
-        except Exception as error:  # what a damaged file makes the parser raise is of many types
+        except Exception as error:  # the parser raises many types for a damaged file
             raise unusable(path, error) from error
         raise PotstillError(
             f"{folder} was written in corpus format {version} by potstill {written_by}, and this version knows formats "
@@ -104,7 +106,7 @@ class Manifest:
 
 
 def _parsed(record: dict[str, Any]) -> Manifest:
-    """The manifest that a JSON object of format 1 or 2 stands for; a `KeyError` or `TypeError` where it is none."""
+    """Return the manifest in a JSON object of format 1 or 2; raise a `KeyError` or `TypeError` if it is no manifest."""
     fingerprint = record.pop("fingerprint", None)
     tokenizer = dict(record["tokenizer"])
     record["tokenizer"] = _record(TokenizerRecord, tokenizer | {"class_name": tokenizer.pop("class")})
@@ -122,7 +124,7 @@ Record = TypeVar("Record")
 
 
 def _record(kind: type[Record], values: dict[str, Any]) -> Record:
-    """A dataclass of these values, which come from a file and may be of any type."""
+    """Return a dataclass with these values. They come from a file, so their types are checked."""
     hints = get_type_hints(kind)
     for name, value in values.items():
         expected = getattr(hints.get(name), "__origin__", hints.get(name, object))

@@ -1,61 +1,53 @@
-"""Which tokens of a block are hidden, and what stands in their place (DistilBERT's dynamic masking).
+"""Choose the masked tokens of a block and their replacements (DistilBERT's dynamic masking).
 
-A mask is a pure function of the seed and the sample index. A sample is one sight of one block, so a block is masked
-anew every epoch. The result depends neither on the number of data-loading workers, nor on ranks, nor on how a batch is
-split into micro-batches, nor, up to the rounding of a logarithm, on the device. So the random numbers come from a
-counter-based hash written in tensor operations rather than from a stateful generator.
+A mask is a pure function of the seed and the sample index. A sample is one block in one epoch, so each epoch masks a
+block differently. The result does not depend on the number of data-loading workers, on ranks, or on the split of a
+batch into micro-batches. It does not depend on the device either, except for the rounding of a logarithm. For this
+reason the random numbers come from a counter-based hash in tensor operations, not from a stateful generator.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from potstill.corpus.labelling import LabelledBlocks
+
 MaskingRule = Literal["frequency", "uniform"]
-IGNORED = -100  # the label of a position that is not to be predicted; the ecosystem's convention
+IGNORED = -100  # the usual label in PyTorch and transformers for a position that is not predicted
 
 _HIDE, _REPLACE, _RANDOM_TOKEN = 1, 2, 3  # separate streams of random numbers for one sample
 
 
+def labelled_per_block(causal: bool, block_size: int, mlm_probability: float) -> int:
+    """Return how many tokens of every block are predicted: the masked ones, or all but the last of a causal model."""
+    return block_size - 1 if causal else masked_per_block(block_size, mlm_probability)
+
+
 def masked_per_block(block_size: int, mlm_probability: float) -> int:
-    """Return how many tokens of every block are masked: the same number each time, so that shapes never change."""
+    """Return the number of masked tokens of a block. It is the same for all blocks, so that shapes never change."""
     return max(1, round(block_size * mlm_probability))
 
 
-@dataclass(frozen=True)
-class MaskedBlocks:
-    """A batch as the models see it.
-
-    Attributes:
-        input_ids: (B, L) int64, with the masked positions replaced by [MASK], a random token or themselves.
-        positions: (B, K) int64, the masked positions of each block in ascending order, K the same for every block.
-        labels: (B, K) int64, the original tokens there; -100 where a block has fewer than K maskable tokens.
-    """
-
-    input_ids: Tensor
-    positions: Tensor
-    labels: Tensor
-
-
 class Masking:
-    """Draw 15 % of each block's tokens without replacement and hide them (80 % [MASK], 10 % random, 10 % kept).
+    """Sample 15 % of each block's tokens without replacement and mask them (80 % [MASK], 10 % random, 10 % kept).
 
-    Under the rule ``frequency`` a token is drawn with probability proportional to ``count(token) ** -smoothing``, as
-    DistilBERT's training scripts do after XLM, so that rare words are predicted more often; under ``uniform`` every
-    token is equally likely, as in BERT. Control tokens are never drawn; a placeholder of the text (<url>) is content.
+    Under the rule ``frequency`` a token is sampled with probability proportional to ``count(token) ** -smoothing``, so
+    that rare words are predicted more often. DistilBERT's training scripts do this, following XLM. Under ``uniform``
+    every token is equally likely, as in BERT. Control tokens are never masked. A placeholder in the text, such as
+    <url>, counts as content.
 
     Args:
         token_counts: (V,) occurrences of each token in the corpus.
         special_ids: ids that are never masked ([CLS], [SEP], [PAD], [UNK], [MASK]): `tokenizer.control_ids`.
         mask_id: id of [MASK].
-        seed: with the sample_index, decides every mask.
+        seed: decides every mask, together with the sample index.
         rule: ``frequency`` or ``uniform``.
         mlm_probability: share of a block's tokens to mask.
         smoothing: exponent of the frequency rule (0.7 in DistilBERT).
-        random_token_limit: random replacements are drawn from ids below this; defaults to V.
+        random_token_limit: random replacements are sampled from ids below this; defaults to V.
     """
 
     def __init__(
@@ -79,20 +71,24 @@ class Masking:
         self.random_token_limit = random_token_limit or len(counts)
 
     def to(self, device: torch.device | str) -> Masking:
-        """Move the weights of the rule to the device where the batches will lie, and return self."""
+        """Move the weights of the rule to the device of the batches, and return self."""
         self.log_weights = self.log_weights.to(device)
         return self
 
-    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> MaskedBlocks:
-        """Mask a batch on the device where it lies, without a synchronisation with the host.
+    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
+        """Mask a batch on its own device, without synchronisation with the host.
 
         Args:
             input_ids: (B, L) int64.
-            sample_index: (B,) int64, one number for each sight of a block.
+            sample_index: (B,) int64, a number that identifies each block in each epoch.
+
+        Returns:
+            The blocks with the masked positions replaced by [MASK], a random token or themselves. The labels are the
+            original tokens there; -100 where a block has fewer than K maskable tokens.
         """
         count = masked_per_block(input_ids.shape[1], self.mlm_probability)
-        # Gumbel top-k: the k largest of log w + Gumbel noise are a draw without replacement with probability ∝ w
-        # (Yellott 1977), which needs no loop and no host decision, unlike torch.multinomial over the batch.
+        # Gumbel top-k: the k largest values of log w + Gumbel noise are a sample without replacement with probability
+        # ∝ w (Yellott 1977). Unlike torch.multinomial over the batch, it needs no loop and no decision of the host.
         hide = self._uniform(sample_index, input_ids.shape[1], _HIDE)
         scores = self.log_weights[input_ids] - torch.log(-torch.log(hide))
         top = scores.topk(count, dim=1)
@@ -104,7 +100,7 @@ class Masking:
         random_token = (self._uniform(sample_index, count, _RANDOM_TOKEN) * self.random_token_limit).long()
         replacement = torch.where(fate < 0.8, self.mask_id, torch.where(fate < 0.9, random_token, original))
         replacement = torch.where(maskable, replacement, original)
-        return MaskedBlocks(
+        return LabelledBlocks(
             input_ids=input_ids.scatter(1, positions, replacement),
             positions=positions,
             labels=torch.where(maskable, original, IGNORED),
@@ -115,13 +111,13 @@ class Masking:
         key = _mix(sample_index + _mix_int(self.seed * 4 + stream))
         counter = torch.arange(1, columns + 1, device=sample_index.device, dtype=torch.int64)
         bits = _mix(key[:, None] + counter * _GOLDEN)
-        # 23 bits and the half after them fill float32's significand exactly: one bit more would round up to 1 at times,
-        # and a random token would then lie outside the vocabulary.
+        # 23 bits and the 0.5 fill float32's significand exactly. With one bit more, a value could round up to 1, and a
+        # random token would be outside the vocabulary.
         return (_shift_right(bits, 41).float() + 0.5) * 2.0**-23
 
 
-# SplitMix64 (Steele, Lea and Flood 2014): its finaliser turns any counter into 64 well-mixed bits. int64 arithmetic
-# wraps around in torch on every device, which is what the algorithm wants; only the right shift must be made logical.
+# SplitMix64 (Steele, Lea and Flood 2014): its finaliser turns any counter into 64 well-mixed bits. The algorithm needs
+# arithmetic that wraps around, as torch's int64 arithmetic does on every device, and a logical right shift.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MULTIPLIER_2 = 0x94D049BB133111EB - (1 << 64)
@@ -138,7 +134,7 @@ def _mix(value: Tensor) -> Tensor:
 
 
 def _mix_int(value: int) -> int:
-    """Return the same mix of a Python integer, as a signed 64-bit one."""
+    """Apply `_mix` to a Python integer and return a signed 64-bit integer."""
     mask = (1 << 64) - 1
     value &= mask
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -1,4 +1,4 @@
-"""A stream of token ids → blocks of one length in an Arrow file."""
+"""Write a stream of token ids as blocks of one length to an Arrow file."""
 
 from pathlib import Path
 from types import TracebackType
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from potstill.corpus.tokenizer import TokenizerSpec
 
 TOKENS_PER_RECORD_BATCH = 2**20
-"""Fixed, so that the bytes of the file depend on nothing but the stream; small against any memory limit."""
+"""A fixed number, so that the bytes of the file depend only on the stream. It is small compared with memory limits."""
 
 
 class BlockWriter:
-    """Writes one split: `[CLS] content [SEP]` after `[CLS] content [SEP]`, where the contents make up the stream.
+    """Write one split: each block is `[CLS] content [SEP]`, and the contents together are the stream.
 
-    The file is an Arrow IPC stream that `datasets.Dataset.from_file` maps into memory; its column `input_ids` is a
-    fixed-size list of the smallest unsigned integers that hold the vocabulary. Whatever is left at the end and fills
-    no block is dropped.
+    The file is an Arrow IPC stream that `datasets.Dataset.from_file` can map into memory. Its column `input_ids` is a
+    fixed-size list of the smallest unsigned integers that hold the vocabulary. Tokens at the end that do not fill a
+    block are dropped.
 
     Attributes:
-        tokens: length of the stream so far, separators included, the [CLS] and [SEP] around a block not.
+        tokens: length of the stream so far, with separators but without the [CLS] and [SEP] around each block.
         blocks: blocks written.
         counts: (vocab_size,) int64, occurrences of each id in the contents of the blocks written.
     """
@@ -43,7 +43,7 @@ class BlockWriter:
         self._writer = pa.ipc.new_stream(self._file, self._schema)
 
     def add(self, ids: NDArray[Any]) -> None:
-        """Append ids (1-D, of the spec's dtype) to the stream; full record batches go to the file."""
+        """Append ids (1-D, of the spec's dtype) to the stream, and write full record batches to the file."""
         self.tokens += len(ids)
         self._waiting.append(ids)
         self._waiting_tokens += len(ids)
@@ -66,7 +66,7 @@ class BlockWriter:
 
     @property
     def dropped_tokens(self) -> int:
-        """Tokens of the stream that are in no block; final after `finish`."""
+        """Number of the stream's tokens that are in no block; final after `finish`."""
         return self.tokens - self.blocks * self.content_size
 
     def _write(self, contents: NDArray[Any]) -> None:
@@ -94,5 +94,5 @@ class BlockWriter:
 
 
 def content_size(spec: TokenizerSpec, block_size: int) -> int:
-    """How many ids of the stream a block holds: its length less the [CLS] and [SEP] around them."""
+    """Return how many ids of the stream a block holds: its length without [CLS] and [SEP]."""
     return block_size - (spec.prefix is not None) - (spec.suffix is not None)

@@ -1,4 +1,4 @@
-"""Documents in, fixed-length token blocks out: the verb `prepare`."""
+"""The verb `prepare`: turn documents into token blocks of one length."""
 
 import logging
 import os
@@ -53,57 +53,60 @@ def prepare(
     seed: int = 0,
     overwrite_output_dir: bool = False,
     model_type: str | None = None,
+    frame_blocks: bool | None = None,
 ) -> Corpus:
-    """Tokenise documents and cut them into blocks of one length, ready for training.
+    """Tokenise documents and split them into blocks of one length, ready for training.
 
-    The documents of a split are joined with [SEP] into one stream, and each block is [CLS], the next `block_size - 2`
-    ids of the stream, [SEP]: no padding, and nothing lost but the last incomplete block. (A tokenizer without [CLS]
-    and [SEP], such as GPT-2's, gives blocks of the bare stream, joined with its end-of-text token.) The result is the
-    same, byte for byte, for any `num_proc` and `memory_limit_mb`. The folder appears only when it is complete; its
-    manifest holds the SHA-256 of each file that is trained on.
+    The documents of a split are joined with [SEP] into one stream. Each block is [CLS], the next `block_size - 2` ids
+    of the stream, and [SEP]. There is no padding, and only the last incomplete block is dropped. (With a tokenizer that
+    has no [CLS] and [SEP], such as GPT-2's, blocks are pieces of the stream alone, and its end-of-text token joins the
+    documents.) Every byte of the result is the same for any `num_proc` and `memory_limit_mb`. The folder appears only
+    when it is complete; its manifest holds the SHA-256 of each file that training reads.
 
-    The teacher's own placeholders (special tokens without a role, such as <url>) come out as themselves, and are
-    counted and masked as other content is; a literal [CLS] or [MASK] in the text stays plain text. Where the teacher's
-    folder does not say whether text is lower-cased, its vocabulary decides, and what was decided is logged.
+    The teacher's own placeholders (special tokens without a role, such as <url>) stay single tokens, and are counted
+    and masked like other content. A literal [CLS] or [MASK] in the text stays plain text. If the teacher's folder does
+    not say whether text is lower-cased, its vocabulary decides, and the decision is logged.
 
     From Python, `tokenizer` may also be a fast tokenizer itself.
 
     Args:
-        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders (to the bottom, links
-            included), patterns, or a hub dataset. A document has up to 32 MiB.
+        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders with all their subfolders
+            and links, patterns, or a hub dataset. A document may have up to 32 MiB.
         output_dir: Folder to write the corpus to.
         tokenizer: Folder or hub id of the teacher's tokenizer.
-        block_size: Tokens of a block, [CLS] and [SEP] included.
+        block_size: Tokens of a block, including [CLS] and [SEP].
         text_column: Column, or key of a JSON object, that holds the text.
-        sample_by: What a document is in a .txt file: a line, a paragraph (set off by blank lines) or the whole file.
+        sample_by: The unit that is a document in a .txt file: a line, a paragraph (between blank lines) or the file.
         dataset_config_name: Configuration of a hub dataset.
         dataset_split: Split of a hub dataset or of a saved `datasets` folder.
         validation_fraction: Share of the documents held out for validation, at least 0 and below 1.
-        num_proc: Tokenising processes; by default one for each CPU available.
-        memory_limit_mb: Approximate bound, in MiB, for text and tokens in flight over all processes; a document of
-            several MiB takes about 90 times its size beyond that.
-        on_bad_text: What to do with a document that is not UTF-8: stop with an error, or skip and count it.
+        num_proc: Tokenising processes; by default one for each available CPU.
+        memory_limit_mb: Approximate limit, in MiB, of the memory for text and tokens over all processes. A document of
+            several MiB needs about 90 times its size in addition.
+        on_bad_text: Treatment of a document that is not UTF-8: stop with an error, or skip and count it.
         train_tokenizer: Train a tokenizer on the same text instead of naming one: a WordPiece vocabulary, unless
             `model_type` says otherwise.
         vocab_size: Entries of the trained vocabulary.
-        lowercase: Whether the trained vocabulary is lower-cased and without accents. If not given, WordPiece is and
-            byte-level BPE, which cannot be, is not.
-        seed: Seed of the choice of held-out documents.
+        lowercase: Whether the trained vocabulary is lower-cased and without accents. By default WordPiece is;
+            byte-level BPE never is.
+        seed: Seed that chooses the held-out documents.
         overwrite_output_dir: Replace the corpus that is in the output folder.
-        model_type: Architecture whose kind of tokenizer is trained, by its name in transformers: roberta gets
-            byte-level BPE. Give `pretrain` the same.
+        model_type: Architecture that decides the kind of tokenizer to train, by its name in transformers: roberta gets
+            byte-level BPE. Give `pretrain` the same name.
+        frame_blocks: Put [CLS] before and [SEP] after each block. By default blocks are framed if the tokenizer has
+            both tokens. A causal model, such as a GPT-2, reads blocks without a frame.
 
     Returns:
-        The corpus, opened.
+        The opened corpus.
 
     Raises:
         PotstillError: the options contradict each other, an input cannot be read or has a document of more than
-            32 MiB, there is too little text for one block, or the corpus cannot be written; the output folder is then
-            as it was before.
+            32 MiB, there is too little text for one block, or the corpus cannot be written. The output folder is then
+            unchanged.
     """
     if not 0 <= validation_fraction < 1:
         raise PotstillError(
-            f"validation_fraction is {validation_fraction}: give a share from 0 up to, not including, 1."
+            f"validation_fraction is {validation_fraction}: give a share that is at least 0 and below 1."
         )
     for option, value, kind in (("sample_by", sample_by, SampleBy), ("on_bad_text", on_bad_text, OnBadText)):
         if value not in get_args(kind):
@@ -116,7 +119,7 @@ def prepare(
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
     if model_type is not None and not train_tokenizer:
         raise PotstillError(
-            "--model_type says which kind of tokenizer is trained: add --train_tokenizer, or leave it out."
+            "--model_type decides the kind of tokenizer to train: add --train_tokenizer, or leave --model_type out."
         )
     new_tokenizer = _kind_of_tokenizer(model_type) if train_tokenizer else None
 
@@ -138,14 +141,14 @@ def prepare(
                 name, loaded = tokenizer, load_tokenizer(tokenizer)
             else:
                 name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
-            spec = TokenizerSpec.of(loaded, name)
+            spec = TokenizerSpec.of(loaded, name, frame_blocks)
             if content_size(spec, block_size) < 1:
-                raise PotstillError(f"block_size is {block_size}, which leaves no room for text: give 3 or more.")
+                raise PotstillError(f"block_size is {block_size}, so there is no room for text: give 3 or more.")
 
             reader = DocumentReader(sources, options)
             _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, num_proc, memory_limit_mb)
 
-    once("prepare a corpus", write)  # of a launcher's processes, the first one prepares it for all
+    once("prepare a corpus", write)  # the first of a launcher's processes prepares the corpus for all
     return Corpus.open(Path(output_dir).expanduser().resolve(), verify=False)
 
 
@@ -161,7 +164,7 @@ def _write(
     num_proc: int | None,
     memory_limit_mb: int,
 ) -> None:
-    """Write the corpus of all that a reader gives; its folder appears when it is complete."""
+    """Write the corpus of all documents of a reader; its folder appears only when it is complete."""
     num_proc = num_proc or available_cpus()
     try:
         with complete_folder(folder) as partial:
@@ -181,29 +184,30 @@ def _write(
                 seed=seed,
                 validation_fraction=validation_fraction,
                 splits=splits,
-                # What the tokenizer leaves nothing of, control characters say, is as empty as white space.
+                # A document without any token, for example of control characters, counts as empty.
                 skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised},
                 sources=reader.records,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 checksums=checksums(partial),
+                framing="none" if spec.prefix is None else "cls_sep",
             ).save(partial)
     except OSError as error:
-        # The readers tell of their own errors, so this one is about writing.
+        # Readers raise a `PotstillError` for their own errors, so this error is about writing.
         raise PotstillError(
             f"The corpus cannot be written to {folder} ({error.strerror or first_line(error)}): {advice(error)}, or "
-            "name another folder with --output_dir; nothing of it was kept."
+            "name another folder with --output_dir; the incomplete corpus was removed."
         ) from error
 
 
 def available_cpus() -> int:
-    """CPUs that this process may run on."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_blocks(
     folder: Path, results: Iterable[Tokens], spec: TokenizerSpec, block_size: int
 ) -> tuple[dict[str, SplitRecord], NDArray[np.int64]]:
-    """Write `train.arrow` and `validation.arrow`; return what is in each, and the train split's token counts."""
+    """Write `train.arrow` and `validation.arrow`. Return their records, and the token counts of the train split."""
     documents = {"train": 0, "validation": 0}
     with (
         BlockWriter(folder / "train.arrow", spec, block_size) as train,
@@ -245,12 +249,12 @@ def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fract
 def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
-    except Exception as error:  # `tokenizers` tells of a full disk by a bare Exception
+    except Exception as error:  # `tokenizers` raises a plain Exception when the disk is full
         raise error if isinstance(error, OSError) else OSError(first_line(error)) from error
 
 
 def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":
-    from potstill.student.family import new_tokenizer_kind  # not above: it imports models, which text does not need
+    from potstill.student.family import new_tokenizer_kind  # here, because it imports models, which are seldom needed
 
     return new_tokenizer_kind(model_type)
 
@@ -258,7 +262,7 @@ def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":
 def _training_documents(
     sources: list[Source], options: ReadingOptions, seed: int, validation_fraction: float
 ) -> Iterator[bytes]:
-    """The documents that are not held out: a vocabulary must not have seen what it is measured on."""
+    """Yield the documents that are not held out: a vocabulary must not be trained on the validation split."""
     for number, document in enumerate(DocumentReader(sources, options)):
         if not is_held_out(number, seed, validation_fraction):
             yield document

@@ -1,4 +1,4 @@
-"""How far the preparation has come, on standard error."""
+"""Show the progress of `prepare` on standard error."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ from rich.live import Live
 from rich.text import Text
 
 SECONDS_PER_LINE = 10.0
-"""How often a line is printed where no terminal can rewrite one."""
+"""Seconds between two lines if the output is no terminal."""
 
 
 class PrepareProgress:
-    """Documents, megabytes of text and tokens a second: one live line in a terminal, else a line now and then."""
+    """Show documents, megabytes, tokens and rates: one live line in a terminal, else a new line at intervals."""
 
     def __init__(self) -> None:
         self.documents = 0
@@ -25,12 +25,12 @@ class PrepareProgress:
         self._last_line = self._start
 
     def advance(self, documents: int, size: int, tokens: int) -> None:
-        """Count what was done since the last call.
+        """Add the work that was done since the last call.
 
         Args:
-            documents: documents tokenised.
-            size: their size in bytes.
-            tokens: their tokens.
+            documents: number of documents.
+            size: size of the documents in bytes.
+            tokens: number of tokens of the documents.
         """
         self.documents += documents
         self.bytes += size

@@ -1,4 +1,4 @@
-"""Sources → documents, one after another, with the bad and the empty ones counted."""
+"""Read the documents of all sources, and count the bad and the empty ones."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ SampleBy = Literal["line", "paragraph", "document"]
 OnBadText = Literal["error", "skip"]
 
 JSON_LINE_BYTES = 4 * MAX_DOCUMENT_BYTES
-"""The longest line of JSON: it spells a character in up to six bytes, and may hold other columns too."""
+"""The longest line of JSON. JSON may write a character in six bytes, and a line may hold other columns too."""
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How to find the documents in the sources; see `potstill.corpus.prepare.prepare` for each."""
+    """The options that define the documents in the sources; see `potstill.corpus.prepare.prepare` for each."""
 
     text_column: str = "text"
     sample_by: SampleBy = "line"
@@ -39,16 +39,16 @@ class ReadingOptions:
 
 
 class DocumentReader:
-    """One pass over the sources: iterating yields each document as UTF-8.
+    """One pass over the sources. Iterating yields each document as UTF-8.
 
-    Memory is bounded by the longest document, which may have `MAX_DOCUMENT_BYTES` (for `.txt` files it is a line, a
-    paragraph or a file, as `sample_by` says); a longer one is an error as soon as so much of it has been read.
+    The longest document bounds the memory. It may have `MAX_DOCUMENT_BYTES`; a longer one is an error as soon as that
+    many bytes of it have been read. In `.txt` files a document is a line, a paragraph or a file, as `sample_by` says.
 
     Attributes:
         documents: documents yielded so far.
         bad_text: documents left out so far because they are not UTF-8.
         empty: documents left out so far because they are null or blank.
-        records: one record a source read to its end.
+        records: one record for each source that was read to its end.
     """
 
     def __init__(self, sources: list[Source], options: ReadingOptions) -> None:
@@ -89,7 +89,7 @@ class DocumentReader:
             return file.size, file.sha256()
 
     def _hub(self, source: Source) -> Generator[bytes, None, tuple[int, str]]:
-        # What was streamed is known by its text alone, so that is what is measured and hashed.
+        # A streamed dataset has no files here, so the size and the hash are those of its text.
         digest, size = hashlib.sha256(), 0
         options = self.options
         rows = hub_values(source.name, options.dataset_config_name, options.dataset_split, options.text_column)
@@ -107,7 +107,7 @@ class DocumentReader:
                     continue
                 try:
                     document = value.encode()
-                except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+                except UnicodeEncodeError as error:  # JSON can hold half a surrogate pair
                     self._bad_text(source, unit, number, error)
                     continue
                 if len(document) > MAX_DOCUMENT_BYTES:
@@ -140,18 +140,18 @@ def _json_values(
         if isinstance(line, UnicodeDecodeError):
             yield number, line
             continue
-        if not line or line.isspace():  # a blank line is no record at all
+        if not line or line.isspace():  # a blank line is no record
             continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise PotstillError(
-                f"{path}, line {number} is not valid JSON ({reason}): write one object a line."
+                f"{path}, line {number} is not valid JSON ({reason}): write one object per line."
             ) from error
         if not isinstance(record, dict):
             raise PotstillError(
-                f"{path}, line {number} holds a JSON {type(record).__name__}, not an object: write one object a line."
+                f"{path}, line {number} holds a JSON {type(record).__name__}, not an object: write one object per line."
             )
         if column not in record:
             check_column(f"{path}, line {number}", column, list(record))
@@ -181,7 +181,7 @@ def _text_values(
 
 
 def _joined(group: list[tuple[int, str | UnicodeDecodeError]]) -> tuple[int, str | UnicodeDecodeError]:
-    """One document of consecutive lines; one bad line makes the whole of it bad."""
+    """Return one document of consecutive lines. If one line is bad, the document is bad."""
     texts = []
     for number, line in group:
         if isinstance(line, UnicodeDecodeError):

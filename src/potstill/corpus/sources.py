@@ -1,4 +1,4 @@
-"""What the user named → the files, `datasets` folders and hub datasets to read, in a fixed order."""
+"""Find the files, `datasets` folders and hub datasets that the user named, in a fixed order."""
 
 import glob
 import logging
@@ -20,27 +20,27 @@ FORMATS: dict[str, Literal["text", "json", "parquet"]] = {
 }
 COMPRESSIONS = (".gz", ".xz", ".zst")
 
-KINDS_TOLD = 8
-"""How many kinds of files that were passed over are told by name."""
+KINDS_NAMED = 8
+"""How many kinds of skipped files the warning names."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input: a file, a folder that `datasets` saved, or a dataset on the hub (`name` is then its id)."""
+    """One input: a file, a folder that `datasets` saved, or a dataset on the hub, whose `name` is its id."""
 
     name: str
     kind: Literal["text", "json", "parquet", "dataset", "hub"]
 
 
 def find_sources(names: list[str], output_dir: Path) -> list[Source]:
-    """Expand files, folders, patterns and hub ids, each in sorted order and all in the order in which they were named.
+    """Expand files, folders, patterns and hub ids. Sources keep the order of the names; those of one name are sorted.
 
-    A folder is walked to the bottom, symbolic links included. What is passed over (hidden files, files of kinds that
-    are not read, files that a link leads to a second time) is counted in one line of the log for each name;
-    `output_dir` is passed over as well. A file that is named itself is read each time it is named.
+    A folder is searched with all its subfolders and symbolic links. Hidden files, files of other kinds and files that
+    a link leads to a second time are skipped; a log line for each name counts them. `output_dir` is skipped as well. A
+    file that is named itself is read as often as it is named.
 
     Raises:
-        PotstillError: nothing was named, a name leads to no text, or a folder or a link cannot be followed.
+        PotstillError: there is no name, a name leads to no text, or a folder or a link cannot be followed.
     """
     if not names:
         raise PotstillError("There is no text to prepare: name files, folders, patterns or a hub dataset with --text.")
@@ -49,33 +49,33 @@ def find_sources(names: list[str], output_dir: Path) -> list[Source]:
 
 
 def compression_of(path: str) -> str | None:
-    """The compression that a file's name ends in (`.gz`, `.xz` or `.zst`), or None."""
+    """Return the ending of a compressed file's name (`.gz`, `.xz` or `.zst`), or None."""
     suffix = Path(path).suffix.lower()
     return suffix if suffix in COMPRESSIONS else None
 
 
 class _Finder:
-    """Finds the sources behind one name after another, and remembers which files it has found.
+    """Find the sources of one name after another, and remember the files that were found.
 
     Args:
-        output_dir: folder not to read from, resolved.
+        output_dir: the resolved path of a folder that is not read.
     """
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
-        self._found: dict[Path, str] = {}  # file, resolved → the path by which it is read
-        self._passed_over: dict[Path, str] = {}  # path → what it is
+        self._found: dict[Path, str] = {}  # resolved path of a file → the path by which it is read
+        self._skipped: dict[Path, str] = {}  # path → its kind
 
     def expand(self, name: str) -> list[Source]:
-        """Return the sources that one name leads to, and log what was passed over on the way."""
-        self._passed_over.clear()
+        """Return the sources of one name, and log the files that were skipped."""
+        self._skipped.clear()
         try:
             sources = self._expand(name)
         except OSError as error:
             reason = error.strerror or first_line(error)
             raise PotstillError(f"{error.filename or name} cannot be read ({reason}): {advice(error)}.") from error
-        if self._passed_over:
-            logger.warning("Passed over in %s: %s.", name, self._counted())
+        if self._skipped:
+            logger.warning("Skipped in %s: %s.", name, self._counted())
         return sources
 
     def _expand(self, name: str) -> list[Source]:
@@ -86,7 +86,7 @@ class _Finder:
             if source := _file(path):
                 self._found.setdefault(path.resolve(), source.name)
                 return [source]
-            raise PotstillError(f"{path} is of no kind that can be read: give {_KINDS}.")
+            raise PotstillError(f"{path} has a kind that cannot be read: give {_KINDS}.")
         if glob.has_magic(name):
             return self._pattern(path)
         if path.is_symlink() or _looks_like_a_path(name):
@@ -99,10 +99,10 @@ class _Finder:
         paths = []
         for _, files, hidden in self._walk(folder):
             paths += files
-            self._passed_over |= dict.fromkeys(hidden, _HIDDEN)
-        # A link comes after the file that it may lead to, which is then the one that is read.
+            self._skipped |= dict.fromkeys(hidden, _HIDDEN)
+        # Links come last, so that a file is read by its own path and not by a link to it.
         found = [source for path in sorted(paths, key=Path.is_symlink) if (source := self._new_file(path))]
-        self._check_found(found, f"The folder {folder} has no file that can be read: it wants {_KINDS}")
+        self._check_found(found, f"The folder {folder} has no file that can be read: give {_KINDS}")
         return sorted(found, key=lambda source: Path(source.name).parts)
 
     def _pattern(self, pattern: Path) -> list[Source]:
@@ -111,13 +111,13 @@ class _Finder:
         for match in map(Path, sorted(set(self._matches(pattern)))):
             if not match.is_dir():
                 found += [source] if (source := self._new_file(match)) else []
-            elif not recursive:  # else the folder is only on the way to what is deeper
+            elif not recursive:  # a recursive pattern matches the files in the folder itself
                 found += self._folder(match)
         self._check_found(found, f"The pattern {pattern} matches no file that can be read: give {_KINDS}")
         return found
 
     def _matches(self, pattern: Path) -> Iterator[str]:
-        """Yield what a pattern matches; `**` stands for any depth, as in `glob`, but goes round no circle of links."""
+        """Yield the paths that match a pattern. `**` means any depth, as in `glob`, but follows no loop of links."""
         if "**" not in pattern.parts:
             yield from glob.glob(str(pattern))
             return
@@ -128,9 +128,9 @@ class _Finder:
                 yield from self._matches(Path(glob.escape(str(folder)), *rest))
 
     def _walk(self, top: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
-        """Yield each folder below `top`, itself included, with its files and with what is hidden in it.
+        """Yield `top` and each folder below it, with its files and its hidden entries.
 
-        Symbolic links are followed, each folder is visited once, and first by a path without a link.
+        Symbolic links are followed. Each folder is visited once, by a path without a link if there is one.
         """
         waiting, links, seen = [top], list[Path](), set[Path]()
         while waiting or links:
@@ -149,25 +149,25 @@ class _Finder:
             yield folder, files, hidden
 
     def _new_file(self, path: Path) -> Source | None:
-        """Return a file that a folder or a pattern led to, unless it is to be passed over."""
+        """Return a file of a folder or a pattern, or None if it is skipped."""
         source = _file(path)
         if path.is_symlink() and not path.exists() and (source or not path.suffix):
-            raise PotstillError(f"{path} is a symbolic link that leads nowhere: mend it or remove it.")
+            raise PotstillError(f"{path} is a symbolic link without a target: repair it or remove it.")
         if source is None:
-            self._passed_over[path] = _ending(path)
+            self._skipped[path] = _ending(path)
         elif self._found.setdefault(path.resolve(), source.name) != source.name:
-            self._passed_over[path] = _FOUND
+            self._skipped[path] = _FOUND
             source = None
         return source
 
     def _check_found(self, found: list[Source], message: str) -> None:
-        if not found and _FOUND not in self._passed_over.values():
-            raise PotstillError(message + (f" (passed over: {self._counted()})." if self._passed_over else "."))
+        if not found and _FOUND not in self._skipped.values():
+            raise PotstillError(message + (f" (skipped: {self._counted()})." if self._skipped else "."))
 
     def _counted(self) -> str:
-        counts = sorted(Counter(self._passed_over.values()).items(), key=lambda entry: (-entry[1], entry[0]))
-        shown = [f"{count:,} {what}" for what, count in counts[:KINDS_TOLD]]
-        others = sum(count for _, count in counts[KINDS_TOLD:])
+        counts = sorted(Counter(self._skipped.values()).items(), key=lambda entry: (-entry[1], entry[0]))
+        shown = [f"{count:,} {what}" for what, count in counts[:KINDS_NAMED]]
+        others = sum(count for _, count in counts[KINDS_NAMED:])
         return ", ".join(shown) + (f" and {others:,} others" if others else "")
 
 
@@ -190,4 +190,4 @@ def _looks_like_a_path(name: str) -> bool:
 
 _KINDS = ".txt, .jsonl or .json (plain, .gz, .xz or .zst), or .parquet"
 _HIDDEN = "hidden"
-_FOUND = "found already by another path"
+_FOUND = "already found by another path"

@@ -1,4 +1,4 @@
-"""Blocks cut into shorter ones: most steps read short blocks and some long ones, as BERT was trained."""
+"""Split blocks into shorter ones. As in BERT's training, most steps read short blocks and some read long ones."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from potstill.errors import PotstillError
 
 
 class BlockSplitter:
-    """Cuts the blocks of some steps into pieces that are blocks themselves.
+    """Split the blocks of some steps into pieces that are blocks themselves.
 
-    BERT reads 128 tokens in 90 % of its steps, which cost less attention, and 512 in the others, which teach it the
-    positions beyond (Devlin et al. 2018, A.2). It does so in two phases; here the long steps are spread evenly over the
-    training, so that what is learnt at one length is not forgotten at the other.
+    BERT reads 128 tokens in 90 % of its steps, because attention costs less there. It reads 512 tokens in the others,
+    to learn the later positions (Devlin et al. 2018, A.2). BERT does so in two phases. Here the long steps are spread
+    evenly over the training, so that the model does not forget one length while it learns the other.
 
     Args:
-        block_size: L, tokens of a whole block.
+        block_size: L, tokens of a block before the split.
         size: S, tokens of a piece; divides L.
-        share: of the steps whose blocks are cut, above 0 and at most 1.
-        spec: of the corpus's tokenizer: every piece begins and ends as a block does, in place of what stood there.
+        share: share of the steps whose blocks are split, above 0 and at most 1.
+        spec: description of the corpus's tokenizer. Its [CLS] and [SEP] replace the first and last token of each piece.
 
     Raises:
         PotstillError: the size does not divide the blocks, or leaves no room for text.
@@ -39,22 +39,22 @@ class BlockSplitter:
         self.prefix, self.suffix = spec.prefix, spec.suffix
 
     def applies(self, step: int) -> bool:
-        """Whether the blocks of a step are cut: the same for all processes, and after a resumption.
+        """Return whether the blocks of a step are split. All processes agree, also after a resumption.
 
         Args:
-            step: of the optimiser, counted from 0.
+            step: number of the optimiser step, from 0.
         """
         return math.floor((step + 1) * self.share) > math.floor(step * self.share)
 
     def __call__(self, input_ids: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut a batch.
+        """Split a batch.
 
         Args:
             input_ids: (B, L) int64.
             sample_index: (B,) int64.
 
         Returns:
-            (B · L / S, S) int64, and as many sample indices, each of one piece of one sight of a block.
+            (B · L / S, S) int64, and as many sample indices, which identify each piece of each block in each epoch.
         """
         pieces = input_ids.reshape(-1, self.size).clone()
         if self.prefix is not None:

@@ -1,4 +1,4 @@
-"""Parquet files, `datasets` folders and hub datasets → the values of their text column."""
+"""Read the text column of Parquet files, `datasets` folders and hub datasets."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 
 ROWS = 64
-"""The most rows decoded at a time: few, because one row may hold megabytes."""
+"""The largest number of rows decoded at a time. It is small, because one row may hold megabytes."""
 
 BATCH_BYTES = 2**30
-"""What the rows decoded at a time may come to in a Parquet file, in the worst case."""
+"""The largest size that the rows of a Parquet file decoded at a time may have in the worst case."""
 
 Row = tuple[int, Any]
-"""Number of the row, from 1, and what its text column holds."""
+"""Number of the row, from 1, and the value of its text column."""
 
 
 def parquet_values(path: str, column: str) -> Iterator[Row]:
@@ -29,7 +29,7 @@ def parquet_values(path: str, column: str) -> Iterator[Row]:
         PotstillError: the file is damaged or has no such column.
     """
     try:
-        # Without pre-buffering, else a whole row group, however large, would be held at once.
+        # Pre-buffering would hold a whole row group in memory, and a row group may be large.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             check_column(path, column, file.schema_arrow.names)
             rows = _rows_at_a_time(path, file.metadata, column)
@@ -39,9 +39,9 @@ def parquet_values(path: str, column: str) -> Iterator[Row]:
 
 
 def _rows_at_a_time(path: str, metadata: Any, column: str) -> int:
-    """How many rows may be decoded at a time without more memory than `BATCH_BYTES`.
+    """Return how many rows may be decoded at a time so that they take at most `BATCH_BYTES`.
 
-    A value that is stored once may be repeated in each row, and is at most as large as all that its row group stores.
+    A value that is stored once may be repeated in each row. It is at most as large as all data of its row group.
     """
     largest = 1
     for number in range(metadata.num_row_groups):
@@ -60,7 +60,7 @@ def open_dataset(folder: str, split: str) -> Any:
     """Open a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, as a `datasets.Dataset`.
 
     Raises:
-        PotstillError: it is damaged or has no such split.
+        PotstillError: the folder is damaged or has no such split.
     """
     import datasets
 
@@ -82,14 +82,14 @@ def dataset_values(folder: str, dataset: Any, column: str) -> Iterator[Row]:
     """Yield the values of one column of an open `datasets.Dataset`.
 
     Raises:
-        PotstillError: it has no such column.
+        PotstillError: the dataset has no such column.
     """
     check_column(folder, column, dataset.column_names)
     yield from _values(folder, dataset.select_columns([column]).with_format("arrow").iter(batch_size=ROWS), column)
 
 
 def dataset_files(dataset: Any) -> list[str]:
-    """The Arrow files that hold an open `datasets.Dataset`."""
+    """Return the Arrow files that hold an open `datasets.Dataset`."""
     return [file["filename"] for file in dataset.cache_files]
 
 
@@ -115,7 +115,7 @@ def hub_values(name: str, config: str | None, split: str, column: str) -> Iterat
             with quiet_hub():
                 row = next(rows, None)
         except Exception as error:
-            raise PotstillError(f"Reading {where} broke off after {number} rows: {first_line(error)}.") from error
+            raise PotstillError(f"Reading {where} failed after {number} rows: {first_line(error)}.") from error
         if row is None:
             return
         number += 1
@@ -125,10 +125,10 @@ def hub_values(name: str, config: str | None, split: str, column: str) -> Iterat
 
 
 def check_column(where: str, column: str, columns: list[str]) -> None:
-    """Make sure that a column is there.
+    """Make sure that a column exists.
 
     Raises:
-        PotstillError: it is not; the message names the ones that are.
+        PotstillError: the column is missing; the message names the existing ones.
     """
     if column not in columns:
         raise PotstillError(
@@ -138,10 +138,10 @@ def check_column(where: str, column: str, columns: list[str]) -> None:
 
 
 def hash_files(paths: list[str]) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of files, taken as one after another.
+    """Return the size in bytes and the SHA-256 of files, as if they were one file.
 
     Raises:
-        PotstillError: one of them cannot be read.
+        PotstillError: a file cannot be read.
     """
     digest, size = hashlib.sha256(), 0
     for path in paths:
@@ -160,7 +160,7 @@ def _values(where: str, tables: Any, column: str) -> Iterator[Row]:
     for table in tables:
         for value in table.column(column):
             number += 1
-            # Before it is copied into Python, where a character may take four times its bytes.
+            # Check before the copy to Python, where a character may take four times its bytes.
             if isinstance(value, _TEXTS) and value.is_valid and value.as_buffer().size > MAX_DOCUMENT_BYTES:
                 raise too_long(f"{where}, row {number}", MAX_DOCUMENT_BYTES)
             try:

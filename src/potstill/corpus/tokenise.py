@@ -1,4 +1,4 @@
-"""Documents → token ids, on several processes, in the order of the documents."""
+"""Turn documents into token ids in several processes, in the order of the documents."""
 
 import os
 import pickle
@@ -23,15 +23,15 @@ from potstill.corpus.tokenizer import TokenizerSpec
 from potstill.errors import PotstillError, advice
 
 BATCHES_PER_WORKER = 2
-"""One being tokenised, one waiting: enough that no worker idles while the reader reads."""
+"""One batch is tokenised while one waits, so that no worker is idle while the reader reads."""
 
 BYTES_PER_TEXT_BYTE = 96
-"""What one byte of text in a worker comes to: `tokenizers` keeps strings, offsets and alignments of what it encodes
+"""Memory that a worker needs for one byte of text: `tokenizers` keeps strings, offsets and alignments of its input
 (measured: up to 86 bytes, in one long document)."""
 
 
 class Batch(NamedTuple):
-    """Consecutive documents: the number of the first, and their texts in UTF-8."""
+    """Consecutive documents: the number of the first one, and the texts in UTF-8."""
 
     first: int
     documents: list[bytes]
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Tokens:
-    """What came of one batch: for each split its ids (1-D, the corpus's dtype) and its number of documents."""
+    """The result of one batch: for each split its ids (1-D, the corpus's dtype) and its number of documents."""
 
     train: NDArray[Any]
     validation: NDArray[Any]
@@ -50,7 +50,7 @@ class Tokens:
 
 
 def batched(documents: Iterable[bytes], batch_bytes: int) -> Iterator[Batch]:
-    """Group consecutive documents into batches of at least `batch_bytes` bytes, the last one excepted."""
+    """Group consecutive documents into batches of at least `batch_bytes` bytes; only the last one may be smaller."""
     first, batch, size = 0, [], 0
     for document in documents:
         batch.append(document)
@@ -63,9 +63,10 @@ def batched(documents: Iterable[bytes], batch_bytes: int) -> Iterator[Batch]:
 
 
 def batch_bytes_for(memory_limit_mb: int, num_proc: int) -> int:
-    """Bytes of text a batch may hold so that all that is in flight stays within the limit, as far as documents allow.
+    """Return the size of a batch, in bytes of text, that keeps the memory of all processes within the limit.
 
-    Between 16 KiB (below, the exchange costs more than it saves) and 256 KiB (above, nothing gets faster).
+    The size is at least 16 KiB, because smaller batches cost more in communication than they save. It is at most
+    256 KiB, because larger batches are not faster. A long document may still exceed the limit.
     """
     in_flight = num_proc * (BYTES_PER_TEXT_BYTE + BATCHES_PER_WORKER)
     return min(max(memory_limit_mb * 2**20 // in_flight, 2**14), 2**18)
@@ -98,7 +99,7 @@ def tokenise(
         try:
             train, validation, train_documents, validation_documents = process.exchange(batch)
         finally:
-            # A dead worker goes back too: the next batch then fails at once, where it would else wait for ever.
+            # A dead worker goes back too, so that the next batch fails at once instead of waiting for ever.
             idle.put(process)
         return Tokens(
             train=np.frombuffer(train, spec.dtype),
@@ -109,12 +110,12 @@ def tokenise(
             read_bytes=sum(map(len, batch.documents)),
         )
 
-    # The threads only wait on pipes. They are what lets a slow worker neither block the reader nor deadlock with it.
+    # The threads only wait for pipes. With them, a slow worker does not block the reader or deadlock with it.
     threads = ThreadPoolExecutor(num_proc, thread_name_prefix="tokenise")
     pending: deque[Future[Tokens]] = deque()
     try:
         for batch in batches:
-            if len(workers) < num_proc:  # a short text needs no more workers than it has batches
+            if len(workers) < num_proc:  # there are never more workers than batches
                 workers.append(_Worker(settings))
                 idle.put(workers[-1])
             pending.append(threads.submit(exchange, batch))
@@ -132,19 +133,19 @@ class _Worker:
     """One process that runs `worker.py`."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        # One thread each: the processes are the parallelism, and two kinds of it would share the same cores.
+        # Each process has one thread: more threads would compete with the other processes for the same cores.
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
         try:
-            # What Rust prints of its own failures is kept from the terminal: the error message quotes it.
-            self.complaints: IO[bytes] = TemporaryFile()  # noqa: SIM115 (closed by end())
+            # The errors that Rust prints do not go to the terminal: the error message quotes them.
+            self.stderr: IO[bytes] = TemporaryFile()  # noqa: SIM115 (closed by end())
             self.process = subprocess.Popen(
-                # -P: the folder of the script must not become a place to import from.
+                # -P: Python must not import from the folder of the script.
                 [sys.executable, "-P", str(Path(worker.__file__))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self.complaints,
+                stderr=self.stderr,
                 env=environment,
-                # A Ctrl-C in the terminal is for the parent to answer; it ends its workers itself.
+                # The parent handles a Ctrl-C in the terminal and ends its workers itself.
                 process_group=0,
             )
         except OSError as error:
@@ -155,7 +156,7 @@ class _Worker:
         assert self.process.stdout is not None
         self.requests: IO[bytes] = self.process.stdin
         self.answers: IO[bytes] = self.process.stdout
-        # Sent with the first batch, by the thread that waits anyway: a pipe takes them only when the worker reads.
+        # The settings are sent with the first batch: writing them blocks until the worker reads, and a thread can wait.
         self.unsent_settings: dict[str, Any] | None = settings
 
     def exchange(self, batch: Batch) -> tuple[bytes, bytes, int, int]:
@@ -169,7 +170,7 @@ class _Worker:
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise self._died(batch) from error
         if isinstance(answer, str):
-            raise PotstillError(f"The tokenizer failed {answer.rstrip('.')}: mend the document or the tokenizer.")
+            raise PotstillError(f"The tokenizer failed {answer.rstrip('.')}: correct the document or the tokenizer.")
         return answer
 
     def _died(self, batch: Batch) -> PotstillError:
@@ -177,19 +178,19 @@ class _Worker:
         last = batch.first + len(batch.documents)
         longest = max(map(len, batch.documents))
         where = f"at documents {batch.first + 1} to {last} of the text, the longest of which has {longest:,} bytes"
-        self.complaints.seek(0)
-        said = self.complaints.read(2**16).decode(errors="replace").strip().splitlines()
+        self.stderr.seek(0)
+        messages = self.stderr.read(2**16).decode(errors="replace").strip().splitlines()
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        if status == -signal.SIGKILL or any("memory allocation" in line for line in said):
+        if status == -signal.SIGKILL or any("memory allocation" in line for line in messages):
             return PotstillError(
-                f"A tokenising process {how}, most likely for want of memory, {where}: lower --num_proc or "
-                "--memory_limit_mb, or cut long documents into shorter ones."
+                f"A tokenising process {how}, most likely for lack of memory, {where}: lower --num_proc or "
+                "--memory_limit_mb, or split long documents into shorter ones."
             )
-        return PotstillError(f"A tokenising process {how} {where}{f' ({said[-1]})' if said else ''}.")
+        return PotstillError(f"A tokenising process {how} {where}{f' ({messages[-1]})' if messages else ''}.")
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.requests, self.answers, self.complaints):
-            with suppress(OSError):  # what was still to be flushed has no reader any more
+        for stream in (self.requests, self.answers, self.stderr):
+            with suppress(OSError):  # closing flushes the rest, which nobody reads any more
                 stream.close()

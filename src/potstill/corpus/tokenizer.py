@@ -1,4 +1,4 @@
-"""Which tokenizer: loading it, and what packing needs to know of it."""
+"""Load a tokenizer, and describe it for packing."""
 
 import json
 import logging
@@ -19,19 +19,20 @@ from potstill.json_files import read_object
 from potstill.panics import panics_as_errors
 
 FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
-"""What a tokenizer is read from, where it is there."""
+"""The files of a tokenizer; some may be missing."""
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-"""What a token can be to a model, as `transformers` names it."""
+"""The roles that a token can have for a model, as `transformers` names them."""
 
 
 def control_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Return the ids that steer a model: text never stands for them, and they are never masked.
+    """Return the ids of control tokens: text never becomes one of them, and they are never masked.
 
-    They are the tokens with a role ([CLS], [MASK], [UNK] and so on), and whatever the tokenizer puts around a text. A
-    model's other special tokens (`additional_special_tokens`, such as <url>) are placeholders: they are content.
+    They are the tokens with a role ([CLS], [MASK], [UNK] and so on), and the tokens that the tokenizer puts around a
+    text. The other special tokens of a model (`additional_special_tokens`, such as <url>) are placeholders, which count
+    as content.
 
     Returns:
         The ids in ascending order.
@@ -43,9 +44,9 @@ def control_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def placeholders(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
-    """Return the special tokens that text may hold, by id: those that the tokenizer finds in text and that control
-    nothing."""
-    if tokenizer.split_special_tokens:  # the tokenizer itself reads them as plain text
+    """Return id → content of the special tokens that text may hold: the tokenizer finds them in text, and they are no
+    control tokens."""
+    if tokenizer.split_special_tokens:  # the tokenizer reads special tokens in text as plain text
         return {}
     control = set(control_ids(tokenizer))
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
@@ -54,15 +55,15 @@ def placeholders(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """A fast tokenizer as far as packing needs it.
+    """The properties of a fast tokenizer that packing needs.
 
     Attributes:
-        json: the tokenizer, serialised by `tokenizers`, with those tokens marked as special that text never stands for.
+        json: the tokenizer, serialised by `tokenizers`. Only tokens that text never becomes are marked as special.
         vocab_size: one more than the largest id.
         prefix: id that opens a block ([CLS]), or None.
         suffix: id that closes a block ([SEP]), or None.
         separator: id between two documents: [SEP], or the end-of-text token of a tokenizer without one.
-        special_ids: ids that text can never stand for.
+        special_ids: ids that text never becomes.
         unknown: id of the unknown token, or None.
     """
 
@@ -80,11 +81,17 @@ class TokenizerSpec:
         return np.min_scalar_type(self.vocab_size - 1)
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast, name: str) -> "TokenizerSpec":
+    def of(cls, tokenizer: PreTrainedTokenizerFast, name: str, framed: bool | None = None) -> "TokenizerSpec":
         """Describe a tokenizer.
 
+        Args:
+            tokenizer: a fast one.
+            name: what messages call it.
+            framed: whether [CLS] and [SEP] stand around each block; by default where the tokenizer has both.
+
         Raises:
-            PotstillError: it is not a fast one, or it has neither [CLS] and [SEP] nor an end-of-text token.
+            PotstillError: it is not a fast one, it has neither [CLS] and [SEP] nor an end-of-text token, or blocks are
+                to be framed and it lacks one of the two.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
@@ -92,15 +99,20 @@ class TokenizerSpec:
                 f"The tokenizer {name} ({type(tokenizer).__name__}) is not a fast one: give one that has a "
                 "tokenizer.json."
             )
-        framed = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
-        separator = tokenizer.sep_token_id if framed else tokenizer.eos_token_id
+        frames = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+        if framed and not frames:
+            raise PotstillError(f"The tokenizer {name} has no [CLS] or no [SEP] to put around blocks.")
+        framed = frames if framed is None else framed
+        separator = tokenizer.eos_token_id
+        if separator is None or framed:
+            separator = tokenizer.sep_token_id
         if separator is None:
             raise PotstillError(
                 f"The tokenizer {name} has neither [CLS] and [SEP] nor an end-of-text token to put between documents: "
                 "set its eos_token."
             )
         unknown = tokenizer.unk_token_id
-        if unknown == separator:  # GPT-2 calls its end-of-text token unknown too; byte-level text has no unknowns
+        if unknown == separator:  # GPT-2's end-of-text token is its unknown token too; byte-level text needs none
             unknown = None
         return cls(
             json=_serialised(tokenizer),
@@ -122,19 +134,19 @@ def _serialised(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer") -> PreTrainedTokenizerFast:
-    """Load a fast tokenizer from a folder or from the hub; code that comes with a model is never run.
+    """Load a fast tokenizer from a folder or from the hub. Code that comes with a model is never run.
 
-    Where nothing that lies there says how text is lower-cased, the vocabulary does; see `potstill.corpus.casing`.
+    If no file there says whether text is lower-cased, the vocabulary decides; see `potstill.corpus.casing`.
 
     Args:
         name: folder or hub id.
-        token_types: whether the tokenizer may offer `token_type_ids`, and go on doing so when it is saved: False for
-            one that is to lie beside a model that takes none.
-        role: what the name was given as, for messages: ``teacher``, say.
+        token_types: whether the tokenizer may offer `token_type_ids`, also after it is saved. Use False if the model
+            takes none.
+        role: the role of the name, for messages, such as ``teacher``.
 
     Raises:
-        PotstillError: there is none of that name, the hub cannot be reached, it is not a fast one, or has no
-            vocabulary.
+        PotstillError: there is no tokenizer of that name, the hub cannot be reached, or the tokenizer is not a fast one
+            or has no vocabulary.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise PotstillError(f"There is no {role} folder {name}: give a folder or the name of a model on the hub.")
@@ -145,33 +157,33 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
             unstated, decision = unstated_options(name, tokenizer) if tokenizer.is_fast else ({}, "")
             if unstated:
                 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options, **unstated)
-    except Exception as error:  # the libraries below raise almost every type there is
+    except Exception as error:  # the libraries raise almost any type
         reason = first_line(error)
         _check_files(Path(name))
         if Path(name).exists():
             raise PotstillError(f"The folder {name} holds no tokenizer that can be loaded ({reason}).") from error
         raise PotstillError(
-            f"The {role} {name} is no folder here and cannot be loaded from the hub ({reason})."
+            f"The {role} {name} is not a folder here and cannot be loaded from the hub ({reason})."
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise PotstillError(
             f"The tokenizer {name} ({type(tokenizer).__name__}) is not a fast one: give one that has a tokenizer.json."
         )
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up by transformers from the config alone
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one from the config
         raise PotstillError(
             f"The {role} {name!r} has no tokenizer: put its tokenizer.json and tokenizer_config.json there."
         )
     for line in (decision, contradiction(name, tokenizer)):
         if line:
-            say_once(line)
+            warn_once(line)
     return tokenizer
 
 
 def _check_files(folder: Path) -> None:
-    """Tell which file of a tokenizer is damaged: the libraries that read it seldom say.
+    """Find the damaged file of a tokenizer, because the errors of the libraries seldom name it.
 
     Raises:
-        PotstillError: one is.
+        PotstillError: a file is damaged.
     """
     for file in FILES:
         if (folder / file).is_file():
@@ -179,21 +191,21 @@ def _check_files(folder: Path) -> None:
 
 
 @cache
-def say_once(line: str) -> None:
-    """Log a warning the first time that it is given, on one process of a machine."""
+def warn_once(line: str) -> None:
+    """Log a warning when it is given for the first time, in one process of each machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         logger.warning(line)
 
 
 def drop_token_types(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Let a tokenizer offer no `token_type_ids`, here and once it is saved: for a model that takes none."""
+    """Stop a tokenizer from offering `token_type_ids`, also after it is saved, for a model that takes none."""
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
 
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Keep the hub client from printing its retries: the caller says in one sentence what came of them."""
+    """Keep the hub client from printing its retries. The caller reports a failure in one sentence."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""One tokenising process: documents come in on standard input, token ids go out on standard output.
+"""One tokenising process: it reads documents from standard input and writes token ids to standard output.
 
-This file is run as a script, not imported through the package, so that a worker holds nothing but `tokenizers`: it
-starts in a fraction of a second and costs tens of megabytes, where torch and transformers would cost hundreds.
+This file runs as a script and is not imported through the package, so that a worker loads only `tokenizers`. It starts
+in a fraction of a second and takes tens of megabytes; torch and transformers would take hundreds.
 Both streams carry pickles: first the settings (keyword arguments of `Encoder`), then one request at a time.
 The worker ends when its input ends, so it cannot outlive the process that started it.
 """
@@ -15,11 +15,11 @@ from array import array
 from tokenizers import Tokenizer
 
 TYPECODES = {1: "B", 2: "H", 4: "I"}
-"""Bytes of a token id → the typecode of `array` for it."""
+"""Number of bytes of a token id → its typecode for `array`."""
 
 
 def is_held_out(document: int, seed: int, validation_fraction: float) -> bool:
-    """Say whether a document belongs to the validation split, from its number and the seed alone.
+    """Return whether a document belongs to the validation split. Only its number and the seed decide this.
 
     Args:
         document: number of the document in reading order, from 0.
@@ -31,13 +31,13 @@ def is_held_out(document: int, seed: int, validation_fraction: float) -> bool:
 
 
 class Encoder:
-    """Documents → ids of the train stream and of the validation stream, each document closed by the separator.
+    """Turn documents into the ids of the train stream and of the validation stream. A separator ends each document.
 
     Args:
         tokenizer_json: the tokenizer, serialised by `tokenizers.Tokenizer.to_str`.
         separator: id put after every document.
-        special_ids: ids that text can never stand for.
-        unknown: what replaces them, should the tokenizer yield one all the same; None drops it.
+        special_ids: ids that text never becomes.
+        unknown: id that replaces a special id if the tokenizer yields one all the same; None drops the special id.
         id_bytes: bytes of an id in the result: 1, 2 or 4.
         seed: seed of the held-out split.
         validation_fraction: share of held-out documents.
@@ -54,11 +54,11 @@ class Encoder:
         validation_fraction: float,
     ) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
-        # A model's tokenizer often truncates and pads to the model's length; a corpus wants the whole document.
+        # A model's tokenizer often truncates and pads to the model's length; a corpus needs the whole document.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        # Not part of the serialised tokenizer, so it is set here: a literal "[MASK]" in the text stays plain text. What
-        # text may hold as one token, <url> say, is not marked as special (`potstill.corpus.tokenizer.TokenizerSpec`).
+        # A literal "[MASK]" in the text stays plain text. This option is not part of the serialised tokenizer, so it is
+        # set here. Placeholders such as <url> are not marked as special: see `potstill.corpus.tokenizer.TokenizerSpec`.
         self.tokenizer.encode_special_tokens = True
         self.separator = separator
         self.special_ids = frozenset(special_ids)
@@ -75,8 +75,8 @@ class Encoder:
             documents: texts in UTF-8.
 
         Returns:
-            The ids of the train split and of the validation split, and the number of documents in each. A document of
-            which the tokenizer leaves nothing is in neither.
+            The ids of the train split and of the validation split, and the number of documents in each. A document
+            without any token is in neither.
         """
         streams = array(self.typecode), array(self.typecode)
         counts = [0, 0]
@@ -93,14 +93,14 @@ class Encoder:
         return streams[0].tobytes(), streams[1].tobytes(), counts[0], counts[1]
 
     def _without_special(self, ids: list[int]) -> list[int]:
-        # Models whose own vocabulary holds the special tokens (Unigram; WordPiece after a split at white space alone)
-        # find them in plain text even when the tokenizer does not look for them.
+        # Some models have the special tokens in their own vocabulary (Unigram; WordPiece after a split at white space
+        # only). They find them in plain text even if the tokenizer does not look for them.
         if self.unknown is None:
             return [token for token in ids if token not in self.special_ids]
         return [self.unknown if token in self.special_ids else token for token in ids]
 
     def failure(self, first: int, documents: list[bytes], error: BaseException) -> str:
-        """Say which of the documents the tokenizer fails on, and why."""
+        """Return a text that names the document on which the tokenizer fails, and the reason."""
         for number, document in enumerate(documents, first):
             try:
                 self(number, [document])
@@ -110,7 +110,7 @@ class Encoder:
 
 
 def _described(number: int, document: bytes) -> str:
-    """A document as a person can find it: its place among all, counted from 1, its length and how it begins."""
+    """Return a description that helps to find a document: its number from 1, its length and its beginning."""
     return f"document {number + 1} of the text ({len(document):,} bytes, {document[:60].decode(errors='ignore')!r})"
 
 
@@ -119,7 +119,7 @@ def _reason(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Answer requests `(first, documents)` with the encoder's result, or with the text of what went wrong."""
+    """Answer requests `(first, documents)` with the encoder's result, or with the text of an error."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     encoder = Encoder(**pickle.load(requests))
     while True:
@@ -129,13 +129,13 @@ def main() -> None:
             return
         try:
             answer: tuple[bytes, bytes, int, int] | str = encoder(first, documents)
-        # The tokenizer is the user's and written in Rust: whatever it raises (a panic is no Exception) is an answer.
+        # The user's tokenizer, written in Rust, may raise anything, and a panic is no Exception. All become an answer.
         except BaseException as error:
             answer = encoder.failure(first, documents, error)
         try:
             pickle.dump(answer, answers)
             answers.flush()
-        except BrokenPipeError:  # the parent was killed; an ordinary exit would complain of the pipe once more
+        except BrokenPipeError:  # the parent was killed; an ordinary exit would print a second error about the pipe
             os._exit(1)
 
 

@@ -1,1 +1,1 @@
-"""The embedded default: a tiny teacher, an excerpt of text, and the verb that distils one on the other."""
+"""The embedded demo: a tiny teacher, an excerpt of text, and the verb that distils the teacher on this text."""

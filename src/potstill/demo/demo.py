@@ -1,4 +1,4 @@
-"""The verb `demo`: the whole job on what comes with the package, offline, on a CPU."""
+"""The verb `demo`: a complete distillation of the teacher and the text in the package, offline, on a CPU."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ CAPTION = (
 
 
 def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_output_dir: bool = False) -> Path:
-    """Distil the embedded teacher to half its depth on an excerpt of Simple English Wikipedia, and show what it keeps.
+    """Distil the embedded teacher to half its depth on an excerpt of Simple English Wikipedia, and show the result.
 
-    Two students start from the same layers of the teacher and see the same blocks under the same masks for the same
-    number of steps: one learns from the teacher, the other from masked LM alone.
+    Two students start from the same layers of the teacher. They see the same blocks under the same masks for the same
+    number of steps. One learns from the teacher, the other from masked LM alone.
 
     Args:
-        output_dir: Folder for blocks, both students and report.html.
+        output_dir: Folder for the blocks, both students and report.html.
         steps: Optimiser steps of each student.
-        seed: Decides masks, order and dropout.
-        overwrite_output_dir: Write into output_dir although it has something in it.
+        seed: Seed of masks, order and dropout.
+        overwrite_output_dir: Write into output_dir even if it is not empty.
 
     Returns:
         The student's folder.
@@ -110,11 +110,11 @@ def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_out
         }
         console.rule("2 · distill: teacher → student")
         student = distill(DistillationArguments(output_dir=str(folder / "student"), **common))
-        console.rule("3 · the same without the teacher: masked LM alone")
+        console.rule("3 · the same student without the teacher: masked LM alone")
         alone = distill(
             DistillationArguments(output_dir=str(folder / "without-teacher"), alpha_ce=0, alpha_cos=0, **common)
         )
-        console.rule("4 · side by side")
+        console.rule("4 · comparison")
         _show(console, corpus, load_masked_lm(teacher_folder), student, alone, report)
     console.print(f"student: {student}\nreport:  {report}", markup=False)
     return student
@@ -163,7 +163,7 @@ def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: P
 
 
 def _milliseconds(models: dict[str, PreTrainedModel], corpus: Corpus) -> dict[str, float]:
-    """Return the median time of one sentence, models taking turns so that a busy machine slows all alike."""
+    """Return the median time of one sentence. The models take turns, so that a busy machine slows all of them."""
     tokenizer = corpus.tokenizer()
     sentences = [
         tokenizer.decode(corpus.validation[block]["input_ids"][1:25], skip_special_tokens=True)
@@ -182,7 +182,7 @@ def _milliseconds(models: dict[str, PreTrainedModel], corpus: Corpus) -> dict[st
 
 
 def _fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentence: str, answers: int = 3) -> str:
-    """Return the likeliest words for the masked one, with their probabilities."""
+    """Return the most likely words for the mask, with their probabilities."""
     inputs = tokenizer(sentence.format(mask=tokenizer.mask_token), return_tensors="pt", return_token_type_ids=False)
     position = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().item()
     with torch.inference_mode():
@@ -192,7 +192,7 @@ def _fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentence: 
 
 
 def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any]) -> str:
-    """Return the demo's page."""
+    """Return the HTML report of the demo."""
     history = {name: result["log_history"] for name, result in results.items()}
     terms = {name: logged(history["student"], f"loss_{key}") for name, key in _TERMS.items()}
     masked_lm = {

@@ -1,1 +1,1 @@
-"""Models × tasks × seeds → results, and what they say of a student beside its teacher."""
+"""Runs models × tasks × seeds, and compares a student's results with its teacher's."""

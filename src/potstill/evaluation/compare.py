@@ -1,4 +1,4 @@
-"""The verb `compare`: folders of results in, models side by side out."""
+"""The verb `compare`: reads folders of results and returns tables of the models."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def compare(
     reference: str | None = None,
     output: str | None = None,
 ) -> str:
-    """Compare models by their results: medians over seeds, macro score, and what each keeps of a reference.
+    """Compare models by their results: medians over seeds, macro score, and retention of a reference's score.
 
     Args:
-        results: Folders that potstill evaluate or potstill finetune wrote. A folder of finetune is a model by the name
-            of the folder, or by another as NAME=FOLDER; folders of one name are tasks and seeds of one model.
-        format: How to print: text for a terminal, markdown, or json with the scores of every seed.
-        reference: Name of the model that others are measured by; the first one evaluated if not given.
-        output: File to write the same to.
+        results: Folders that potstill evaluate or potstill finetune wrote. A folder of finetune is one run of a model.
+            The model has the folder's name, or NAME if given as NAME=FOLDER; runs with the same name belong together.
+        format: Output format: text for a terminal, markdown, or json with the scores of every seed.
+        reference: Name of the model that the others are compared with; the first model if not given.
+        output: File to write the same output to.
 
     Returns:
-        What is printed.
+        The text to print.
 
     Raises:
         PotstillError: there are no results, they are damaged, no model is called `reference`, or `output` cannot be
@@ -47,16 +47,16 @@ def compare(
     file = None if output is None else check_output_file(output, "--output")
     comparison = compare_runs(*read_folders([results] if isinstance(results, str) else results), reference)
     if format == "json":
-        shown = json_text(_record(comparison), "The comparison")
+        printed = json_text(_record(comparison), "The comparison")
     else:
-        shown = (markdown if format == "markdown" else text)(grids(comparison), notes(comparison))
+        printed = (markdown if format == "markdown" else text)(grids(comparison), notes(comparison))
     if file is not None:
-        write_text(file, shown + "\n")
-    return shown
+        write_text(file, printed + "\n")
+    return printed
 
 
 def _record(comparison: Comparison) -> dict[str, Any]:
-    """Return all of a comparison as JSON has it; None where a figure is not defined."""
+    """Return a comparison as values for JSON; a figure that is not defined is None."""
     models = {}
     reference = comparison.reference
     for model, path in comparison.plan.models:
@@ -66,7 +66,7 @@ def _record(comparison: Comparison) -> dict[str, Any]:
             other = comparison.scores.get((reference, task)) if model != reference else None
             tasks[task] = _figures(scores, other) if scores else None
         macros = {
-            column.title: _figures(column.of[model], column.of[reference] if model != reference else None)
+            column.title: _figures(column.by_model[model], column.by_model[reference] if model != reference else None)
             for column in comparison.macros
         }
         models[model] = {"path": path, "tasks": tasks, "macros": macros}
@@ -88,22 +88,23 @@ def _record(comparison: Comparison) -> dict[str, Any]:
 
 
 def _figures(scores: Scores, reference: Scores | None) -> dict[str, Any]:
-    """Return a figure with those of its seeds and, but for the reference itself, how it stands to the reference.
+    """Return the median of scores, their range, the score of each seed, and a comparison with the reference's scores.
 
-    `value` is the median over the `n` seeds, of a task's scores and of macro scores alike.
+    `value` is the median over the `n` seeds, for a task's scores and for macro scores. The comparison is left out if
+    `reference` is None, as it is for the reference itself.
     """
     by_seed = scores.by_seed
-    beside: dict[str, Any] = {}
+    compared: dict[str, Any] = {}
     if reference:
         beyond = beyond_spread(scores, reference)
         chance = None if beyond is None else chance_beyond_spread(len(by_seed), len(reference.by_seed))
-        beside["retention"] = retention(scores.value, reference.value)
-        beside |= {"beyond_spread": beyond, "chance_beyond_spread": chance}
+        compared["retention"] = retention(scores.value, reference.value)
+        compared |= {"beyond_spread": beyond, "chance_beyond_spread": chance}
     return {
         "value": scores.value,
         "min": min(by_seed.values()),
         "max": max(by_seed.values()),
         "n": len(by_seed),
         "by_seed": {str(seed): score for seed, score in by_seed.items()},
-        **beside,
+        **compared,
     }

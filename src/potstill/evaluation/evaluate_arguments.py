@@ -1,4 +1,4 @@
-"""What `evaluate` may be told: models, suite, seeds; everything else is an option of `finetune`, for every run."""
+"""The options of `evaluate`: models, suite and seeds. All other options are those of `finetune`, for every run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.tasks.registry import TASKS, suites
 
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
-"""BERT's grid (Devlin et al. 2019), and above it the rates that small models need (Turc et al. 2019)."""
+"""BERT's grid (Devlin et al. 2019), and the higher rates that small models need (Turc et al. 2019)."""
 
 DISTILLED = " (D)"
-"""What is put behind a model's name for the same model with the second distillation, as the paper does."""
+"""Added to the name of a model for the same model with the second distillation, as in the paper."""
 
 
 def _suites_in_words() -> str:
@@ -27,47 +27,49 @@ def _suites_in_words() -> str:
 
 @dataclass
 class EvaluateArguments(FinetuneArguments):
-    """Options of `potstill evaluate`. The options of `finetune` hold for every run of it.
+    """Options of `potstill evaluate`. The options of `finetune` apply to each of its runs.
 
     Raises:
-        PotstillError: a value that cannot be, named by its field.
+        PotstillError: a value is not valid; the message names its field.
     """
 
     models: list[str] | None = option(
-        None, "Models as NAME=FOLDER, the first being the one that others are measured by.", required=True
+        None, "Models as NAME=FOLDER; the others are compared with the first one.", required=True
     )
     suite: list[str] | None = option(
-        None, f"{_suites_in_words()}, or several; some tasks of glue as glue:cola,rte.", required=True
+        None, f"{_suites_in_words()}, or several of them; give some tasks of glue as glue:cola,rte.", required=True
     )
-    seeds: int = option(5, "Runs of each model and task, with seeds from --seed on.")
+    seeds: int = option(5, "Runs of each model and task; their seeds are --seed, --seed + 1 and so on.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )
     second_distillation: list[str] | None = option(
-        None, "Models to fine-tune a second time with the first model, fine-tuned, as their teacher."
+        None, "Names of models to fine-tune once more, with the first model, fine-tuned, as their teacher."
     )
-    runs_per_gpu: int | None = option(None, "Runs that share a GPU; 4 for models below 50 M parameters, else 1.")
+    runs_per_gpu: int | None = option(
+        None, "Runs that share a GPU; if not given, 4 for models below 50 M parameters, else 1."
+    )
 
-    model: str | None = option(None, "Of `finetune`; here it is --models.")
-    task: str | None = option(None, "Of `finetune`; here it is --suite.")
+    model: str | None = option(None, "An option of `finetune`; use --models here.")
+    task: str | None = option(None, "An option of `finetune`; use --suite here.")
 
     not_offered: ClassVar[frozenset[str]] = FinetuneArguments.not_offered | {
         *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir")
     }
 
     def __post_init__(self) -> None:
-        """Check what is of `evaluate` itself; the arguments of each run check the rest."""
+        """Check the options of `evaluate` itself. The arguments of the runs check the others."""
         if not self.output_dir:
             raise PotstillError("--output_dir is missing: name the folder to write to.")
         if not self.models:
-            raise PotstillError("--models is missing: name models as NAME=FOLDER, the first being the reference.")
+            raise PotstillError("--models is missing: name models as NAME=FOLDER; the first is the reference.")
         for name, instead in (("model", "--models"), ("task", "--suite"), ("teacher", "--second_distillation")):
             if getattr(self, name) is not None:
-                raise PotstillError(f"--{name} is of `finetune`: give {instead}.")
+                raise PotstillError(f"--{name} is an option of `finetune`: give {instead}.")
         if self.seeds < 2:
             raise PotstillError(
-                f"--seeds is {self.seeds}: a median over seeds and their spread need at least 2, better 5; for a "
-                "single run there is `potstill finetune`."
+                f"--seeds is {self.seeds}: a median over seeds and their spread need at least 2, better 5; use "
+                "`potstill finetune` for a single run."
             )
         if self.runs_per_gpu is not None and self.runs_per_gpu < 1:
             raise PotstillError(f"--runs_per_gpu is {self.runs_per_gpu}: it must be above 0.")
@@ -76,20 +78,23 @@ class EvaluateArguments(FinetuneArguments):
         if self.resume_from_checkpoint:
             raise PotstillError("--resume_from_checkpoint is not needed: give the same --output_dir again.")
         if self.overwrite_output_dir:
-            raise PotstillError("--overwrite_output_dir would throw finished runs away: name another --output_dir.")
+            raise PotstillError("--overwrite_output_dir would delete finished runs: name another --output_dir.")
         names = [name for name, _ in named_models(self.models)]
         for name in names:
             if name.endswith(DISTILLED):
-                raise PotstillError(f"The model {name!r} is named as --second_distillation names one: choose another.")
+                raise PotstillError(
+                    f"The name {name!r} ends in {DISTILLED!r}, which --second_distillation adds to names: choose "
+                    "another name."
+                )
         for name in self.second_distillation or []:
             if name not in names[1:]:
-                there = ", ".join(names[1:]) or "there is none"
-                raise PotstillError(f"--second_distillation {name!r} is none of the models after the first: {there}.")
+                others = ", ".join(names[1:]) or "there is none"
+                raise PotstillError(f"--second_distillation {name!r} is none of the models after the first: {others}.")
         self.plan({}).check()
-        # These check the rest.
+        # The arguments of the runs check the other options.
         options = [self.run_options(names[0], task, self.seed) for task in self.tasks()]
-        for some in options:
-            FinetuneArguments(**some | ({"teacher": names[0]} if self.second_distillation else {}))
+        for run_options in options:
+            FinetuneArguments(**run_options | ({"teacher": names[0]} if self.second_distillation else {}))
 
     def tasks(self) -> list[str]:
         """Return the tasks of the suites, in order.
@@ -100,12 +105,12 @@ class EvaluateArguments(FinetuneArguments):
         found: list[str] = []
         known = suites()
         for suite in self.suite or []:
-            name, colon, some = suite.partition(":")
+            name, colon, selected = suite.partition(":")
             if name not in known:
-                whole = TASKS[name].suite_name if name in TASKS else ""
-                within = f" ({name} is a task of {whole}: give {whole}:{name})" if whole else ""
+                parent = TASKS[name].suite_name if name in TASKS else ""
+                within = f" ({name} is a task of {parent}: give {parent}:{name})" if parent else ""
                 raise PotstillError(f"There is no suite {name!r}; the suites are {', '.join(known)}{within}.")
-            chosen = some.split(",") if colon else list(known[name])
+            chosen = selected.split(",") if colon else list(known[name])
             for task in chosen:
                 if task not in known[name]:
                     raise PotstillError(f"The suite {name} has no task {task!r}; it has {', '.join(known[name])}.")
@@ -115,10 +120,10 @@ class EvaluateArguments(FinetuneArguments):
         return list(dict.fromkeys(found))
 
     def plan(self, absent: dict[str, str]) -> Plan:
-        """Return what is to be run.
+        """Return the plan of the runs.
 
         Args:
-            absent: task → why there is no data of it.
+            absent: task → why it has no data.
         """
         models = named_models(self.models)
         paths = dict(models)
@@ -131,7 +136,7 @@ class EvaluateArguments(FinetuneArguments):
         Args:
             model: name of a model, as in the plan.
             task: name of the task.
-            seed: of the run.
+            seed: the run's seed.
         """
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FinetuneArguments) if f.init}
         path = dict(named_models(self.models))[model.removesuffix(DISTILLED)]

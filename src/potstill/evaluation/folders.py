@@ -1,4 +1,4 @@
-"""The folders that `compare` is given: of `evaluate`, with many runs, or of `finetune`, with one each."""
+"""Reads the folders for `compare`: folders of `evaluate` hold many runs, those of `finetune` hold one."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ Key = tuple[str, str, int]
 """Model, task and seed."""
 
 
-def read_folders(words: Sequence[str]) -> tuple[Plan, list[RunResult]]:
-    """Read folders of results, as one plan and the runs that are there.
+def read_folders(arguments: Sequence[str]) -> tuple[Plan, list[RunResult]]:
+    """Read folders of results and return one plan and the runs.
 
-    A folder of `evaluate` brings its models by their names, in its own order. A folder of `finetune` is one run of a
-    model that is called like the folder, or as NAME=FOLDER says. Folders of one name are tasks and seeds of one model.
+    Models in a folder of `evaluate` keep their names and order. A folder of `finetune` holds one run of a model, which
+    has the folder's name, or NAME if given as NAME=FOLDER. Runs under the same name are runs of one model.
 
     Args:
-        words: folders, or NAME=FOLDER.
+        arguments: folders, or NAME=FOLDER.
 
     Raises:
-        PotstillError: there is no such folder, it holds no results, a file of it is damaged, or two folders hold the
-            same model, task and seed.
+        PotstillError: there is no such folder, it holds no results, one of its files is damaged, or two folders hold
+            the same model, task and seed.
     """
-    if not words:
+    if not arguments:
         raise PotstillError("RESULTS is missing: name folders that potstill evaluate or potstill finetune wrote.")
-    found = _Found()
-    for word in words:
-        name, folder = _named(word)
+    merged = _Merged()
+    for argument in arguments:
+        name, folder = _split(argument)
         if (folder / PLAN).is_file():
             if name is not None:
                 raise PotstillError(
-                    f"{word}: {folder} is of potstill evaluate and names its models itself: leave out {name}=."
+                    f"{argument}: {folder} is of potstill evaluate and names its models itself: leave out {name}=."
                 )
             plan, runs = load_results(folder)
-            if len(words) == 1:
+            if len(arguments) == 1:
                 return plan, runs
-            found.add_evaluation(folder, plan, runs)
+            merged.add_evaluation(folder, plan, runs)
         else:
-            found.add_run(folder, name or folder.resolve().name, _run_in(folder))
-    return found.plan(), list(found.runs.values())
+            merged.add_run(folder, name or folder.resolve().name, _run_in(folder))
+    return merged.plan(), list(merged.runs.values())
 
 
-def _named(word: str) -> tuple[str | None, Path]:
-    """Return the name that is given, if one is, and the folder."""
-    folder = Path(word).expanduser()
-    name, equals, path = word.partition("=")
-    if equals and not folder.exists():  # the name of a folder may have such a sign in it
+def _split(argument: str) -> tuple[str | None, Path]:
+    """Return the name, None if none is given, and the folder."""
+    folder = Path(argument).expanduser()
+    name, equals, path = argument.partition("=")
+    if equals and not folder.exists():  # the name of a folder may contain an equals sign
         if not name or not path:
-            raise PotstillError(f"{word!r} is not NAME=FOLDER, as in student=out/student-sst2.")
+            raise PotstillError(f"{argument!r} is not NAME=FOLDER, as in student=out/student-sst2.")
         return name, Path(path).expanduser()
     return None, folder
 
@@ -69,16 +69,16 @@ def _run_in(folder: Path) -> RunResult:
 
 
 @dataclass
-class _Found:
-    """What the folders hold, in their order.
+class _Merged:
+    """The contents of all folders, in the order of the folders.
 
     Attributes:
         models: name → folder or hub name.
-        tasks: names.
-        absent: task → why an evaluation had no data of it.
-        seeds: of all runs.
-        runs: by model, task and seed.
-        sources: where each run is from.
+        tasks: names, as the keys of a dictionary.
+        absent: task → why an evaluation had no data for it.
+        seeds: the seeds of all runs.
+        runs: (model, task, seed) → result.
+        sources: (model, task, seed) → the folder of results that holds it.
     """
 
     models: dict[str, str] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class _Found:
     sources: dict[Key, Path] = field(default_factory=dict)
 
     def add_evaluation(self, folder: Path, plan: Plan, runs: Sequence[RunResult]) -> None:
-        """Add what an evaluation planned, and those of its runs that it planned."""
+        """Add the plan of an evaluation and its planned runs."""
         for name, path in plan.models:
             self.models.setdefault(name, path)
         self.tasks |= dict.fromkeys(plan.tasks)
@@ -101,7 +101,7 @@ class _Found:
                 self._add(folder, run)
 
     def add_run(self, folder: Path, name: str, run: RunResult) -> None:
-        """Add a run of a model that is called by a name."""
+        """Add a run under a model's name."""
         self.models.setdefault(name, run.model_path)
         self.tasks.setdefault(run.task)
         self.seeds.add(run.seed)
@@ -117,7 +117,7 @@ class _Found:
         self.runs[key], self.sources[key] = run, folder
 
     def plan(self) -> Plan:
-        """Return the plan that would have led to these runs."""
-        there = {run.task for run in self.runs.values()}
-        absent = {task: why for task, why in self.absent.items() if task not in there}
+        """Return the plan of an evaluation with these runs."""
+        with_runs = {run.task for run in self.runs.values()}
+        absent = {task: why for task, why in self.absent.items() if task not in with_runs}
         return Plan([*self.models.items()], [*self.tasks], absent, sorted(self.seeds))

@@ -1,4 +1,4 @@
-"""What a reader of the tables has to know: what is not in them, what their marks mean, how the runs differ."""
+"""Notes for readers of the tables: what is missing, what the marks mean, and how the runs differ."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from potstill.tasks.registry import suites
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return sentences, those first that say that figures are wanting or cannot be compared."""
+    """Return the notes; those on figures that cannot be compared, or are missing, come first."""
     return [
         *_mismatches(comparison),
-        *_wanting(comparison),
+        *_missing(comparison),
         *_macro(comparison),
         *_spread(comparison),
         *_undefined(comparison),
@@ -28,7 +28,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _mismatches(comparison: Comparison) -> list[str]:
-    """Say where runs that stand in one row or column are not of the same model or data."""
+    """Report the tasks whose runs read different data, and the models whose runs had different weights."""
     messages = []
     for task, title in comparison.titles.items():
         by_data: dict[str, list[str]] = {}
@@ -36,19 +36,19 @@ def _mismatches(comparison: Comparison) -> list[str]:
             if run.task == task:
                 by_data.setdefault(run.data_fingerprint, []).append(run.model)
         if len(by_data) > 1:
-            who = "; ".join(f"{mark}: {_listed(models)}" for mark, models in by_data.items())
-            messages.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({who}).")
+            groups = "; ".join(f"{mark}: {_distinct(models)}" for mark, models in by_data.items())
+            messages.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({groups}).")
     for model in comparison.models:
-        mine = [run.model_fingerprint for run in comparison.runs if run.model == model]
-        weights = dict.fromkeys(weight for weight in mine if weight is not None)
+        fingerprints = [run.model_fingerprint for run in comparison.runs if run.model == model]
+        weights = dict.fromkeys(weight for weight in fingerprints if weight is not None)
         if len(weights) > 1:
             messages.append(
-                f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_listed(weights)})."
+                f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_distinct(weights)})."
             )
     return messages
 
 
-def _wanting(comparison: Comparison) -> list[str]:
+def _missing(comparison: Comparison) -> list[str]:
     plan, titles, messages = comparison.plan, comparison.titles, []
     for task, reason in plan.absent.items():
         messages.append(f"{titles[task]} is absent, not 0: {reason.rstrip('.')}.")
@@ -74,39 +74,41 @@ def _wanting(comparison: Comparison) -> list[str]:
             f"{model} on {titles[task]}" for model, task in partial if len(comparison.scores[model, task].by_seed) == 1
         ]
         alone = f" One seed has no median and no spread: {', '.join(single)}." if single else ""
-        messages.append(f"{INCOMPLETE} Over the seeds that are there; others are missing.{alone}")
+        messages.append(
+            f"{INCOMPLETE} The figure is over the seeds that have a result; other seeds are missing.{alone}"
+        )
     if comparison.unplanned:
         runs = ", ".join(f"{run.model}/{run.task}/seed-{run.seed}" for run in comparison.unplanned)
-        messages.append(f"Left out, for they are not in the plan: {runs}.")
+        messages.append(f"Left out because they are not in the plan: {runs}.")
     return messages
 
 
 def _macro(comparison: Comparison) -> list[str]:
     titles = comparison.titles
     if not comparison.macros:
-        return ["No GLUE macro: it takes two GLUE tasks or more that are complete for all models."]
-    whole, *rest = comparison.macros
+        return ["No GLUE macro: it needs at least two GLUE tasks that are complete for all models."]
+    main, *others = comparison.macros
     single = len(comparison.plan.seeds) == 1
-    what = "mean of the scores" if single else "median over the seeds of each seed's mean"
-    over = f"{len(whole.tasks)} of the {len(suites()[MACRO_SUITE])} tasks, for all models"
-    messages = [f"{whole.title}: {what} over {over}: {_titled(titles, whole.tasks)}."]
-    left_out = [task for task in comparison.plan.present if task not in whole.tasks]
+    statistic = "mean of the scores" if single else "median over the seeds of each seed's mean"
+    over = f"{len(main.tasks)} of the {len(suites()[MACRO_SUITE])} tasks, for all models"
+    messages = [f"{main.title}: {statistic} over {over}: {_titled(titles, main.tasks)}."]
+    left_out = [task for task in comparison.plan.present if task not in main.tasks]
     if left_out:
-        messages[0] += f" Not in it, incomplete or not of GLUE: {_titled(titles, left_out)}."
+        messages[0] += f" Not included, because incomplete or not in GLUE: {_titled(titles, left_out)}."
     messages += [
-        f"{column.title}: over the other {len(column.tasks)}; WNLI is too small to tell models apart."
-        for column in rest
+        f"{column.title}: over the other {len(column.tasks)} tasks; WNLI is too small to distinguish models."
+        for column in others
     ]
     return messages
 
 
 def _spread(comparison: Comparison) -> list[str]:
-    """Explain the mark of a difference beyond the spread, with how often chance sets it."""
+    """Explain the mark of a difference beyond the spread, and give the probability that chance alone sets it."""
     reference = comparison.reference
     if len(comparison.models) == 1:
         return []
     if len(comparison.plan.seeds) == 1:
-        return ["1 seed: no spread, so nothing here says whether a difference is more than chance."]
+        return ["1 seed: no spread, so nothing here shows whether a difference is more than chance."]
     counts = {
         (len(scores.by_seed), len(other.by_seed))
         for (model, task), scores in comparison.scores.items()
@@ -120,8 +122,8 @@ def _spread(comparison: Comparison) -> list[str]:
         for one, other in sorted(counts)
     )
     return [
-        f"{BEYOND} Beyond the spread: the ranges over the seeds of model and {reference} have no score in common. Of "
-        f"two models that do not differ, chance sets this mark in {chances}, in every cell anew."
+        f"{BEYOND} Beyond the spread: the ranges over the seeds of the model and of {reference} do not overlap. If two "
+        f"models do not differ, chance alone sets this mark in each cell with a probability of {chances}."
     ]
 
 
@@ -147,31 +149,33 @@ def _teachers(comparison: Comparison) -> list[str]:
             if run.model == model:
                 tasks.setdefault(run.teacher, []).append(run.title)
         if set(tasks) - {None}:
-            who = "; ".join(f"{teacher or 'no teacher'} ({_listed(titles)})" for teacher, titles in tasks.items())
-            messages.append(f"{model} was fine-tuned with task teachers (second distillation): {who}.")
+            pairs = "; ".join(f"{teacher or 'no teacher'} ({_distinct(titles)})" for teacher, titles in tasks.items())
+            messages.append(f"{model} was fine-tuned with task teachers (second distillation): {pairs}.")
     return messages
 
 
 def _hyperparameters(comparison: Comparison) -> list[str]:
-    """Say which hyper-parameters differ between the runs of a task or were searched; tasks that agree share a note."""
+    """Report hyper-parameters that differ between runs of a task or were searched; equal tasks share a note."""
     messages: dict[str, list[str]] = {}
     for task in comparison.plan.present:
         by_model: dict[str, list[RunResult]] = {}
         for run in comparison.runs:
             if run.task == task:
                 by_model.setdefault(run.model, []).append(run)
-        runs = [run for mine in by_model.values() for run in mine]
+        runs = [run for runs_of_model in by_model.values() for run in runs_of_model]
         for option in dict.fromkeys(name for run in runs for name in (*run.hyperparameters, *(run.searched or {}))):
-            # What a teacher's losses weigh is nothing that runs without a teacher lack.
-            taught = {run.teacher is not None for run in runs if option in run.hyperparameters} == {True}
+            # Weights of a teacher's losses are only compared between runs that have a teacher.
+            needs_teacher = {run.teacher is not None for run in runs if option in run.hyperparameters} == {True}
             values = {
-                model: _listed(_written(run.hyperparameters.get(option)) for run in mine)
-                for model, mine in by_model.items()
-                if not taught or any(run.teacher is not None for run in mine)
+                model: _distinct(_written(run.hyperparameters.get(option)) for run in model_runs)
+                for model, model_runs in by_model.items()
+                if not needs_teacher or any(run.teacher is not None for run in model_runs)
             }
             tried = {
-                model: _listed(_written(value) for run in mine for value in (run.searched or {}).get(option, []))
-                for model, mine in by_model.items()
+                model: _distinct(
+                    _written(value) for run in model_runs for value in (run.searched or {}).get(option, [])
+                )
+                for model, model_runs in by_model.items()
                 if model in values
             }
             if option != "seed" and (
@@ -194,10 +198,10 @@ def _difference(option: str, values: Mapping[str, str], tried: Mapping[str, str]
 
 
 def _conditions(runs: Sequence[RunResult]) -> list[str]:
-    """Say on what, with what, when and for how long runs ran."""
+    """Report the hardware, package versions, dates and durations of the runs."""
     if not runs:
         return []
-    where = Counter(
+    environments = Counter(
         ", ".join([run.hardware, *(f"{name} {version}" for name, version in run.versions.items())]) for run in runs
     )
     seconds: Counter[str] = Counter()
@@ -206,7 +210,7 @@ def _conditions(runs: Sequence[RunResult]) -> list[str]:
     parts = ", ".join(f"{name} {_duration(spent)}" for name, spent in seconds.items())
     days = sorted({run.date[:10] for run in runs if run.date is not None})
     when = "date not recorded" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    messages = [f"{number} run{'s' if number > 1 else ''} on {what}." for what, number in where.items()]
+    messages = [f"{number} run{'s' if number > 1 else ''} on {place}." for place, number in environments.items()]
     return [*messages, f"{when}, {_duration(seconds.total())} in total" + (f": {parts}." if len(seconds) > 1 else ".")]
 
 
@@ -229,6 +233,6 @@ def _titled(titles: Mapping[str, str], tasks: Iterable[str]) -> str:
     return ", ".join(titles[task] for task in tasks)
 
 
-def _listed(words: Iterable[str]) -> str:
-    """Return what differs among words, in the order of first occurrence."""
-    return ", ".join(dict.fromkeys(words))
+def _distinct(values: Iterable[str]) -> str:
+    """Return the distinct values, joined by commas, in the order of first occurrence."""
+    return ", ".join(dict.fromkeys(values))

@@ -1,4 +1,4 @@
-"""Doing runs: one after another here, or several at a time in processes that share the GPUs."""
+"""Does runs one after another in this process, or several at a time in processes that share the GPUs."""
 
 from __future__ import annotations
 
@@ -23,51 +23,53 @@ from potstill.evaluation.results import RunResult
 from potstill.evaluation.run import PlannedRun, do
 from potstill.training.progress import duration
 
-Sized = tuple[PlannedRun, float]
-"""A run, and about how long it takes in a unit of its own."""
+SizedRun = tuple[PlannedRun, float]
+"""A run, and an estimate of its time in an arbitrary unit."""
 
 
 class EvaluationProgress:
-    """Prints a line for each run that is done: how many there are, the score, the time left.
+    """Prints a line for each finished run: the number of finished runs, the score, and the time left.
 
     Args:
-        size: of all runs to come, in the unit of `Sized`.
-        count: of all runs.
-        done: runs that an earlier session has done.
+        size: sum of the sizes of the runs that are not done yet, in the unit of `SizedRun`.
+        count: number of all runs.
+        done: number of runs that were done before.
     """
 
     def __init__(self, size: float, count: int, done: int) -> None:
-        self.to_do, self.count, self.done = size, count, done
-        self.behind = 0.0
+        self.size, self.count, self.done = size, count, done
+        self.size_done = 0.0
         self.started = time.monotonic()
 
-    def tell(self, work: PlannedRun, size: float, outcome: RunResult | str) -> None:
-        """Count a run as done, and say what came of it: a result, or why there is none."""
+    def log(self, run: PlannedRun, size: float, outcome: RunResult | str) -> None:
+        """Count a run as done, and print its score, or the reason why it has no result."""
         self.done += 1
-        self.behind += size
+        self.size_done += size
         elapsed = time.monotonic() - self.started
-        left = elapsed / max(self.behind, 1e-9) * max(self.to_do - self.behind, 0.0)
+        left = elapsed / max(self.size_done, 1e-9) * max(self.size - self.size_done, 0.0)
         if isinstance(outcome, RunResult):
-            said = f"score {outcome.score:.1f} · {sum(outcome.seconds.values()):.0f} s"
+            message = f"score {outcome.score:.1f} · {sum(outcome.seconds.values()):.0f} s"
         else:
-            said = f"no score: {outcome}"
+            message = f"no score: {outcome}"
         print(
-            f"[{self.done}/{self.count}] {work} · {said} · {duration(left)} left",
+            f"[{self.done}/{self.count}] {run} · {message} · {duration(left)} left",
             file=sys.stderr,
             flush=True,
         )
 
 
-def do_all(planned: Sequence[Sized], per_gpu: int, progress: EvaluationProgress) -> None:
-    """Do runs, each of which writes its result.
+def do_all(planned: Sequence[SizedRun], per_gpu: int, progress: EvaluationProgress) -> None:
+    """Do runs; each run writes its result.
 
     Args:
-        planned: runs, with their sizes; those that share a task, and then a model, best stand together.
-        per_gpu: how many share a GPU at a time.
-        progress: is told of each.
+        planned: runs with their sizes. It is faster if runs of the same task, and within it of the same model, follow
+            each other.
+        per_gpu: number of runs that share a GPU at a time.
+        progress: logs each run.
 
     Raises:
-        PotstillError: a run failed that may not, or all was interrupted; those done before are written.
+        PotstillError: a run failed whose `may_fail` is False, or the runs were interrupted. The results of finished
+            runs are written.
     """
     gpus = torch.cuda.device_count() if planned and not planned[0][0].options["use_cpu"] else 0
     if gpus <= 1 and min(len(planned), gpus * per_gpu) <= 1:
@@ -78,101 +80,102 @@ def do_all(planned: Sequence[Sized], per_gpu: int, progress: EvaluationProgress)
     do_in_processes(planned, [names[number % gpus] for number in range(gpus * per_gpu)], progress)
 
 
-def do_here(planned: Sequence[Sized], progress: EvaluationProgress) -> None:
+def do_here(planned: Sequence[SizedRun], progress: EvaluationProgress) -> None:
     """Do runs one after another in this process; see `do_all`."""
-    for work, size in planned:
+    for run, size in planned:
         outcome: RunResult | str
         try:
-            outcome = do(work)
+            outcome = do(run)
         except PotstillError as error:
             if error.exit_status > 128:
                 raise _interrupted(error.exit_status) from error
-            if not work.may_fail:
-                raise _failed(work, str(error)) from error
+            if not run.may_fail:
+                raise _failed(run, str(error)) from error
             outcome = str(error)
         except KeyboardInterrupt as error:
             raise _interrupted(128 + signal.SIGINT) from error
-        progress.tell(work, size, outcome)
+        progress.log(run, size, outcome)
 
 
 @dataclass
 class _Worker:
-    """A process, this end of its line, and what it is doing."""
+    """A process, this end of the connection to it, and its current run."""
 
     process: SpawnProcess
-    line: Connection
-    doing: Sized
+    connection: Connection
+    current: SizedRun
 
 
-def do_in_processes(planned: Sequence[Sized], devices: Sequence[str | None], progress: EvaluationProgress) -> None:
+def do_in_processes(planned: Sequence[SizedRun], devices: Sequence[str | None], progress: EvaluationProgress) -> None:
     """Do runs in as many processes as there are devices; see `do_all`.
 
     Args:
         planned: as in `do_all`.
-        devices: for each process, what `CUDA_VISIBLE_DEVICES` is there; None leaves it as it is here.
-        progress: is told of each.
+        devices: the value of `CUDA_VISIBLE_DEVICES` for each process; None keeps the value of this process.
+        progress: logs each run.
     """
-    # The longest first, so that no process is left with one at the end. Seeds are of one size, so they stay together.
+    # The longest runs come first, so that no process has a long run left at the end. All seeds of a model and task have
+    # the same size, so they stay together.
     waiting = iter(sorted(planned, key=lambda sized: -sized[1]))
     workers: list[_Worker] = []
     try:
         for device, first in zip(devices, waiting, strict=False):
-            process, line = _start(device, min(len(devices), len(planned)))
-            workers.append(_Worker(process, line, first))
-            _send(line, first[0])
-        busy: dict[object, _Worker] = {worker.line: worker for worker in workers}
+            process, connection = _start(device, min(len(devices), len(planned)))
+            workers.append(_Worker(process, connection, first))
+            _send(connection, first[0])
+        busy: dict[object, _Worker] = {worker.connection: worker for worker in workers}
         while busy:
-            for ready in wait([worker.line for worker in busy.values()]):
+            for ready in wait([worker.connection for worker in busy.values()]):
                 worker = busy[ready]
-                work, size = worker.doing
+                run, size = worker.current
                 try:
-                    outcome, broken = worker.line.recv()
+                    outcome, is_bug = worker.connection.recv()
                 except (EOFError, OSError) as error:
                     raise _died(worker) from error
-                if broken:
-                    raise RuntimeError(f"{work}:\n{outcome}")
-                if isinstance(outcome, str) and not work.may_fail:
-                    raise _failed(work, outcome)
-                progress.tell(work, size, outcome)
+                if is_bug:
+                    raise RuntimeError(f"{run}:\n{outcome}")
+                if isinstance(outcome, str) and not run.may_fail:
+                    raise _failed(run, outcome)
+                progress.log(run, size, outcome)
                 following = next(waiting, None)
                 if following is None:
-                    worker.line.close()  # and it ends
+                    worker.connection.close()  # this ends the process
                     del busy[ready]
                 else:
-                    worker.doing = following
-                    _send(worker.line, following[0])
+                    worker.current = following
+                    _send(worker.connection, following[0])
         for worker in workers:
             worker.process.join(10)
     except KeyboardInterrupt as error:
         raise _interrupted(128 + signal.SIGINT) from error
     finally:
-        # Not by SIGTERM, on which a training first saves a checkpoint. Results are written whole, or not at all.
+        # SIGKILL, because a training saves a checkpoint on SIGTERM. It damages no result: each is written atomically.
         for worker in workers:
             worker.process.kill()
         for worker in workers:
             worker.process.join()
-            worker.line.close()
+            worker.connection.close()
 
 
-def _start(device: str | None, among: int) -> tuple[SpawnProcess, Connection]:
+def _start(device: str | None, processes: int) -> tuple[SpawnProcess, Connection]:
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    here, there = context.Pipe()
-    threads = max(1, torch.get_num_threads() // among)
-    process = context.Process(target=_work, args=(there, threads, logging.is_progress_bar_enabled()), daemon=True)
+    own_end, worker_end = context.Pipe()
+    threads = max(1, torch.get_num_threads() // processes)
+    process = context.Process(target=_work, args=(worker_end, threads, logging.is_progress_bar_enabled()), daemon=True)
     with _visible(device), _sigint_blocked():
         process.start()
-    there.close()  # so that the line ends when the process does
-    return process, here
+    worker_end.close()  # so that the connection ends when the process ends
+    return process, own_end
 
 
-def _send(line: Connection, work: PlannedRun) -> None:
-    with contextlib.suppress(OSError):  # the process is dead already, which is noticed where its answer is awaited
-        line.send(work)
+def _send(connection: Connection, run: PlannedRun) -> None:
+    with contextlib.suppress(OSError):  # if the process is dead, the code that waits for its answer notices it
+        connection.send(run)
 
 
 @contextlib.contextmanager
 def _visible(device: str | None) -> Iterator[None]:
-    """Set what a process that is started sees; it is read when CUDA starts, so this one's own is not touched."""
+    """Set the GPUs of a new process. CUDA reads the variable only when it starts, so this process keeps its GPUs."""
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
     if device is not None:
@@ -188,7 +191,7 @@ def _visible(device: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Have a process that is started never see Ctrl-C, which a terminal sends to all: this one ends the others."""
+    """Make a new process ignore Ctrl-C, which a terminal sends to all processes: this process ends the others."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -196,25 +199,25 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(line: Connection, threads: int, progress_bars: bool) -> None:
-    """Do the runs that come, and answer with each one's result, or why there is none, and whether that is a bug."""
+def _work(connection: Connection, threads: int, progress_bars: bool) -> None:
+    """Do each run that is received, and send (result, False), (error message, False) or (traceback of a bug, True)."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     if not progress_bars:
         logging.disable_progress_bar()
     while True:
         try:
-            work = line.recv()
+            run = connection.recv()
         except EOFError:
             return
         try:
-            line.send((do(work), False))
+            connection.send((do(run), False))
         except PotstillError as error:
-            if error.exit_status > 128:  # SIGTERM came for this process alone, or all are ending
+            if error.exit_status > 128:  # SIGTERM was sent to this process, or to all
                 sys.exit(error.exit_status)
-            line.send((str(error), False))
-        except Exception:  # of any type: it is told where it can be seen
-            line.send((traceback.format_exc(), True))
+            connection.send((str(error), False))
+        except Exception:  # a bug, of any type: the main process reports it
+            connection.send((traceback.format_exc(), True))
 
 
 def _end_with_parent() -> None:
@@ -229,16 +232,16 @@ def _died(worker: _Worker) -> PotstillError:
     status = worker.process.exitcode
     how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
     return PotstillError(
-        f"{worker.doing[0]}: the process of this run {how} (was memory short?); the finished runs are kept: give the "
-        "same command again, perhaps with --runs_per_gpu 1."
+        f"{worker.current[0]}: the process of this run {how}, perhaps for lack of memory; the finished runs are kept: "
+        "give the same command again, perhaps with --runs_per_gpu 1."
     )
 
 
-def _failed(work: PlannedRun, message: str) -> PotstillError:
-    return PotstillError(f"{work}: {message.rstrip('.')} (the finished runs are kept).")
+def _failed(run: PlannedRun, message: str) -> PotstillError:
+    return PotstillError(f"{run}: {message.rstrip('.')} (the finished runs are kept).")
 
 
 def _interrupted(status: int) -> PotstillError:
-    error = PotstillError("Interrupted; the finished runs are kept: give the same command again to go on from there.")
+    error = PotstillError("Interrupted; the finished runs are kept: give the same command again to continue.")
     error.exit_status = status
     return error

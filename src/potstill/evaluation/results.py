@@ -1,4 +1,4 @@
-"""What is kept of an evaluation: a plan, and one JSON file for each fine-tuning run, `MODEL/TASK/seed-SEED.json`."""
+"""The files of an evaluation: a plan, and one JSON file for each fine-tuning run, `MODEL/TASK/seed-SEED.json`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from potstill.report.markdown import visible
 
 PLAN = "plan.json"
 FORMAT_VERSION = 1
-"""Of the plan."""
+"""The version of the plan's format."""
 
 __all__ = ["PLAN", "Plan", "RunResult", "load_results", "run_path"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation set out to run: every model on every task that has data, with every seed.
+    """The runs of an evaluation: every model on every task that has data, with every seed.
 
     Attributes:
         models: (name, folder or hub name), in the order of the tables; the first is the reference.
         tasks: names, in the order of the tables.
-        absent: task → why there is no data of it.
-        seeds: of the runs.
+        absent: task → why it has no data.
+        seeds: one run of each model and task for each seed.
     """
 
     models: list[tuple[str, str]]
@@ -34,10 +34,10 @@ class Plan:
     seeds: list[int]
 
     def save(self, folder: Path) -> Path:
-        """Write `plan.json` and return it.
+        """Write `plan.json` and return its path.
 
         Raises:
-            PotstillError: the plan cannot be carried out (see `check`), or the file cannot be written.
+            PotstillError: the plan is not valid (see `check`), or the file cannot be written.
         """
         self.check()
         write_record(folder / PLAN, self, FORMAT_VERSION)
@@ -53,7 +53,9 @@ class Plan:
         if not folder.is_dir():
             raise PotstillError(f"There is no folder {folder}: name one that potstill evaluate wrote.")
         if not (folder / PLAN).is_file():
-            raise PotstillError(f"{folder} is not a folder of results: it has no {PLAN}; potstill evaluate makes one.")
+            raise PotstillError(
+                f"{folder} is not a folder of results: it has no {PLAN}, which potstill evaluate writes."
+            )
         record = read_record(folder / PLAN, cls, FORMAT_VERSION, "the plan of an evaluation")
         if any(len(model) != 2 for model in record["models"]):
             raise PotstillError(f"{folder / PLAN} is damaged: 'models' must be pairs of a name and a path.")
@@ -65,20 +67,20 @@ class Plan:
         return plan
 
     def check(self) -> None:
-        """Make sure that every run has a file of its own.
+        """Check that every run has a file of its own.
 
         Raises:
-            PotstillError: there is nothing to run, something is named twice, or a name cannot be a folder's.
+            PotstillError: there is nothing to run, a name or seed occurs twice, or a name is not valid for a folder.
         """
         names = [name for name, _ in self.models]
         for what, values in (("model", names), ("task", self.tasks), ("seed", self.seeds)):
             if not values:
                 raise PotstillError(f"Name at least one {what} to evaluate.")
-            # Folders may not tell capitals from small letters.
+            # Some file systems do not distinguish upper and lower case.
             folded = [str(value).casefold() for value in values]
-            twice = next((value for value in values if folded.count(str(value).casefold()) > 1), None)
-            if twice is not None:
-                raise PotstillError(f"The {what} {twice!r} is there twice: give each a name of its own.")
+            repeated = next((value for value in values if folded.count(str(value).casefold()) > 1), None)
+            if repeated is not None:
+                raise PotstillError(f"The {what} {repeated!r} occurs twice: give each a name of its own.")
         for name in (*names, *self.tasks):
             if not name or name.startswith(".") or name == PLAN or visible(name) != name or "/" in name or "\\" in name:
                 raise PotstillError(f"{name!r} cannot be the name of a folder: choose another.")
@@ -89,7 +91,7 @@ class Plan:
         return [task for task in self.tasks if task not in self.absent]
 
     def runs(self) -> list[tuple[str, str, int]]:
-        """Return model, task and seed of every run planned."""
+        """Return model, task and seed of every planned run."""
         return [(name, task, seed) for name, _ in self.models for task in self.present for seed in self.seeds]
 
 
@@ -97,11 +99,11 @@ def load_results(folder: str | Path) -> tuple[Plan, list[RunResult]]:
     """Read a folder of results.
 
     Returns:
-        The plan, and the runs that are there: those planned first and in order, then any others.
+        The plan, and the results: first those of planned runs, in the plan's order, then all others.
 
     Raises:
-        PotstillError: there is no such folder, it holds no results, or a file of it is damaged or in another's place;
-            the file is named.
+        PotstillError: there is no such folder, it holds no results, or one of its files is damaged or has the path of
+            another run. The message names the file.
     """
     folder = Path(folder).expanduser()
     plan = Plan.load(folder)

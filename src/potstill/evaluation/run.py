@@ -1,4 +1,4 @@
-"""One run of an evaluation: fine-tune, score, write the result."""
+"""Does one run of an evaluation: fine-tunes a model, scores it and writes the result."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from potstill.tasks.registry import title_of
 from potstill.training.checkpoints import WRITE_ERRORS
 
 
-class RunInterrupted(PotstillError):  # noqa: N818 (it tells what happened; nothing is wrong)
-    """A signal came in the last step of a run: the run is complete, the evaluation is not to go on."""
+class RunInterrupted(PotstillError):  # noqa: N818 (not an error: it reports an interruption)
+    """A signal came in the last step of a run: the run is complete, but the evaluation must stop."""
 
     def __init__(self, signal: int) -> None:
         super().__init__("Interrupted.")
@@ -34,16 +34,17 @@ class RunInterrupted(PotstillError):  # noqa: N818 (it tells what happened; noth
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run to be done.
+    """A run of an evaluation.
 
     Attributes:
-        model: its name in the plan.
-        options: of `FinetuneArguments`; not those themselves, which know the devices of the process that made them.
-        file: where its result goes.
-        keep: folder to save the task model to; None if only the score is wanted.
+        model: the model's name in the plan.
+        options: the options of `FinetuneArguments`. A `FinetuneArguments` object would hold the devices of the process
+            that made it, so each process makes its own.
+        file: the file to write the result to.
+        keep: folder to save the task model to; None if only the score is needed.
         searched: see `RunResult`.
-        taught_by: what its task teacher is called in the result.
-        may_fail: whether the evaluation goes on without it: learning rates that are tried may be too high.
+        teacher_name: the name of the run's task teacher in the result.
+        may_fail: whether the evaluation continues if this run fails. A learning rate of a search may be too high.
     """
 
     model: str
@@ -51,7 +52,7 @@ class PlannedRun:
     file: Path
     keep: Path | None = None
     searched: dict[str, list[Any]] | None = None
-    taught_by: str | None = None
+    teacher_name: str | None = None
     may_fail: bool = False
 
     def __str__(self) -> str:
@@ -61,43 +62,43 @@ class PlannedRun:
         return f"{self.model} · {title_of(options['task'])}{rate} · seed {options['seed']}{keep}"
 
     def args(self) -> FinetuneArguments:
-        """Return the options as this process has them."""
+        """Return the options, made in this process."""
         return FinetuneArguments(**self.options)
 
 
-def do(work: PlannedRun) -> RunResult:
-    """Fine-tune and score, and write the result.
+def do(run: PlannedRun) -> RunResult:
+    """Fine-tune a model, score it and write the result.
 
     Raises:
         TrainingInterrupted: a signal ended the run.
         RunInterrupted: a signal came so late that the run is complete.
         PotstillError: the run cannot be done.
     """
-    args = work.args()
+    args = run.args()
     job = _job(args)
-    job = job.taught() if args.teacher else job
+    job = job.with_teacher() if args.teacher else job
     try:
         trainer, measured = train_once(job, progress=False)
-        if work.keep is not None:
-            _keep(trainer, job, work.keep)
+        if run.keep is not None:
+            _save_model(trainer, job, run.keep)
     finally:
         shutil.rmtree(args.output_dir or "", ignore_errors=True)
-    # It may have no number to show: a correlation of equal scores has none, and outputs of NaN give none.
+    # A score may not be a number: the correlation of equal scores is not defined, and outputs may be NaN.
     check_finite({"score": measured["score"], **measured["metrics"]}, "This run has no result")
     received_signal = trainer.run_control.received_signal
     del trainer
     if args.device.type == "cuda":
-        gc.collect()  # a trainer and its callbacks hold each other, and so the weights
+        gc.collect()  # a trainer and its callbacks refer to each other, which keeps the weights in memory
         torch.cuda.empty_cache()
-    named = {"model": work.model, "teacher": work.taught_by, "searched": work.searched}
-    result = result_of(args, job.data, measured, data_fingerprint(job.data), **named)
-    result.save_as(work.file)
+    fields = {"model": run.model, "teacher": run.teacher_name, "searched": run.searched}
+    result = result_of(args, job.data, measured, data_fingerprint(job.data), **fields)
+    result.save_as(run.file)
     if received_signal is not None:
         raise RunInterrupted(received_signal)
     return result
 
 
-def _keep(trainer: FinetuneTrainer, job: Job, folder: Path) -> None:
+def _save_model(trainer: FinetuneTrainer, job: Job, folder: Path) -> None:
     try:
         with complete_folder(folder) as partial:
             trainer.trained.save_pretrained(partial)
@@ -106,38 +107,38 @@ def _keep(trainer: FinetuneTrainer, job: Job, folder: Path) -> None:
         raise PotstillError(f"{folder} cannot be written: {first_line(error)}.") from error
 
 
-# A process does the seeds of a task one after another, and keeps what they share: the last task's data, and its rows as
-# the last model reads them.
+# A process does the runs of a task one after another. So it keeps what they share: the data of the last task, and the
+# rows that the last model's tokenizer made of them.
 _data: dict[tuple[Any, ...], TaskData] = {}
 _jobs: dict[tuple[Any, ...], Job] = {}
 
 
-def forget() -> None:
-    """Read data and models anew from here on: files may have changed."""
+def clear_cache() -> None:
+    """Clear the kept data and rows, so that changed files are read again."""
     _data.clear()
     _jobs.clear()
     data_fingerprint.cache_clear()
 
 
 def task_data(args: FinetuneArguments) -> TaskData:
-    """Return the data of a task, read once for the runs that follow each other.
+    """Return the data of a task, read only once for consecutive runs.
 
     Raises:
-        TaskDataAbsentError: there is none.
-        PotstillError: it cannot be read.
+        TaskDataAbsentError: the task has no data.
+        PotstillError: the data cannot be read.
     """
     limits = (args.max_train_samples, args.max_eval_samples)
     key = (args.task, args.task_data, limits, args.question_options(), args.on_bad_rows)
     if key not in _data:
-        found = load_data(args)
+        loaded = load_data(args)
         _data.clear()
-        _data[key] = found
+        _data[key] = loaded
     return _data[key]
 
 
 def _job(args: FinetuneArguments) -> Job:
     data = task_data(args)
-    # The id is of this data alone, for a job that is kept holds on to its data. The rest is what rows depend on.
+    # The id is unique: a kept job refers to its data, so no other object gets that id. Rows depend on the other parts.
     key = (id(data), args.model, args.max_length, args.freeze_encoder, args.records)
     if key not in _jobs:
         _jobs.clear()

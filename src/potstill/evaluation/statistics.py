@@ -1,4 +1,4 @@
-"""Seeds → medians and ranges, tasks → macro score, models → retention; nothing where nothing was measured."""
+"""Computes medians and ranges over seeds, macro scores over tasks, and retention; a missing score is never a 0."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from potstill.evaluation.results import Plan, RunResult
 from potstill.tasks.glue import SUITE
 from potstill.tasks.registry import title_of
 
-MACRO_SUITE = SUITE  # a mean with IMDb or SQuAD in it would be comparable with nothing published
-NOISE = "wnli"  # 71 development examples, and a majority class that few models beat
+MACRO_SUITE = SUITE  # no published mean includes IMDb or SQuAD
+NOISE = "wnli"  # it has 71 development examples, and few models beat its majority class
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one model, in percent: those on a task, or macro scores, each the mean over tasks with one seed.
+    """Scores of one model by seed, in percent: its scores on one task, or its macro scores (means over tasks).
 
     Attributes:
-        by_seed: seed → score, of at least one.
+        by_seed: seed → score; it has at least one seed.
     """
 
     by_seed: Mapping[int, float]
 
     @property
     def value(self) -> float:
-        """The median over the seeds, which never lies outside their range."""
+        """The median over the seeds; it is never outside their range."""
         return statistics.median(self.by_seed.values())
 
 
@@ -37,27 +37,27 @@ class MacroColumn:
     """The macro score of all models.
 
     Attributes:
-        title: of the column.
-        tasks: what it is the mean over: the same for all models.
-        of: model → its macro scores.
+        title: the column's title.
+        tasks: the tasks that it is the mean over; the same for all models.
+        by_model: model → its macro scores.
     """
 
     title: str
     tasks: tuple[str, ...]
-    of: Mapping[str, Scores]
+    by_model: Mapping[str, Scores]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models beside a reference.
+    """The scores of models, to be compared with those of a reference.
 
     Attributes:
-        plan: what was to be run.
-        runs: those planned that are there, in the order of the plan.
-        unplanned: results that are there but not in the plan; they count for nothing.
-        reference: name of the model that the others are measured by.
-        scores: (model, task) → scores, where there is a run.
-        macros: none where fewer than two GLUE tasks are complete for all models.
+        plan: the planned runs.
+        runs: the planned runs that have a result, in the order in which they were read.
+        unplanned: results of runs that are not in the plan; they are in no score.
+        reference: name of the model that the others are compared with.
+        scores: (model, task) → scores, if there is a run.
+        macros: columns of macro scores; empty if fewer than two GLUE tasks are complete for all models.
     """
 
     plan: Plan
@@ -74,24 +74,24 @@ class Comparison:
 
     @property
     def titles(self) -> dict[str, str]:
-        """Task → as papers print it, of all tasks planned or absent; its name if there is no run of a task unknown."""
+        """Planned or absent task → its name as papers print it; an unknown task without a run keeps its own name."""
         known = {run.task: run.title for run in self.runs}
         every = dict.fromkeys([*self.plan.tasks, *self.plan.absent])
         return {task: known[task] if task in known else title_of(task) for task in every}
 
     def missing(self, model: str, task: str) -> list[int]:
-        """Return the seeds planned of which there is no run."""
+        """Return the planned seeds that have no run."""
         scores = self.scores.get((model, task))
         return [seed for seed in self.plan.seeds if scores is None or seed not in scores.by_seed]
 
 
 def compare_runs(plan: Plan, runs: Sequence[RunResult], reference: str | None = None) -> Comparison:
-    """Put the runs of a plan side by side.
+    """Collect the scores of the planned runs.
 
     Args:
-        plan: what was to be run.
-        runs: what is there.
-        reference: name of a model; the first of the plan if None.
+        plan: the planned runs.
+        runs: the results.
+        reference: name of a model; the first model of the plan if None.
 
     Raises:
         PotstillError: the plan has no such model.
@@ -102,28 +102,28 @@ def compare_runs(plan: Plan, runs: Sequence[RunResult], reference: str | None = 
     if reference not in names:
         raise PotstillError(f"There is no model {reference!r} to be the reference; there is {', '.join(names)}.")
     planned = set(plan.runs())
-    mine = tuple(run for run in runs if (run.model, run.task, run.seed) in planned)
+    planned_runs = tuple(run for run in runs if (run.model, run.task, run.seed) in planned)
     by_cell: dict[tuple[str, str], dict[int, float]] = {}
-    for run in mine:
+    for run in planned_runs:
         by_cell.setdefault((run.model, run.task), {})[run.seed] = run.score
     scores = {cell: Scores(by_seed) for cell, by_seed in by_cell.items()}
     return Comparison(
         plan=plan,
-        runs=mine,
+        runs=planned_runs,
         unplanned=tuple(run for run in runs if (run.model, run.task, run.seed) not in planned),
         reference=reference,
         scores=scores,
-        macros=_macros(plan, mine, scores),
+        macros=_macros(plan, planned_runs, scores),
     )
 
 
 def retention(value: float, reference: float) -> float | None:
-    """Return how much of a reference's score is kept, in percent; None where the reference is 0 or less."""
+    """Return a score in percent of a reference's score; None if the reference's score is 0 or less."""
     return 100 * value / reference if reference > 0 else None
 
 
 def beyond_spread(one: Scores, other: Scores) -> bool | None:
-    """Return whether the ranges over seeds, ends included, have no point in common; None where one has one seed."""
+    """Return whether the closed ranges over seeds do not overlap; None if either model has only one seed."""
     if min(len(one.by_seed), len(other.by_seed)) < 2:
         return None
     a, b = one.by_seed.values(), other.by_seed.values()
@@ -131,16 +131,16 @@ def beyond_spread(one: Scores, other: Scores) -> bool | None:
 
 
 def chance_beyond_spread(seeds: int, others: int) -> float:
-    """Return how likely `beyond_spread` is of two models that do not differ, 0 to 1.
+    """Return the probability, 0 to 1, that `beyond_spread` is True for two models that do not differ.
 
-    All orders of their scores are then equally likely, and in two of them each model keeps to its side. Equal scores
-    only make it less likely.
+    For such models, all ways to give the ranks of the scores to the two models are equally likely. In two of these
+    ways the ranges do not overlap. Equal scores only lower the probability.
     """
     return min(1.0, 2 / math.comb(seeds + others, seeds))
 
 
 def _macros(plan: Plan, runs: Sequence[RunResult], scores: Mapping[tuple[str, str], Scores]) -> tuple[MacroColumn, ...]:
-    """Return the macro score, and the one without WNLI, over the tasks that are complete for all models."""
+    """Return the macro score, also without WNLI, over the tasks that are complete for all models."""
     suite = {run.task for run in runs if run.suite == MACRO_SUITE}
     names = [name for name, _ in plan.models]
     complete = [
@@ -162,5 +162,5 @@ def _macros(plan: Plan, runs: Sequence[RunResult], scores: Mapping[tuple[str, st
 
 
 def _macro(tasks: Sequence[Scores], seeds: Sequence[int]) -> Scores:
-    """Return the mean over tasks with each seed: the mean of the tasks' medians could lie outside their range."""
+    """Return each seed's mean over tasks: the mean of the tasks' medians could be outside the range of these."""
     return Scores({seed: statistics.fmean(scores.by_seed[seed] for scores in tasks) for seed in seeds})

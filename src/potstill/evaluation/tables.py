@@ -1,4 +1,4 @@
-"""A comparison as tables, in text and in Markdown."""
+"""Prints a comparison as tables, in text and in Markdown."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Grid:
     """One table.
 
     Attributes:
-        caption: what its figures are.
-        header: of the columns after the first.
-        rows: (model, cells); a cell is a figure and, on a second line, its range over the seeds.
+        caption: describes the figures.
+        header: titles of the columns after the first.
+        rows: (model, cells); a cell is a figure, with its range over the seeds on a second line.
     """
 
     caption: str
@@ -39,16 +39,16 @@ class Grid:
 
 
 def grids(comparison: Comparison) -> list[Grid]:
-    """Return the tables: scores, what is kept of the reference's, and the metrics that scores are means of."""
-    kept = _kept(comparison)
-    return [grid for grid in (_scores(comparison), kept, _metrics(comparison)) if grid and grid.header and grid.rows]
+    """Return the tables of scores, of retention, and of the metrics of tasks whose score is a mean of several."""
+    all_grids = (_scores(comparison), _retention(comparison), _metrics(comparison))
+    return [grid for grid in all_grids if grid.header and grid.rows]
 
 
 def text(tables: Sequence[Grid], notes: Sequence[str]) -> str:
-    """Return tables and notes for a terminal; tables wider than `WIDTH` columns go on below."""
+    """Return tables and notes for a terminal; a table wider than `WIDTH` characters continues below."""
     parts = []
-    for given in tables:
-        grid = replace(given, rows=[(visible(name), cells) for name, cells in given.rows])
+    for original in tables:
+        grid = replace(original, rows=[(visible(name), cells) for name, cells in original.rows])
         pages = []
         for columns in _fitting(grid):
             page = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -57,7 +57,7 @@ def text(tables: Sequence[Grid], notes: Sequence[str]) -> str:
                 page.add_column(grid.header[column], justify="right", no_wrap=True)
             for name, cells in grid.rows:
                 page.add_row(name, *(cells[column] for column in columns))
-            # The terminal's width is left out of account: what is printed and what is written to a file are the same.
+            # The terminal's width has no effect, so the printed text and the text in a file are the same.
             console = Console(
                 file=io.StringIO(), width=10_000, color_system=None, markup=False, highlight=False, emoji=False
             )
@@ -73,7 +73,7 @@ def text(tables: Sequence[Grid], notes: Sequence[str]) -> str:
 
 
 def markdown(tables: Sequence[Grid], notes: Sequence[str]) -> str:
-    """Return tables and notes as GitHub's Markdown; ranges stand beside the figures."""
+    """Return tables and notes as GitHub's Markdown; ranges are in brackets after the figures."""
     parts = []
     for grid in tables:
         rows = [["", *grid.header], *([name, *cells] for name, cells in grid.rows)]
@@ -84,11 +84,11 @@ def markdown(tables: Sequence[Grid], notes: Sequence[str]) -> str:
 
 def _scores(comparison: Comparison) -> Grid:
     seeds = len(comparison.plan.seeds)
-    # The median of one figure is that figure, and calling it one would promise more.
+    # The word "median" would be misleading for a single seed.
     what = f"median of {seeds} seeds, lowest–highest" if seeds > 1 else "1 seed: no spread"
     rows = []
     for model in comparison.models:
-        cells = [_figure(column.of[model]) for column in comparison.macros]
+        cells = [_figure(column.by_model[model]) for column in comparison.macros]
         for task in comparison.plan.present:
             scores = comparison.scores.get((model, task))
             mark = INCOMPLETE if scores and comparison.missing(model, task) else ""
@@ -97,12 +97,14 @@ def _scores(comparison: Comparison) -> Grid:
     return Grid(f"Score in percent ({what})", _columns(comparison), rows)
 
 
-def _kept(comparison: Comparison) -> Grid:
+def _retention(comparison: Comparison) -> Grid:
     rows = []
     for model in comparison.models:
         if model == comparison.reference:
             continue
-        cells = [_retained(column.of[model], column.of[comparison.reference]) for column in comparison.macros]
+        cells = [
+            _retained(column.by_model[model], column.by_model[comparison.reference]) for column in comparison.macros
+        ]
         for task in comparison.plan.present:
             scores, others = (comparison.scores.get((name, task)) for name in (model, comparison.reference))
             incomplete = any(comparison.missing(name, task) for name in (model, comparison.reference))
@@ -113,7 +115,7 @@ def _kept(comparison: Comparison) -> Grid:
 
 
 def _metrics(comparison: Comparison) -> Grid:
-    """Return the metrics of tasks that have several, each by its own median."""
+    """Return the metrics of tasks that have several; each figure is that metric's own median."""
     runs: dict[tuple[str, str], list[RunResult]] = {}
     names: dict[str, list[str]] = {}
     for run in comparison.runs:
@@ -134,13 +136,13 @@ def _metrics(comparison: Comparison) -> Grid:
             ]
             cells.append(mark + ("/".join(medians) if len(medians) == len(names[task]) else NOTHING))
         rows.append((model, cells))
-    what = ", each by its own median" if len(comparison.plan.seeds) > 1 else ""
+    what = ", the median of each" if len(comparison.plan.seeds) > 1 else ""
     header = [f"{visible(comparison.titles[task])}\n{visible('/'.join(names[task]))}" for task in tasks]
     return Grid(f"Metrics of the tasks that have several{what}", header, rows)
 
 
 def _parts(run: RunResult) -> dict[str, float]:
-    """Return the figures that a score is the mean of or stands beside, by the short names that papers print."""
+    """Return the single metrics, or the splits' scores, that belong to a run's score, by the short names in papers."""
     parts = {}
     short = short_names(run.task)
     for name, value in run.metrics.items():
@@ -171,7 +173,7 @@ def _retained(measured: Scores, reference: Scores) -> str:
 
 
 def _fitting(grid: Grid) -> list[list[int]]:
-    """Return the columns that fit on a page, page by page, each of which repeats the models."""
+    """Return the numbers of the columns on each page; every page repeats the column of models."""
     first = max(cell_len(name) for name, _ in grid.rows)
     pages: list[list[int]] = []
     used = WIDTH
@@ -180,13 +182,13 @@ def _fitting(grid: Grid) -> list[list[int]]:
         width = 2 + max(map(cell_len, lines))
         if used + width > WIDTH:
             pages.append([])
-            used = first + 2  # the rule under the header stands out at both sides
+            used = first + 2  # a table has one blank character at each side
         pages[-1].append(column)
         used += width
     return pages
 
 
-def _escaped(words: str) -> str:
-    """Return a cell as Markdown that shows it as it is; a second line goes into brackets."""
-    figure, _, below = words.partition("\n")
+def _escaped(cell: str) -> str:
+    """Return a cell as Markdown with its special characters escaped; a second line is put into brackets."""
+    figure, _, below = cell.partition("\n")
     return plain(f"{figure} ({below})" if below else figure)

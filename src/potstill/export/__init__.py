@@ -1,1 +1,1 @@
-"""Taking a model to where it is used, and making sure that it says the same there."""
+"""Converts a model for another runtime, and checks that it gives the same answers there."""

@@ -1,4 +1,4 @@
-"""Does an exported model say what its source says?"""
+"""Compares the logits and the answers of an exported model with those of its source."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from potstill.export.source import Arrays, Source
 from potstill.export.texts import embedded_texts
 
 TEXTS = 48
-"""Real texts of the comparison that is always made."""
+"""Number of real texts in the comparison that every export makes."""
 
 NEAR = 0.05
-"""Scores of a regression are the same within this share of their range."""
+"""Two scores of a regression are the same if they differ by at most this share of their range."""
 
 MASK_EVERY = 7
-"""Every so many tokens of a text are hidden from a model that is to guess them."""
+"""For a fill-mask model, one token out of this many is masked."""
 
 
 class Runtime(Protocol):
-    """Anything that turns what a model reads into its logits."""
+    """Anything that computes the logits of a model from its inputs."""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return logits by name of output."""
+        """Return the logits by name of output."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Agreement:
 
     Attributes:
         largest: largest difference of two logits.
-        spread: largest minus smallest logit of the source, that the difference may be judged by.
-        same: share of answers that are the same: the best class of a text or a token, the best token for a hidden one,
-            the best start and end of an answer; for a regression the scores within 5 % of their range.
-        answers: how many there were.
+        spread: largest minus smallest logit of the source. The difference is judged as a share of it.
+        same: share of answers that are the same. An answer is the best class of a text or a token, the best token for a
+            masked one, or the best start and end of a span. Two scores of a regression are the same if they differ by
+            at most 5 % of their range.
+        answers: number of answers.
     """
 
     largest: float
@@ -60,16 +61,16 @@ class Agreement:
 
 @dataclass
 class Comparison:
-    """Gathers the logits of source and export, batch by batch.
+    """Compares the logits of source and export, batch by batch.
 
     Args:
         source: the model as PyTorch runs it.
-        exported: the same in another runtime.
+        exported: the same model in another runtime.
     """
 
     source: Source
     exported: Runtime
-    _found: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = field(default_factory=list)
+    _regressions: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = field(default_factory=list)
     _largest: float = 0.0
     _lowest: float = float("inf")
     _highest: float = float("-inf")
@@ -80,53 +81,56 @@ class Comparison:
         """Run both models on a batch, and return the logits of the source and of the export.
 
         Args:
-            inputs: what they read.
-            counts: whether its answers do. Of tokens drawn at random they are not what either was made for.
+            inputs: inputs of both models.
+            counts: whether the answers count. They do not for random tokens, because neither model was made for them.
 
         Raises:
-            PotstillError: the exported model cannot run it, what it says has another shape, or what the source says is
-                no number.
+            PotstillError: the exported model cannot run the batch, its logits have another shape, or the source's
+                logits are not all finite numbers.
         """
         expected, found = self.source.run(inputs), self.exported.run(inputs)
         _check_numbers(self.source, expected)
-        for name, theirs in expected.items():
-            mine = np.asarray(found[name], np.float32)
-            if mine.shape != theirs.shape:
+        for name, source_logits in expected.items():
+            export_logits = np.asarray(found[name], np.float32)
+            if export_logits.shape != source_logits.shape:
                 raise PotstillError(
-                    f"The export's {name} have the shape {mine.shape} where those of the model have {theirs.shape}."
+                    f"The {name} of the export have the shape {export_logits.shape}, but those of the model have "
+                    f"{source_logits.shape}."
                 )
-            self._compare(inputs, theirs, mine, counts)
+            self._compare(inputs, source_logits, export_logits, counts)
         return expected, found
 
-    def _compare(self, inputs: Arrays, theirs: np.ndarray[Any, Any], mine: np.ndarray[Any, Any], counts: bool) -> None:
+    def _compare(
+        self, inputs: Arrays, expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any], counts: bool
+    ) -> None:
         inside = inputs["attention_mask"].astype(bool)
         task = self.source.head.task
-        if task in ("fill-mask", "token-classification"):  # a padded token has no answer
+        if task in ("fill-mask", "text-generation", "token-classification"):  # a padded token has no answer
             if task == "fill-mask" and counts:
                 hidden = inputs["input_ids"][inside] == self.source.tokenizer.mask_token_id
-            theirs, mine = theirs[inside], mine[inside]
+            expected, found = expected[inside], found[inside]
         elif task == "question-answering":
-            theirs, mine = (np.where(inside, logits, -np.inf) for logits in (theirs, mine))
-        finite = np.isfinite(theirs)
-        apart = np.abs(theirs[finite] - mine[finite]).max()
+            expected, found = (np.where(inside, logits, -np.inf) for logits in (expected, found))
+        finite = np.isfinite(expected)
+        apart = np.abs(expected[finite] - found[finite]).max()
         self._largest = float(np.fmax(self._largest, apart)) if np.isfinite(apart) else float("inf")
-        self._lowest = min(self._lowest, float(theirs[finite].min()))
-        self._highest = max(self._highest, float(theirs[finite].max()))
+        self._lowest = min(self._lowest, float(expected[finite].min()))
+        self._highest = max(self._highest, float(expected[finite].max()))
         if not counts:
             return
         if self.source.is_regression:
-            self._found.append((theirs, mine))
+            self._regressions.append((expected, found))
             return
-        agree = theirs.argmax(axis=-1) == mine.argmax(axis=-1)
+        agree = expected.argmax(axis=-1) == found.argmax(axis=-1)
         if task == "fill-mask":
             agree = agree[hidden]
         self._same, self._answers = self._same + int(agree.sum()), self._answers + agree.size
 
     def agreement(self) -> Agreement:
-        """Return how far the two are apart on all that was run."""
+        """Return how far the two models are apart on all batches."""
         spread = self._highest - self._lowest
         if self.source.is_regression:
-            near = [np.abs(theirs - mine) <= max(NEAR * spread, 1e-9) for theirs, mine in self._found]
+            near = [np.abs(expected - found) <= max(NEAR * spread, 1e-9) for expected, found in self._regressions]
             same, answers = sum(int(of.sum()) for of in near), sum(of.size for of in near)
         else:
             same, answers = self._same, self._answers
@@ -134,7 +138,7 @@ class Comparison:
 
 
 def check_source(source: Source) -> None:
-    """Run the source on one text, before hours are spent on the export of a model that says nothing.
+    """Run the source on one text, before hours are spent on the export of a diverged model.
 
     Raises:
         PotstillError: its logits are not all finite numbers.
@@ -145,21 +149,21 @@ def check_source(source: Source) -> None:
 def _check_numbers(source: Source, logits: Arrays) -> None:
     if not all(np.isfinite(of).all() for of in logits.values()):
         raise PotstillError(
-            f"The logits of the model {source.name!r} are not all finite numbers, although its weights are: its "
-            "training diverged, so there is nothing that an export could agree with; take an earlier checkpoint."
+            f"The logits of the model {source.name!r} are not all finite numbers, although its weights are. Its "
+            "training diverged, so an export cannot be compared with it: take an earlier checkpoint."
         )
 
 
 def compare(source: Source, exported: Runtime, seed: int = 0) -> Agreement:
-    """Run source and export over real texts and random tokens: short, as long as can be, batched and padded.
+    """Compare source and export on real texts and random tokens: short ones, the longest possible, batched and padded.
 
     Args:
         source: the model as PyTorch runs it.
-        exported: the same in another runtime.
+        exported: the same model in another runtime.
         seed: of the random tokens.
 
     Raises:
-        PotstillError: the exported model cannot run one of them.
+        PotstillError: the exported model cannot run one of the batches.
     """
     comparison = Comparison(source, exported)
     for inputs in real_batches(source, embedded_texts(TEXTS)):
@@ -170,7 +174,7 @@ def compare(source: Source, exported: Runtime, seed: int = 0) -> Agreement:
 
 
 def real_batches(source: Source, texts: list[str]) -> Iterator[Arrays]:
-    """Yield texts one by one, then some of them padded to one length, and all of them as one that is too long."""
+    """Yield each text alone, then six texts padded to one length, then a batch with one text that is too long."""
     for text in texts:
         yield _read(source, [text])
     yield _read(source, texts[:6])
@@ -178,7 +182,7 @@ def real_batches(source: Source, texts: list[str]) -> Iterator[Arrays]:
 
 
 def random_batches(source: Source, seed: int) -> Iterator[Arrays]:
-    """Yield tokens drawn at random: the shortest, some of odd lengths with half of them padded, and the longest."""
+    """Yield batches of random tokens: the shortest, the longest, and some in which rows are half padding."""
     generator = np.random.default_rng(seed)
     for rows, length in ((1, 2), (3, 17), (1, source.max_length), (2, min(64, source.max_length))):
         ids = generator.integers(len(source.tokenizer), size=(rows, length), dtype=np.int64)
@@ -189,19 +193,19 @@ def random_batches(source: Source, seed: int) -> Iterator[Arrays]:
 
 
 def _read(source: Source, texts: Iterable[str]) -> Arrays:
-    """Return what a model reads of texts: with a question before each, or with tokens hidden, as its task has it."""
+    """Return a model's inputs for texts; its task decides whether they get a question or masked tokens."""
     texts = list(texts)
     if source.head.task == "question-answering":
         questions = [f"{' '.join(text.split()[:5])}?" for text in texts]
         return source.tokenise(questions, texts)
     inputs = source.tokenise(texts)
     if source.head.task == "fill-mask":
-        inputs["input_ids"] = hide(inputs["input_ids"], source)
+        inputs["input_ids"] = mask_tokens(inputs["input_ids"], source)
     return inputs
 
 
-def hide(ids: np.ndarray[Any, Any], source: Source) -> np.ndarray[Any, Any]:
-    """Return (B, L) ids with every seventh token hidden, special ones never."""
+def mask_tokens(ids: np.ndarray[Any, Any], source: Source) -> np.ndarray[Any, Any]:
+    """Return (B, L) ids in which every seventh token is masked, but never a special one."""
     special = np.isin(ids, sorted({*source.tokenizer.all_special_ids} - {source.tokenizer.unk_token_id}))
     chosen = (np.arange(ids.shape[1]) % MASK_EVERY == MASK_EVERY // 2) & ~special
     if not chosen.any():

@@ -1,4 +1,4 @@
-"""Core ML: what Apple's devices run. Converting works on Linux too; running, and so checking, on macOS alone."""
+"""Core ML, the runtime of Apple's devices. Linux can convert models; only macOS can run and compare them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 FILE = "model.mlpackage"
 
 NOT_COMPARED = (
-    "NOT COMPARED with its source: Core ML runs on macOS only; the file was read again, and its inputs, outputs and "
-    "number of weights are those of the model. Export it on a Mac to have it compared."
+    "NOT COMPARED with its source, because Core ML runs on macOS only. The file was read again: its inputs, outputs "
+    "and number of weights are those of the model. Export it on a Mac to have it compared."
 )
 
 
@@ -30,7 +30,7 @@ def write_coreml(source: Source, folder: Path) -> None:
     """Write a model for Core ML (iOS 16, macOS 13 and later), in float16, for one text of any length.
 
     Raises:
-        PotstillError: the model cannot be converted, or what was written is not what it should be.
+        PotstillError: the model cannot be converted, or the written package is incomplete.
     """
     with quiet():
         import coremltools
@@ -51,22 +51,25 @@ def write_coreml(source: Source, folder: Path) -> None:
             f"The model {source.name!r} cannot be converted by coremltools {coremltools.__version__} with torch "
             f"{version('torch')}: {first_line(error)}."
         ) from error
-    for leftover in folder.glob("executorch_debug_handle_mapping.json"):  # a note for another program
+    for leftover in folder.glob("executorch_debug_handle_mapping.json"):  # only ExecuTorch's debugger reads it
         leftover.unlink()
     check_written(source, folder)
 
 
 def check_written(source: Source, folder: Path) -> None:
-    """Read a package again and make sure that it has the model's inputs, outputs and as many bytes of weights.
+    """Read a package again and check that it has the model's inputs, its outputs and enough bytes for its weights.
 
     Raises:
-        PotstillError: it cannot be read, or something is missing.
+        PotstillError: the package cannot be read, or something is missing.
     """
     read = _open(folder, skip_model_load=True)
     description = read.get_spec().description
     names = tuple(entry.name for entry in description.input), tuple(entry.name for entry in description.output)
     if names != (source.inputs, source.head.outputs):
-        raise PotstillError(f"{folder.name} reads {names[0]} and returns {names[1]}, not what the model does.")
+        raise PotstillError(
+            f"{folder.name} reads {names[0]} and returns {names[1]}, but the model reads {source.inputs} and returns "
+            f"{source.head.outputs}."
+        )
     written = sum(path.stat().st_size for path in folder.rglob("weight.bin"))
     large = sum(of.numel() for of in source.module().parameters() if of.dim() > 1)
     if written < 2 * large:
@@ -78,7 +81,7 @@ class CoremlModel:
 
     Args:
         folder: a `.mlpackage`.
-        inputs: names of what it reads.
+        inputs: names of its inputs.
         outputs: names of its logits.
 
     Raises:
@@ -87,15 +90,15 @@ class CoremlModel:
 
     def __init__(self, folder: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         if not FORMAT.runs_here:
-            raise PotstillError(f"{folder} can be run on macOS only: Core ML is a part of it.")
+            raise PotstillError(f"{folder} can be run on macOS only, because Core ML is a part of macOS.")
         self._folder, self.inputs, self.outputs = folder, inputs, outputs
         self._model = _open(folder)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the logits, by name of output; the rows of a batch one after another.
+        """Return the logits by name of output. The rows of a batch are run one after another.
 
         Raises:
-            PotstillError: the model cannot run them.
+            PotstillError: the model cannot run the inputs.
         """
         try:
             found = run_rows(inputs, self.inputs, self._run_row)

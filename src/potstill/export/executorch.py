@@ -1,4 +1,4 @@
-"""ExecuTorch: what runs on phones without Python, its matrix products by XNNPACK."""
+"""ExecuTorch, a runtime for phones that needs no Python. XNNPACK computes its matrix products."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE = "model.pte"  # where optimum-executorch looks
 def one_row_program(source: Source) -> torch.export.ExportedProgram:
     """Return the model as a graph for one text of any length.
 
-    Phones read one text at a time, and memory for more would be laid out in advance.
+    Phones read one text at a time. ExecuTorch would reserve memory for a larger batch in advance.
     """
     import torch
 
@@ -39,17 +39,17 @@ def one_row_program(source: Source) -> torch.export.ExportedProgram:
 
 
 def run_rows(inputs: Arrays, names: tuple[str, ...], run: Callable[[Arrays], list[Any]]) -> list[Any]:
-    """Run a model that takes one row at a time on all rows of a batch, and return its outputs, stacked."""
+    """Run all rows of a batch on a model that takes one row at a time, and return its outputs, stacked."""
     rows = len(inputs["input_ids"])
     outputs = [run({name: inputs[name][row : row + 1] for name in names}) for row in range(rows)]
     return [np.concatenate(of) for of in zip(*outputs, strict=True)]
 
 
 def check_names(file: Path, outputs: tuple[str, ...]) -> None:
-    """Make sure that the outputs of a file are named, which does not name them itself.
+    """Check that the description of an export names its outputs, for a file format that does not name them.
 
     Raises:
-        PotstillError: they are not.
+        PotstillError: the description does not name them.
     """
     if not outputs:
         raise PotstillError(f"The {SUMMARY} of {file} does not name inputs and outputs: export the model again.")
@@ -59,8 +59,8 @@ def write_executorch(source: Source, file: Path) -> None:
     """Write a model for ExecuTorch, in float32, for one text of any length.
 
     Raises:
-        PotstillError: the model cannot be lowered, nothing of it was taken by XNNPACK, or the installed executorch is
-            for another version of torch.
+        PotstillError: the model cannot be lowered, XNNPACK can run no part of it, or the installed executorch is for
+            another version of torch.
     """
     import torch
 
@@ -68,7 +68,7 @@ def write_executorch(source: Source, file: Path) -> None:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
-    except Exception as error:  # its compiled parts are bound to one version of torch
+    except Exception as error:  # its compiled parts work with one version of torch only
         raise PotstillError(
             f"executorch {version('executorch')} cannot be used with torch {torch.__version__} ({first_line(error)}): "
             "executorch 1.5 goes with torch 2.13."
@@ -84,7 +84,7 @@ def write_executorch(source: Source, file: Path) -> None:
         ) from error
     delegated = {delegate.id for plan in program.executorch_program.execution_plan for delegate in plan.delegates}
     if "XnnpackBackend" not in delegated:
-        raise PotstillError(f"XNNPACK can run nothing of the model {source.name!r}.")
+        raise PotstillError(f"XNNPACK can run no part of the model {source.name!r}.")
     with open(file, "wb") as target:
         program.write_to_file(target)
 
@@ -94,12 +94,12 @@ class ExecutorchModel:
 
     Args:
         file: a `.pte`.
-        inputs: names of what it reads, in order.
+        inputs: names of its inputs, in order.
         outputs: names of its logits, in order.
         threads: of one request; ExecuTorch's choice if None.
 
     Raises:
-        PotstillError: the file is not there, damaged, or no program that this ExecuTorch can run.
+        PotstillError: the file is missing, damaged, or not a program that this ExecuTorch can run.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ExecutorchModel:
                     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
                     _unsafe_reset_threadpool(threads)
-                # The program is read from memory that has to stay.
+                # ExecuTorch reads the bytes as long as the program lives.
                 self._program = Runtime.get().load_program(file.read_bytes())
                 self._method = self._program.load_method("forward")
         except Exception as error:  # of its own types, and RuntimeError
@@ -121,14 +121,14 @@ class ExecutorchModel:
         self._file, self.inputs, self.outputs = file, inputs, outputs
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the logits, by name of output; the rows of a batch one after another.
+        """Return the logits by name of output. The rows of a batch are run one after another.
 
         Raises:
-            PotstillError: the model cannot run them: they are longer than what it was made for, say.
+            PotstillError: the model cannot run the inputs, for example because they are too long.
         """
         try:
             found = run_rows(inputs, self.inputs, self._run_row)
-        except Exception as error:  # likewise
+        except Exception as error:  # of its own types, and RuntimeError
             raise cannot_run(self._file, inputs, error) from error
         return dict(zip(self.outputs, found, strict=True))
 

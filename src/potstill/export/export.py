@@ -1,4 +1,4 @@
-"""The verb `export`: a model folder in, the same model for another runtime out."""
+"""The verb `export`: writes a model for another runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.export.check import TEXTS, Agreement, check_source, compare, real_batches
-from potstill.export.disk import cannot_write, disk_errors_told
+from potstill.export.disk import cannot_write, disk_errors_reported
 from potstill.export.format import SUMMARY, Quantization, Target, Tolerance
 from potstill.export.formats import FORMATS, FormatName, choose_target
 from potstill.export.score import Scores, score_both
@@ -23,25 +23,25 @@ from potstill.tasks.rows import OnBadRows
 from potstill.versions import versions
 
 OPTIONS_READ = ("potstill.export.formats",)
-"""Modules that the options are made of, beside this one."""
+"""Modules that define the options, in addition to this one."""
 
 CALIBRATION_TEXTS = 192
-"""Texts by which the ranges of activations are measured."""
+"""Number of texts on which the ranges of activations are measured."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written and how far it is from its source.
+    """A written export, and how far it is from its source.
 
     Attributes:
         folder: as given.
-        file: the model in it.
+        file: the model in the folder.
         format: as given.
-        task: as `pipeline` calls it.
-        bytes: of the model's file or files.
-        source_bytes: of the source's weights.
-        agreement: of export and source; None where this machine has not the runtime to compare them.
-        scores: of a task, of source and of export; None if not asked for.
+        task: the name that `pipeline` has for it.
+        bytes: size of the model's file or files.
+        source_bytes: size of the source's weights.
+        agreement: of export and source; None if this machine cannot run the export.
+        scores: of source and export on a task; None if not asked for.
     """
 
     folder: Path
@@ -77,42 +77,41 @@ def export(
     on_bad_rows: OnBadRows = "stop",
     overwrite_output_dir: bool = False,
 ) -> Exported:
-    """Write a model for another runtime, load it there, and make sure that it says the same.
+    """Write a model for another runtime, load it there, and check that it gives the same answers.
 
     Models for fill-mask, text classification, token classification and question answering can be exported.
 
     Args:
         model: Folder or hub name of the model.
         format: onnx, openvino or executorch, in float32; coreml, in float16; onnx-int8 or openvino-int8.
-        output_dir: Folder to write to; the tokenizer and config go there too.
-        quantization: How int8 formats treat activations: dynamic measures their range as they come, static has
-            measured it before. Dynamic for onnx-int8 and static for openvino-int8 if not given.
-        weight_bits: 8, or 4 for a smaller file: with onnx-int8 the embeddings and feed-forward layers, which become
-            int8 when the model is loaded; with openvino-int8 all weights.
-        calibration_data: Text to measure ranges by, as for prepare; what comes with the package if not given.
-        task: Sentence task that the model is fine-tuned on, such as sst2: its score before and after is measured.
-        check_data: Labelled data for the score before and after: for a task the folder of its data, as for finetune;
-            without one, for classification a folder with a dev.jsonl (text, text_pair if the model reads pairs, label),
-            for question answering a file like SQuAD's, for token classification one with tokens and tags, for
-            fill-mask text.
-        max_check_samples: Rows to score, spread over the data; all if not given. Of text the first lines, 1,000 if not
-            given.
-        tolerance: Largest difference of a logit from the source's, as a share of their range, above which the export
-            fails and leaves nothing behind; 0.001 in float32, 0.02 in float16, 0.25 in int8 and 0.4 with 4
-            bits if not given.
+        output_dir: Folder to write to. The tokenizer and config go there too.
+        quantization: How int8 formats find the range of activations. dynamic measures it for each input. static
+            measures it once, on calibration_data. Dynamic for onnx-int8 and static for openvino-int8 if not given.
+        weight_bits: 8, or 4 for a smaller file. With onnx-int8, 4 is for the embeddings and feed-forward layers, which
+            become int8 when the model is loaded. With openvino-int8 it is for all weights.
+        calibration_data: Text on which ranges are measured, as for prepare. The package's own text if not given.
+        task: Sentence task that the model is fine-tuned on, such as sst2. Source and export are scored on it.
+        check_data: Labelled data on which source and export are scored. With a task, the folder of its data, as for
+            finetune. Without a task, for classification a folder with a dev.jsonl (text, text_pair if the model reads
+            pairs, label), for question answering a file like SQuAD's, for token classification a file with tokens and
+            tags, for fill-mask a text.
+        max_check_samples: Rows to score, spread over the data; all if not given. For text it counts the first lines,
+            1,000 if not given.
+        tolerance: Largest difference of a logit from the source's, as a share of their range. An export above it fails
+            and leaves no files. 0.001 in float32, 0.02 in float16, 0.25 in int8 and 0.4 with 4 bits if not given.
         min_agreement: Least share of answers that must be the same; 0.99, 0.95, 0.8 and 0.7 if not given.
         score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.005, 0.01 and 0.02 if not
             given.
-        on_bad_rows: What to do about rows of check_data that cannot be used, such as broken lines: stop, or skip and
+        on_bad_rows: What to do with rows of check_data that cannot be used, such as broken lines: stop, or skip and
             count them.
         overwrite_output_dir: Replace the export that is in the output folder.
 
     Returns:
-        What was written and how well it agrees with its source.
+        The written export, and how well it agrees with its source.
 
     Raises:
-        PotstillError: bad input, a package is missing, the model cannot be translated, it does not say the same, or the
-            output folder cannot be written.
+        PotstillError: bad input, a package is missing, the model cannot be translated, the export does not agree with
+            the source, or the output folder cannot be written.
     """
     target = choose_target(format, quantization, weight_bits)
     allowed = _allowed(target.tolerance, tolerance, min_agreement, score_tolerance)
@@ -136,16 +135,16 @@ def export(
         if target.quantization == "static":
             if calibration_data is not None:
                 texts = read_texts(calibration_data, CALIBRATION_TEXTS)
-            else:  # others than those of the comparison, which come first
+            else:  # not the first texts: the comparison uses those
                 texts = embedded_texts(TEXTS + CALIBRATION_TEXTS)[TEXTS:]
         with _writable(folder) as partial:
             agreement = scores = None
-            with disk_errors_told(partial, folder):
+            with disk_errors_reported(partial, folder):
                 file = partial / chosen.file
                 file.parent.mkdir(exist_ok=True)
                 chosen.write(source, file, target, real_batches(source, texts) if texts else None)
-                here = chosen.runs_here
-                exported = chosen.open(file, source.inputs, source.head.outputs, None) if here else None
+                runs_here = chosen.runs_here
+                exported = chosen.open(file, source.inputs, source.head.outputs, None) if runs_here else None
             if exported is not None:
                 agreement = compare(source, exported)
                 _judge(source, target, agreement, allowed, "")
@@ -155,14 +154,14 @@ def export(
                     if not scores.lost <= allowed.score:
                         raise PotstillError(
                             f"The export loses {scores.lost:.2%} of the score of {source.name!r} ({scores}), over the "
-                            f"--score_tolerance of {allowed.score:.2%}; {_nothing(target)}."
+                            f"--score_tolerance of {allowed.score:.2%}; {_nothing_written(target)}."
                         )
-            with disk_errors_told(partial, folder):
+            with disk_errors_reported(partial, folder):
                 source.model.config.save_pretrained(partial)
                 source.tokenizer.model_max_length = source.max_length
                 source.tokenizer.save_pretrained(partial)
-                beside = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
-                weights = [path for path in partial.rglob("*") if path.is_file() and path not in beside]
+                settings = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
+                weights = [path for path in partial.rglob("*") if path.is_file() and path not in settings]
                 result = Exported(
                     folder=folder,
                     file=folder / chosen.file,
@@ -180,17 +179,20 @@ def export(
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[Path]:
-    """Do `complete_folder`, and tell in a sentence where the disk refuses the folder itself."""
-    inside: OSError | None = None
+    """Do `complete_folder`, and raise a `PotstillError` if the folder itself cannot be written.
+
+    An `OSError` of the body passes unchanged.
+    """
+    body_error: OSError | None = None
     try:
         with complete_folder(folder) as partial:
             try:
                 yield partial
             except OSError as error:
-                inside = error
+                body_error = error
                 raise
     except OSError as error:
-        if error is inside:
+        if error is body_error:
             raise
         raise cannot_write(folder, error) from error
 
@@ -208,25 +210,25 @@ def _allowed(default: Tolerance, largest: float | None, agreement: float | None,
 
 
 def _judge(source: Source, target: Target, agreement: Agreement, allowed: Tolerance, where: str) -> None:
-    """Refuse an export that is too far from its source."""
+    """Raise a `PotstillError` for an export that is too far from its source."""
     over = []
-    if not agreement.relative <= allowed.largest:  # one that is no number is over it too
+    if not agreement.relative <= allowed.largest:  # NaN is over it too
         over.append(f"over the --tolerance of {allowed.largest:.2%}")
     if not agreement.same >= allowed.agreement:
         over.append(f"under the --min_agreement of {allowed.agreement:.2%}")
     if over:
         raise PotstillError(
-            f"The export does not say what {source.name!r} says{where}: {agreement}, {' and '.join(over)}; "
-            f"{_nothing(target)}."
+            f"The export does not agree with {source.name!r}{where}: {agreement}, {' and '.join(over)}; "
+            f"{_nothing_written(target)}."
         )
 
 
-def _nothing(target: Target) -> str:
+def _nothing_written(target: Target) -> str:
     return "nothing was written" + (f" ({target.nearer} stays nearer to it)" if target.nearer else "")
 
 
 def _summary(source: Source, target: Target, result: Exported) -> dict[str, Any]:
-    """Return what an export folder says of itself."""
+    """Return the description of an export that lies in its folder."""
     scores = result.scores
     return {
         "format": target.format.name,

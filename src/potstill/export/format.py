@@ -1,4 +1,4 @@
-"""What the rest of the package knows of an export format. Nothing heavy is imported for it."""
+"""The declaration of an export format, which the rest of the package uses. This module imports no large library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Quantization = Literal["dynamic", "static"]
 
 SUMMARY = "potstill_export.json"
-"""In a folder that `export` wrote: what it says of itself."""
+"""File in an exported folder that describes the export."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Tolerance:
     """How far an export may be from its source.
 
     Attributes:
-        largest: largest difference of a logit, as a share of the range of all logits.
+        largest: largest difference of a logit, as a share of the range of all logits of the source.
         agreement: least share of answers that are the same.
         score: largest share of the source's score that may be lost.
     """
@@ -43,34 +43,34 @@ TOLERANCES = {
 """Bits of a weight → tolerance."""
 
 Write = Callable[["Source", Path, "Target", "Iterator[Arrays] | None"], None]
-"""Write a model to a file: its source, the file, what was chosen, and what the model reads where activations are
-measured. Raises `PotstillError` where the model cannot be translated."""
+"""Write a model to a file. Takes the source, the file, the target, and inputs on which the ranges of activations are
+measured, or None. Raises `PotstillError` if the model cannot be translated."""
 
 Open = Callable[[Path, tuple[str, ...], tuple[str, ...], "int | None"], "Runtime"]
-"""Load a file in its runtime: the file, the names of inputs and of outputs, and the threads of one request. Raises
-`PotstillError` where it cannot be run."""
+"""Load a file in its runtime. Takes the file, the names of inputs and of outputs, and the threads of one request.
+Raises `PotstillError` if the file cannot be run."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """The declaration of a format. `export`, `bench inference` and `serve` read all that they know of it from here.
+    """The declaration of a format. `export`, `bench inference` and `serve` use no other source about it.
 
     Attributes:
-        name: as `--format` has it.
-        runtime: what its runtime is called.
-        file: the model in the folder; other files may lie beside it.
-        extra: of potstill's package, which brings the packages.
+        name: value of `--format`.
+        runtime: name of its runtime, for messages.
+        file: path of the model in the folder. Other files may lie beside it.
+        extra: the extra of potstill that installs the packages.
         packages: needed to write and to check.
-        module: that runs models; its first part is the package.
+        module: Python module that runs models. Its first part is the package.
         write: see `Write`.
         open: see `Open`.
         bits: of a weight of a matrix on disk, the default first: 32 or 16 in floating point, 8 or 4 of integers.
         activations: bits → how activations may be quantised, the default first; empty in floating point.
-        bits_in_memory: bits on disk → bits once the model is loaded, where they differ.
-        nearer: name of the format that stays nearer to the source at the least cost; None where there is none.
-        tolerances: bits → how near to its source an export must be.
-        only_on: the one system that runs it, as `platform.system` has it and in words; None if any does.
-        not_compared: what is said elsewhere in place of a comparison.
+        bits_in_memory: bits on disk → bits once the model is loaded, if they differ.
+        nearer: name of the cheapest format that stays nearer to the source; None if there is none.
+        tolerances: bits → how far an export may be from its source.
+        only_on: the only system that runs it, as `platform.system` names it and in words; None if every system does.
+        not_compared: message on other systems, in place of a comparison.
         in_browser: whether the page of `serve` can load it.
     """
 
@@ -93,28 +93,28 @@ class Format:
 
     @property
     def runs_here(self) -> bool:
-        """Whether this system is one that runs it."""
+        """Whether this system can run it."""
         return self.only_on is None or platform.system() == self.only_on[0]
 
     @property
     def missing(self) -> list[str]:
-        """Packages that it needs and that are not installed."""
+        """Packages that it needs but that are not installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
     def precision(self, bits: int) -> str:
-        """Return what numbers of so many bits are called."""
+        """Return the name of the number type with so many bits."""
         return f"float{bits}" if bits > 8 else f"int{bits}"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A format with all that is left to choose.
+    """A format with all its options chosen.
 
     Attributes:
         format: its declaration.
-        quantization: of activations: `dynamic` as they come, `static` by ranges that were measured before; None in
-            floating point.
-        weight_bits: of weights, 32 or 16 in floating point.
+        quantization: of activations. `dynamic` measures their ranges for each input, `static` measured them before.
+            None in floating point.
+        weight_bits: bits of a weight, 32 or 16 in floating point.
     """
 
     format: Format
@@ -123,12 +123,12 @@ class Target:
 
     @property
     def tolerance(self) -> Tolerance:
-        """How near the export must be, where the user does not say."""
+        """How far the export may be from its source, if the user gives no limits."""
         return self.format.tolerances[self.weight_bits]
 
     @property
     def nearer(self) -> str | None:
-        """The options that stay nearer to the source at the least cost; None where there are none."""
+        """The cheapest options that stay nearer to the source; None if there are none."""
         if self.weight_bits < max(self.format.bits):
             return f"--weight_bits {max(self.format.bits)}"
         if self.quantization == "static" and "dynamic" in self.format.activations[self.weight_bits]:

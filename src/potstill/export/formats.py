@@ -1,4 +1,4 @@
-"""All export formats. A new one is a file beside this one that declares it, and one line here."""
+"""All export formats. A new format is a file in this folder that declares it, and one line here."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FORMATS: dict[str, Format] = {
         coreml.FORMAT,
     )
 }
-"""Name → declaration, in the order in which help and messages name them."""
+"""Name → declaration, in the order of help and messages."""
 
 if TYPE_CHECKING:
     FormatName = str
 else:
     FormatName = Literal[tuple(FORMATS)]
-    """What `--format` may be."""
+    """The choices of `--format`."""
 
 
 def find_format(name: str) -> Format:
     """Return the declaration of a format.
 
     Raises:
-        PotstillError: there is no such format; the nearest one is named.
+        PotstillError: there is no such format. The message names the nearest one.
     """
     if name not in FORMATS:
         near = difflib.get_close_matches(name, FORMATS, 1)
@@ -43,15 +43,15 @@ def find_format(name: str) -> Format:
 
 
 def choose_target(name: str, quantization: Quantization | None, weight_bits: int | None) -> Target:
-    """Return a format with what was not given filled in.
+    """Return a format with defaults for the options that were not given.
 
     Args:
         name: of the format.
-        quantization: of activations.
-        weight_bits: of weights.
+        quantization: of activations; None if not given.
+        weight_bits: bits of a weight; None if not given.
 
     Raises:
-        PotstillError: there is no such format, it cannot be so quantised, or a package is missing.
+        PotstillError: there is no such format, it does not have this quantisation, or a package is missing.
     """
     format = find_format(name)
     if not format.activations:

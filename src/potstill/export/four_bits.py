@@ -1,4 +1,4 @@
-"""Matrices in 4 bits that become int8 by a multiplication of whole numbers."""
+"""Matrices in 4 bits, which a multiplication of integers turns into int8."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 BLOCK = 32
-"""Inputs that share a factor."""
+"""Number of inputs that share a factor."""
 
 LARGEST_FACTOR = 8
-"""8 · −8 = −64: the same seven bits that weights have which are written in eight."""
+"""8 · −8 = −64, so the products need seven bits, as the weights of an 8-bit export do."""
 
 LOWEST, HIGHEST = -8, 7
 COLUMNS = 1024
-"""Outputs at a time, which bounds memory."""
+"""Number of outputs that are computed at a time, to limit memory."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Blocks:
     """A matrix (inputs, outputs) as `scale · factors · numbers`.
 
     Attributes:
-        numbers: (blocks, BLOCK, outputs), −8 to 7; what the last block has too many is 0.
+        numbers: (blocks, BLOCK, outputs), −8 to 7. The last block is padded with 0.
         factors: (blocks, 1, outputs), 1 to 8.
         scale: (outputs,) float32.
     """
@@ -34,7 +34,7 @@ class Blocks:
 
 
 def in_blocks(matrix: np.ndarray[Any, Any]) -> Blocks:
-    """Return the blocks that are nearest to a matrix, by least squares among the factors of each.
+    """Return blocks near to a matrix. Each block has the factor with the least squared error.
 
     Args:
         matrix: (inputs, outputs).

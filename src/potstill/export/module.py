@@ -1,4 +1,4 @@
-"""The model as it is exported: the same logits by operations that every runtime has, and none that nobody reads."""
+"""The model as it is exported: it computes the same logits by operations that every runtime has, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from potstill.student.interface import Family
 
 ATTENTION = "potstill_export"
 HIDDEN = -1e4
-"""Added to the score of a padded token: exp(-10000) is 0 in any precision, and much less is no number in 16 bits."""
+"""Added to the score of a padded token. exp(-10000) is 0 in any precision; float16 cannot hold numbers far below."""
 
 
 class ExportModule(nn.Module):
-    """What is exported: takes what the model reads, in order, and returns its logits, in order.
+    """The module that is exported. It takes the model's inputs in order and returns its logits in order.
 
-    Where the model's family allows it (`Family.exports_plainly`), what padding hides is a plain sum, where transformers
-    looks it up by index; attention is written out, which all runtimes know how to fuse; and where only the first token
-    is read of the last layer, it alone is computed there. The model is changed by this, so it is for nothing else
-    afterwards.
+    Three things change if the model's family allows it (`Family.exports_plainly`). The mask of padding is computed by
+    an addition, while transformers looks it up by index. Attention is written as plain operations, which all runtimes
+    can fuse. If the head reads only the first token, the last layer computes only that token. This changes the given
+    model: do not use it for anything else afterwards.
 
     Args:
-        model: in evaluation mode.
-        inputs: names of what it reads, `input_ids` and `attention_mask` among them, each (B, L).
+        model: in evaluation mode. It is changed.
+        inputs: names of its inputs, among them `input_ids` and `attention_mask`, each (B, L).
         outputs: names of its logits.
-        reads_first_token: whether the head reads the first token alone.
+        reads_first_token: whether the head reads only the first token.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class ExportModule(nn.Module):
             layers[-1] = _FirstToken(layers[-1], family)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits of (B, L) ids and the like."""
+        """Return the logits for (B, L) inputs."""
         inputs = dict(zip(self.inputs, tensors, strict=True))
-        if self.plain:  # a mask of four dimensions is taken as it is
+        if self.plain:  # transformers uses a mask with four dimensions unchanged
             seen = inputs["attention_mask"][:, None, None, :].to(torch.float32)
             inputs["attention_mask"] = (1.0 - seen) * HIDDEN
         outputs = self.model(**inputs)
@@ -57,7 +57,7 @@ class ExportModule(nn.Module):
 
 
 class _FirstToken(nn.Module):
-    """A layer of which only the first token is computed: (B, L, H) in, (B, 1, H) out."""
+    """A layer that computes only the first token: (B, L, H) in, (B, 1, H) out."""
 
     def __init__(self, layer: nn.Module, family: Family) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _FirstToken(nn.Module):
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attend: (B, heads, L, width) in, (B, L, heads, width) out, as transformers has it."""
+    """Compute attention: (B, heads, L, width) in, (B, L, heads, width) out, as transformers defines it."""
     scores = (query * scaling) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask

@@ -1,4 +1,4 @@
-"""ONNX: what onnxruntime runs, on servers and in the browser."""
+"""ONNX, the format of onnxruntime, which runs on servers and in the browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from potstill.export.source import Arrays, Source
 
 OPSET = 20
-"""What onnxruntime 1.17 and onnxruntime-web of the same age read already."""
+"""onnxruntime 1.17, onnxruntime-web of the same age, and all later versions read it."""
 
 FLOAT = "onnx/model.onnx"  # where transformers.js and sentence-transformers look
 EXTRA, PACKAGES = "onnx", ("onnx", "onnxscript", "onnxruntime")
@@ -28,7 +28,7 @@ def write_onnx(source: Source, file: Path) -> None:
 
     Args:
         source: the model.
-        file: to be written; its folder is there.
+        file: to be written. Its folder exists.
 
     Raises:
         PotstillError: the exporter cannot translate the model.
@@ -58,11 +58,11 @@ def write_onnx(source: Source, file: Path) -> None:
 
 @contextmanager
 def float_onnx(source: Source, file: Path) -> Iterator[Path]:
-    """Write a model as ONNX in float32 for the body, which makes another format of it.
+    """Write a model as ONNX in float32 for the body, which converts it to another format.
 
     Args:
         source: the model.
-        file: that the body writes. The ONNX model lies in a folder beside it, which goes away.
+        file: the body writes it. The ONNX model lies in a folder beside it, which is removed after the body.
 
     Raises:
         PotstillError: the exporter cannot translate the model.
@@ -77,7 +77,7 @@ def float_onnx(source: Source, file: Path) -> Iterator[Path]:
 
 
 def _strip(file: Path) -> None:
-    """Remove what the exporter notes of each node: the lines of Python it came from, some half a megabyte in all."""
+    """Remove the notes of the exporter: the lines of Python of each node, about half a megabyte in all."""
     import onnx
 
     model = onnx.load(file)
@@ -95,7 +95,7 @@ class OnnxModel:
         threads: of one request; onnxruntime's choice if None.
 
     Raises:
-        PotstillError: the file is not there, damaged, or no model that onnxruntime can run.
+        PotstillError: the file is missing, damaged, or not a model that onnxruntime can run.
     """
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
@@ -114,29 +114,29 @@ class OnnxModel:
         self.outputs = tuple(entry.name for entry in self._session.get_outputs())
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the logits, by name of output.
+        """Return the logits by name of output.
 
         Raises:
-            PotstillError: the model cannot run them: they are longer than what it was made for, say.
+            PotstillError: the model cannot run the inputs, for example because they are too long.
         """
         try:
             found = self._session.run(None, {name: inputs[name] for name in self.inputs})
-        except Exception as error:  # likewise
+        except Exception as error:  # of onnxruntime's own many types
             raise cannot_run(self._file, inputs, error) from error
         return dict(zip(self.outputs, found, strict=True))
 
 
 def cannot_run(file: Path, inputs: Arrays, error: Exception) -> PotstillError:
-    """Return the sentence for inputs that a runtime refuses."""
+    """Return the error for inputs that a runtime refuses."""
     rows, length = inputs["input_ids"].shape
     return PotstillError(
-        f"{file.name} cannot run a batch of {rows} with {length} tokens: {first_line(error)}; is it longer than what "
-        "the model reads?"
+        f"{file.name} cannot run a batch of {rows} with {length} tokens: {first_line(error)}; is it longer than the "
+        "model can read?"
     )
 
 
 def open_onnx(file: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int | None) -> OnnxModel:
-    """Load a file, which names its inputs and outputs itself."""
+    """Load a file. The names of inputs and outputs are not needed: the file has them."""
     return OnnxModel(file, threads)
 
 

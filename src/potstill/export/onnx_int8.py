@@ -1,4 +1,4 @@
-"""ONNX in int8: onnxruntime's own quantiser for the matrices, and the tables of the embeddings besides."""
+"""ONNX in int8. onnxruntime's quantiser does the matrices; this module adds the tables of the embeddings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 INT8 = "onnx/model_quantized.onnx"  # where transformers.js looks
 
 LARGE = 100_000
-"""Numbers in a table from which on it is worth quantising."""
+"""Smaller tables, by count of numbers, stay in float32: they are not worth quantising."""
 
 POSITIVE, LOWEST = ("Gelu", "Relu"), 0.17
-"""Activations that are never below −0.17: divided by its largest number, and that by no less than 0.17, a token lies
-between −1 and 1 without a look at magnitudes."""
+"""Activations that are never below −0.17. Divided by its largest number, or by 0.17 if that is larger, a token lies
+between −1 and 1, so its absolute values need not be computed."""
 
 
 def quantise_onnx(
@@ -32,20 +32,19 @@ def quantise_onnx(
 ) -> None:
     """Write an ONNX model with int8 weights, a scale for each output of a matrix and for each row of a table.
 
-    Weights take seven of the eight bits: with eight, x86 CPUs without VNNI overflow where they add two products, and
-    would say something else than others. What enters the second matrix of a feed-forward layer is divided by the
-    largest number of its token first, for one token far above the others would leave these few of the 256 steps. A
-    table that is the head's matrix too, as in fill-mask, is written once.
+    Weights use seven of the eight bits. With eight bits, x86 CPUs without VNNI overflow when they add two products,
+    and would compute other logits than other CPUs. The input of the second matrix of a feed-forward layer is first
+    divided by the largest number of each token. Otherwise one token with large numbers would leave the other tokens
+    few of the 256 steps. A table that is also the head's matrix, as in fill-mask, is written once.
 
     Args:
-        float_file: in float32.
+        float_file: the model in float32.
         file: to be written.
-        weight_bits: 8; or 4 for those of the embeddings and of the feed-forward layers, which are written in blocks
-            of 4 bits and become int8 when the model is loaded, so that they are as fast.
-        examples: what the model reads, by which the ranges of its activations are measured once and for all; None to
-            measure each as it comes.
-        every_token: whether every token has an answer of its own: then what enters the first feed-forward matrix is
-            divided too, which costs a twentieth of the time and takes a third off the error of such answers.
+        weight_bits: 8, or 4. With 4, the weights of the embeddings and of the feed-forward layers are written in blocks
+            of 4 bits. They become int8 when the model is loaded, so they are as fast.
+        examples: inputs on which the ranges of the activations are measured once; None to measure them for each input.
+        every_token: whether every token has its own answer. If so, the input of the first feed-forward matrix is
+            divided too. That costs a twentieth of the time and reduces the error of such answers by a third.
 
     Raises:
         PotstillError: onnxruntime cannot quantise it.
@@ -58,8 +57,8 @@ def quantise_onnx(
         weights = {weight.name: weight for weight in model.graph.initializer}
         tied = _untie(model, weights)
         if examples is None:
-            _level_tokens(model, weights, every_token)
-        del model.graph.value_info[:]  # older quantisers transpose a Gemm's matrix and leave its old shape here
+            _scale_tokens(model, weights, every_token)
+        del model.graph.value_info[:]  # older quantisers transpose a Gemm's matrix, but keep its old shape here
         onnx.save(model, scratch)
         with quiet():
             _quantise(scratch, file, examples)
@@ -74,7 +73,7 @@ def quantise_onnx(
 
 
 def _untie(model: Any, weights: dict[str, Any]) -> dict[str, str]:
-    """Give matrices that are transposed tables a copy of their own, and return table → name of its copy."""
+    """Give each matrix that is a transposed table its own copy, and return name of table → name of copy."""
     import onnx
 
     tied = {}
@@ -88,15 +87,18 @@ def _untie(model: Any, weights: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_feed_forward(matrix: Any) -> bool:
-    """Whether a matrix widens or narrows the hidden states; the projection to a vocabulary is far wider."""
+    """Return whether a matrix widens or narrows the hidden states. The projection to a vocabulary is far wider."""
     return len(matrix) == 2 and min(matrix) < max(matrix) <= 8 * min(matrix)
 
 
-def _level_tokens(model: Any, weights: dict[str, Any], both: bool) -> None:
-    """Divide what a feed-forward matrix reads by each token's largest number, and multiply what comes out.
+def _scale_tokens(model: Any, weights: dict[str, Any], both: bool) -> None:
+    """Divide each token of a feed-forward matrix's input by its largest number, and multiply the output by it.
 
-    That is the second matrix of a layer, or both. What the first one reads comes from a LayerNorm, whose tokens are far
-    less unlike each other.
+    Args:
+        model: an ONNX model; changed.
+        weights: its weights by name.
+        both: whether to do so for both matrices of a layer, or only for the second. The input of the first matrix comes
+            from a LayerNorm, so its tokens differ far less.
     """
     import onnx
 
@@ -110,18 +112,18 @@ def _level_tokens(model: Any, weights: dict[str, Any], both: bool) -> None:
         if matrix is None or not _is_feed_forward(matrix.dims) or (matrix.dims[0] < matrix.dims[1] and not both):
             nodes.append(node)
             continue
-        read, made = node.input[0], node.output[0]
-        node.input[0], node.output[0] = f"{made}_levelled_in", f"{made}_levelled"
-        positive = makers.get(read) in POSITIVE
-        judged = read if positive else f"{made}_absolute"
-        steps = [] if positive else [("Abs", [read], judged)]
+        source, target = node.input[0], node.output[0]
+        node.input[0], node.output[0] = f"{target}_levelled_in", f"{target}_levelled"
+        positive = makers.get(source) in POSITIVE
+        magnitudes = source if positive else f"{target}_absolute"
+        steps = [] if positive else [("Abs", [source], magnitudes)]
         steps += [
-            ("ReduceMax", [judged, "last_axis"], f"{made}_maximum"),
-            ("Max", [f"{made}_maximum", "lowest" if positive else "smallest"], f"{made}_largest"),
-            ("Div", [read, f"{made}_largest"], f"{made}_levelled_in"),
+            ("ReduceMax", [magnitudes, "last_axis"], f"{target}_maximum"),
+            ("Max", [f"{target}_maximum", "lowest" if positive else "smallest"], f"{target}_largest"),
+            ("Div", [source, f"{target}_largest"], f"{target}_levelled_in"),
         ]
         nodes += [onnx.helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
-        nodes += [node, onnx.helper.make_node("Mul", [f"{made}_levelled", f"{made}_largest"], [made])]
+        nodes += [node, onnx.helper.make_node("Mul", [f"{target}_levelled", f"{target}_largest"], [target])]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
@@ -154,7 +156,7 @@ def _quantise(float_file: Path, file: Path, examples: Iterable[Arrays] | None) -
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         op_types_to_quantize=["MatMul"],
-        extra_options={"MatMulConstBOnly": True},  # products of activations are small, and lose the most
+        extra_options={"MatMulConstBOnly": True},  # products of two activations are small, and int8 harms them most
         **common,
     )
 
@@ -163,17 +165,17 @@ class _Editor:
     """Changes a quantised model in place.
 
     Args:
-        model: what onnxruntime has written.
-        weights: in float32, by their names before.
+        model: as onnxruntime's quantiser wrote it.
+        weights: the float32 weights, by their names before quantisation.
     """
 
     def __init__(self, model: Any, weights: dict[str, Any]) -> None:
         self.model, self.weights = model, weights
         self.constants = {weight.name: weight for weight in model.graph.initializer}
-        self.new: list[Any] = []  # nodes of constants alone, which have to come first
+        self.new: list[Any] = []  # nodes that read only constants; they have to come first
 
     def shrink(self, tied: dict[str, str], four_bits: bool) -> None:
-        """Quantise the tables of embeddings and, in four bits, the matrices of the feed-forward layers anew."""
+        """Quantise the tables of embeddings, and with four bits also the matrices of the feed-forward layers."""
         for node in list(self.model.graph.node):
             table = node.input[0] if node.op_type == "Gather" else ""
             values = self.weights.get(table)
@@ -188,7 +190,7 @@ class _Editor:
                 if _is_feed_forward(matrix.shape) and f"{name}_quantized" in self.constants:
                     self._in_four_bits(f"{name}_quantized", matrix, f"{name}_scale")
             opset = next(entry for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
-            opset.version = max(opset.version, 21)  # the first with numbers of 4 bits
+            opset.version = max(opset.version, 21)  # the first version that has 4-bit numbers
         used = {name for node in (*self.model.graph.node, *self.new) for name in node.input}
         kept = [weight for weight in self.constants.values() if weight.name in used]
         nodes = [*self.new, *self.model.graph.node]
@@ -197,7 +199,7 @@ class _Editor:
         self.model.graph.node.extend(nodes)
 
     def _embed(self, node: Any, name: str, table: Any, four_bits: bool) -> None:
-        """Look rows up in int8, each with a scale of its own."""
+        """Look up rows of an int8 table. Each row has its own scale."""
         rows = f"{name}_quantized"
         if four_bits:
             self._in_four_bits(f"{rows}_columns", table.T, f"{name}_scale")
@@ -210,7 +212,7 @@ class _Editor:
         self._look_up(node, rows, f"{name}_scale")
 
     def _embed_tied(self, node: Any, name: str, table: Any, four_bits: bool) -> None:
-        """Look rows up in the head's matrix, of which they are the columns."""
+        """Look up rows in the head's matrix, whose columns they are."""
         if four_bits:
             self._in_four_bits(f"{name}_quantized", table.T, f"{name}_scale")
         self._node("Transpose", [f"{name}_quantized"], f"{name}_rows", perm=[1, 0])
@@ -234,9 +236,9 @@ class _Editor:
             self.model.graph.node.insert(place + offset, new)
 
     def _in_four_bits(self, name: str, matrix: Any, scale: str) -> None:
-        """Write a matrix, (inputs, outputs), as the product of 4-bit numbers and a factor for each of their blocks.
+        """Write a matrix, (inputs, outputs), as the product of 4-bit numbers and a factor for each block of them.
 
-        Only constants enter, so onnxruntime multiplies them out to int8 once, when it loads the model.
+        The nodes read only constants, so onnxruntime computes the int8 matrix once, when it loads the model.
         """
         import ml_dtypes
         import onnx

@@ -1,4 +1,4 @@
-"""OpenVINO: what Intel's runtime runs, in float32 and with quantised weights."""
+"""OpenVINO, the format of Intel's runtime, in float32 and with quantised weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PACKAGES = ("onnx", "onnxscript", "openvino", "nncf")
 
 
 def write_openvino(onnx_file: Path, file: Path) -> None:
-    """Write an ONNX model in OpenVINO's format, the weights as they are.
+    """Write an ONNX model in OpenVINO's format, with unchanged weights.
 
     Raises:
-        PotstillError: OpenVINO cannot translate it.
+        PotstillError: OpenVINO cannot translate the model.
     """
     import openvino
 
@@ -38,14 +38,14 @@ def quantise_openvino(onnx_file: Path, file: Path, weight_bits: int, examples: I
     """Write an ONNX model in OpenVINO's format with quantised weights.
 
     Args:
-        onnx_file: in float32.
+        onnx_file: the model in float32.
         file: to be written.
         weight_bits: 8, or 4 in groups of 32 for all matrices and tables.
-        examples: what the model reads, by which the ranges of its activations are measured, which then are int8 too;
-            None to leave the activations to the runtime.
+        examples: inputs on which the ranges of the activations are measured. The activations are then int8 too. None to
+            leave the activations to the runtime.
 
     Raises:
-        PotstillError: OpenVINO or NNCF cannot translate or quantise it.
+        PotstillError: OpenVINO or NNCF cannot translate or quantise the model.
     """
     try:
         with quiet():
@@ -72,11 +72,11 @@ class OpenvinoModel:
     """A file as OpenVINO runs it on the CPU.
 
     Args:
-        file: the `.xml` of a model, its `.bin` beside it.
+        file: the `.xml` of a model. Its `.bin` lies beside it.
         threads: of one request; OpenVINO's choice if None.
 
     Raises:
-        PotstillError: the file is not there, damaged, or no model that OpenVINO can run.
+        PotstillError: the file is missing, damaged, or not a model that OpenVINO can run.
     """
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
@@ -85,7 +85,7 @@ class OpenvinoModel:
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        # OpenVINO would compute in bfloat16 where the CPU can, which is not what a float32 model is for.
+        # Without this, OpenVINO would compute a float32 model in bfloat16 on CPUs that can.
         options["INFERENCE_PRECISION_HINT"] = "f32"
         try:
             self._model = openvino.compile_model(file, "CPU", options)
@@ -96,10 +96,10 @@ class OpenvinoModel:
         self.outputs = tuple(port.any_name for port in self._model.outputs)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the logits, by name of output.
+        """Return the logits by name of output.
 
         Raises:
-            PotstillError: the model cannot run them: they are longer than what it was made for, say.
+            PotstillError: the model cannot run the inputs, for example because they are too long.
         """
         try:
             found = self._model({name: inputs[name] for name in self.inputs})

@@ -1,4 +1,4 @@
-"""Keeping what libraries print of their own progress off the terminal."""
+"""Keeps the output of libraries off the terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LOGGERS = ("torch.onnx", "onnxscript", "root", "", "nncf", "coremltools", "torch
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Python's warnings, loggers, standard output and error, for what the caller says of it in one sentence.
+    """Silence Python's warnings, the loggers of libraries, standard output and standard error.
 
-    Exceptions pass, so nothing is lost but chatter.
+    Exceptions pass, so no error is lost. The caller reports the outcome in one sentence.
     """
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -39,16 +39,16 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_native_output() -> Iterator[None]:
-    """Point the process's own descriptors 1 and 2 at nothing, for libraries in C++ write there."""
+    """Redirect the process's file descriptors 1 and 2 to the null device, because libraries in C++ write there."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with open(os.devnull, "w") as nothing:
-        kept = [(number, os.dup(number)) for number in (1, 2)]
+    with open(os.devnull, "w") as null_device:
+        saved = [(number, os.dup(number)) for number in (1, 2)]
         try:
-            for number, _ in kept:
-                os.dup2(nothing.fileno(), number)
+            for number, _ in saved:
+                os.dup2(null_device.fileno(), number)
             yield
         finally:
-            for number, copy in kept:
+            for number, copy in saved:
                 os.dup2(copy, number)
                 os.close(copy)

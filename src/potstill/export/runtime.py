@@ -1,4 +1,4 @@
-"""An exported folder as others use it: what it says of itself, and how its model is run."""
+"""An exported folder: reads its description and runs its model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from potstill.json_files import read_object
 from potstill.versions import versions
 
 NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
-"""Endings of what lies beside a model: its config, its tokenizer, notes."""
+"""Endings of files beside a model that hold no weights: config, tokenizer, notes."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class ExportedFolder:
     """A folder that `export` wrote.
 
     Attributes:
-        folder: where it is.
-        format: its declaration.
-        file: the model in it.
-        task: as `pipeline` calls it.
-        weight_bits: of a weight of a matrix on disk: 32 or 16 in floating point, 8 or 4 of integers.
-        static: whether activations are quantised by ranges that were measured before, rather than as they come.
-        inputs: names of what the model reads, in order, each (B, L) int64.
-        outputs: names of its logits, in order; none where the description does not say.
+        folder: its path.
+        format: declaration of its format.
+        file: the model in the folder.
+        task: the name that `pipeline` has for it.
+        weight_bits: bits of a weight of a matrix on disk: 32 or 16 in floating point, 8 or 4 of integers.
+        static: whether activations are quantised by ranges that were measured before, not for each input.
+        inputs: names of the model's inputs, in order, each (B, L) int64.
+        outputs: names of its logits, in order; empty if the description does not name them.
         max_length: longest input, in tokens.
     """
 
@@ -53,10 +53,10 @@ class ExportedFolder:
 
     @classmethod
     def read(cls, folder: Path) -> ExportedFolder:
-        """Read what a folder says of itself; the model is not loaded.
+        """Read the description of a folder. The model is not loaded.
 
         Raises:
-            PotstillError: it cannot be read, or its model or config is missing.
+            PotstillError: the description cannot be read, or the model or its config is missing.
         """
         path = folder / SUMMARY
         summary = read_object(path, "The description of the export", "export the model again")
@@ -94,21 +94,21 @@ class ExportedFolder:
 
     @property
     def bits_in_memory(self) -> int:
-        """Of a weight of a matrix once it is loaded: onnxruntime makes int8 of 4 bits."""
+        """Bits of a weight of a matrix once it is loaded. onnxruntime turns 4 bits into int8."""
         return self.format.bits_in_memory.get(self.weight_bits, self.weight_bits)
 
     @property
     def bytes(self) -> int:
-        """Of the model's files on disk, without config and tokenizer."""
+        """Size of the model's files on disk, without config and tokenizer."""
         files = (path for path in self.folder.rglob("*") if path.is_file() and path.suffix not in NO_WEIGHTS)
         return sum(path.stat().st_size for path in files)
 
     @property
     def package(self) -> str:
-        """What its runtime is imported from.
+        """Name of the package of its runtime.
 
         Raises:
-            PotstillError: it is not installed.
+            PotstillError: the package is not installed.
         """
         name = self.format.module.partition(".")[0]
         if importlib.util.find_spec(name) is None:
@@ -123,10 +123,10 @@ class ExportedFolder:
         return versions(self.package)
 
     def config(self) -> PreTrainedConfig:
-        """Return the config of the model that it was made from.
+        """Return the config of the exported model.
 
         Raises:
-            PotstillError: it cannot be read.
+            PotstillError: the config cannot be read.
         """
         read_object(self.folder / "config.json", "The config of the export", "export the model again", finite=False)
         try:
@@ -137,15 +137,15 @@ class ExportedFolder:
             ) from error
 
     def import_runtime(self) -> None:
-        """Import what runs the model.
+        """Import the runtime.
 
         Raises:
-            PotstillError: it is not installed, or cannot be imported.
+            PotstillError: the runtime is not installed, or cannot be imported.
         """
         package = self.package
         try:
             importlib.import_module(self.format.module)
-        except Exception as error:  # of many types: compiled parts are bound to versions of other packages
+        except Exception as error:  # of many types: its compiled parts may need other versions of other packages
             raise PotstillError(f"{package}, which runs {self.folder}, cannot be used: {first_line(error)}.") from error
 
     def open(self, threads: int | None = None) -> Runtime:
@@ -162,10 +162,10 @@ class ExportedFolder:
 
 
 def _names(names: object) -> tuple[str, ...]:
-    """Return a list of names.
+    """Return names as a tuple.
 
     Raises:
-        TypeError: it is none.
+        TypeError: they are not a list of names.
     """
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise TypeError("it does not name inputs and outputs")

@@ -1,4 +1,4 @@
-"""The score of a task before and after an export, for every head."""
+"""Scores a model and its export on a task, for every head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from potstill.export.quiet import quiet
 from potstill.export.source import Arrays, Source
 from potstill.export.tags import read_tagged, tag_batches, tag_scores
 from potstill.export.texts import read_texts
-from potstill.finetuning.rows import drawn
+from potstill.finetuning.rows import sample_rows
 from potstill.tasks.labels import ClassNames, match_names
 from potstill.tasks.load import TaskDataAbsentError, load_split
 from potstill.tasks.registry import find_task
@@ -31,18 +31,18 @@ MASKED_SHARE = 0.15
 
 Metrics = dict[str, float]
 Logits = list[np.ndarray[Any, Any]]
-"""Of one output, or what is kept of it, a row an array."""
+"""The logits of one output, or the part of them that is kept: one array for each row."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a task makes of a model and of its export.
+    """The metrics of a model and of its export on a task.
 
     Attributes:
-        before: metrics of the source; `score` is the one that decides.
-        after: those of the export.
-        agreement: of the two on the same rows.
-        bad_rows: rows of the data left out because they cannot be used.
+        before: metrics of the source. `score` is the one that is compared.
+        after: metrics of the export.
+        agreement: of the two models on the same rows.
+        bad_rows: number of rows left out because they cannot be used.
     """
 
     before: Metrics
@@ -52,25 +52,25 @@ class Scores:
 
     @property
     def lost(self) -> float:
-        """Share of the source's score that the export has lost; below 0 where it gained."""
+        """Share of the source's score that the export has lost; below 0 if the export scores higher."""
         before, after = self.before["score"], self.after["score"]
         return (before - after) / abs(before) if before else float(after < before)
 
     def __str__(self) -> str:
         names = [name for name in self.before if name != "score"]
-        told = ", ".join(f"{name} {self.before[name]:.2f} → {self.after[name]:.2f}" for name in names)
+        metrics = ", ".join(f"{name} {self.before[name]:.2f} → {self.after[name]:.2f}" for name in names)
         left_out = f"; {self.bad_rows:,} bad rows left out" * bool(self.bad_rows)
-        return f"{told}; {self.agreement}{left_out}"
+        return f"{metrics}; {self.agreement}{left_out}"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to run, and what their logits are worth.
+    """Rows to run, and how their logits are scored.
 
     Attributes:
-        rows: what the model reads of each, (L,) arrays.
-        score: what is kept of the logits of all rows, by name of output, rows in order → metrics.
-        keep: number of a row and its logits, without those of padding → what `score` needs of them; all if None.
+        rows: the model's inputs for each row, (L,) arrays.
+        score: kept logits of all rows in order, by name of output → metrics.
+        keep: number of a row and its logits without padding → the part that `score` needs. All logits if None.
     """
 
     rows: list[Arrays]
@@ -90,16 +90,16 @@ def score_both(
 
     Args:
         source: a model for that task.
-        exported: the same in another runtime.
-        task: for sentences the name of a task of `finetune`, whose development set is scored; None for a folder of the
-            user's own, with the model's labels. For the other heads None.
-        check_data: where the data are: for sentences as for `load_split`; for questions a file in SQuAD's format or
-            the folder of one; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
+        exported: the same model in another runtime.
+        task: for sentences the name of a task of `finetune`, whose development set is scored, or None for the user's
+            own folder with the model's labels. None for the other heads.
+        check_data: where the data are. For sentences see `load_split`; for questions a file in SQuAD's format or its
+            folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
         max_samples: rows to use, spread over the data; all if None.
-        on_bad_rows: whether a row that cannot be used is an error, or left out and counted.
+        on_bad_rows: whether a row that cannot be used is an error, or is left out and counted.
 
     Raises:
-        PotstillError: the data cannot be read, the model is not for them, or what it says of them is no finite number.
+        PotstillError: the data cannot be read, the model is not for them, or its logits are not all finite numbers.
     """
     comparison, bad = Comparison(source, exported), BadRows(on_bad_rows)
     found = [_score(comparison, examples) for examples in _examples(source, task, check_data, max_samples, bad)]
@@ -117,9 +117,11 @@ def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics
     for start in range(0, len(order), ROWS_AT_A_TIME):
         places = order[start : start + ROWS_AT_A_TIME]
         results = comparison.run(_padded(source, [examples.rows[place] for place in places]))
-        for whose, arrays in zip((f"the model {source.name!r}", "the export"), results, strict=True):
+        for owner, arrays in zip((f"the model {source.name!r}", "the export"), results, strict=True):
             if not all(np.isfinite(array).all() for array in arrays.values()):
-                raise PotstillError(f"What {whose} says of some rows of --check_data is no finite number: no score.")
+                raise PotstillError(
+                    f"The logits of {owner} for some rows of --check_data are not finite numbers: they have no score."
+                )
         for side, arrays in zip(sides, results, strict=True):
             for name, array in arrays.items():
                 logits = side.setdefault(name, [np.empty(0)] * len(order))
@@ -127,7 +129,7 @@ def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics
                     if source.head.task != "text-classification":
                         row = row[: lengths[place]]
                     kept = row if examples.keep is None else examples.keep(int(place), row)
-                    logits[place] = np.array(kept, np.float32)  # a copy: the batch need not stay
+                    logits[place] = np.array(kept, np.float32)  # a copy, so that the batch can be freed
     return examples.score(sides[0]), examples.score(sides[1])
 
 
@@ -142,7 +144,7 @@ def _padded(source: Source, rows: list[Arrays]) -> Arrays:
 
 
 def _rows(source: Source, texts: list[str], pairs: list[str] | None = None) -> list[Arrays]:
-    """Return what the model reads of each text, without padding."""
+    """Return the model's inputs for each text, without padding."""
     return [
         {name: array[0] for name, array in source.tokenise([text], None if pairs is None else [pairs[number]]).items()}
         for number, text in enumerate(texts)
@@ -154,20 +156,20 @@ def _examples(
 ) -> Iterator[Examples]:
     kind = source.head.task
     if task is not None and find_task(task).pipeline != kind:
-        raise PotstillError(f"The task {task} is not what the model {source.name!r} is for: it is for {kind}.")
+        raise PotstillError(f"The model {source.name!r} is for {kind}, not for the task {task}.")
     if kind == "text-classification":
         described = _sentence_task(source, task)
         for split in described.dev:
             yield _sentences(source, described, split, data, limit, bad)
         return
     if data is None:
-        raise PotstillError(f"--check_data is missing: where are the data of --task {task}?")
-    makers = {"question-answering": _questions, "token-classification": _tagged, "fill-mask": _masked}
-    yield makers[kind](source, data, limit, bad)
+        raise PotstillError(f"--check_data is missing: name the data of --task {task}.")
+    makers = {"question-answering": _questions, "token-classification": _tagged}
+    yield makers.get(kind, _tokens)(source, data, limit, bad)
 
 
 def _sentence_task(source: Source, name: str | None) -> SentenceTask:
-    """Return the task of a name, or one of the model's own labels."""
+    """Return the task with a name; if there is no name, a task with the model's own labels."""
     config = source.model.config
     labels = () if config.num_labels == 1 else tuple(str(config.id2label[n]) for n in range(config.num_labels))
     if name is None:
@@ -176,10 +178,10 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
         return SentenceTask("labels", "the data", labels, metrics, table, table)
     task = find_task(name)
     if not isinstance(task, SentenceTask):
-        raise PotstillError(f"There is nothing that scores an export on {task.title}, declared as {type(task)}.")
+        raise PotstillError(f"An export cannot be scored on {task.title}, which is declared as {type(task)}.")
     if config.num_labels != max(1, len(task.labels)):
         raise PotstillError(
-            f"{task.title} is not what the model {source.name!r} is for: it is for {source.head.task} with "
+            f"The model {source.name!r} is not for {task.title}: it is for {source.head.task} with "
             f"{config.num_labels} label{'s' * (config.num_labels > 1)}."
         )
     return task
@@ -189,7 +191,7 @@ def _sentences(
     source: Source, task: SentenceTask, split: str, data: str | None, limit: int | None, bad: BadRows
 ) -> Examples:
     try:
-        rows = drawn(load_split(task, split, data, "--check_data", bad), limit)
+        rows = sample_rows(load_split(task, split, data, "--check_data", bad), limit)
     except TaskDataAbsentError as error:
         if task.name != "labels":
             raise
@@ -199,7 +201,7 @@ def _sentences(
         ) from error
     labels = np.asarray(rows["label"][:])
     names = [str(source.model.config.id2label.get(number, "")) for number in range(len(task.labels))]
-    # A model of other hands may number the same labels in another order.
+    # A model that another program trained may number the same labels in another order.
     number_of = match_names(task.labels, names) or list(range(len(names)))
 
     def score(logits: dict[str, Logits]) -> Metrics:
@@ -212,9 +214,9 @@ def _sentences(
 
 def _questions(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
     squad = read_squad(data, "dev", "skip", bad)
-    rows = drawn(squad.dataset, limit)
+    rows = sample_rows(squad.dataset, limit)
     longest = min(384, source.max_length)
-    with quiet():  # a bar
+    with quiet():  # it shows a progress bar
         windows = make_windows(rows, source.tokenizer, longest, longest // 3, longest // 6)
     columns = {name: windows[name][:] for name in ("input_ids", "token_type_ids") if name in windows.features}
     inputs = [
@@ -241,12 +243,19 @@ def _tagged(source: Source, data: str, limit: int | None, bad: BadRows) -> Examp
     return Examples(rows, lambda logits: tag_scores(logits["logits"], places, tags, source.model.config.id2label))
 
 
-def _masked(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
-    """Hide 15 % of the tokens of each text, the same every time."""
+def _tokens(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
+    """Ask for each next token of a text, or for 15 % of its tokens that are masked, the same ones in every run."""
+    causal = source.head.task == "text-generation"
     generator = np.random.default_rng(0)
     rows, hidden, tokens = [], [], []
     for row in _rows(source, read_texts(data, limit or 1000)):
         ids = row["input_ids"]
+        if causal and len(ids) > 1:
+            rows.append(row)
+            hidden.append(np.arange(len(ids) - 1))
+            tokens.append(ids[1:])
+        if causal:
+            continue
         maskable = np.flatnonzero(~np.isin(ids, source.tokenizer.all_special_ids))
         if len(maskable) == 0:
             continue
@@ -259,12 +268,13 @@ def _masked(source: Source, data: str, limit: int | None, bad: BadRows) -> Examp
         raise PotstillError(f"{data} holds no text that the model's tokenizer knows.")
 
     def keep(number: int, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the loss of each hidden token, and whether it was guessed: logits of all would fill the memory."""
+        """Return the loss of each token, and whether it was guessed. All logits would fill the memory."""
         guesses, wanted = log_softmax(logits[hidden[number]].astype(np.float64), axis=-1), tokens[number]
         return np.stack([-guesses[np.arange(len(wanted)), wanted], guesses.argmax(axis=-1) == wanted])
 
     def score(kept: dict[str, Logits]) -> Metrics:
         loss, right = np.concatenate(kept["logits"], axis=1).astype(np.float64).mean(axis=1)
-        return {"masked-LM loss": float(loss), "accuracy": 100 * float(right), "score": 100 * float(right)}
+        name = "causal-LM loss" if causal else "masked-LM loss"
+        return {name: float(loss), "accuracy": 100 * float(right), "score": 100 * float(right)}
 
     return Examples(rows, score, keep)

@@ -1,4 +1,4 @@
-"""Sentences with a tag for each word: reading them, running them, and scoring what is found."""
+"""Sentences with a tag for each word: reads them, makes a model's inputs of them, and scores the tags it finds."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from potstill.errors import PotstillError
 from potstill.export.source import Arrays, Source
 from potstill.tasks.entities import Scheme, entity_f1
 from potstill.tasks.labels import ClassNames, canonical, in_words, match_names
-from potstill.tasks.rows import BadRows, columns_of, named_classes, rows_of, tell_unread, text_fault
+from potstill.tasks.rows import BadRows, columns_of, named_classes, report_unread, rows_of, text_fault
 
 TAGS = ("ner_tags", "pos_tags", "tags", "labels")
-"""What data sets call the column."""
+"""Names of the column of tags in data sets."""
 
-OF_NO_USE = {"id", "idx"}
+UNUSED = {"id", "idx"}
 
 Sentence = tuple[list[str], list[int]]
-"""Words, and the number of the tag of each."""
+"""The words, and the number of each word's tag."""
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """A sentence as the file has it.
+    """A sentence as it stands in a file.
 
     Attributes:
         words: of the sentence.
-        tags: of the words: names, or numbers.
+        tags: names or numbers, one for each word.
         places: where each word stands in the file, for messages.
     """
 
@@ -42,21 +42,22 @@ class Tagged:
 
 
 def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None) -> list[Sentence]:
-    """Read a `.jsonl` or `.parquet` file with a list `tokens` and a list of tags, or columns of CoNLL's form.
+    """Read a `.jsonl` or `.parquet` file with a list `tokens` and a list of tags, or a file in CoNLL's format.
 
     Args:
-        path: the file. Tags, in `ner_tags`, `pos_tags`, `tags` or `labels`, are names or numbers of the model's, or
-            numbers of names that a parquet file gives; a file of any other ending has a word a line, its tag last, with
-            tabs between the columns, or else blanks, and an empty line after each sentence.
-        names: number of a tag → its name, as the model has them.
-        bad: takes the sentences that cannot be used; if None, the first one is an error.
+        path: the file. In `.jsonl` and `.parquet` the tags are in `ner_tags`, `pos_tags`, `tags` or `labels`. They are
+            names or numbers of the model's tags, or numbers of names that a parquet file gives. A file with any other
+            ending has one word on each line, with its tag in the last column, and an empty line after each sentence.
+            Tabs separate the columns, or blanks if there are no tabs.
+        names: number of a tag → its name, of the model.
+        bad: collects the sentences that cannot be used; if None, the first one is an error.
 
     Raises:
-        PotstillError: there is no such file, or a row is not of that form or has a tag that the model has not.
+        PotstillError: there is no such file, a row does not have that form, or the model does not have its tag.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise PotstillError(f"There is no file {path}: name one of sentences with tags (.jsonl, .parquet or CoNLL's).")
+        raise PotstillError(f"There is no file {path}: name a file of tagged sentences (.jsonl, .parquet or CoNLL's).")
     bad = bad or BadRows()
     classes = ClassNames(tuple(names[number] for number in sorted(names)))
     typed = bool({".jsonl", ".parquet"} & {*file.suffixes[-2:]})
@@ -71,16 +72,16 @@ def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None)
             bad.add(f"{sentence.places[wrong]}, {what}")
         else:
             sentences.append((sentence.words, [number for number in numbers if number is not None]))
-    bad.tell(str(file), len(sentences))
+    bad.report(str(file), len(sentences))
     if not sentences:
         raise PotstillError(f"{path} holds no sentence.")
     return sentences
 
 
 def tag_batches(source: Source, sentences: list[list[str]]) -> tuple[list[Arrays], list[dict[int, int]]]:
-    """Return what the model reads of each sentence, and by number of a word the place of its first token.
+    """Return the model's inputs for each sentence, and for each, number of a word → place of its first token.
 
-    Words that the model's length cuts off have none, nor have those of which the tokenizer leaves nothing.
+    A word has no place if it lies beyond the model's length, or if the tokenizer makes no token of it.
     """
     rows, places = [], []
     for words in sentences:
@@ -96,12 +97,12 @@ def tag_batches(source: Source, sentences: list[list[str]]) -> tuple[list[Arrays
 def tag_scores(
     logits: Sequence[Any], places: Sequence[Mapping[int, int]], tags: Sequence[list[int]], names: Mapping[int, str]
 ) -> dict[str, float]:
-    """Return the accuracy over words and, where the tags mark entities, the F1 of these, in percent: see `Scheme`."""
+    """Return the accuracy over words, and the F1 of entities if the tags mark them (see `Scheme`), in percent."""
     right = words = 0
     found, wanted = [], []
     for row, at, numbers in zip(logits, places, tags, strict=True):
         guessed, numbers = row[list(at.values())].argmax(axis=-1).tolist(), [numbers[word] for word in at]
-        right += sum(mine == theirs for mine, theirs in zip(guessed, numbers, strict=True))
+        right += sum(guess == number for guess, number in zip(guessed, numbers, strict=True))
         words += len(at)
         found.append([names[number] for number in guessed])
         wanted.append([names[number] for number in numbers])
@@ -121,7 +122,7 @@ def _conll(file: Path, bad: BadRows) -> Iterator[Tagged]:
 
     def sentence() -> Iterator[Tagged]:
         nonlocal fault
-        if fault:  # the whole sentence is of no use without one of its words
+        if fault:  # a sentence cannot be used without one of its words
             bad.add(fault)
         elif words:
             yield Tagged([*words], [*tags], [*places])
@@ -138,11 +139,11 @@ def _conll(file: Path, bad: BadRows) -> Iterator[Tagged]:
             if not line.strip() or line.startswith("-DOCSTART-"):
                 yield from sentence()
                 continue
-            # A word may hold a blank where tabs separate, and a no-break space in any case.
+            # A word may hold a blank if tabs separate the columns, and it may always hold a no-break space.
             within = line.strip(" \t")
             fields = [field.strip(" ") for field in (within.split("\t") if "\t" in within else re.split(" +", within))]
             if len(fields) < 2 or not fields[0]:
-                fault = fault or f"{where}, has not both a word and its tag"
+                fault = fault or f"{where}, does not have both a word and its tag"
                 continue
             words.append(fields[0])
             tags.append(fields[-1])
@@ -159,13 +160,13 @@ def _table(file: Path, classes: ClassNames, bad: BadRows) -> list[Tagged]:
             in_words(rows, column, [classes.names[place] for place in order])
     chosen = _column(columns, rows, classes)
     if rows and chosen is not None:
-        tell_unread(str(file), columns_of(rows), {"tokens", chosen, *OF_NO_USE})
+        report_unread(str(file), columns_of(rows), {"tokens", chosen, *UNUSED})
     found = []
     for number, row in rows:
         where = f"{file}, row {number}"
         words, tags = row.get("tokens"), row.get(chosen)
         if not isinstance(words, list) or not isinstance(tags, list):
-            bad.add(f"{where}, has not both a list 'tokens' and one of tags: {', '.join(TAGS)}")
+            bad.add(f"{where}, does not have both a list 'tokens' and a list of tags: {', '.join(TAGS)}")
             continue
         words = [str(word) if isinstance(word, int) and not isinstance(word, bool) else word for word in words]
         fault = next((fault for word in words if (fault := text_fault(word, "a word")) is not None), None)
@@ -179,10 +180,10 @@ def _table(file: Path, classes: ClassNames, bad: BadRows) -> list[Tagged]:
 
 
 def _column(columns: list[str], rows: Iterable[tuple[int, dict[Any, Any]]], classes: ClassNames) -> str | None:
-    """Choose the column of tags: the one that has most of the model's, and of several numbered ones the likely one."""
+    """Choose the column of tags with the most tags of the model. If several are equal, choose the more likely name."""
     if len(columns) < 2:
         return next(iter(columns), None)
-    if Scheme.of(classes.names) is None:  # parts of speech rather than names
+    if Scheme.of(classes.names) is None:  # the model's tags are parts of speech, not entities
         columns = sorted(columns, key=lambda column: column == "ner_tags")
 
     def known(column: str) -> float:

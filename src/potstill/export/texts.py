@@ -1,4 +1,4 @@
-"""Real text to compare and to calibrate with: the user's own, or what comes with the package."""
+"""Real texts for comparison and calibration: the user's own, or an excerpt that comes with the package."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from potstill.corpus.sources import find_sources
 from potstill.errors import PotstillError
 
 WORDS = (6, 12, 18, 25, 40, 70)
-"""Lengths of embedded texts, in turns; most sentences of GLUE have 5 to 40 words."""
+"""Lengths of the embedded texts, which alternate. Most sentences of GLUE have 5 to 40 words."""
 
 
 def read_texts(name: str, count: int) -> list[str]:
-    """Return the first texts of a file, folder or pattern of those that `prepare` reads, a line or a row a text.
+    """Return the first texts of a file, folder or pattern that `prepare` can read. A line or a row is a text.
 
     Raises:
-        PotstillError: there is no such file, it cannot be read, or there is no text in it.
+        PotstillError: there is no such file, it cannot be read, or it holds no text.
     """
     sources = find_sources([name], Path())
     if any(source.kind == "hub" for source in sources):

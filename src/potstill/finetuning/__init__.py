@@ -1,1 +1,1 @@
-"""Fine-tuning on a task, by its labels alone or by a task teacher's soft targets too."""
+"""Fine-tunes a model on a task with its labels, or with its labels and the soft targets of a task teacher."""

@@ -1,4 +1,4 @@
-"""The data of a task, read as its declaration says: one class for each kind of task."""
+"""Reads the data of a task; each kind of task has one class that reads its data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from potstill.tasks.task import Task
 
 
 class TaskData(Hashable, Protocol):
-    """What fine-tuning needs of a task's data, whatever kind they are of.
+    """The interface of a task's data that fine-tuning uses, for all kinds of tasks.
 
     Attributes:
         head: the auto class that loads a model for the task.
         train: examples to train on.
-        dev: examples to score, by split.
-        bad_rows: split → rows left out because they cannot be used.
-        bad_answers: answers left out because their context does not hold them.
+        dev: split → examples to score.
+        bad_rows: split → number of rows left out because they cannot be used.
+        bad_answers: number of answers left out because their context does not contain them.
     """
 
     head: AutoHead
@@ -38,33 +38,33 @@ class TaskData(Hashable, Protocol):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes; none for a regression; None where an answer is no class."""
+        """Names of the classes; empty for a regression; None if an answer is not a class."""
 
     def shape(self) -> dict[str, Any]:
-        """Return what a model's config says of the task."""
+        """Return the fields of a model's config that describe the task."""
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
         """Tokenise a split."""
 
-    def soft_columns(self, found: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return a teacher's logits as columns of `Rows`: those with a number a token, and those with one a row."""
+    def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return a teacher's logits as columns of `Rows`: `tokens` (one number per token) and `values` (per row)."""
 
     def score(self, predict: Callable[[Rows], dict[str, Array]], dev: dict[str, Rows]) -> dict[str, Any]:
-        """Return the metrics, by split where there are several, and their `score`, in percent."""
+        """Return the metrics, by split if there are several splits, and their `score`; all in percent."""
 
 
 def load_data(args: FinetuneArguments) -> TaskData:
     """Read the data of a task.
 
     Raises:
-        TaskDataAbsentError: there is none in the folder given.
-        PotstillError: it cannot be read.
+        TaskDataAbsentError: the folder has no data of the task.
+        PotstillError: the data cannot be read.
     """
     task = args.declared_task
     for kind, read in KINDS.items():
         if isinstance(task, kind):
             return read(task, args)
-    raise PotstillError(f"There is nothing that reads the data of {task.title}, which is declared as {type(task)}.")
+    raise PotstillError(f"No class reads the data of {task.title}, which is declared as {type(task)}.")
 
 
 def _sentences(task: SentenceTask, args: FinetuneArguments) -> TaskData:
@@ -80,4 +80,4 @@ KINDS: dict[type[Task], Callable[[Any, FinetuneArguments], TaskData]] = {
     SentenceTask: _sentences,
     QuestionTask: _questions,
 }
-"""Class of a declaration → what reads the data of such tasks."""
+"""Class of a declaration → function that reads the data of such tasks."""

@@ -1,4 +1,4 @@
-"""The verb `finetune`: a model and a task in, a task model and its score out."""
+"""The verb `finetune`: trains a model on a task and scores it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from potstill.training.output import atomic_output, claimed_output_dir
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What a fine-tuning measured, and where the model is.
+    """The results of a fine-tuning and the folder of the model.
 
     Attributes:
-        folder: the model's.
-        results: as written to `results.json` there: the fields of `RunResult`.
+        folder: the folder of the model.
+        results: the fields of `RunResult`, as in the folder's `results.json`.
     """
 
     folder: Path
@@ -43,25 +43,25 @@ class Finetuned:
         if left_out:
             lines.append(f"bad rows left out: {', '.join(left_out)}")
         if results["bad_answers"]:
-            lines.append(f"{results['bad_answers']} answers left out, for their context does not hold them")
+            lines.append(f"{results['bad_answers']} answers left out because their context does not contain them")
         return "\n".join([*lines, f"wrote {self.folder}/"])
 
 
 def finetune(args: FinetuneArguments) -> Finetuned:
     """Fine-tune a model on a task, with a task teacher's soft targets if there is one, and score it.
 
-    The folder written loads with `AutoModelForQuestionAnswering`, or with `AutoModelForSequenceClassification` and in
-    `pipeline("text-classification")`; a card, the recipe as YAML and the measured results lie beside the weights.
+    The written folder can be loaded with `AutoModelForQuestionAnswering`, or with `AutoModelForSequenceClassification`
+    and `pipeline("text-classification")`. It also contains a card, the recipe as YAML, and the results.
 
     Args:
         args: at least `model`, `task` and `output_dir`.
 
     Returns:
-        The scores; with a teacher also those of the same run without it.
+        The scores; with a teacher also the scores of the same run without it.
 
     Raises:
-        PotstillError: bad input, told before anything is written where it can be known then.
-        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+        PotstillError: the input is bad, which is reported before anything is written if possible.
+        TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
     """
     for name in ("model", "task"):
         if not getattr(args, name):
@@ -73,7 +73,7 @@ def finetune(args: FinetuneArguments) -> Finetuned:
 def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     check_launch(args)
     plain = Job.prepare(args)
-    job = plain.taught() if args.teacher else plain
+    job = plain.with_teacher() if args.teacher else plain
     trainer, measured = train_once(job)
     more: dict[str, Any] = {
         "teacher_on_labels": job.teacher_on_labels,
@@ -89,21 +89,21 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
 
 
 def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
-    """Return what the same run measures without its teacher; its model is not kept."""
-    aside = folder / ".without_teacher"
-    # With the same settings, though the defaults without a teacher may be others.
-    changed: dict[str, Any] = {"output_dir": str(aside), "save_strategy": "no", "resume_from_checkpoint": None}
+    """Return the measurements of the same run without its teacher; the model is not kept."""
+    temporary = folder / ".without_teacher"
+    # The settings stay the same, although the defaults without a teacher may be different.
+    changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
     args = dataclasses.replace(job.args, teacher=None, **changed)
     try:
         return train_once(dataclasses.replace(job, args=args))[1]
     except TrainingInterrupted as interruption:
         error = PotstillError(
-            f"Interrupted in the same run without the teacher; the one with it is complete in {folder}."
+            f"Interrupted in the same run without the teacher; the run with the teacher is complete in {folder}."
         )
         error.exit_status = interruption.exit_status
         raise error from interruption
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
@@ -121,10 +121,10 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
 
 def _metrics(results: dict[str, Any]) -> str:
     metrics = flat(results["metrics"])
-    told = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
-    return ", ".join(f"{name} {metrics[name]:.1f}" for name in told)
+    names = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
+    return ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
 
 
 def _rows(results: dict[str, Any]) -> str:
     rows = results["rows"]
-    return f"{rows['train']:,} rows of training, {sum(rows.values()) - rows['train']:,} scored"
+    return f"{rows['train']:,} training rows, {sum(rows.values()) - rows['train']:,} scored"

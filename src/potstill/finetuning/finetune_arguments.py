@@ -1,4 +1,4 @@
-"""What `finetune` may be told: `TrainingArguments`, the task, and what a task teacher's losses weigh."""
+"""The options of `finetune`: `TrainingArguments`, the task, and the weights of a task teacher's losses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from potstill.tasks.rows import ON_BAD_ROWS, OnBadRows
 from potstill.tasks.task import USUAL, Task
 
 OPTIONS_READ = ("potstill.tasks.registry",)
-"""Modules that the help of the options is made of, beside this one."""
+"""Other modules whose contents are in the help of the options."""
 
 
 def _lengths() -> str:
-    """Say how long an input may be by default: the length of most tasks first, then the tasks with another one."""
+    """Return the default maximum lengths in words: that of most tasks first, then the tasks with another one."""
     common = USUAL.max_length
     others: dict[int, list[str]] = {}
     for name, task in TASKS.items():
@@ -36,60 +36,70 @@ class FinetuneArguments(RunArguments):
     """Options of `potstill finetune`.
 
     Raises:
-        PotstillError: an unknown task, or a value that cannot be, named by its field.
+        PotstillError: the task is unknown, or a value is not valid; the message names its field.
     """
 
     model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
-    task: str | None = option(None, f"What to fine-tune it on: {', '.join(TASKS)}.", required=True)
+    task: str | None = option(None, f"Task to fine-tune it on: {', '.join(TASKS)}.", required=True)
     task_data: str | None = option(
-        None, "Folder of the task's data, or of all tasks'; for SQuAD also one file; the hub's dataset if not given."
+        None, "Folder with the data of the task or of all tasks, or one file for SQuAD; the hub's dataset if not given."
     )
     max_length: int | None = option(None, f"Longest input in tokens; {_lengths()} if not given.")
-    max_train_samples: int | None = option(None, "Train on so many rows, drawn once for all seeds.")
-    max_eval_samples: int | None = option(None, "Score so many rows of each dev split, drawn likewise.")
-    freeze_encoder: bool = option(
-        False, "Leave the encoder as it is and train a BiLSTM with attention on its hidden states, as ELMo was used."
+    max_train_samples: int | None = option(
+        None, "Number of training rows, a random sample that is the same for all seeds; all if not given."
     )
-    teacher: str | None = option(None, "Folder or hub name of a model that is fine-tuned on the task already.")
+    max_eval_samples: int | None = option(
+        None, "Number of rows of each dev split to score, sampled in the same way; all if not given."
+    )
+    freeze_encoder: bool = option(
+        False, "Do not train the encoder; train a BiLSTM with attention on its hidden states, as was done with ELMo."
+    )
+    teacher: str | None = option(None, "Folder or hub name of a model that is already fine-tuned on the task.")
     alpha_ce: float = option(0.5, "Weight of the teacher's soft targets.")
-    alpha_task: float = option(0.5, "Weight of the labels, where there is a teacher.")
-    alpha_cos: float = option(0.0, "Weight of the cosine to the teacher's hidden states; needs equal widths.")
+    alpha_task: float = option(0.5, "Weight of the labels, if there is a teacher.")
+    alpha_cos: float = option(
+        0.0, "Weight of the cosine loss between hidden states of model and teacher; their widths must be equal."
+    )
     temperature: float = option(2.0, "Temperature of the soft targets.")
     soft_positions: Literal["answer", "all"] = option(
-        "answer", "Tokens that the soft targets of a span are over: where an answer may begin or end, or all."
+        "answer", "Tokens for the soft targets of a span: those where an answer may start or end, or all."
     )
     without_teacher_too: bool = option(
-        True, "With --teacher, also train the same run without it, and report its score beside."
+        True, "With --teacher, also do the same run without it, and report that score too."
     )
     stride: int = option(128, "SQuAD: tokens that two consecutive windows of a context share.")
-    max_answer_length: int = option(30, "SQuAD: most tokens of an answer.")
-    n_best: int = option(20, "SQuAD: answers to keep for each question.")
+    max_answer_length: int = option(30, "SQuAD: maximum length of an answer in tokens.")
+    n_best: int = option(20, "SQuAD: number of best answers to keep for each question.")
     null_threshold: float = option(
-        0.0, "SQuAD 2.0: no answer is given where its score is above the best answer's by more than this."
+        0.0, "SQuAD 2.0: predict no answer if its score exceeds the best answer's by more than this."
     )
     dev_share: float = option(0.2, "SQuAD from one file: share of the articles to hold out and score.")
     on_bad_answer: Literal["error", "skip"] = option(
-        "error", "SQuAD: what to do about an answer that its context does not hold at answer_start: error or skip."
+        "error", "SQuAD: what to do if the context does not contain an answer at answer_start: error or skip."
     )
     on_bad_rows: OnBadRows = option(
-        "stop", "What to do about rows that cannot be used, such as broken lines: stop, or skip and count them."
+        "stop", "What to do with rows that cannot be used, such as broken lines: stop, or skip and count them."
     )
-    seed: int = option(42, "Decides the head's initial weights, the order of the rows, and dropout.")
+    seed: int = option(42, "Seed of the head's initial weights, the order of the rows, and dropout.")
 
-    learning_rate: float | None = option(None, "Peak learning rate of AdamW; by task if not given.")
-    num_train_epochs: float | None = option(None, "Passes over the data; by task if not given.")
-    per_device_train_batch_size: int | None = option(None, "Rows per device and step; by task if not given.")
+    learning_rate: float | None = option(None, "Peak learning rate of AdamW; the task's default if not given.")
+    num_train_epochs: float | None = option(None, "Passes over the data; the task's default if not given.")
+    per_device_train_batch_size: int | None = option(None, "Rows per device and step; the task's default if not given.")
     per_device_eval_batch_size: int = option(128, "Rows to score at a time.")
     weight_decay: float = option(0.01, "Weight decay of AdamW.")
-    warmup_steps: float = option(0.1, "Linear warm-up: a share of the training below 1, a number of steps from 1.")
-    bf16: bool | None = option(None, "Compute in bfloat16 under autocast; on GPUs that have it if not given.")
-    cuda_graphs: bool = option(True, "Record what the GPU does in a step, for each length of batch, and replay it.")
-    logging_steps: float = option(100, "Log every so many steps.")
-    metric_for_best_model: str | None = option("score", "What --load_best_model_at_end goes by; higher is better.")
+    warmup_steps: float = option(0.1, "Linear warm-up: below 1 a share of the training, from 1 on a number of steps.")
+    bf16: bool | None = option(None, "Compute in bfloat16 under autocast; if not given, on GPUs that support it.")
+    cuda_graphs: bool = option(True, "Record a step as a CUDA graph for each length of batch, and replay it.")
+    logging_steps: float = option(100, "Number of steps between two lines of the log.")
+    metric_for_best_model: str | None = option(
+        "score", "Metric by which --load_best_model_at_end chooses; higher is better."
+    )
     eval_strategy: str = option("no", "When to score the dev set before the end: no, steps or epoch.")
     save_strategy: str = option("no", "When to save checkpoints: no, steps or epoch; a signal saves one in any case.")
-    dataloader_drop_last: bool = option(False, "Leave out the rows that fill no whole batch.")
-    dataloader_num_workers: int = option(0, "Processes that make batches; 0 is fast enough.")
+    dataloader_drop_last: bool = option(False, "Leave out the last rows of an epoch if they do not fill a batch.")
+    dataloader_num_workers: int = option(
+        0, "Processes that make batches; 0, the training process itself, is fast enough."
+    )
 
     def __post_init__(self) -> None:
         defaults = USUAL if self.task is None else find_task(self.task).settings(taught=bool(self.teacher))

@@ -1,4 +1,4 @@
-"""A frozen encoder under a small trained head: how ELMo was evaluated in the paper's table."""
+"""A frozen encoder with a small trained head, as for ELMo in the paper's table."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from transformers import (
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 WIDTH = 256
-"""Of each direction of the BiLSTM."""
+"""Width of each direction of the BiLSTM."""
 
 
 class FrozenEncoderConfig(PreTrainedConfig):
-    """What a `FrozenEncoder` is made of: the config of its encoder, and the task it is for."""
+    """Config of a `FrozenEncoder`: the config of its encoder, and whether its task is to find spans."""
 
     model_type = "potstill-frozen-encoder"
 
@@ -36,10 +36,10 @@ class FrozenEncoderConfig(PreTrainedConfig):
 
 
 class FrozenEncoder(PreTrainedModel):
-    """Hidden states of an encoder that is never trained, a BiLSTM over them, and attention that pools its states.
+    """An encoder that is never trained, a BiLSTM over its hidden states, and attention that pools the BiLSTM's states.
 
-    For spans the states are not pooled: each token's gives its logits of start and end. A pair of sentences is read as
-    the encoder reads it, in one sequence.
+    For spans the states are not pooled: each token's state gives its start and end logits. The encoder reads a pair of
+    sentences as one sequence.
     """
 
     config_class = FrozenEncoderConfig
@@ -59,7 +59,7 @@ class FrozenEncoder(PreTrainedModel):
 
     @classmethod
     def on(cls, model: PreTrainedModel, spans: bool, seed: int) -> FrozenEncoder:
-        """Take the encoder out of a model with a head, whose labels it keeps, and draw a new head by the seed."""
+        """Use the encoder and the labels of a model with a head, and initialise a new head with the seed."""
         encoder = model.base_model
         names = ("num_labels", "id2label", "label2id", "problem_type", "pad_token_id")
         labels = {name: getattr(model.config, name) for name in names}
@@ -68,18 +68,18 @@ class FrozenEncoder(PreTrainedModel):
             return cls(FrozenEncoderConfig(encoder.config.to_dict(), spans, **labels), encoder)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave weights as their modules draw them."""
+        """Keep the initial weights that the modules set themselves."""
 
     def train(self, mode: bool = True) -> FrozenEncoder:
-        """Switch the head's mode; the encoder stays as it is used, without dropout."""
+        """Set the mode of the head; the encoder always stays in evaluation mode, without dropout."""
         super().train(mode)
-        self.encoder.eval().requires_grad_(False)  # parameters that were loaded are new ones
+        self.encoder.eval().requires_grad_(False)  # loading weights may replace parameters by new ones
         return self
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, **options: Any
     ) -> Any:
-        """Return logits (B, C), or of start and end (B, L) each, for (B, L) tokens."""
+        """Return logits (B, C), or start and end logits (B, L) each, for tokens (B, L)."""
         inputs = (
             {}
             if token_type_ids is None or not self.config.encoder.get("type_vocab_size")

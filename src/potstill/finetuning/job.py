@@ -1,4 +1,4 @@
-"""All that a fine-tuning needs before the first step: data, tokenizer, rows, and what a teacher says of them."""
+"""Prepares a fine-tuning: data, tokenizer, tokenised rows, and a teacher's logits for them."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 
 LENGTHS = 8
-"""Lengths of batches that are recorded: enough that little is padding, few enough that each comes often."""
+"""Number of lengths of recorded batches. More lengths would save padding; with fewer, each length occurs more often."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained on and scored, as one model reads it.
+    """The rows to train on and to score, tokenised for one model.
 
     Attributes:
-        args: of the run.
-        data: of the task.
-        tokenizer: of the model.
+        args: the options of the run.
+        data: the data of the task.
+        tokenizer: the model's tokenizer.
         train: rows to train on.
-        dev: rows to score, by split.
-        hidden_teacher: the teacher, if its hidden states are wanted.
-        teacher_on_labels: how the teacher fares on the labels of the rows to train on: figures by name.
+        dev: split → rows to score.
+        hidden_teacher: the teacher, if its hidden states are used.
+        teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows.
     """
 
     args: FinetuneArguments
@@ -55,7 +55,7 @@ class Job:
         """Read the data of the task, if it is not given, and tokenise it.
 
         Raises:
-            PotstillError: data, tokenizer or config are not there, or cannot be used.
+            PotstillError: data, tokenizer or config are missing, or cannot be used.
         """
         reader = InputReader.of(args, args.model or "", "model")
         data = data or load_data(args)
@@ -64,16 +64,16 @@ class Job:
         return cls(args, data, reader.tokenizer, train, dev)
 
     def new_model(self) -> Any:
-        """Load the model with a new head, drawn by the seed: `logits` or start and end logits come out."""
+        """Load the model with a head initialised with the seed; it returns `logits`, or start and end logits."""
         args = self.args
         model = load_with_head(args.model or "", self.data.head, self.tokenizer, args.seed, **self.data.shape())
         return FrozenEncoder.on(model, args.is_question, args.seed) if args.freeze_encoder else model
 
-    def taught(self) -> Job:
-        """Return the same job with the soft targets of `args.teacher` beside its rows.
+    def with_teacher(self) -> Job:
+        """Return the same job with the soft targets of `args.teacher` added to its rows.
 
         Raises:
-            PotstillError: the teacher is not one for this task, reads other tokens where it must read the same, or
+            PotstillError: the teacher is not a model for this task, reads other tokens where it must read the same, or
                 contradicts the labels.
         """
         args, name = self.args, self.args.teacher or ""
@@ -81,7 +81,7 @@ class Job:
         reader = InputReader.of(args, name, "teacher")
         same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
         if args.declared_task.by_token or args.alpha_cos:
-            self._check_alike(reader, teacher, same_ids)
+            self._check_same_tokens(reader, teacher, same_ids)
             reader = replace(reader, max_length=self.train.limit)
         same_types = reader.token_types == ("token_type_ids" in self.train.tokens)
         same = same_ids and same_types and reader.max_length == self.train.limit
@@ -89,12 +89,12 @@ class Job:
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with args.main_process_first(local=False, desc="soft targets"):
             folder = model_folder(name, "teacher")
-            found = soft_targets(teacher.to(args.device), folder, rows, args.per_device_eval_batch_size, dtype)
+            logits = soft_targets(teacher.to(args.device), folder, rows, args.per_device_eval_batch_size, dtype)
         order = class_order(teacher.config, self.data.labels) if self.data.labels else None
         if order is not None and order != sorted(order):
-            found = {"logits": np.asarray(found["logits"])[:, order]}
-        fit = self._fit(name, rows, found, order is not None)
-        by_token, by_row = self.data.soft_columns(found)
+            logits = {"logits": np.asarray(logits["logits"])[:, order]}
+        fit = self._fit(name, rows, logits, order is not None)
+        by_token, by_row = self.data.soft_columns(logits)
         tokens, values = self.train.tokens | by_token, self.train.values | by_row
         if args.alpha_cos and reader.token_types:
             tokens["teacher_token_type_ids"] = rows.tokens["token_type_ids"]
@@ -102,34 +102,34 @@ class Job:
         hidden = teacher if args.alpha_cos else None
         return replace(self, train=train, hidden_teacher=hidden, teacher_on_labels=fit.measured if fit else None)
 
-    def _fit(self, name: str, rows: Rows, found: dict[str, Array], named: bool) -> Fit | None:
-        """Tell how a teacher fares on the training labels.
+    def _fit(self, name: str, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
+        """Return and log how well a teacher predicts the training labels.
 
         Raises:
-            PotstillError: it contradicts them.
+            PotstillError: the teacher contradicts the labels, and its soft targets have a weight.
         """
-        fit = fit_of(self.data, rows, found, named)
+        fit = fit_of(self.data, rows, logits, named)
         if fit is None:
             return None
         if fit.fault is not None and self.args.alpha_ce:
-            raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.told}; {fit.fault}.")
+            raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.message}; {fit.fault}.")
         if self.args.should_log:
-            print(f"the teacher on the training labels: {fit.told}", file=sys.stderr, flush=True)
+            print(f"the teacher on the training labels: {fit.message}", file=sys.stderr, flush=True)
         return fit
 
-    def _check_alike(self, reader: InputReader, teacher: PreTrainedModel, same_ids: bool) -> None:
-        """Check that a teacher reads the very tokens that the model does, and has hidden states as wide if need be."""
+    def _check_same_tokens(self, reader: InputReader, teacher: PreTrainedModel, same_ids: bool) -> None:
+        """Check that a teacher reads the same tokens as the model and, for the cosine, has hidden states as wide."""
         args, name, longest = self.args, reader.name, self.train.limit
         by_token = args.declared_task.by_token
-        what = "Answers are places among tokens" if by_token else "The cosine is taken token by token"
+        reason = "Answers are token positions" if by_token else "The cosine compares token by token"
         if not same_ids:
             raise PotstillError(
-                f"{what}, but the teacher {name!r} has another tokenizer than the model: give a teacher with the same "
-                f"one{'' if by_token else ', or --alpha_cos 0'}."
+                f"{reason}, but the teacher {name!r} has another tokenizer than the model: give a teacher with the "
+                f"same one{'' if by_token else ', or --alpha_cos 0'}."
             )
         if reader.max_length < longest:
             raise PotstillError(
-                f"{what}, but the teacher {name!r} reads at most {reader.max_length} tokens where the model reads "
+                f"{reason}, but the teacher {name!r} reads at most {reader.max_length} tokens and the model reads "
                 f"{longest}: pass --max_length {reader.max_length}."
             )
         if args.alpha_cos:
@@ -145,16 +145,16 @@ class Job:
 
 @dataclass(frozen=True)
 class InputReader:
-    """How a model reads text.
+    """The config, tokenizer and limits with which a model reads text.
 
     Attributes:
         name: the model's folder or hub name.
-        role: what it is to the user: ``model`` or ``teacher``.
-        config: the model's.
-        tokenizer: the model's, with a token to pad with.
-        max_length: longest input that is wanted and that the model can read.
+        role: the word for it in messages: ``model`` or ``teacher``.
+        config: the model's config.
+        tokenizer: the model's tokenizer, with a padding token.
+        max_length: maximum length of an input in tokens: as requested, but not more than the model can read.
         multiple: see `Rows`.
-        token_types: whether the model is given `token_type_ids`.
+        token_types: whether the model takes `token_type_ids`.
     """
 
     name: str
@@ -170,28 +170,27 @@ class InputReader:
         """Read a model's config and tokenizer.
 
         Raises:
-            PotstillError: there are none, they cannot be used, the tokenizer has ids that the model has no embedding
-                for, or `max_length` is beyond what the model reads.
+            PotstillError: config or tokenizer are missing or cannot be used, the tokenizer has ids that the model has
+                no embedding for, or `max_length` is more than the model can read.
         """
         config = load_config(name, role)
         encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
-        # So it is saved, too: what lies beside a model is not to give what the model fails on.
+        # The tokenizer is saved in this form, so that its output always fits the model that is saved with it.
         tokenizer = load_tokenizer(name, takes_token_types(encoder), role)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
-                raise PotstillError(
-                    f"The tokenizer of the {role} {name!r} has no token to pad with: set its pad_token."
-                )
+                raise PotstillError(f"The tokenizer of the {role} {name!r} has no padding token: set its pad_token.")
             tokenizer.pad_token = tokenizer.eos_token
         if getattr(encoder, "pad_token_id", None) is None:
-            encoder.pad_token_id = tokenizer.pad_token_id  # as it is loaded: positions may be counted from it
+            # The model is loaded with the same id: it may count positions from it.
+            encoder.pad_token_id = tokenizer.pad_token_id
         limit = min(tokenizer.model_max_length, usable_length(encoder) or tokenizer.model_max_length)
-        wanted = args.max_length or limit
-        if wanted > limit and wanted != args.declared_task.settings(bool(args.teacher)).max_length:
+        requested = args.max_length or limit
+        if requested > limit and requested != args.declared_task.settings(bool(args.teacher)).max_length:
             raise PotstillError(
-                f"--max_length is {wanted}, but the {role} {name!r} reads at most {limit} tokens: lower it."
+                f"--max_length is {requested}, but the {role} {name!r} reads at most {limit} tokens: lower it."
             )
-        max_length = min(wanted, limit)
+        max_length = min(requested, limit)
         check_vocabulary(tokenizer, encoder, f"the {role} {name!r}")
         types = "token_type_ids" in tokenizer.model_input_names
         return cls(name, role, encoder, tokenizer, max_length, _multiple(args, max_length), types)

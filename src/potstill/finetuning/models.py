@@ -1,4 +1,4 @@
-"""Loading a model with the head of a task, and task teachers, from folders and from the hub."""
+"""Loads models with the head of a task, and task teachers, from folders and from the hub."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AutoHead = type[AutoModelForSequenceClassification] | type[AutoModelForQuestionA
 
 
 def load_config(name: str, role: str = "model") -> PreTrainedConfig:
-    """Read a model's config: what it is, before its weights are.
+    """Read a model's config, without its weights.
 
     Raises:
         PotstillError: there is no such model, it has no safetensors weights, or its config cannot be read, does not fit
@@ -40,61 +40,64 @@ def load_config(name: str, role: str = "model") -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of several libraries
         raise PotstillError(f"the {role} {name!r} has no config that can be used: {first_line(error)}") from error
-    # This key may send transformers to another file than the weights checked above, a pickle among the choices.
+    # With this key transformers could load another file than the weights checked above, for example a pickle.
     vars(config).pop("transformers_weights", None)
     return config
 
 
 def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast, seed: int, **shape: Any) -> Any:
-    """Load an encoder under a head for a task, drawn anew if it has none, or one for labels by other names.
+    """Load an encoder with a head for a task.
+
+    A new head is initialised if the model has none, or if its labels have other names.
 
     Args:
-        name: folder or hub name of any model that has such a head in transformers.
+        name: folder or hub name of a model whose architecture has such a head in transformers.
         head: the auto class.
-        tokenizer: of the model; gives the id of padding where the model has none.
-        seed: draws the head.
-        shape: what the config says of the task: `num_labels`, `id2label`, `label2id`, `problem_type`.
+        tokenizer: the model's tokenizer; its padding id is used if the model's config has none.
+        seed: seed of a new head.
+        shape: fields of the config for the task: `num_labels`, `id2label`, `label2id`, `problem_type`.
 
     Raises:
         PotstillError: there is no such model, it has no such head in transformers, or its weights are damaged,
             pickled or incomplete.
     """
     config = load_config(name)
-    before = None if "id2label" not in shape else _names(config.id2label)
+    old_names = None if "id2label" not in shape else _names(config.id2label)
     for key, value in shape.items():
         setattr(config, key, value)
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
     model, report = load_as(head, name, config, "model", seed)
     inner = f"{model.base_model_prefix}."
-    # A pooler is a part of the head that BERT keeps in its encoder; pre-training by masked LM alone leaves it out.
-    lacking = sorted(key for key in report["missing_keys"] if key.startswith(inner) and ".pooler." not in key)
-    if lacking:
+    # BERT's encoder contains the pooler, which is part of the head. After pre-training by masked LM alone
+    # there is no pooler.
+    missing = sorted(key for key in report["missing_keys"] if key.startswith(inner) and ".pooler." not in key)
+    if missing:
         raise PotstillError(
-            f"the weights of the model {name!r} are incomplete: {len(lacking)} tensors of its encoder are not in its "
-            f"files, {lacking[0]} among them"
+            f"the weights of the model {name!r} are incomplete: {len(missing)} tensors of its encoder are not in its "
+            f"files, for example {missing[0]}"
         )
-    if before not in (None, _names(model.config.id2label)):
-        _draw_head(model, seed)
+    if old_names not in (None, _names(model.config.id2label)):
+        _initialise_head(model, seed)
     return model
 
 
 def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None) -> PreTrainedModel:
-    """Load a model that is fine-tuned on a task already.
+    """Load a model that is already fine-tuned on a task.
 
     Args:
         name: folder or hub name.
         head: the auto class.
-        labels: names of the classes; none for a regression; None for spans.
+        labels: names of the classes; empty for a regression; None for spans.
 
     Raises:
-        PotstillError: there is no such model, it has no trained head, or a head for other labels.
+        PotstillError: there is no such model, it has no trained head, or its head has another number of labels.
     """
     config = load_config(name, "teacher")
     count = None if labels is None else max(1, len(labels))
     if count is not None and config.num_labels != count:
         raise PotstillError(
-            f"the teacher {name!r} tells {config.num_labels} labels apart where the task has {count}: give one that is "
+            f"the teacher {name!r} has {config.num_labels} labels, but the task has {count}: give one that is "
             "fine-tuned on this task"
         )
     model, report = load_as(head, name, config, "teacher")
@@ -102,20 +105,20 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
     if untrained:
         raise PotstillError(
             f"the teacher {name!r} has no trained head for this task (its weights lack {untrained[0]}): "
-            "fine-tune it first and give the folder that results"
+            "fine-tune it first and give the folder of the result"
         )
     return model.eval().requires_grad_(False)
 
 
 def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int = 0) -> tuple[Any, dict[str, Any]]:
-    """Load a model in float32 with a head, and say what of it was not in its files.
+    """Load a model in float32 with a head, and return it with the loading report of transformers.
 
     Args:
         head: auto class of the head.
         name: folder or hub name.
-        config: of the model.
-        role: what the model is to the user, for messages.
-        seed: draws what its files lack.
+        config: the model's config.
+        role: the word for the model in messages.
+        seed: seed of weights that its files lack.
 
     Raises:
         PotstillError: there is no such model, its weights are damaged, do not fit its config or are not all finite
@@ -124,7 +127,7 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
     folder = model_folder(name, role)
     with quiet_loading(), panics_as_errors(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        # Named here because a config may name another, which can be code from the hub.
+        # The attention is always given, because a config may name another one, which may be code from the hub.
         for attention in ("sdpa", "eager"):
             try:
                 model, report = head.from_pretrained(
@@ -139,20 +142,20 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
                     output_loading_info=True,
                 )
                 break
-            except Exception as error:  # whatever a damaged or foreign file provokes in several libraries
+            except Exception as error:  # a bad file can cause errors of many types in several libraries
                 if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
                     continue
                 kind = head.__name__.removeprefix("AutoModelFor")
-                what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
+                task = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
                 if isinstance(error, SafetensorError):
-                    why = f"its weights are damaged or incomplete: copy or download it again ({first_line(error)})"
+                    reason = f"its weights are damaged or incomplete: copy or download it again ({first_line(error)})"
                 else:
-                    why = first_line(error)
-                raise PotstillError(f"the {role} {name!r} cannot be loaded with a head for {what}: {why}") from error
+                    reason = first_line(error)
+                raise PotstillError(f"the {role} {name!r} cannot be loaded with a head for {task}: {reason}") from error
     inner = f"{model.base_model_prefix}."
-    foreign = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(inner))
-    if foreign:
-        raise PotstillError(f"the weights of the {role} {name!r} do not fit its config: {foreign[0]} among them")
+    mismatched = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(inner))
+    if mismatched:
+        raise PotstillError(f"the weights of the {role} {name!r} do not fit its config, for example {mismatched[0]}")
     surplus = sorted(key for key in report["unexpected_keys"] if key.startswith(inner) and _OF_LAYER.search(key))
     if surplus:
         raise PotstillError(
@@ -163,18 +166,18 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
 
 
 def _names(labels: dict[int, str]) -> list[str] | None:
-    """Return the names of labels in order, None where they are only numbered."""
+    """Return the names of labels in order; None if they are only numbers."""
     names = [str(labels[number]).lower() for number in sorted(labels)]
     return None if names == [f"label_{number}" for number in range(len(names))] else names
 
 
-def _draw_head(model: PreTrainedModel, seed: int) -> None:
-    """Draw the weights outside the encoder as transformers draws new ones."""
+def _initialise_head(model: PreTrainedModel, seed: int) -> None:
+    """Initialise the weights outside the encoder again, as transformers initialises new ones."""
     encoder = {id(module) for module in model.base_model.modules()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         for module in model.modules():
             if module is not model and id(module) not in encoder:
                 for parameter in module.parameters(recurse=False):
-                    parameter._is_hf_initialized = False  # or else it is left as it was loaded
+                    parameter._is_hf_initialized = False  # otherwise transformers keeps the loaded weights
                 model._init_weights(module)

@@ -1,4 +1,4 @@
-"""What a task model is trained on: labels, and where there is a task teacher its soft targets and hidden states."""
+"""The losses of a task model: on labels and, with a task teacher, on its soft targets and hidden states."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TaskObjective:
-    """Weights of the losses; their sum is what is minimised.
+    """The weighted sum of the losses, which is minimised.
 
-    Without a teacher it is the task's own loss alone, unweighted: cross-entropy, or for a regression the squared error.
+    Without a teacher it is only the task's own loss, unweighted: cross-entropy, or squared error for a regression.
 
     Attributes:
-        alpha_ce: of the soft targets: KL(teacher ‖ student) at `temperature`, times temperature², mean over rows
-            (Hinton et al. 2015); for a regression the squared difference of the two scores.
-        alpha_task: of the labels.
-        alpha_cos: of 1 − cosine of the last hidden states, mean over tokens.
-        temperature: of both softmaxes.
-        soft_positions: the tokens of a window that the soft targets of a span are over: those that an answer may start
-            or end at, or all, question and special tokens included.
+        alpha_ce: weight of the soft targets: KL(teacher ‖ student) at `temperature`, times temperature², mean over
+            rows (Hinton et al. 2015); for a regression the squared difference of the two scores.
+        alpha_task: weight of the loss on the labels.
+        alpha_cos: weight of 1 − cosine of the last hidden states, mean over tokens.
+        temperature: temperature of both softmaxes.
+        soft_positions: the tokens of a window for the soft targets of a span. `answer`: those where an answer may start
+            or end. `all`: all tokens, with question and special tokens.
     """
 
     alpha_ce: float = 0.5
@@ -36,10 +36,10 @@ class TaskObjective:
     soft_positions: SoftPositions = "answer"
 
     def sum_up(self, losses: Losses) -> Losses:
-        """Add `loss`, the one to minimise, to the named terms, and detach those.
+        """Add `loss`, the weighted sum, to the named losses, and detach the named losses.
 
         Args:
-            losses: `task`, and with a teacher `ce` and perhaps `cos`, scalars.
+            losses: scalars: `task`, and with a teacher `ce` and perhaps `cos`.
         """
         if len(losses) == 1:
             return {"loss": losses["task"]}
@@ -48,12 +48,12 @@ class TaskObjective:
         return {"loss": loss} | {name: value.detach() for name, value in losses.items()}
 
     def sentence(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Losses:
-        """Return the terms for sentences.
+        """Return the losses for sentences.
 
         Args:
-            logits: (B, C) of the student, or (B, 1) scores.
+            logits: (B, C) logits of the student, or (B, 1) scores.
             labels: (B,) int64 classes, or float scores.
-            teacher: like `logits`.
+            teacher: the teacher's logits, in the same shape.
         """
         logits = _exact(logits)
         if labels.is_floating_point():
@@ -75,14 +75,14 @@ class TaskObjective:
         answerable: Tensor,
         teacher: tuple[Tensor, Tensor] | None = None,
     ) -> Losses:
-        """Return the terms for windows, each the mean of those of start and end.
+        """Return the losses for windows, each the mean of the loss of the start and the loss of the end.
 
         Args:
-            logits: (B, L) of the student, of start and of end.
-            labels: (B,) int64 positions.
-            inside: (B, L) bool, False for padding, which takes no part.
-            answerable: (B, L) bool, where an answer may start or end.
-            teacher: like `logits`.
+            logits: start and end logits of the student, (B, L) each.
+            labels: start and end positions, (B,) int64 each.
+            inside: (B, L) bool, False for padding, which is ignored.
+            answerable: (B, L) bool, True where an answer may start or end.
+            teacher: the teacher's logits, in the same shapes.
         """
         task, soft = [], []
         positions = answerable if self.soft_positions == "answer" else inside
@@ -95,7 +95,7 @@ class TaskObjective:
         return losses if teacher is None else losses | {"ce": torch.stack(soft).mean()}
 
     def hidden(self, student: Tensor, teacher: Tensor, inside: Tensor) -> Tensor:
-        """Return 1 − cosine of (B, L, H) hidden states, mean over the tokens that are no padding, (B, L) bool."""
+        """Return the mean of 1 − cosine of hidden states (B, L, H) over the tokens where `inside` (B, L) is True."""
         each = 1 - F.cosine_similarity(_exact(student), _exact(teacher), dim=-1)
         return (each * inside).sum() / inside.sum()
 
@@ -105,7 +105,7 @@ class TaskObjective:
             (logits / self.temperature).masked_fill(~positions, -torch.inf).log_softmax(dim=1)
             for logits in (teacher, student)
         )
-        # At -inf both terms are 0, in value and gradient, which inf - inf and 0 · inf are not.
+        # Where both are -inf, value and gradient must be 0; without the mask, inf - inf and 0 · inf would give NaN.
         terms = log_p.exp() * (log_p - log_q).masked_fill(~positions, 0.0)
         return terms.sum() / len(student) * self.temperature**2
 

@@ -1,4 +1,4 @@
-"""What a task model says of rows, and what a task teacher says of them, kept for the next run."""
+"""Computes a task model's predictions for rows, and a task teacher's, which are cached for the next run."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from potstill.training.run_record import model_fingerprint
 
 @torch.inference_mode()
 def predict(model: nn.Module, rows: Rows, batch_size: int, dtype: torch.dtype | None = None) -> dict[str, Array]:
-    """Run a model over all rows, in evaluation mode, and leave it in the mode it was in.
+    """Run a model on all rows in evaluation mode, and set it back to its previous mode.
 
     Args:
-        model: on the device to run it on.
-        rows: what it reads.
+        model: the model, on the device where it is to run.
+        rows: the rows to read.
         batch_size: rows at a time.
-        dtype: of autocast; None for the model's own.
+        dtype: dtype of autocast; None for no autocast.
 
     Returns:
-        For sentences `logits`, (rows, C); for spans `start_logits` and `end_logits`, (tokens of all rows,), rows one
-        after another. float32.
+        For sentences `logits`, (rows, C). For spans `start_logits` and `end_logits`, (tokens of all rows,) each, with
+        the rows in order. All are float32.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -65,17 +65,17 @@ def predict(model: nn.Module, rows: Rows, batch_size: int, dtype: torch.dtype | 
 def soft_targets(
     model: nn.Module, source: str | Path, rows: Rows, batch_size: int, dtype: torch.dtype | None = None
 ) -> dict[str, Array]:
-    """Return what a task teacher says of rows, as `predict` does, but computed only once for a teacher and rows.
+    """Return a task teacher's logits for rows, as `predict` does, but compute them only once for a teacher and rows.
 
-    It is kept below `$POTSTILL_CACHE`, or `~/.cache/potstill`, in a folder named after a hash of the teacher's files,
-    of the rows as it reads them, and of the precision; and mapped into memory from there.
+    They are cached below `$POTSTILL_CACHE`, or `~/.cache/potstill`, and mapped into memory from there. The folder is
+    named after a hash of the teacher's files, of its tokenised rows, and of the precision.
 
     Args:
         model: the teacher.
-        source: folder it was loaded from.
-        rows: as the teacher's own tokenizer reads them.
+        source: folder that it was loaded from.
+        rows: the rows, tokenised by the teacher's own tokenizer.
         batch_size: rows at a time.
-        dtype: of autocast.
+        dtype: dtype of autocast.
 
     Raises:
         PotstillError: the teacher's logits are not finite, or the cache cannot be written or read.
@@ -97,30 +97,30 @@ def soft_targets(
                     np.save(partial / f"{name}.npy", array)
                 os.replace(partial, folder)
             except OSError:
-                if not folder.is_dir():  # or else another run has written the same meanwhile
+                if not folder.is_dir():  # otherwise another run wrote the same folder meanwhile
                     raise
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise PotstillError(
-                f"The teacher's logits cannot be kept in {folder.parent} ({first_line(error)}): free some space, or "
+                f"The teacher's logits cannot be saved in {folder.parent} ({first_line(error)}): free some space, or "
                 "name another folder in POTSTILL_CACHE."
             ) from error
     try:
         return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
     except (OSError, EOFError, ValueError) as error:
         raise PotstillError(
-            f"The teacher's logits kept in {folder} cannot be read ({first_line(error)}): remove that folder."
+            f"The teacher's logits in {folder} cannot be read ({first_line(error)}): remove that folder."
         ) from error
 
 
 def cache_folder() -> Path:
-    """Return where potstill keeps what can be computed again."""
+    """Return the folder of potstill's cache, which holds only results that can be computed again."""
     return Path(os.environ.get("POTSTILL_CACHE") or Path.home() / ".cache" / "potstill").expanduser()
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove what writers left there that were killed, a day ago or more."""
+    """Remove partial folders of processes that were killed a day or longer ago."""
     for partial in folder.glob(".partial-*"):
         with suppress(OSError):  # another process may be doing the same
             if time.time() - partial.stat().st_mtime > 86_400:

@@ -1,4 +1,4 @@
-"""Question answering made ready for a tokenizer: windows to train on, windows to score, the head, the score."""
+"""Prepares question answering for a model: windows to train on and to score, the head, and the score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
-from potstill.finetuning.rows import Array, Rows, drawn
+from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.tasks.load import no_dataset
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.rows import BadRows, OnBadRows
@@ -43,24 +43,24 @@ class QuestionOptions:
 
 
 class QuestionData:
-    """SQuAD's data, or any of its format, as one tokenizer reads it.
+    """The data of SQuAD, or any data in its format.
 
     Args:
-        task: says whether all questions have answers.
-        task_data: folder of `train-v1.1.json` and `dev-v1.1.json` (2.0 for `squad_v2`), or of other files that
-            `find_squad` finds; or one file, of whose articles a share is held out; the hub's dataset if None.
-        options: how to read.
-        max_train_samples: questions to train on, see `drawn`; all if None.
-        max_eval_samples: questions to score, likewise; all if None.
+        task: the declaration of the task; its `no_answer` allows questions without an answer.
+        task_data: folder with `train-v1.1.json` and `dev-v1.1.json` (2.0 for `squad_v2`), or with other files that
+            `find_squad` finds; or one file, of which a share of the articles is held out; the hub's dataset if None.
+        options: how to read the data.
+        max_train_samples: number of questions to train on, see `sample_rows`; all if None.
+        max_eval_samples: number of questions to score, see `sample_rows`; all if None.
 
     Attributes:
-        bad_answers: answers left out because their context does not hold them, in both splits.
-        bad_rows: split → questions left out because they are not in the format.
+        bad_answers: number of answers in both splits left out because their context does not contain them.
+        bad_rows: split → number of questions left out because their format is wrong.
 
     Raises:
         TaskDataAbsentError: the folder has no such file.
-        PotstillError: the data cannot be read, has answers at the wrong place, or has questions without an answer
-            where all should have one.
+        PotstillError: the data cannot be read, has answers at a wrong position, or has questions without an answer
+            although the task does not allow them.
     """
 
     head = AutoModelForQuestionAnswering
@@ -90,23 +90,23 @@ class QuestionData:
         for split in (train, dev):
             if not self.no_answer and not all(answers["text"] for answers in split["answers"][:]):
                 raise PotstillError(f"{task_data or task.name} has questions without an answer: give --task squad_v2.")
-        self.train = drawn(train, max_train_samples)
-        self.dev = {"dev": drawn(dev, max_eval_samples)}
+        self.train = sample_rows(train, max_train_samples)
+        self.dev = {"dev": sample_rows(dev, max_eval_samples)}
 
     def shape(self) -> dict[str, Any]:
-        """Return what a model's config says of the task: nothing."""
+        """Return the fields of a model's config that describe the task: none."""
         return {}
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
-        """Cut the questions of a split into windows: see `make_windows`.
+        """Split the questions and contexts of a split into windows: see `make_windows`.
 
         Args:
             split: `train`, or one of `dev`.
-            tokenizer: of the model that is to read it.
-            max_length: most tokens a window has.
+            tokenizer: the tokenizer of the model.
+            max_length: maximum number of tokens in a window.
             multiple: see `Rows`.
         """
-        with _quiet_where_others_are():
+        with _progress_bars_as_in_transformers():
             windows = make_windows(split, tokenizer, max_length, self.options.stride, self.options.max_question_length)
         lengths = np.asarray(windows["length"][:])
         tokens = {
@@ -118,19 +118,19 @@ class QuestionData:
         padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
         return Rows(tokens, values, lengths, padding, multiple, max_length, windows)
 
-    def soft_columns(self, found: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return a teacher's logits of start and end, a number a token each, as columns of `Rows`."""
-        return {"soft_start": found["start_logits"], "soft_end": found["end_logits"]}, {}
+    def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return a teacher's start and end logits, each one number per token, as columns of `Rows`."""
+        return {"soft_start": logits["start_logits"], "soft_end": logits["end_logits"]}, {}
 
     def answers(self, split: datasets.Dataset, rows: Rows, predict: Predict) -> Answers:
-        """Return what a model answers to the questions of a split."""
+        """Return a model's answers to the questions of a split."""
         logits = predict(rows)
         start, end = (np.split(logits[name], np.cumsum(rows.lengths)[:-1]) for name in ("start_logits", "end_logits"))
         options = self.options
         return find_answers(split, rows.windows, start, end, options.n_best, options.max_answer_length, self.no_answer)
 
     def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
-        """Return exact match and F1 in percent, F1 being the score; for SQuAD 2.0 also at the best thresholds."""
+        """Return exact match, F1 and the score, which is F1, in percent; for SQuAD 2.0 also at the best thresholds."""
         split = self.dev["dev"]
         answers = self.answers(split, dev["dev"], predict)
         metrics = score_answers(split, answers.predictions(self.options.null_threshold if self.no_answer else None))
@@ -158,8 +158,8 @@ def _of_hub(name: str, split: str) -> datasets.Dataset:
 
 
 @contextmanager
-def _quiet_where_others_are() -> Iterator[None]:
-    """Keep the bars of `datasets` off the terminal where those of transformers are: on potstill's command line."""
+def _progress_bars_as_in_transformers() -> Iterator[None]:
+    """Hide the progress bars of `datasets` if those of transformers are hidden, as on potstill's command line."""
     quiet = not logging.is_progress_bar_enabled() and not datasets.are_progress_bars_disabled()
     if quiet:
         datasets.disable_progress_bars()

@@ -1,6 +1,6 @@
-"""The result of a fine-tuning: one schema for what `finetune` and `evaluate` write and what `compare` reads.
+"""The result of a fine-tuning: the schema of the files that `finetune` and `evaluate` write and `compare` reads.
 
-`evaluate` writes a file for each run, `MODEL/TASK/seed-SEED.json`; `finetune` writes `results.json` beside the model.
+`evaluate` writes a file for each run, `MODEL/TASK/seed-SEED.json`; `finetune` writes `results.json` into its folder.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from potstill.records import VERSION, checked_fields, read_record, write_record
 from potstill.tasks.registry import TASKS, title_of
 
 FORMAT_VERSION = 2
-"""1 was what `evaluate` alone wrote; what `finetune` wrote then had no version, and is read as well."""
+"""Only `evaluate` wrote format 1. Files that `finetune` wrote at that time have no version; they can be read too."""
 
 RESULTS = "results.json"
-"""In a folder that `finetune` wrote."""
+"""The file in a folder of `finetune`."""
 
 WHAT = "the result of a run"
 
 NOT_HYPERPARAMETERS = {
     *("model", "task", "task_data", "seed", "teacher", "without_teacher_too"),
-    # A score does not depend on these: a run that was interrupted may be taken up with others.
+    # A score does not depend on these, so an interrupted run may continue with other values.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
-    "on_bad_rows",  # the fingerprint of the data tells whether they are others
+    "on_bad_rows",  # it changes the data, and so their fingerprint, which is compared
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions"}
@@ -40,32 +40,32 @@ class RunResult:
     """One model, fine-tuned on one task with one seed, and scored.
 
     Attributes:
-        model: the name that the user gave it, e.g. "student"; from `finetune` the last part of `model_path`.
-        model_path: the folder or hub name it was read from.
-        task: as the command line knows it, e.g. "sst2".
-        title: as papers print it, e.g. "SST-2".
-        suite: that the task belongs to, e.g. "glue"; the task's own name where it belongs to none.
+        model: the model's name from the user, e.g. "student"; with `finetune` the last part of `model_path`.
+        model_path: folder or hub name that it was read from.
+        task: its name on the command line, e.g. "sst2".
+        title: the task's name in papers, e.g. "SST-2".
+        suite: the suite of the task, e.g. "glue"; the task's own name if it belongs to none.
         seed: of the new head, the order of the rows and dropout.
         score: the task's score, in percent.
-        metrics: name → value, as the task's own scoring returns it; split → name → value where several are scored.
-        teacher: the task model that soft targets came from (second distillation), None for plain fine-tuning.
-        hyperparameters: what the run was trained with; the values that won where they were searched.
+        metrics: name → value, as the task's scoring returns it; split → name → value if several splits are scored.
+        teacher: the task model that gave the soft targets (second distillation); None without a teacher.
+        hyperparameters: name → value in training; for searched ones the best value.
         versions: package → version.
-        hardware: what it ran on, in words.
-        seconds: part of the run → time; the parts do not overlap.
-        rows: split → examples.
-        data_fingerprint: of the task's rows as they were read, before any tokenizer.
-        model_fingerprint: of the encoder's weights before fine-tuning; None if it was not recorded.
-        date: of its end, ISO 8601; None if it was not recorded.
+        hardware: the hardware of the run, in words.
+        seconds: part of the run → its time; the parts do not overlap.
+        rows: split → number of examples.
+        data_fingerprint: hash of the task's rows as they were read, before tokenisation.
+        model_fingerprint: hash of the encoder's weights before fine-tuning; None if it was not recorded.
+        date: date and time of the run's end, ISO 8601; None if it was not recorded.
         searched: hyper-parameter → values tried; None if none was searched.
-        bad_rows: split → rows left out because they could not be used; None in results of before they were counted.
-        bad_answers: answers left out because their context does not hold them.
-        steps: of the optimiser.
-        rows_per_second: of the training.
-        teacher_on_labels: how the teacher fares on the training labels: figures by name.
-        without_teacher: score, metrics, seconds, steps and rows a second of the same run without its teacher.
+        bad_rows: split → number of rows left out because they could not be used; None in older results.
+        bad_answers: number of answers left out because their context does not contain them.
+        steps: number of steps of the optimiser.
+        rows_per_second: rows that training read per second.
+        teacher_on_labels: name → figure on how well the teacher predicts the training labels.
+        without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
         changed_on_resume: for each resumption that changed options, its step, and option → its value before and after.
-        log_history: of the trainer; None from `evaluate`, which keeps it short.
+        log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
     model: str
@@ -96,50 +96,50 @@ class RunResult:
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:
-        """Write the run to its place in a folder of `evaluate`, and return the file.
+        """Write the result to its file in a folder of `evaluate`, and return the path.
 
         Raises:
-            PotstillError: a field is not what it should be (a score that is no number is no result), or the file
-                cannot be written.
+            PotstillError: a field is not valid (for example, a score that is not finite), or the file cannot be
+                written.
         """
         path = run_path(folder, self.model, self.task, self.seed)
         self.save_as(path)
         return path
 
     def save_as(self, path: Path) -> None:
-        """Write the run to a file of any name; see `save`."""
+        """Write the result to a file of any name; see `save`."""
         write_record(path, self, FORMAT_VERSION)
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `finetune` writes: a number that is not finite, which JSON does not have, becomes null.
+        """The record that `finetune` writes. Numbers that are not finite, which JSON does not have, become null.
 
-        A training may log such a number and be sound all the same: the first steps in fp16 have gradients of infinite
-        norm. Nobody wants to lose the model for that.
+        A good training may log such numbers: in fp16 the first steps have gradients of infinite norm. The model must
+        not be lost because of them.
         """
         values: dict[str, Any] = _finite(dataclasses.asdict(self))
         return {VERSION: FORMAT_VERSION} | values
 
     @classmethod
     def load(cls, path: Path) -> RunResult:
-        """Read a run.
+        """Read a result.
 
         Raises:
-            PotstillError: the file cannot be read, is damaged, or is no run.
+            PotstillError: the file cannot be read, is damaged, or is not the result of a run.
         """
         return cls(**read_record(path, cls, FORMAT_VERSION, WHAT))
 
     @classmethod
     def of_folder(cls, folder: Path) -> RunResult:
-        """Read the result in a folder that `finetune` wrote, in the present format or as it was before it had one.
+        """Read the result in a folder of `finetune`, in the present format or in that without a version.
 
         Raises:
-            PotstillError: the file cannot be read, is damaged, or is of another verb.
+            PotstillError: the file cannot be read, is damaged, or was written by another verb.
         """
         path = folder / RESULTS
         record = read_object(path, "The result of a run", "fine-tune the model again", finite=False)
         if VERSION not in record and "task" in record:
-            record = _of_before(record, folder)
+            record = _from_unversioned(record, folder)
         elif VERSION not in record and "held_out" in record:
             raise PotstillError(
                 f"{path} is of a model that was distilled or pre-trained, and has no score of a task: name the folder "
@@ -149,12 +149,12 @@ class RunResult:
 
 
 def run_path(folder: Path, model: str, task: str, seed: int) -> Path:
-    """Return where the result of a run of `evaluate` is, or will be."""
+    """Return the path of the result of a run of `evaluate`, which need not exist."""
     return folder / model / task / f"seed-{seed}.json"
 
 
 def relevant(values: dict[str, Any], taught: bool, questions: bool) -> dict[str, Any]:
-    """Return those of the options of a run that its score depends on.
+    """Return the options of a run that its score depends on.
 
     Args:
         values: options by name.
@@ -165,17 +165,17 @@ def relevant(values: dict[str, Any], taught: bool, questions: bool) -> dict[str,
     return {name: value for name, value in values.items() if name not in left_out}
 
 
-def _of_before(record: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the record of a fine-tuning of before it had a version; the recipe beside it says with what it was run."""
+def _from_unversioned(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record without a version in the present format; its options are read from the folder's recipe."""
     import yaml
 
     try:
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # without it the score stands all the same
+    except (OSError, ValueError, yaml.YAMLError):  # the score is valid without the recipe
         recipe = None
     recipe = recipe if isinstance(recipe, dict) else {}
     task, model = str(record["task"]), str(recipe.get("model", folder.name))
-    named = {
+    added = {
         VERSION: 1,
         "model": Path(model).name or model,
         "model_path": model,
@@ -185,12 +185,12 @@ def _of_before(record: dict[str, Any], folder: Path) -> dict[str, Any]:
         "model_fingerprint": None,
         "date": None,
     }
-    values: dict[str, Any] = _finite(record | named)
+    values: dict[str, Any] = _finite(record | added)
     return values
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with None for each number in it that is not finite."""
+    """Return a value in which each number that is not finite is replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

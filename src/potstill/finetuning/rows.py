@@ -1,4 +1,4 @@
-"""Rows of different lengths, and batches of them padded no further than they need."""
+"""Rows of different lengths, and batches with as little padding as possible."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Rows(Dataset[dict[str, Tensor]]):
-    """What a model reads and what it should say, a row an example or a window.
+    """Inputs and labels for a model; each row is an example or a window.
 
     Attributes:
-        tokens: columns with one number a token, each (tokens of all rows,), rows one after another; `input_ids` among
-            them.
-        values: columns with one number, or one vector, a row: (rows, …).
-        lengths: (rows,) tokens of each.
-        padding: what fills a column of tokens up; 0 where not given.
-        multiple: batches are as long as their longest row, rounded up to a multiple of this.
-        limit: longest batch.
-        windows: of questions, what `make_windows` returned; None for sentences.
+        tokens: name → column with one number per token, (tokens of all rows,), with the rows in order; it includes
+            `input_ids`.
+        values: name → column with one number or vector per row, (rows, …).
+        lengths: (rows,) number of tokens in each row.
+        padding: name of a column of tokens → its padding value; 0 if not given.
+        multiple: a batch is as long as its longest row, rounded up to a multiple of this.
+        limit: maximum length of a batch.
+        windows: the windows of questions from `make_windows`; None for sentences.
     """
 
     tokens: dict[str, Array]
@@ -46,7 +46,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         return len(self.lengths)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Return a batch: (B, L) of columns of tokens and of `attention_mask`, (B, …) of the others."""
+        """Return a batch: columns of tokens and `attention_mask` are (B, L), the other columns are (B, …)."""
         places = np.asarray(indices)
         lengths = self.lengths[places]
         longest = min(-(-int(lengths.max()) // self.multiple) * self.multiple, self.limit)
@@ -63,7 +63,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         return batch
 
     def batches(self, batch_size: int) -> Iterator[tuple[Array, dict[str, Tensor]]]:
-        """Yield all rows once, the longest first, as the numbers of rows and their batch."""
+        """Yield all rows once, the longest first, as pairs of row indices and their batch."""
         order = np.argsort(-self.lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
@@ -71,15 +71,15 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """The rows of one epoch in an order that (seed, epoch) alone determine, rows of like length together.
+    """Yields the row indices of one epoch, with rows of similar length together. Seed and epoch determine the order.
 
-    The batch with the longest row comes first, so that what does not fit into memory is told at once; the others come
-    in random order, lest every epoch end on short rows.
+    The batch with the longest row comes first, so that a lack of memory shows at once. The other batches come in random
+    order, so that epochs do not all end with short rows.
 
     Args:
-        lengths: (rows,) tokens of each.
-        batch_size: rows that are padded to one length.
-        seed: of the order.
+        lengths: (rows,) number of tokens in each row.
+        batch_size: number of rows that are padded to the same length.
+        seed: seed of the order.
     """
 
     def __init__(self, lengths: Array, batch_size: int, seed: int) -> None:
@@ -95,19 +95,20 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
         order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
-        whole = len(order) // self.batch_size
-        others = (1 + torch.randperm(max(0, whole - 1), generator=generator)).tolist()
-        for batch in [0, *others, whole] if whole else [0]:
+        full_batches = len(order) // self.batch_size
+        others = (1 + torch.randperm(max(0, full_batches - 1), generator=generator)).tolist()
+        for batch in [0, *others, full_batches] if full_batches else [0]:
             yield from order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
 
-def drawn(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:
-    """Return so many rows of a split, in their order; the same for every seed of a run, but from all over it.
+def sample_rows(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+    """Return a random sample of `limit` rows of a split, in their order; all rows if `limit` is None.
 
-    The first rows of a file may all have one label: IMDb's are sorted by it.
+    The sample is the same for every seed of a run. It is not the first rows, which may all have the same label: IMDb's
+    rows are sorted by label.
     """
     if limit is None or limit >= len(split):
         return split
@@ -115,5 +116,5 @@ def drawn(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type that a model takes: int64 for ids."""
+    """Return the dtype for a model's input: int64 for integers, otherwise the same."""
     return np.dtype(np.int64) if np.issubdtype(dtype, np.integer) else dtype

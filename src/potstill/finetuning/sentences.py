@@ -1,4 +1,4 @@
-"""Sentence tasks made ready for a tokenizer: rows to train on, rows to score, the head, the score."""
+"""Prepares sentence tasks for a model: rows to train on and to score, the head, and the score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from potstill.errors import PotstillError
-from potstill.finetuning.rows import Array, Rows, drawn
+from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.tasks.load import load_split
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask
@@ -19,22 +19,22 @@ from potstill.tasks.sentence import SentenceTask
 TOKENISED_AT_A_TIME = 10_000
 
 Predict = Callable[[Rows], dict[str, Array]]
-"""Rows → what a model says of them: `logits`, (rows, C)."""
+"""Rows → a model's `logits`, (rows, C)."""
 
 
 class SentenceData:
-    """A task's data as one tokenizer reads it.
+    """The data of a sentence task.
 
     Args:
-        task: a declaration.
+        task: the declaration of the task.
         task_data: see `load_split`.
-        max_train_samples: rows to train on, see `drawn`; all if None.
-        max_eval_samples: rows of each dev split to score, likewise; all if None.
-        on_bad_rows: whether a row that cannot be used is an error, or left out and counted.
+        max_train_samples: number of rows to train on, see `sample_rows`; all if None.
+        max_eval_samples: number of rows of each dev split to score, see `sample_rows`; all if None.
+        on_bad_rows: `stop`: a row that cannot be used is an error; `skip`: it is left out and counted.
 
     Attributes:
-        bad_rows: split → rows left out.
-        bad_answers: 0, which is of questions.
+        bad_rows: split → number of rows left out.
+        bad_answers: always 0: only questions have such answers.
 
     Raises:
         TaskDataAbsentError: the folder has no data of the task.
@@ -56,8 +56,8 @@ class SentenceData:
         bad = {name: BadRows(on_bad_rows) for name in (task.train, *task.dev)}
         splits = {name: load_split(task, name, task_data, bad=rows) for name, rows in bad.items()}
         self.bad_rows = {name: rows.count for name, rows in bad.items()}
-        self.train = drawn(splits[task.train], max_train_samples)
-        self.dev = {name: drawn(splits[name], max_eval_samples) for name in task.dev}
+        self.train = sample_rows(splits[task.train], max_train_samples)
+        self.dev = {name: sample_rows(splits[name], max_eval_samples) for name in task.dev}
         for name, split in ((task.train, self.train), *self.dev.items()):
             if len(split) == 0:
                 raise PotstillError(
@@ -66,11 +66,11 @@ class SentenceData:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes; none for a regression."""
+        """Names of the classes; empty for a regression."""
         return self.task.labels
 
     def shape(self) -> dict[str, Any]:
-        """Return what a model's config says of the task."""
+        """Return the fields of a model's config that describe the task."""
         if self.task.is_regression:
             return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
         names = dict(enumerate(self.task.labels))
@@ -86,8 +86,8 @@ class SentenceData:
 
         Args:
             split: `train`, or one of `dev`.
-            tokenizer: of the model that is to read it.
-            max_length: tokens beyond it are cut off, from the longer sentence of a pair first.
+            tokenizer: the tokenizer of the model.
+            max_length: maximum number of tokens in a row; of a pair, the longer sentence is truncated first.
             multiple: see `Rows`.
 
         Raises:
@@ -96,17 +96,18 @@ class SentenceData:
         special = tokenizer.num_special_tokens_to_add(pair="pair" in split.column_names)
         if max_length < special + 2:
             raise PotstillError(
-                f"--max_length is {max_length}, of which special tokens take {special}: {special + 2} are the least."
+                f"--max_length is {max_length}, and {special} of these are special tokens: it must be at least "
+                f"{special + 2}."
             )
         parts: dict[str, list[Array]] = {}
         lengths: list[int] = []
         for start in range(0, len(split), TOKENISED_AT_A_TIME):
-            some = split[start : start + TOKENISED_AT_A_TIME]
+            chunk = split[start : start + TOKENISED_AT_A_TIME]
             encoded = tokenizer(
-                some["text"], some.get("pair"), truncation=True, max_length=max_length, return_attention_mask=False
+                chunk["text"], chunk.get("pair"), truncation=True, max_length=max_length, return_attention_mask=False
             )
             for row in encoded["input_ids"]:
-                if not row:  # an empty text, to a tokenizer that adds nothing to it
+                if not row:  # an empty text and a tokenizer without special tokens
                     row.append(tokenizer.pad_token_id)
             lengths += map(len, encoded["input_ids"])
             for name, column in encoded.items():
@@ -121,27 +122,27 @@ class SentenceData:
             limit=max_length,
         )
 
-    def soft_columns(self, found: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return a teacher's logits, (rows, C), as a column of `Rows`."""
-        return {}, {"soft": found["logits"]}
+        return {}, {"soft": logits["logits"]}
 
     def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
-        """Return the metrics of each dev split, or of the only one, and `score`, their mean, in percent.
+        """Return the metrics and their mean, `score`, in percent; with several dev splits the metrics are by split.
 
         Args:
-            predict: gives `logits` of (rows, C).
-            dev: the rows of each dev split.
+            predict: returns `logits`, (rows, C).
+            dev: split → rows.
 
         Raises:
-            PotstillError: what the model says is no finite number.
+            PotstillError: logits of the model are not finite.
         """
         by_split = {}
         for name, rows in dev.items():
             logits = predict(rows)["logits"]
             wrong = int((~np.isfinite(logits).all(axis=1)).sum())
-            if wrong:  # argmax would take one that is no number for the best
+            if wrong:  # argmax would choose NaN
                 raise PotstillError(
-                    f"What the model says of {wrong} of the {len(logits)} rows of {name} is no finite number, so it "
+                    f"The model's logits for {wrong} of the {len(logits)} rows of {name} are not finite, so the model "
                     "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
                 )
             predictions = logits[:, 0] if self.task.is_regression else logits.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""One batch of a task: run the model, and a teacher whose hidden states are wanted, and return the named losses."""
+"""Computes the named losses of one batch with the model and, if its hidden states are used, the teacher."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from potstill.finetuning.objective import Losses, TaskObjective
 from potstill.training.graphs import Graphed
 
-READ = ("input_ids", "attention_mask", "token_type_ids")
-# Not cuDNN's, whose gradients under a mask are NaN at times where 64 tokens remain of a length divided by 128:
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# cuDNN's attention is left out: with a mask, its gradients are sometimes NaN if the length modulo 128 is 64:
 # https://github.com/pytorch/pytorch/issues/196678 (torch 2.11, H100 and H200).
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -24,13 +24,13 @@ class TaskStep(nn.Module):
 
     Args:
         model: with a head for sequence classification or question answering.
-        objective: turns its outputs into losses.
-        teacher: whose hidden states the objective compares with; soft targets come with the batch instead.
-        record: whether batches of a shape that comes again are replayed as CUDA graphs.
+        objective: computes losses from the model's outputs.
+        teacher: teacher for the loss on hidden states. It is not needed for soft targets, which are in the batch.
+        record: whether batches of a repeated shape are replayed as CUDA graphs.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
     and perhaps `soft`, (B, C); for spans `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and
-    perhaps `soft_start` and `soft_end`, (B, L). A teacher that takes token types finds its own as
+    perhaps `soft_start` and `soft_end`, (B, L). The token types for a teacher that takes them are
     `teacher_token_type_ids`, (B, L).
     """
 
@@ -40,7 +40,8 @@ class TaskStep(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)  # out of the module tree
+        # A tuple keeps it out of the module tree.
+        self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self._names: tuple[str, ...] = ()
         self._graphed = Graphed(self._ordered, lambda: list(model.parameters())) if record else None
 
@@ -52,11 +53,11 @@ class TaskStep(nn.Module):
         return self._graphed(*batch.values())
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Trade time for memory, as `TrainingArguments` asks."""
+        """Use less memory and more time; `TrainingArguments` has an option for it."""
         self.model.gradient_checkpointing_enable(**options)
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Trade time for memory, as newer `TrainingArguments` ask."""
+        """Use less memory and more time; newer `TrainingArguments` have an option for it."""
         self.model.activation_checkpointing_enable(**options)
 
     def _ordered(self, *tensors: Tensor) -> Losses:
@@ -79,30 +80,30 @@ class TaskStep(nn.Module):
             )
         for teacher in self._teacher:
             with torch.no_grad():
-                expected = run(teacher, _as_read_by_teacher(batch), hidden)
+                expected = run(teacher, _teacher_inputs(batch), hidden)
             losses["cos"] = self.objective.hidden(outputs.hidden_states[-1], expected.hidden_states[-1], inside)
         return self.objective.sum_up(losses)
 
 
 def run(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = False) -> Any:
-    """Run a model on what it reads of a batch."""
-    taken = _parameters(type(model).forward)
-    inputs = {name: batch[name] for name in READ if name in batch and name in taken}
+    """Run a model on the inputs in a batch that it takes."""
+    parameters = _parameters(type(model).forward)
+    inputs = {name: batch[name] for name in INPUTS if name in batch and name in parameters}
     with sdpa_kernel(ATTENTION):
         return model(**inputs, output_hidden_states=hidden_states)
 
 
-def _as_read_by_teacher(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+def _teacher_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     if "teacher_token_type_ids" in batch:
-        read["token_type_ids"] = batch["teacher_token_type_ids"]
-    return read
+        inputs["token_type_ids"] = batch["teacher_token_type_ids"]
+    return inputs
 
 
 _known: dict[Callable[..., Any], frozenset[str]] = {}
 
 
 def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    if function not in _known:  # asked at every batch
+    if function not in _known:  # cached because it is needed for every batch
         _known[function] = frozenset(inspect.signature(function).parameters)
     return _known[function]

@@ -1,7 +1,7 @@
-"""How a task teacher fares on the labels that its student is trained on, and whether it answers in their order.
+"""Measures how well a task teacher predicts the training labels, and checks the order of its classes.
 
-A teacher that numbers the classes in another order teaches the opposite of the labels. Where the names of its classes
-tell the order, its logits are put into the task's; where they do not, its answers have to agree with the labels.
+A teacher that numbers the classes in another order contradicts the labels. If the names of its classes show their
+order, its logits are put into the task's order. If they do not, its predictions must agree with the labels.
 """
 
 from __future__ import annotations
@@ -18,101 +18,103 @@ from potstill.tasks.labels import match_names
 from potstill.tasks.metrics import pearson
 
 BELOW = 1.64
-"""Standard deviations below chance from which on it is none: it would be by chance in one case of twenty."""
+"""A result so many standard deviations below chance counts as a fault; by chance it occurs in one case of twenty."""
 
 CLEARLY = 3.0
-"""Standard deviations by which another order has to fit better than the given one: the best of many is looked for."""
+"""Another order must fit better by so many standard deviations; many, because the best of many orders is chosen."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a teacher says of the training labels.
+    """How well a teacher's predictions fit the training labels.
 
     Attributes:
-        measured: figures by name, in percent where they are shares.
-        told: the same in words, without a stop.
-        fault: what is wrong with it as a teacher; None if it can teach.
+        measured: name → figure; shares are in percent.
+        message: the same in words, without a full stop.
+        fault: the reason why it cannot be a teacher and the remedy, in words; None if it can be one.
     """
 
     measured: dict[str, float]
-    told: str
+    message: str
     fault: str | None = None
 
 
 def class_order(config: Any, labels: Sequence[str]) -> list[int] | None:
-    """Return where among the teacher's classes each of the task's stands, by their names; None if these do not tell."""
+    """Return the teacher's class index for each class of the task, by their names; None if the names do not match."""
     return match_names([str(config.id2label.get(number, "")) for number in range(len(labels))], labels)
 
 
 def fit_of_classes(logits: Array, labels: Array, names: Sequence[str], named: bool) -> Fit:
-    """Compare the best classes with the labels.
+    """Compare the predicted classes with the labels.
 
     Args:
-        logits: (rows, C), in the order of the task's classes, as far as is known.
+        logits: (rows, C), in the order of the task's classes if that is known.
         labels: (rows,) classes.
-        names: of the classes.
-        named: whether the teacher calls its classes by these names. It is taken at its word: labels may be meant to
-            contradict it.
+        names: names of the task's classes.
+        named: whether the teacher's classes have these names. If so, the order is known to be right, and there is no
+            fault: labels may contradict a teacher on purpose.
     """
-    answers = np.asarray(logits).argmax(axis=1)
-    table = np.zeros((len(names), len(names)), np.int64)  # by answer, by label
-    np.add.at(table, (answers, labels), 1)
+    predictions = np.asarray(logits).argmax(axis=1)
+    table = np.zeros((len(names), len(names)), np.int64)  # prediction × label
+    np.add.at(table, (predictions, labels), 1)
     rows, right = len(labels), int(np.trace(table))
-    # What two who do not know of each other agree on, each giving its classes as often as it does (Cohen 1960).
+    # The expected agreement of independent predictions and labels with the same class frequencies (Cohen 1960).
     by_chance = float(table.sum(axis=1) @ table.sum(axis=0)) / rows
     share, chance = 100 * right / rows, 100 * by_chance / rows
     fit = Fit(
         {"accuracy": share, "by_chance": chance},
-        f"{share:.1f} % of its answers are the labels ({chance:.1f} % would be by chance)",
+        f"{share:.1f} % of its predictions agree with the labels (expected by chance: {chance:.1f} %)",
     )
     if named:
         return fit
     spread = np.sqrt(by_chance * (1 - by_chance / rows))
     below = right - by_chance < -BELOW * spread
-    order = linear_sum_assignment(-table)[1]  # the class whose rows each of its answers fits best
+    order = linear_sum_assignment(-table)[1]  # the label that fits each of its classes best
     places = np.arange(len(names))
     moved = order != places
     gained, lost = int(table[places, order][moved].sum()), int(table[places, places][moved].sum())
-    otherwise = gained - lost > CLEARLY * np.sqrt(gained + lost)
-    if not below and not otherwise:
+    reordered = gained - lost > CLEARLY * np.sqrt(gained + lost)
+    if not below and not reordered:
         return fit
     if gained <= lost:
-        return Fit(fit.measured, fit.told, "give a teacher that is fine-tuned on this task")
-    said = ", ".join(f"{place} as {names[of]}" for place, of in enumerate(order))
+        return Fit(fit.measured, fit.message, "give a teacher that is fine-tuned on this task")
+    classes = ", ".join(f"{place} as {names[of]}" for place, of in enumerate(order))
     return Fit(
         fit.measured,
-        fit.told,
-        f"with its classes taken in another order ({said}) {100 * (right + gained - lost) / rows:.1f} % would be: name "
-        f"them in id2label of its config.json by the names of this task ({', '.join(names)}), each where it stands",
+        fit.message,
+        f"with its classes in another order ({classes}), {100 * (right + gained - lost) / rows:.1f} % would agree: in "
+        f"id2label of its config.json, give each class its name in this task ({', '.join(names)})",
     )
 
 
 def fit_of_scores(scores: Array, labels: Array) -> Fit:
     """Compare scores, (rows, 1), with the labels, (rows,)."""
-    mine, theirs = np.asarray(scores, np.float64)[:, 0], np.asarray(labels, np.float64)
-    correlation = pearson(mine, theirs)
+    scores, labels = np.asarray(scores, np.float64)[:, 0], np.asarray(labels, np.float64)
+    correlation = pearson(scores, labels)
     fit = Fit(
-        {"pearson": correlation, "mean": float(mine.mean()), "mean_of_labels": float(theirs.mean())},
+        {"pearson": correlation, "mean": float(scores.mean()), "mean_of_labels": float(labels.mean())},
         f"the Pearson correlation of its scores with the labels is {correlation:.1f} %; "
-        f"its scores are {mine.mean():.2f} ± {mine.std():.2f}, the labels {theirs.mean():.2f} ± {theirs.std():.2f}",
+        f"its scores are {scores.mean():.2f} ± {scores.std():.2f}, the labels {labels.mean():.2f} ± {labels.std():.2f}",
     )
-    if correlation / 100 * np.sqrt(len(theirs)) >= -BELOW:
+    if correlation / 100 * np.sqrt(len(labels)) >= -BELOW:
         return fit
     return Fit(
-        fit.measured, fit.told, "it scores high what the labels score low: give a teacher trained on scores like these"
+        fit.measured,
+        fit.message,
+        "its scores are high where the labels are low: give a teacher that is trained on scores like these",
     )
 
 
 def fit_of_spans(start: Array, end: Array, rows: Rows) -> Fit | None:
-    """Compare the best start and the best end of each window that holds an answer with the answer's.
+    """Compare the teacher's best start and end with the answer, for each window that contains an answer.
 
     Args:
-        start: (tokens of all rows,) logits.
-        end: likewise.
+        start: start logits, (tokens of all rows,).
+        end: end logits, (tokens of all rows,).
         rows: the windows, with `start_positions`, `end_positions` and `answer_mask`.
 
     Returns:
-        How many are the same; None if no window holds an answer.
+        The share of windows where both agree; None if no window contains an answer.
     """
     borders = np.cumsum(rows.lengths)[:-1]
     mask = np.split(np.asarray(rows.tokens["answer_mask"], bool), borders)
@@ -121,15 +123,15 @@ def fit_of_spans(start: Array, end: Array, rows: Rows) -> Fit | None:
         windows = zip(np.split(np.asarray(logits), borders), mask, strict=True)
         return np.array([np.where(where, part, -np.inf).argmax() for part, where in windows])
 
-    gold = [rows.values[name] for name in ("start_positions", "end_positions")]
-    answered = gold[0] > 0
+    correct = [rows.values[name] for name in ("start_positions", "end_positions")]
+    answered = correct[0] > 0
     if not answered.any():
         return None
-    starts, ends, first, last = (of[answered] for of in (best_of(start), best_of(end), *gold))
+    starts, ends, first, last = (of[answered] for of in (best_of(start), best_of(end), *correct))
     right = float(((starts == first) & (ends == last)).mean())
     fit = Fit(
         {"exact": 100 * right},
-        f"{100 * right:.1f} % of the windows that hold an answer have their best start and end where it is",
+        f"{100 * right:.1f} % of the windows with an answer have their best start and end at the answer",
     )
     straight = (starts == first).astype(int) + (ends == last)
     crossed = (ends == first).astype(int) + (starts == last)
@@ -138,22 +140,22 @@ def fit_of_spans(start: Array, end: Array, rows: Rows) -> Fit | None:
         return fit
     return Fit(
         fit.measured,
-        fit.told,
+        fit.message,
         "its starts are where answers end, and its ends where they start: give a teacher that gives the start first",
     )
 
 
-def fit_of(data: Any, rows: Rows, found: dict[str, Array], named: bool) -> Fit | None:
-    """Compare what a teacher says of the training rows with their labels; None where nothing can be compared.
+def fit_of(data: Any, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
+    """Compare a teacher's predictions for the training rows with the labels; None if nothing can be compared.
 
     Args:
-        data: of the task.
-        rows: of training.
-        found: logits of the teacher, as `predict` returns them, in the order of the task's classes.
+        data: the data of the task.
+        rows: the training rows.
+        logits: the teacher's logits, as `predict` returns them, in the order of the task's classes.
         named: see `fit_of_classes`.
     """
-    if "logits" not in found:
-        return fit_of_spans(found["start_logits"], found["end_logits"], rows)
+    if "logits" not in logits:
+        return fit_of_spans(logits["start_logits"], logits["end_logits"], rows)
     if data.labels:
-        return fit_of_classes(found["logits"], rows.values["labels"], data.labels, named)
-    return fit_of_scores(found["logits"], rows.values["labels"])
+        return fit_of_classes(logits["logits"], rows.values["labels"], data.labels, named)
+    return fit_of_scores(logits["logits"], rows.values["labels"])

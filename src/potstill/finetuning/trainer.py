@@ -32,17 +32,17 @@ from potstill.versions import versions
 
 
 class FinetuneTrainer(ResumableTrainer):
-    """Fine-tune a model on the rows of a job.
+    """Fine-tunes a model on the rows of a job, and scores it.
 
-    It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as they do there.
+    It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as in `Trainer`.
 
     Args:
-        model: with the task's head; from `job.new_model()`.
+        model: a model with the task's head, from `job.new_model()`.
         job: rows and options.
         callbacks: as in `Trainer`.
 
     Raises:
-        PotstillError: the run cannot be launched as it is.
+        PotstillError: the run cannot be launched in this way, or it has fewer rows than a batch and drops that batch.
     """
 
     unit = "rows"
@@ -52,23 +52,23 @@ class FinetuneTrainer(ResumableTrainer):
         check_launch(args)
         if args.dataloader_drop_last and len(job.train) < self._rows_of(args):
             raise PotstillError(
-                f"--dataloader_drop_last leaves nothing of {len(job.train)} rows, {self._rows_of(args)} being a batch: "
-                "leave it out."
+                f"--dataloader_drop_last leaves nothing of {len(job.train)} rows, because a batch has "
+                f"{self._rows_of(args)}: leave it out."
             )
         self.job = job
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
-        # A frozen encoder packs its rows by their lengths, which it must see.
+        # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
         record = args.records and not isinstance(model, FrozenEncoder)
         super().__init__(
             model=TaskStep(model, args.objective(), teacher, record),
             args=args,
             sampler=LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed),
             headline=_headline(model, job),
-            evaluation_line=_line,
+            evaluation_line=_evaluation_line,
             callbacks=callbacks,
-            data_collator=_as_it_is,
+            data_collator=_unchanged,
             train_dataset=job.train,
-            eval_dataset=job.dev,  # all of which `evaluate` scores at once
+            eval_dataset=job.dev,  # `evaluate` scores all splits together
             processing_class=job.tokenizer,
         )
 
@@ -79,9 +79,9 @@ class FinetuneTrainer(ResumableTrainer):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The rows to train on, the model and its teacher → a hash of what they hold."""
+        """Hashes of the training rows, the model's files and the teacher's files, by name."""
         rows = self.job.train
-        # What a teacher says of the rows may differ by a rounding from one machine to another.
+        # A teacher's logits may differ in rounding between machines.
         columns = {name: column for name, column in (rows.tokens | rows.values).items() if not name.startswith("soft")}
         found = {"training data": table_hash(columns | {"lengths": rows.lengths})}
         for role, name in (("model", self.args.model), ("teacher", self.args.teacher)):
@@ -91,14 +91,14 @@ class FinetuneTrainer(ResumableTrainer):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of the optimiser in an epoch, the last one smaller unless it is dropped."""
+        """Steps of the optimiser in an epoch; a smaller last batch counts unless it is dropped."""
         size = self._rows_of(self.args)
         batches = len(self.job.train) // size if self.args.dataloader_drop_last else -(-len(self.job.train) // size)
         return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
     @property
     def units_per_step(self) -> int:
-        """Rows that all processes read for one step of the optimiser."""
+        """Number of rows that all processes together read for one step of the optimiser."""
         return self._rows_of(self.args) * self.args.gradient_accumulation_steps
 
     def evaluate(
@@ -111,7 +111,7 @@ class FinetuneTrainer(ResumableTrainer):
         """Score the dev sets.
 
         Returns:
-            The task's metrics, by split where it has several, and its `score`; all in percent.
+            The task's metrics, by split if it has several, and its `score`; all in percent.
 
         Raises:
             PotstillError: a batch does not fit into memory.
@@ -141,17 +141,17 @@ def train_once(
     """Fine-tune a new model on a job and score it.
 
     Args:
-        job: what to train on, and how.
+        job: the rows and the options.
         callbacks: as in `Trainer`.
         progress: whether to print lines of progress.
 
     Returns:
-        The trainer, whose `trained` is the model, and what was measured: `metrics`, `score`, `seconds` by part,
-        `steps`, and `rows_per_second` of the training.
+        The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `seconds` by part, `steps`,
+        and `rows_per_second` of the training.
 
     Raises:
-        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
-        PotstillError: the loss is not finite, or what is run does not fit into memory.
+        TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
+        PotstillError: the loss is not finite, or a batch does not fit into memory.
     """
     started = time.monotonic()
     recipe = recipe_text("finetune", job.args)
@@ -182,14 +182,14 @@ def train_once(
 def result_of(
     args: FinetuneArguments, data: TaskData, measured: dict[str, Any], data_hash: str | None = None, **more: Any
 ) -> RunResult:
-    """Return the result of a run as it is written.
+    """Return the result of a run, ready to be written.
 
     Args:
-        args: of the run.
-        data: of its task.
-        measured: as `train_once` returns it.
-        data_hash: the fingerprint of the data, if it is known already.
-        more: other fields of `RunResult`, or other values of those.
+        args: the options of the run.
+        data: the data of its task.
+        measured: the measurements that `train_once` returns.
+        data_hash: the fingerprint of the data, if it is already known.
+        more: other fields of `RunResult`, or values that replace those from above.
     """
     task, model = args.declared_task, args.model or ""
     values: dict[str, Any] = {
@@ -229,7 +229,7 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _line(logs: dict[str, float]) -> str:
+def _evaluation_line(logs: dict[str, float]) -> str:
     return " · ".join(
         f"{name.removeprefix('eval_')} {value:.1f}"
         for name, value in logs.items()
@@ -244,14 +244,14 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     frozen = "" if trained == parameters else f", {trained:,} of them trained"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
-    taught = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
+    teacher = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
     rows = f"{len(job.train):,} rows, {job.train.lengths.mean():.0f} tokens each"
     return (
-        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{taught} · {rows}, "
+        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
         f"{args.train_batch_size * args.world_size} a step · {precision} on {devices}{hardware(args.device)}"
     )
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
-    """Collate nothing: `Rows` returns whole batches."""
+def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch as it is: `Rows` returns complete batches, so there is nothing to collate."""
     return batch

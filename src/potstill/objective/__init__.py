@@ -1,4 +1,4 @@
-"""(student, teacher, batch) → named losses. Each loss is a term in a file of its own; `Objective` sums them up."""
+"""Losses of a batch from the states of student and teacher. Each loss has its own file; `Objective` is their sum."""
 
 from potstill.objective.attention_relations import AttentionRelations
 from potstill.objective.distillation import OF_DISTILBERT, DistillationObjective
@@ -7,7 +7,7 @@ from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.hidden_mse import HiddenMSE
 from potstill.objective.losses import LOSSES, objective_from
 from potstill.objective.objective import Objective
-from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
+from potstill.objective.parts import CausalLM, LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Batch, Encoded, Flops, Term, check_layer
 from potstill.objective.vocabulary import Vocabulary, check_vocabularies
 
@@ -16,6 +16,7 @@ __all__ = [
     "OF_DISTILBERT",
     "AttentionRelations",
     "Batch",
+    "CausalLM",
     "DistillationObjective",
     "Encoded",
     "Ensemble",

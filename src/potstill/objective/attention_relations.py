@@ -1,4 +1,4 @@
-"""Attention relations: which tokens are alike to the attention of one layer (MiniLMv2, Wang et al. 2021)."""
+"""Attention relations: how similar tokens are in the attention of one layer (MiniLMv2, Wang et al. 2021)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ RELATIONS = ("query", "key", "value")
 class AttentionRelations(Term):
     """KL(teacher ‖ student) of the relations between tokens inside one layer of each (Wang et al. 2021, section 3).
 
-    The queries (or keys, or values) of all heads of a layer, side by side, are split anew into relation heads. A
+    The queries (or keys, or values) of all heads of a layer are concatenated and then split into relation heads. A
     relation is softmax(A Aᵀ / √d) over the L tokens of the block, where A is the (L, d) part of one relation head.
-    Relation heads of teacher and student are compared one by one, so both have as many of them, and neither the widths
-    nor the numbers of attention heads need be equal. The value is the mean over tokens and relation heads, summed over
-    the kinds of relations.
+    Each relation head of the student is compared with one of the teacher, so both have the same number of them. The
+    widths and the numbers of attention heads may differ. The value is the mean over tokens and relation heads, summed
+    over the kinds of relations.
 
     Attributes:
         teacher_layer: layer of the teacher, counted from 0; -1 is the last.
-        student_layer: layer of the student, likewise.
-        relation_heads: how many parts to split into; as many as the teacher has attention heads if not given. It must
-            divide both widths.
-        relations: what is related with itself: any of query, key and value.
+        student_layer: layer of the student, counted from 0; -1 is the last.
+        relation_heads: number of relation heads; by default the number of the teacher's attention heads. It must divide
+            both widths.
+        relations: the kinds of relations: any of query, key and value.
     """
 
     name: ClassVar[str] = "attention_relations"
@@ -56,7 +56,7 @@ class AttentionRelations(Term):
                 "relations", f"a list of {', '.join(RELATIONS[:-1])} and {RELATIONS[-1]}, or some of them"
             )
         if len(set(relations)) < len(relations):
-            raise self.refuse("relations", "a list that names nothing twice")
+            raise self.refuse("relations", "a list without repetitions")
         object.__setattr__(self, "relations", tuple(relations))
 
     @property
@@ -103,6 +103,6 @@ class AttentionRelations(Term):
 def _log_relations(values: Tensor, heads: int) -> Tensor:
     """Return (B, heads, L, L): the logarithms of the relations of (B, L, D), in float32 or wider."""
     split = values.unflatten(-1, (heads, -1)).transpose(1, 2)
-    split = split * split.shape[-1] ** -0.25  # before the product, which could overflow in float16 otherwise
+    split = split * split.shape[-1] ** -0.25  # scaled before the product, which could overflow in float16
     scores = torch.matmul(split, split.transpose(2, 3))
     return F.log_softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)

@@ -1,4 +1,4 @@
-"""One pass over the vocabulary: losses and gradients of both heads' logits, a chunk of tokens at a time."""
+"""One pass over the vocabulary: losses and gradients from the logits of both heads, a chunk of tokens at a time."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from torch.autograd.function import once_differentiable
 
 from potstill.objective.softmax import SoftmaxOptions, softmax_losses_
 
-ONES = 8  # columns added to the hidden states, one of them ones: the matrix product stays aligned
+ONES = 8  # columns added to the hidden states: one column of ones, the rest zeros for alignment
 
 
 class Targets(Protocol):
-    """What the logits of N tokens are made of that the student is compared with."""
+    """The source of the logits that the student is compared with, for N tokens and a vocabulary of V."""
 
     @property
     def matrices(self) -> int:
-        """How many matrices of logits have to be held at once."""
+        """Number of matrices of logits that are in memory at once."""
 
     def prepared(self, dtype: torch.dtype, alignment: int) -> Targets:
-        """Return the same for a dtype, with the vocabulary padded to a multiple of the alignment."""
+        """Return the same in a dtype, with the vocabulary padded to V', a multiple of the alignment."""
 
     def logits(self, chunk: slice) -> Tensor:
-        """Return the (n, V') logits of some tokens at temperature 1; the caller may overwrite them."""
+        """Return the (n, V') logits of a chunk of n tokens at temperature 1. The caller may overwrite them."""
 
 
 class Projection(NamedTuple):
-    """What logits are made of: `hidden @ weight.T + bias`, of shapes (N, H), (V, H) and (V,) or None."""
+    """The factors of the logits `hidden @ weight.T + bias`, of shapes (N, H), (V, H) and (V,) or None."""
 
     hidden: Tensor
     weight: Tensor
@@ -46,7 +46,7 @@ class Projection(NamedTuple):
         return 1
 
     def prepared(self, dtype: torch.dtype, alignment: int) -> Projection:
-        """See `Targets.prepared`; the padding is 0."""
+        """See `Targets.prepared`. The padding is 0."""
         hidden, weight, bias = (None if t is None else t.detach().to(dtype) for t in self)
         assert hidden is not None
         assert weight is not None
@@ -62,11 +62,11 @@ class Projection(NamedTuple):
 
 
 class VocabularyPass(torch.autograd.Function):
-    """The losses of N tokens, with gradients that are made on the way, so that no (N, V) matrix ever exists.
+    """The losses of N tokens. Their gradients are computed in the forward pass, so that no (N, V) matrix ever exists.
 
-    The gradient of a softmax loss with respect to the logits is at hand once the loss is. It goes into the gradients
-    of hidden states and projection while its chunk is there, and is forgotten: nothing has to be kept or computed
-    again for the backward pass, which only scales what is there already.
+    The gradient of a softmax loss with respect to the logits is available as soon as the loss is. It is added to the
+    gradients of hidden states and projection while its chunk is in memory, and then dropped. The backward pass only
+    scales these gradients, so nothing has to be kept or computed again for it.
     """
 
     @staticmethod
@@ -82,42 +82,42 @@ class VocabularyPass(torch.autograd.Function):
         chunk_size: int,
         alignment: int,
     ) -> tuple[Tensor, Tensor]:
-        """Return the scaled sum of all losses, a scalar, and for the log their sums, each over all tokens.
+        """Return the scaled sum of all losses, a scalar, and for the log the sum of each loss over all tokens.
 
         The sums are (3,): divergence, cross-entropy and mean squared difference of logits; or (2,) without the last.
 
         Args:
-            ctx: of autograd.
-            hidden: (N, H) of the student, as its head's transform returns them.
-            weight: (V, H) of the student.
-            bias: (V,) of the student, or None.
-            teacher: what it is compared with; None when it is compared with nothing.
+            ctx: context of autograd.
+            hidden: (N, H) hidden states of the student, after the transform of its head.
+            weight: (V, H) weight of the student.
+            bias: (V,) bias of the student, or None.
+            teacher: source of the teacher's logits; None if no loss compares with a teacher.
             labels: (N,) int64 token to predict, or -100.
-            options: what to compute of the logits; `with_gradient` is overruled.
-            dtype: of the matrix products.
-            chunk_size: tokens whose logits are held at once.
+            options: the losses to compute; their `with_gradient` is ignored.
+            dtype: type of the matrix products.
+            chunk_size: number of tokens whose logits are in memory at once.
             alignment: the vocabulary is padded to a multiple of this.
         """
         count, (vocab_size, width) = len(hidden), weight.shape
         options = options._replace(with_gradient=any(ctx.needs_input_grad[:3]))
-        exact = torch.promote_types(dtype, torch.float32)
+        sum_dtype = torch.promote_types(dtype, torch.float32)
         student = Projection(hidden, weight, bias).prepared(dtype, alignment)
         teacher = None if teacher is None else teacher.prepared(dtype, alignment)
-        losses = hidden.new_zeros((3 if options.squared_scale else 2, count), dtype=exact)
+        losses = hidden.new_zeros((3 if options.squared_scale else 2, count), dtype=sum_dtype)
         if options.with_gradient:
             grad_hidden = torch.empty_like(student.hidden)
-            # With a column of ones beside the hidden states, the bias is one more column of the weight.
-            beside = F.pad(student.hidden, (0, ONES))
-            beside[:, width] = 1
-            grad_weight = hidden.new_zeros((len(student.weight), width + ONES), dtype=exact)
+            # A column of ones next to the hidden states makes the bias one more column of the weight.
+            hidden_and_ones = F.pad(student.hidden, (0, ONES))
+            hidden_and_ones[:, width] = 1
+            grad_weight = hidden.new_zeros((len(student.weight), width + ONES), dtype=sum_dtype)
         for start in range(0, count, chunk_size):
             chunk = slice(start, start + chunk_size)
             logits = student.logits(chunk)
             targets = None if teacher is None else teacher.logits(chunk)
             softmax(logits.device.type)(logits, targets, labels[chunk], losses[:, chunk], vocab_size, options)
-            if options.with_gradient:  # the logits are their own gradient now
+            if options.with_gradient:  # the logits have been overwritten by their gradient
                 torch.mm(logits, student.weight, out=grad_hidden[chunk])
-                _add_product(grad_weight, logits.T, beside[chunk])
+                _add_product(grad_weight, logits.T, hidden_and_ones[chunk])
         if options.with_gradient:
             ctx.save_for_backward(grad_hidden, grad_weight)
             ctx.vocab_size, ctx.width = vocab_size, width
@@ -132,7 +132,7 @@ class VocabularyPass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients that the forward pass has made."""
+        """Scale the gradients that the forward pass computed."""
         grad_hidden, grad_weight = ctx.saved_tensors
         grads = (
             grad_hidden,
@@ -160,13 +160,14 @@ def softmax(device_type: str) -> Callable[..., None]:
         missing.append("a C compiler (gcc or clang)")
     if not missing:
         return triton_softmax_losses_
-    lacks = " and ".join(missing)
-    warnings.warn(f"the pass over the vocabulary is slower than it could be: it misses {lacks}", stacklevel=2)
+    warnings.warn(
+        f"the pass over the vocabulary is slower than it could be: {' and '.join(missing)} is missing", stacklevel=2
+    )
     return softmax_losses_
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add `left @ right` to `total`, which may be wider than they are."""
+    """Add `left @ right` to `total`, which may have a wider type than they have."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     elif total.is_cuda:

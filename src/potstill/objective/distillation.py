@@ -8,16 +8,16 @@ from typing import Literal
 from potstill.errors import PotstillError
 from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.objective import Objective
-from potstill.objective.parts import MaskedLM, SoftTargets
+from potstill.objective.parts import CausalLM, MaskedLM, SoftTargets
 
 SoftTargetTokens = Literal["all", "masked"]
 
 
 class DistillationObjective(Objective):
-    """L = alpha_ce · L_ce + alpha_mlm · L_mlm + alpha_cos · L_cos, the weights not normalised.
+    """L = alpha_ce · L_ce + alpha_mlm · L_mlm + alpha_cos · L_cos, where the weights are not normalised.
 
     - L_ce: `SoftTargets`, KL(teacher ‖ student) at ``temperature``.
-    - L_mlm: `MaskedLM`.
+    - L_mlm: `MaskedLM`, or `CausalLM` for a causal model such as GPT-2.
     - L_cos: `HiddenCosine`.
 
     Args:
@@ -25,7 +25,9 @@ class DistillationObjective(Objective):
         alpha_mlm: weight of masked LM (2.0).
         alpha_cos: weight of the hidden-state cosine (1.0).
         temperature: T of the soft targets (2.0).
-        soft_targets: tokens that L_ce averages over: ``all`` of a block, [CLS] and [SEP] included, or ``masked`` ones.
+        soft_targets: tokens that L_ce averages over: ``all`` tokens of a block, [CLS] and [SEP] included, or only the
+            ``masked`` ones.
+        causal: whether the student is a causal model.
 
     Raises:
         PotstillError: a negative weight, all weights 0, or a temperature that is not positive.
@@ -38,6 +40,7 @@ class DistillationObjective(Objective):
         alpha_cos: float = 1.0,
         temperature: float = 2.0,
         soft_targets: SoftTargetTokens = "all",
+        causal: bool = False,
     ) -> None:
         weights = {"alpha_ce": alpha_ce, "alpha_mlm": alpha_mlm, "alpha_cos": alpha_cos}
         for name, weight in weights.items():
@@ -52,11 +55,11 @@ class DistillationObjective(Objective):
         super().__init__(
             [
                 SoftTargets(weight=alpha_ce, temperature=temperature, tokens=soft_targets),
-                MaskedLM(weight=alpha_mlm),
+                CausalLM(weight=alpha_mlm) if causal else MaskedLM(weight=alpha_mlm),
                 HiddenCosine(weight=alpha_cos),
             ]
         )
 
 
-OF_DISTILBERT = tuple(inspect.signature(DistillationObjective).parameters)
-"""The options of a recipe that say this objective; `losses` says any other."""
+OF_DISTILBERT = tuple(name for name in inspect.signature(DistillationObjective).parameters if name != "causal")
+"""The options of a recipe that describe this objective. `losses` describes any other."""

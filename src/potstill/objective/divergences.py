@@ -1,4 +1,4 @@
-"""How far two distributions over the vocabulary are from each other, with the gradient over the student's logits."""
+"""Divergences of two distributions over the vocabulary, with gradients with respect to the student's logits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def forward_kl(teacher: Tensor, student: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Return KL(teacher ‖ student) of n rows (n,), and its gradient (n, V) over the student's logits at temperature 1.
+    """Return KL(teacher ‖ student), (n,), and its gradient (n, V) over the student's logits at temperature 1.
 
     Args:
         teacher: (n, V) log-probabilities; may be overwritten.
-        student: likewise.
-        with_gradient: whether the gradient is wanted.
+        student: (n, V) log-probabilities; may be overwritten.
+        with_gradient: whether to compute the gradient. If False, None is returned in its place.
     """
     probabilities = teacher.exp()
     divergence = torch.linalg.vecdot(probabilities, teacher.sub_(student))
@@ -31,7 +31,7 @@ def reverse_kl(teacher: Tensor, student: Tensor, with_gradient: bool) -> tuple[T
 
 
 def jensen_shannon(teacher: Tensor, student: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the mean of KL(teacher ‖ m) and KL(student ‖ m), m their mean, and its gradient: see `forward_kl`."""
+    """Return the mean of KL(teacher ‖ m) and KL(student ‖ m), where m is the mean of both, and its gradient."""
     mean = torch.logaddexp(teacher, student).sub_(math.log(2))
     from_teacher = torch.linalg.vecdot(teacher.exp(), teacher.sub_(mean))
     ratio = torch.sub(student, mean, out=mean)

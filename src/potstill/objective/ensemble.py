@@ -1,4 +1,4 @@
-"""Several teachers as one: the mean of what they say of a token, and of what a loss says of each."""
+"""Averages over several teachers: of their distributions over the vocabulary, and of the values of a loss."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Mean = Literal["probabilities", "logits"]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """How several teachers become one distribution over the vocabulary.
+    """How the distributions of several teachers over the vocabulary are averaged.
 
-    The mean of their probabilities is the ensemble of Hinton et al. 2015, section 3. The mean of their logits gives
-    the geometric mean of their probabilities, normalised.
+    The mean of probabilities is the ensemble of Hinton et al. 2015, section 3. The mean of logits gives the normalised
+    geometric mean of the probabilities.
 
     Attributes:
         weights: one for each teacher; they add up to 1.
-        mean: what the weighted mean is taken of.
+        mean: whether probabilities or logits are averaged.
     """
 
     weights: tuple[float, ...] = (1.0,)
@@ -35,15 +35,16 @@ class Ensemble:
 
     @classmethod
     def of(cls, count: int, weights: Sequence[float] | None = None, mean: Mean = "probabilities") -> Ensemble:
-        """Return the ensemble of so many teachers.
+        """Return the ensemble for a number of teachers.
 
         Args:
-            count: the number of teachers; no teacher counts as one.
-            weights: one for each, of any sum; equal ones if not given.
+            count: number of teachers; 0 counts as 1.
+            weights: one for each teacher, with any sum; equal weights if not given.
             mean: see `Ensemble`.
 
         Raises:
-            PotstillError: there are more or fewer weights than teachers, one is not above 0, or there is no such mean.
+            PotstillError: the number of weights is not the number of teachers, a weight is not above 0, or `mean` is
+                unknown.
         """
         count = max(count, 1)
         if mean not in get_args(Mean):
@@ -61,7 +62,7 @@ class Ensemble:
         return cls(tuple(weight / sum(given) for weight in given), mean)
 
     def mean_value(self, values: Sequence[Tensor]) -> Tensor:
-        """Return the weighted mean of scalars, one for each teacher; a single one is returned as it is."""
+        """Return the weighted mean of scalars, one for each teacher. A single one is returned unchanged."""
         if len(values) == 1:
             return values[0]
         weighted = [weight * value for weight, value in zip(self.weights, values, strict=True)]
@@ -71,7 +72,7 @@ class Ensemble:
         """Return the log-probabilities (..., V) of the ensemble.
 
         Args:
-            each: (..., V) log-probabilities of each teacher; those of a single one are returned as they are.
+            each: (..., V) log-probabilities of each teacher. Those of a single teacher are returned unchanged.
         """
         if len(each) == 1:
             return each[0]
@@ -81,11 +82,11 @@ class Ensemble:
         return torch.logsumexp(torch.stack([math.log(weight) + one for weight, one in pairs]), 0)
 
     def targets(self, projections: Sequence[Projection], temperature: float) -> Targets:
-        """Return what the soft targets are made of, for the pass over the vocabulary.
+        """Return the source of the averaged logits, for the pass over the vocabulary.
 
         Args:
-            projections: what each teacher's logits are made of; the widths may differ.
-            temperature: T; the mean of probabilities is that of softmax(logits / T).
+            projections: projection of each teacher; the widths may differ.
+            temperature: T; probabilities are softmax(logits / T).
         """
         if len(projections) == 1:
             return projections[0]
@@ -95,17 +96,17 @@ class Ensemble:
 
 
 def mean_of_logits(projections: Sequence[Projection], weights: Sequence[float]) -> Projection:
-    """Return what the weighted mean of logits is made of: one matrix product, the teachers side by side in it.
+    """Return a projection that gives the weighted mean of logits in one matrix product over all teachers.
 
     Args:
-        projections: of (N, Hᵢ) hidden states, (V, Hᵢ) weights and (V,) biases or None.
-        weights: one for each.
+        projections: (N, Hᵢ) hidden states, (V, Hᵢ) weight and (V,) bias or None of each teacher.
+        weights: one for each teacher.
 
     Returns:
         A projection of (N, ΣHᵢ) hidden states.
     """
     pairs = list(zip(weights, projections, strict=True))
-    biases = [weight * one.bias.to(_exact(one.bias)) for weight, one in pairs if one.bias is not None]
+    biases = [weight * one.bias.to(_sum_dtype(one.bias)) for weight, one in pairs if one.bias is not None]
     return Projection(
         torch.cat([one.hidden for one in projections], dim=-1),
         torch.cat([weight * one.weight for weight, one in pairs], dim=-1),
@@ -117,8 +118,8 @@ class MeanOfProbabilities(NamedTuple):
     """Logits whose softmax at temperature T is the weighted mean of the teachers' softmaxes at T: see `Targets`.
 
     Attributes:
-        projections: what each teacher's logits are made of.
-        weights: one for each; they add up to 1.
+        projections: projection of each teacher.
+        weights: one for each teacher; they add up to 1.
         temperature: T.
         vocab_size: V, without padding.
     """
@@ -141,11 +142,11 @@ class MeanOfProbabilities(NamedTuple):
         """See `Targets.logits`."""
         hidden, weight, _ = self.projections[0]
         logits = hidden.new_empty((len(self.projections), len(hidden[chunk]), len(weight)))
-        for (hidden, weight, bias), found in zip(self.projections, logits, strict=True):
+        for (hidden, weight, bias), of_teacher in zip(self.projections, logits, strict=True):
             if bias is None:
-                torch.mm(hidden[chunk], weight.T, out=found)
+                torch.mm(hidden[chunk], weight.T, out=of_teacher)
             else:
-                torch.addmm(bias, hidden[chunk], weight.T, out=found)
+                torch.addmm(bias, hidden[chunk], weight.T, out=of_teacher)
         mix = mean_of_probabilities_
         if softmax(logits.device.type) is not softmax_losses_:
             from potstill.objective.triton_mean import triton_mean_of_probabilities_ as mix
@@ -154,25 +155,25 @@ class MeanOfProbabilities(NamedTuple):
 
 
 def mean_of_probabilities_(logits: Tensor, weights: Sequence[float], temperature: float, vocab_size: int) -> None:
-    """Write T · log Σ wᵢ softmax(logitsᵢ / T), plus a number for each row, over the logits of the first teacher.
+    """Replace the logits of the first teacher by T · log Σ wᵢ softmax(logitsᵢ / T), plus a constant for each row.
 
-    What is added does not change the softmax. It brings the largest logit of a row near 0, where a type of 16 bits
-    has its finest steps: without it the likeliest tokens would lose most where a distribution is flat.
+    The constant does not change the softmax. It brings the largest logit of a row near 0, where a 16-bit type is most
+    precise. Without it, the logits of the likeliest tokens would be rounded most when a distribution is flat.
 
     Args:
         logits: (teachers, n, V') at temperature 1, V' ≥ V.
         weights: one for each teacher; they add up to 1.
         temperature: T.
-        vocab_size: V; columns from there on are padding, which gets no probability and is left as it is.
+        vocab_size: V; later columns are padding. Padding gets no probability and is left unchanged.
     """
     mean: Tensor | None = None
     for weight, one in zip(weights, logits[..., :vocab_size], strict=True):
-        found = F.log_softmax(one.to(_exact(one)) / temperature, dim=-1).add_(math.log(weight))
-        mean = found if mean is None else torch.logaddexp(mean, found, out=mean)
+        weighted = F.log_softmax(one.to(_sum_dtype(one)) / temperature, dim=-1).add_(math.log(weight))
+        mean = weighted if mean is None else torch.logaddexp(mean, weighted, out=mean)
     assert mean is not None
     mean.sub_(mean.amax(-1, keepdim=True)).mul_(temperature)
     logits[0, :, :vocab_size].copy_(mean)
 
 
-def _exact(tensor: Tensor) -> torch.dtype:
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)

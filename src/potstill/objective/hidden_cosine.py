@@ -1,4 +1,4 @@
-"""Hidden-state cosine: the student's last hidden states point where the teacher's do."""
+"""Hidden-state cosine: the student's last hidden states point in the same direction as the teacher's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from potstill.student import Reads
 class HiddenCosine(Term):
     """Mean over all tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
 
-    Requires equal widths.
+    It requires equal widths.
     """
 
     name: ClassVar[str] = "hidden_cosine"
@@ -40,8 +40,8 @@ class HiddenCosine(Term):
         if teacher.hidden_size != student.hidden_size:
             raise PotstillError(
                 f"The cosine compares hidden states of equal width, but the teacher's are {teacher.hidden_size} wide "
-                f"and the student's {student.hidden_size}: pass --alpha_cos 0 or leave hidden_cosine out of losses; "
-                "hidden_mse learns a projection between widths."
+                f"and the student's {student.hidden_size}: pass --alpha_cos 0 or leave hidden_cosine out of losses. "
+                "The loss hidden_mse learns a projection between different widths."
             )
 
     def value(self, batch: Batch) -> Tensor:

@@ -17,14 +17,14 @@ from potstill.student import Reads
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenMSE(Term):
-    """Mean squared error between hidden states of student layers and of the teacher layers that they are mapped to.
+    """Mean squared error between hidden states of student layers and those of the corresponding teacher layers.
 
-    Each pair of layers counts alike: the value is the mean over pairs, tokens and the teacher's width. Where the widths
-    differ, a linear layer for each pair takes the student's states to the teacher's width (as in TinyBERT, Jiao et al.
-    2020, section 3.1); it is trained with the student.
+    All pairs of layers have the same weight: the value is the mean over pairs, tokens and the teacher's width. If the
+    widths differ, a linear layer for each pair projects the student's states to the teacher's width (as in TinyBERT,
+    Jiao et al. 2020, section 3.1). It is trained with the student.
 
     Attributes:
-        layers: student layer → teacher layer, both counted from 0, -1 for the last; the last ones alone if not given.
+        layers: student layer → teacher layer, both counted from 0, -1 for the last. By default only the last layers.
     """
 
     name: ClassVar[str] = "hidden_mse"
@@ -38,7 +38,7 @@ class HiddenMSE(Term):
         layers = {}
         for pair in self.layers.items():
             try:
-                student, teacher = (int(layer) if isinstance(layer, str) else layer for layer in pair)  # JSON: strings
+                student, teacher = (int(layer) if isinstance(layer, str) else layer for layer in pair)  # from JSON
             except ValueError:
                 raise self.refuse("layers", rule) from None
             if not (is_layer_number(student) and is_layer_number(teacher)):

@@ -1,4 +1,4 @@
-"""The losses that a recipe can name, and how `losses:` is read. A new loss is a file beside and a line in `LOSSES`."""
+"""The losses that a recipe can name, and how `losses:` is read. A new loss is a new file and an entry in `LOSSES`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from potstill.objective.attention_relations import AttentionRelations
 from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.hidden_mse import HiddenMSE
 from potstill.objective.objective import Objective
-from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
+from potstill.objective.parts import CausalLM, LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Weighted
 
 LOSSES: dict[str, type[Weighted]] = {
-    loss.name: loss for loss in (SoftTargets, MaskedLM, LogitsMSE, HiddenCosine, HiddenMSE, AttentionRelations)
+    loss.name: loss
+    for loss in (
+        SoftTargets,
+        MaskedLM,
+        CausalLM,
+        LogitsMSE,
+        HiddenCosine,
+        HiddenMSE,
+        AttentionRelations,
+    )
 }
 
 
@@ -24,11 +33,12 @@ def objective_from(losses: Any) -> Objective:
     """Return the objective that `losses:` of a recipe describes.
 
     Args:
-        losses: a mapping from the name of each loss to its weight, or to a mapping of its options, `weight` among them
-            (1 if not given).
+        losses: a mapping from the name of each loss to its weight, or to a mapping of its options. `weight` is one of
+            them, by default 1.
 
     Raises:
-        PotstillError: an unknown loss or option, with the nearest there is; a value that cannot be; all weights 0.
+        PotstillError: a loss or option is unknown (the message names the most similar one); a value is not valid; or
+            all weights are 0.
     """
     if not isinstance(losses, Mapping) or not losses:
         raise PotstillError(

@@ -16,42 +16,49 @@ from potstill.objective.ensemble import Ensemble
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Batch, Encoded, Flops, Term, Weighted
 from potstill.objective.vocabulary import Vocabulary
-from potstill.student import Reads
+from potstill.student import Reads, family_of
 
 Value = Callable[[Batch], Tensor]
 _PARTS = (SoftTargets, MaskedLM, LogitsMSE)
 
 
 class Objective:
-    """The sum of some losses, each times its weight; the weights are not normalised.
+    """The weighted sum of some losses. The weights are not normalised.
 
-    A loss of weight 0 is left out: nothing of it is computed, and nothing is kept for it.
+    A loss of weight 0 is left out: it is not computed, and no states are kept for it.
 
     Args:
-        losses: `SoftTargets`, `MaskedLM` and `LogitsMSE`, which are joined into one `Vocabulary`; and any `Term`.
+        losses: `SoftTargets`, `MaskedLM` or `CausalLM`, and `LogitsMSE`, which are joined into one `Vocabulary`; and
+            any `Term`.
 
     Attributes:
-        terms: those with a weight, `Vocabulary` first.
+        terms: the terms with a weight above 0, `Vocabulary` first.
 
     Raises:
-        PotstillError: no loss has a weight, or two have the same name.
+        PotstillError: no loss has a weight above 0, or two have the same name.
     """
 
     def __init__(self, losses: Iterable[Weighted]) -> None:
         losses = list(losses)
         for name, count in Counter(loss.name for loss in losses).items():
             if count > 1:
-                raise PotstillError(f"losses: {name} is given {count} times: give it once, or name one otherwise.")
+                raise PotstillError(f"losses: {name} is given {count} times: give it once, or use different names.")
         used = [loss for loss in losses if loss.weight > 0]
         if not used:
             raise PotstillError("losses: no loss has a weight above 0, so there is nothing to learn from.")
-        parts: dict[str, Any] = {loss.name: loss for loss in used if isinstance(loss, _PARTS)}
+        parts: dict[str, Any] = {}
+        for loss in used:
+            if isinstance(loss, _PARTS):
+                field = "hard_labels" if isinstance(loss, MaskedLM) else loss.name
+                if field in parts:
+                    raise PotstillError("losses: masked_lm and causal_lm are both given: a model learns one of them.")
+                parts[field] = loss
         fused = [Vocabulary(**parts)] if parts else []
         self.terms: tuple[Term, ...] = (*fused, *(loss for loss in used if isinstance(loss, Term)))
 
     @cached_property
     def student_reads(self) -> Reads:
-        """What any term reads of the student."""
+        """The states of the student that any term reads."""
         reads = Reads()
         for term in self.terms:
             reads |= term.student_reads
@@ -59,7 +66,7 @@ class Objective:
 
     @cached_property
     def teacher_reads(self) -> Reads:
-        """What any term reads of the teacher."""
+        """The states of the teacher that any term reads."""
         reads = Reads()
         for term in self.terms:
             reads |= term.teacher_reads
@@ -67,22 +74,42 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term compares with a teacher; without one the teacher need not run."""
+        """Whether any term compares with a teacher. If not, the teacher need not run."""
         return bool(self.teacher_reads)
 
     @property
     def losses(self) -> dict[str, dict[str, Any]]:
-        """The losses with their options, as a recipe says them under `losses:`."""
+        """The losses with their options, in the form of `losses:` in a recipe."""
         found: dict[str, dict[str, Any]] = {}
         for term in self.terms:
             found |= term.options() if isinstance(term, Vocabulary) else {term.name: term.options()}
         return found
 
+    def check_direction(self, causal: bool) -> None:
+        """Check that the losses are for a model of this kind.
+
+        Args:
+            causal: whether each token of the student sees only the tokens before it.
+
+        Raises:
+            PotstillError: a loss is for the other kind; the message names the one to use.
+        """
+        losses = self.losses
+        if causal and "masked_lm" in losses:
+            raise PotstillError("losses: masked_lm needs a student that reads both ways: say causal_lm for this one.")
+        if not causal and "causal_lm" in losses:
+            raise PotstillError("losses: causal_lm needs a causal student, such as a GPT-2: say masked_lm here.")
+        for name, options in losses.items():
+            if causal and options.get("tokens") == "masked":
+                raise PotstillError(
+                    f"losses: {name} is taken at masked tokens, of which a causal model has none: say tokens: all."
+                )
+
     def check(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig) -> None:
         """Check that teacher and student fit each term.
 
         Raises:
-            PotstillError: the first thing that does not fit, with what to do.
+            PotstillError: something does not fit. The message is about the first problem and says what to do.
         """
         comparing = [name for term in self.terms for name in term.comparing]
         if teacher is None and comparing:
@@ -98,6 +125,11 @@ class Objective:
                 ("student", term.student_reads, student),
                 ("teacher", term.teacher_reads, teacher),
             ):
+                if config is not None and reads.attention and not family_of(config).shows_attention:
+                    raise PotstillError(
+                        f"The loss {term.name} reads queries and keys of the {role}, and potstill does not know where "
+                        f"models of type {config.model_type!r} make them: leave it out of losses."
+                    )
                 depth = 0 if config is None else config.num_hidden_layers
                 for layer in reads.hidden | reads.attention:
                     if not -depth <= layer < depth:
@@ -112,15 +144,15 @@ class Objective:
         return Flops(sum(flops.teacher for flops in found), sum(flops.student for flops in found))
 
     def modules(self, teachers: Sequence[PreTrainedConfig], student: PreTrainedConfig, seed: int = 0) -> nn.ModuleDict:
-        """Return what the terms train besides the student, each for each teacher; the same for the same seed.
+        """Return the modules that the terms train. A term has its own module for each teacher.
 
         Args:
-            teachers: the configs of all teachers, in order.
-            student: of the model in training.
-            seed: decides the initial weights.
+            teachers: configs of all teachers, in order.
+            student: config of the model in training.
+            seed: decides the initial weights; equal seeds give equal weights.
 
         Returns:
-            The modules by the name of the term; for the second teacher and those after it, its number follows.
+            Modules by the name of the term. From the second teacher on, the teacher's number follows the name.
         """
         modules = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
@@ -133,7 +165,7 @@ class Objective:
         return modules
 
     def compiled(self, **options: Any) -> dict[str, Value]:
-        """Return the compiled values of the terms that can be, by name, with the options of `torch.compile`."""
+        """Return the compiled `value` of each term that allows it, by name, with the options of `torch.compile`."""
         return {term.name: torch.compile(term.value, **options) for term in self.terms if term.compiled}
 
     def __call__(
@@ -148,17 +180,17 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Return the named losses of a batch, each a float32 scalar; ``loss``, their weighted sum, has a gradient.
 
-        The averages are over counts that are the same for every batch (all tokens; K masked tokens a block), so the
-        mean over micro-batches is the loss of the whole batch, however it is split.
+        The averages are over counts that are the same for every batch (all tokens, or K masked tokens per block). So
+        the mean over micro-batches is the loss of the whole batch, however it is split.
 
         Args:
-            student: of a batch of B blocks of L tokens.
-            teachers: each of the same batch; may be none if no term needs one.
+            student: states of the student for a batch of B blocks of L tokens.
+            teachers: states of each teacher for the same batch; may be empty if no term needs a teacher.
             positions: (B, K) int64, the masked positions of each block.
-            labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
-            modules: what the terms train, from `modules`.
-            values: what computes a term by its name in place of `Term.value`, from `compiled`.
-            ensemble: how several teachers become one; by equal weights if not given.
+            labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
+            modules: the modules that the terms train, from `modules`.
+            values: functions that replace `Term.value`, by the name of the term, from `compiled`.
+            ensemble: how the teachers are averaged; with equal weights if not given.
         """
         ensemble = ensemble or Ensemble.of(len(teachers))
         trained, values = dict(modules.items()) if modules is not None else {}, values or {}
@@ -176,5 +208,5 @@ class Objective:
 
 
 def _module_name(term: Term, number: int) -> str:
-    """Return what is called the module that a term trains for a teacher, which is counted from 0."""
+    """Return the name of the module that a term trains for a teacher, counted from 0."""
     return f"{term.name} {number + 1}" if number else term.name

@@ -1,4 +1,4 @@
-"""The losses that read logits. They are named one by one, and computed together by the term `Vocabulary`."""
+"""The losses that read logits. A recipe names each of them; the term `Vocabulary` computes them together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TOKENS = ("all", "masked")
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTargets(Weighted):
-    """The divergence of both softmaxes over the vocabulary at temperature T, times T² (Hinton et al. 2015).
+    """The divergence of the softmaxes of teacher and student at temperature T, times T² (Hinton et al. 2015).
 
-    It is summed over the vocabulary and averaged over the tokens. The factor T² keeps the size of its gradient when T
-    changes.
+    It is summed over the vocabulary and averaged over the tokens. Due to the factor T² the size of the gradient hardly
+    depends on T.
 
     Attributes:
         temperature: T.
-        tokens: all of a block, [CLS] and [SEP] included, or the masked ones.
+        tokens: all tokens of a block, [CLS] and [SEP] included, or the masked ones.
         divergence: forward_kl is KL(teacher ‖ student), reverse_kl is KL(student ‖ teacher), and jensen_shannon is the
-            mean of the KLs of both to their mean, at most ln 2.
+            mean of the KLs from each of them to their mean, at most ln 2.
     """
 
     name: ClassVar[str] = "soft_targets"
@@ -43,6 +43,15 @@ class MaskedLM(Weighted):
     """Cross-entropy of the original tokens at the masked positions, at temperature 1."""
 
     name: ClassVar[str] = "masked_lm"
+    logged_as: ClassVar[str] = "mlm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLM(MaskedLM):
+    """Cross-entropy of the next token at every position but the last, at temperature 1."""
+
+    name: ClassVar[str] = "causal_lm"
+    logged_as: ClassVar[str] = "clm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +59,7 @@ class LogitsMSE(Weighted):
     """Mean squared error of the logits, over the vocabulary and the tokens (arXiv 1312.6184).
 
     Attributes:
-        tokens: all of a block, [CLS] and [SEP] included, or the masked ones.
+        tokens: all tokens of a block, [CLS] and [SEP] included, or the masked ones.
     """
 
     name: ClassVar[str] = "logits_mse"

@@ -1,4 +1,4 @@
-"""The softmax part of the vocabulary pass in plain PyTorch: losses of a chunk of logits, their gradient in place."""
+"""The softmax part of the vocabulary pass in plain PyTorch: losses of a chunk of logits, gradient in place."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 
 
 class SoftmaxOptions(NamedTuple):
-    """What is computed of a row of logits.
+    """The losses to compute from a row of logits.
 
     Attributes:
         temperature: T of the soft targets.
-        soft_scale: what the gradient of a row's divergence at temperature T with respect to logits / T is multiplied
-            by; 0 leaves the divergence out.
-        hard_scale: what the gradient of a row's cross-entropy is multiplied by; 0 leaves the cross-entropy out.
-        masked_only: whether rows without a label have no divergence.
-        with_gradient: whether the gradient is wanted at all.
-        divergence: which of `DIVERGENCES`.
-        squared_scale: what the gradient of a row's mean squared difference of logits is multiplied by; 0 leaves it out.
-        squared_masked_only: whether rows without a label have no squared difference.
+        soft_scale: factor on the gradient of a row's divergence at temperature T with respect to logits / T; 0 leaves
+            the divergence out.
+        hard_scale: factor on the gradient of a row's cross-entropy; 0 leaves the cross-entropy out.
+        masked_only: if True, the divergence of rows without a label is 0.
+        with_gradient: whether to compute the gradient.
+        divergence: a name in `DIVERGENCES`.
+        squared_scale: factor on the gradient of a row's mean squared difference of logits; 0 leaves it out.
+        squared_masked_only: if True, the squared difference of rows without a label is 0.
     """
 
     temperature: float
@@ -41,15 +41,15 @@ class SoftmaxOptions(NamedTuple):
 def softmax_losses_(
     student: Tensor, teacher: Tensor | None, labels: Tensor, losses: Tensor, vocab_size: int, options: SoftmaxOptions
 ) -> None:
-    """Write the losses of n tokens, and the gradient of their scaled sum over the student's logits.
+    """Write the losses of n tokens, and the gradient of their scaled sum with respect to the student's logits.
 
     Args:
         student: (n, V') logits at temperature 1, V' ≥ V; overwritten by the gradient, 0 in columns from V on.
-        teacher: (n, V') logits at temperature 1, or None when nothing is compared with a teacher.
+        teacher: (n, V') logits at temperature 1, or None if no loss compares with a teacher.
         labels: (n,) int64 token to predict, or -100.
-        losses: (3, n) float32 or wider, or (2, n) where `squared_scale` is 0. Row 0 gets the divergence of both
-            softmaxes at temperature T, row 1 the cross-entropy at temperature 1, row 2 the mean squared difference of
-            the logits; 0 where there is none.
+        losses: (3, n) float32 or wider, or (2, n) if `squared_scale` is 0; overwritten. Row 0 gets the divergence of
+            both softmaxes at temperature T, row 1 the cross-entropy at temperature 1, row 2 the mean squared difference
+            of the logits. A token without a loss gets 0.
         vocab_size: V; columns from there on are padding.
         options: see `SoftmaxOptions`.
     """
@@ -58,9 +58,9 @@ def softmax_losses_(
     labelled = labels >= 0
     hard_rows = labelled.nonzero().squeeze(1) if options.hard_scale else labels[:0]
     targets = labels[hard_rows, None]
-    sharp = F.log_softmax(student[hard_rows].to(dtype), dim=-1)
+    log_probs = F.log_softmax(student[hard_rows].to(dtype), dim=-1)
     losses[1] = 0
-    losses[1, hard_rows] = -sharp.gather(1, targets).squeeze(1)
+    losses[1, hard_rows] = -log_probs.gather(1, targets).squeeze(1)
     gradient = None
     if teacher is not None and options.soft_scale:
         target = F.log_softmax(teacher[:, :vocab_size].to(dtype) / options.temperature, dim=-1)
@@ -82,7 +82,7 @@ def softmax_losses_(
         return
     if gradient is None:
         gradient = torch.zeros_like(student, dtype=dtype)
-    hard = sharp.exp_()
+    hard = log_probs.exp_()
     hard.scatter_add_(1, targets, hard.new_full(targets.shape, -1.0))
     gradient.index_add_(0, hard_rows, hard, alpha=options.hard_scale)
     student.copy_(gradient)

@@ -1,4 +1,4 @@
-"""What a loss is: a term of the objective, with a weight, that says what it reads and what must fit."""
+"""The interface of a loss: a weighted term of the objective, the states that it reads, and its checks."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from potstill.student import Reads, States, VocabularyHead
 
 @dataclass(frozen=True)
 class Encoded(States):
-    """What a model makes of a batch, short of its logits: the states that are read, and the head that makes logits."""
+    """The outputs of a model for a batch before its logits: the states that are read, and the head for the logits."""
 
     head: VocabularyHead
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a term sees of a batch of B blocks of L tokens.
+    """The input of a term for a batch of B blocks of L tokens.
 
     Attributes:
-        student: what the student makes of it.
-        teacher: what the teacher makes of it; None where there is none. With several teachers there is a batch for
-            each of them.
+        student: outputs of the student.
+        teacher: outputs of one teacher; None if there is no teacher. With several teachers, each has its own `Batch`.
         positions: (B, K) int64, the masked positions of each block.
-        labels: (B, K) int64, the original tokens there, -100 where there is none to predict.
-        trained: the term's own module, as `Term.module` built it; None if it has none.
+        labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
+        trained: the module that `Term.module` returned; None if the term has none.
     """
 
     student: Encoded
@@ -44,11 +43,11 @@ class Batch:
 
 
 class Flops(NamedTuple):
-    """FLOPs per token of a term's own matrix products, forward, beside those of the models.
+    """FLOPs per token of a term's own matrix products in the forward pass. Those of the models are not included.
 
     Attributes:
-        teacher: of what comes from the teacher; it has no backward pass.
-        student: of what comes from the student; the backward pass takes twice as many.
+        teacher: FLOPs on states of the teacher, which have no backward pass.
+        student: FLOPs on states of the student. The backward pass takes twice as many.
     """
 
     teacher: float = 0.0
@@ -60,11 +59,11 @@ class Weighted:
     """A loss that a recipe names, with its weight. Further options are fields of the subclasses.
 
     Attributes:
-        name: what it is called under `losses:` in a recipe.
-        weight: what its value is multiplied by; 0 leaves it out.
+        name: its name under `losses:` in a recipe.
+        weight: factor on its value; 0 leaves it out.
 
     Raises:
-        PotstillError: an option that cannot be.
+        PotstillError: an option has a value that is not valid.
     """
 
     name: ClassVar[str]
@@ -74,15 +73,15 @@ class Weighted:
         self._number("weight", lambda weight: 0 <= weight < float("inf"), "a number, 0 or more")
 
     def options(self) -> dict[str, Any]:
-        """Return the options as they are written in a recipe."""
+        """Return the options in the form in which a recipe has them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def refuse(self, option: str, rule: str) -> PotstillError:
-        """Return the error of an option that cannot be."""
+        """Return the error for an option whose value is not valid."""
         return PotstillError(f"losses: {option} of {self.name} is {getattr(self, option)!r}: it must be {rule}.")
 
     def _number(self, option: str, holds: Callable[[float], bool], rule: str) -> None:
-        """Check a number, and keep it as a float: YAML takes 1e-1 for text."""
+        """Check a number, and store it as a float: YAML reads 1e-1 as text."""
         value = getattr(self, option)
         try:
             number = float("nan") if isinstance(value, bool) else float(value)
@@ -102,9 +101,9 @@ class Term(Weighted, ABC):
     """One loss of the objective. A subclass is a frozen dataclass whose fields are its options.
 
     Attributes:
-        logged_as: what its value is called in the log; its name if not given.
-        compiled: whether `value` is compiled with the layers where a run compiles. Then it must be made of operations
-            on tensors alone.
+        logged_as: name of its value in the log; by default its name.
+        compiled: whether `value` is compiled with the layers, in a run that compiles. Then `value` may only consist of
+            tensor operations.
     """
 
     logged_as: ClassVar[str] = ""
@@ -113,60 +112,60 @@ class Term(Weighted, ABC):
     @property
     @abstractmethod
     def student_reads(self) -> Reads:
-        """What it reads of the student."""
+        """The states of the student that it reads."""
 
     @property
     def teacher_reads(self) -> Reads:
-        """What it reads of the teacher; nothing if it does not compare with one."""
+        """The states of the teacher that it reads. They are empty if it does not compare with a teacher."""
         return Reads()
 
     @property
     def comparing(self) -> list[str]:
-        """The names of the losses in it that need a teacher."""
+        """The names of its losses that need a teacher."""
         return [self.name] if self.teacher_reads else []
 
     @abstractmethod
     def value(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch, a scalar in float32 or wider, not weighted.
+        """Return the loss of a batch without its weight, a scalar in float32 or wider.
 
-        It must be a mean over counts that are the same for every batch, so that the mean over micro-batches is the
-        loss of the whole batch, however it is split.
+        It must be a mean over counts that are the same for every batch. Then the mean over micro-batches is the loss of
+        the whole batch, however it is split.
         """
 
     def check(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
-        """Check that teacher and student fit; asked before the first step, of a term that reads a teacher.
+        """Check that teacher and student fit. It is called before the first step if the term reads a teacher.
 
         Raises:
-            PotstillError: they do not; the message names the option that mends it.
+            PotstillError: they do not fit. The message names the option to change.
         """
 
     def flops(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, block_size: int) -> Flops:
-        """Return the FLOPs of its own matrix products; those of the models follow from what it reads.
+        """Return the FLOPs per token of its own matrix products. Those of the models are counted elsewhere.
 
         Args:
-            teacher: None where there is no teacher.
-            student: of the model in training.
+            teacher: config of the teacher; None if there is no teacher.
+            student: config of the model in training.
             block_size: L, tokens of a block.
         """
         return Flops()
 
     def module(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> nn.Module | None:
-        """Return what is trained with the student but not part of it, a projection say; None if there is nothing.
+        """Return a module that is trained with the student but is not part of it, such as a projection; or None.
 
-        It comes back in `Batch.trained`. Checkpoints have it, the saved model has not.
+        `value` gets it as `Batch.trained`. Checkpoints contain it, but the saved model does not.
         """
         return None
 
     def losses(
         self, batches: Sequence[Batch], value: Callable[[Batch], Tensor], ensemble: Ensemble
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted loss, and what the log gets to see of it by name.
+        """Return the weighted loss, and the values for the log by name.
 
-        With several teachers it is the weighted mean of the values against each of them.
+        With several teachers the value is the weighted mean of the values for each teacher.
 
         Args:
-            batches: what is compared: the same student with each teacher; a single one where there is no teacher.
-            value: `self.value`, perhaps compiled.
+            batches: the inputs of the term, one for each teacher with the same student; a single one without a teacher.
+            value: `self.value`, or its compiled version.
             ensemble: the weights of the teachers.
         """
         if not self.teacher_reads:
@@ -180,7 +179,7 @@ def check_layer(term: Weighted, option: str, layer: int, role: str, config: PreT
     """Check that a model has a layer.
 
     Raises:
-        PotstillError: it has not; the message names the option.
+        PotstillError: the model has no such layer. The message names the option.
     """
     depth = config.num_hidden_layers
     if not -depth <= layer < depth:

@@ -1,4 +1,4 @@
-"""The mean of several teachers' probabilities as two Triton kernels: two reads of each one's logits, and one write."""
+"""The mean of several teachers' probabilities in two Triton kernels, which read all logits twice and write once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 4096  # columns that a program looks at together
+BLOCK = 4096  # columns that a program loads at once
 NUM_WARPS = 8
 
 
@@ -25,7 +25,7 @@ def _normalise_kernel(
     ROW_STRIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """For a row of one teacher: log2 of its weight less log2 Σ 2^z, and the largest of what that makes of the row."""
+    """For a row of one teacher, compute an offset, log2(weight) − log2 Σ 2^z, and the largest value of offset + z."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * ROW_STRIDE
     columns = tl.arange(0, BLOCK)
@@ -59,7 +59,7 @@ def _mix_kernel(
     TEACHERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """For some columns of a row: the logarithm of the mean, over the logits of the first teacher."""
+    """For some columns of a row, write the logarithm of the mean over the logits of the first teacher."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     logits += row * ROW_STRIDE + columns
@@ -82,7 +82,7 @@ def _mix_kernel(
 def triton_mean_of_probabilities_(
     logits: Tensor, weights: Sequence[float], temperature: float, vocab_size: int
 ) -> None:
-    """Do what `mean_of_probabilities_` does; the largest logit of a row lies between 0 and T · ln(teachers)."""
+    """Do the same as `mean_of_probabilities_`. The largest logit of a row lies between 0 and T · ln(teachers)."""
     teachers, rows, width = logits.shape
     offsets, largest = torch.empty((2, teachers, rows), dtype=torch.float32, device=logits.device)
     for number, weight in enumerate(weights):

@@ -1,6 +1,6 @@
 """The softmax part of the vocabulary pass as one Triton kernel: two reads of the logits and one write.
 
-Jensen-Shannon takes a third read: its value needs both softmaxes' normalisation, and its gradient needs its value.
+Jensen-Shannon takes a third read: its value needs both normalised softmaxes, and its gradient needs its value.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from potstill.objective.softmax import SoftmaxOptions
 
-BLOCK = 4096  # columns that a program looks at together
+BLOCK = 4096  # columns that a program processes at once
 GROUP = 8  # columns that one thread loads at once
 NUM_WARPS = 16
-DIVERGENCES = {"forward_kl": 0, "reverse_kl": 1, "jensen_shannon": 2}  # as the kernel knows them
+DIVERGENCES = {"forward_kl": 0, "reverse_kl": 1, "jensen_shannon": 2}  # their numbers in the kernel
 
 
 @triton.jit
@@ -48,13 +48,14 @@ def _softmax_losses_kernel(
     hard = HAS_HARD and label >= 0
     lanes: tl.constexpr = BLOCK // GROUP
     columns = tl.arange(0, lanes)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    # Beyond the vocabulary. Finite, so that the difference of two such is 0 and not NaN; and set after scaling, for a
-    # scaling that is fused into a difference leaves its rounding error, which at this size is infinite as an exponent.
+    # Value of columns beyond the vocabulary. It is finite, so that the difference of two such values is 0 and not NaN.
+    # It is set after scaling: a scaling that is fused into a difference leaves a rounding error, and at this size that
+    # error is infinite as an exponent.
     lowest = -1.0e30
-    to_base_2 = 1.4426950408889634 / temperature  # the device computes powers of 2; logarithms below are of base 2 too
+    to_base_2 = 1.4426950408889634 / temperature  # the device computes powers of 2; all logarithms below have base 2
 
-    # First read: maximum so far and sum of powers relative to it, for each lane. The columns of a lane are of one
-    # thread, so nothing is exchanged between threads until the end, and one rescaling serves all of them.
+    # First read: for each lane, the maximum so far and the sum of powers relative to it. One thread has all columns of
+    # a lane, so threads exchange nothing until the end, and one rescaling serves all columns of the lane.
     student_max = tl.full([lanes], lowest, tl.float32)
     teacher_max = tl.full([lanes], lowest, tl.float32)
     student_sums = tl.zeros([lanes], tl.float32)
@@ -97,7 +98,7 @@ def _softmax_losses_kernel(
         teacher_sum = tl.sum(teacher_sums * shrink, 0)
         student_shrink = tl.exp2(student_max - top)
         student_sum = tl.sum(student_sums * student_shrink, 0)
-        # What turns the difference of two scaled logits into that of two log-probabilities.
+        # The difference of two scaled logits minus this offset is the difference of two log-probabilities.
         offset = (teacher_top + tl.log2(teacher_sum)) - (top + tl.log2(student_sum))
         if DIVERGENCE == 0:
             divergence = tl.sum(cross_sums * shrink, 0) / teacher_sum - offset
@@ -110,7 +111,7 @@ def _softmax_losses_kernel(
                 inside = start + columns < VOCAB_SIZE
                 s = tl.load(student + start + columns, mask=inside, other=0.0).to(tl.float32) * to_base_2
                 t = tl.load(teacher + start + columns, mask=inside, other=0.0).to(tl.float32) * to_base_2
-                ratio = (t - s) - offset  # of the probabilities p and q, as a logarithm
+                ratio = (t - s) - offset  # log2(p / q), with p of the teacher and q of the student
                 to_mean = tl.maximum(ratio, 0.0) + tl.log2(1.0 + tl.exp2(-tl.abs(ratio))) - 1.0  # log2(mean / q)
                 q = tl.where(inside, tl.exp2(s - top), 0.0)
                 p = tl.where(inside, tl.exp2(t - teacher_top), 0.0)
@@ -143,9 +144,9 @@ def _softmax_losses_kernel(
             sharp_factor = hard_scale / sharp_sum
         tl.store(hard_losses + row, loss)
 
-    # Second read, mostly out of the cache; the gradient takes the place of the student's logits.
+    # Second read, mostly from the cache. The gradient overwrites the student's logits.
     if WITH_GRADIENT:
-        tl.debug_barrier()  # the label's logit has been read before any is overwritten
+        tl.debug_barrier()  # every thread has read the label's logit before any logit is overwritten
         for start in range(0, ROW_STRIDE, BLOCK):
             inside = start + columns < VOCAB_SIZE
             s = tl.load(student + start + columns, mask=inside, other=0.0).to(tl.float32) * to_base_2
@@ -173,7 +174,7 @@ def _softmax_losses_kernel(
 def triton_softmax_losses_(
     student: Tensor, teacher: Tensor | None, labels: Tensor, losses: Tensor, vocab_size: int, options: SoftmaxOptions
 ) -> None:
-    """Do what `softmax_losses_` does."""
+    """Do the same as `softmax_losses_`, on a GPU."""
     _softmax_losses_kernel[(len(student),)](
         student,
         student if teacher is None else teacher,

@@ -1,7 +1,7 @@
-"""The term that looks at the vocabulary: from hidden states and heads to soft targets, masked LM and logits' MSE.
+"""The term that reads logits: soft targets, masked LM and MSE of logits, from hidden states and heads.
 
-All that is costly in a distillation step besides the encoders happens here. The term takes hidden states rather than
-logits, so that logits need never exist all at once, and computes all its losses in one pass.
+Besides the encoders, this term is the costly part of a distillation step. It takes hidden states instead of logits, so
+that all logits need never be in memory at once, and computes all its losses in one pass.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from potstill.objective.softmax import SoftmaxOptions
 from potstill.objective.term import Batch, Term
 from potstill.student import Reads
 
-# Logits held at once, in bytes: on a GPU so many that the matrix products are large (docs/performance.md), elsewhere so
-# few that they stay near the processor.
+# Bytes of logits in memory at once. On a GPU they are many, for large matrix products (docs/performance.md). Elsewhere
+# they are few, so that they stay in the cache of the processor.
 LOGITS_BYTES = {"cuda": 2**30}
 LOGITS_BYTES_ELSEWHERE = 2**26
-ALIGNMENT = {"cuda": 64}  # what the vocabulary is padded to a multiple of
+ALIGNMENT = {"cuda": 64}  # the vocabulary is padded to a multiple of this
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary(Term):
-    """Soft targets, masked LM and the MSE of logits, in one pass over the vocabulary with their gradients.
+    """Soft targets, masked LM and the MSE of logits, with their gradients, in one pass over the vocabulary.
 
-    Logits are only computed at the tokens that a loss reads: all of them, or the masked ones.
+    Logits are only computed at the tokens that a loss reads: all tokens, or the masked ones.
 
     Attributes:
-        weight: always 1; each part has a weight of its own.
+        weight: always 1; each part has its own weight.
         soft_targets: None to leave them out.
-        masked_lm: likewise.
-        logits_mse: likewise.
+        hard_labels: masked LM or causal LM; None to leave it out.
+        logits_mse: None to leave it out.
     """
 
     name: ClassVar[str] = "vocabulary"
     compiled: ClassVar[bool] = False
     weight: float = field(default=1.0, init=False)
     soft_targets: SoftTargets | None = None
-    masked_lm: MaskedLM | None = None
+    hard_labels: MaskedLM | None = None
     logits_mse: LogitsMSE | None = None
 
     def options(self) -> dict[str, Any]:
         """Return the options of each part, by the name of the part."""
-        parts = (self.soft_targets, self.masked_lm, self.logits_mse)
+        parts = (self.soft_targets, self.hard_labels, self.logits_mse)
         return {part.name: part.options() for part in parts if part is not None}
 
     @property
     def student_reads(self) -> Reads:
         """See `Term.student_reads`."""
-        return self.teacher_reads | Reads("none" if self.masked_lm is None else "masked")
+        return self.teacher_reads | Reads("none" if self.hard_labels is None else "masked")
 
     @property
     def teacher_reads(self) -> Reads:
@@ -84,20 +84,20 @@ class Vocabulary(Term):
     def losses(
         self, batches: Sequence[Batch], value: Callable[[Batch], Tensor], ensemble: Ensemble
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the parts, and for the log `ce`, `mlm` and `logits_mse`, each a float32 scalar.
+        """Return the weighted sum of the parts, and for the log `ce`, `mlm` or `clm`, and `logits_mse`.
 
-        Only the sum has a gradient, which is computed in the same pass. Several teachers are compared with as the one
-        that `ensemble` makes of them. The MSE is that to the mean of their logits.
+        Each is a float32 scalar. Only the sum has a gradient. It is computed in the same pass. The student is compared
+        with the mean of the teachers that `ensemble` describes. The MSE is always to the mean of their logits.
         """
-        soft_targets, masked_lm, logits_mse = self.soft_targets, self.masked_lm, self.logits_mse
+        soft_targets, hard_labels, logits_mse = self.soft_targets, self.hard_labels, self.logits_mse
         if logits_mse is not None and len(batches) > 1 and ensemble.mean != "logits":
             of_logits = replace(ensemble, mean="logits")
             if soft_targets is None:
                 ensemble = of_logits
-            else:  # a pass compares with one matrix of logits, and the two losses want two
+            else:  # one pass compares with one matrix of logits, but these two losses need two
                 first, logged = replace(self, logits_mse=None).losses(batches, value, ensemble)
-                second, also = Vocabulary(logits_mse=logits_mse).losses(batches, value, of_logits)
-                return first + second, logged | also
+                second, logged_too = Vocabulary(logits_mse=logits_mse).losses(batches, value, of_logits)
+                return first + second, logged | logged_too
         batch = batches[0]
         positions, labels, head = batch.positions, batch.labels, batch.student.head
         hidden = batch.student.last
@@ -110,22 +110,20 @@ class Vocabulary(Term):
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        temperature, soft, hard, squared = 1.0, 0.0, 0.0, 0.0
-        if soft_targets is not None:
-            temperature = soft_targets.temperature
+        temperature, soft, hard, squared = 1.0 if soft_targets is None else soft_targets.temperature, 0.0, 0.0, 0.0
         teacher: Targets | None = None
         if self.teacher_reads:
             with torch.no_grad():
                 teacher = ensemble.targets([_projection(one, every_token) for one in batches], temperature)
-        # Sums over rows become averages over counts that every batch has: see `Term.value`.
+        # Sums over rows become averages over counts that are the same for every batch: see `Term.value`.
         counts = {"all": row_labels.numel(), "masked": labels.numel()}
         if soft_targets is not None:
             soft = soft_targets.weight * temperature**2 / counts[soft_targets.tokens]
-        if masked_lm is not None:
-            hard = masked_lm.weight / counts["masked"]
+        if hard_labels is not None:
+            hard = hard_labels.weight / counts["masked"]
         if logits_mse is not None:
             squared = logits_mse.weight / counts[logits_mse.tokens]
-        # The gradient with respect to logits is kept large enough that float16 does not lose the many small ones.
+        # The gradients with respect to logits are scaled up, so that float16 does not lose the many small ones.
         unit = max(soft / temperature, hard, squared) / (1024 if dtype == torch.float16 else 1)
         options = SoftmaxOptions(
             temperature,
@@ -138,6 +136,7 @@ class Vocabulary(Term):
             logits_mse is not None and logits_mse.tokens == "masked",
         )
         rows = head.transform(hidden).flatten(0, 1)
+        matrices = 2 if teacher is None else 1 + teacher.matrices
         with torch.autocast(device, enabled=False):  # the pass chooses its own types
             total, sums = VocabularyPass.apply(
                 rows,
@@ -147,26 +146,24 @@ class Vocabulary(Term):
                 row_labels.flatten(),
                 options,
                 dtype,
-                _chunk_size(
-                    row_labels.numel(), len(head.weight), dtype, device, 1 + (teacher.matrices if teacher else 1)
-                ),
+                _chunk_size(row_labels.numel(), len(head.weight), dtype, device, matrices),
                 ALIGNMENT.get(device, 1),
             )
         logged = {}
         if soft_targets is not None:
             logged["ce"] = sums[0] * (temperature**2 / counts[soft_targets.tokens])
-        if masked_lm is not None:
-            logged["mlm"] = sums[1] / counts["masked"]
+        if hard_labels is not None:
+            logged[hard_labels.logged_as] = sums[1] / counts["masked"]
         if logits_mse is not None:
             logged["logits_mse"] = sums[2] / counts[logits_mse.tokens]
         return total * unit, logged
 
 
 def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
-    """Check that teacher and student have one vocabulary.
+    """Check that teacher and student have vocabularies of the same size.
 
     Raises:
-        PotstillError: they have not.
+        PotstillError: the sizes differ.
     """
     if teacher.vocab_size != student.vocab_size:
         raise PotstillError(
@@ -176,20 +173,28 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
 
 
 def _projection(batch: Batch, every_token: bool) -> Projection:
-    """Return what the teacher's logits are made of, at every token or at the masked ones."""
+    """Return the projection that gives the teacher's logits, at every token or only at the masked ones."""
     assert batch.teacher is not None
-    head, seen = batch.teacher.head, batch.teacher.last
-    hidden = head.transform(seen if every_token else _at(seen, batch.positions))
-    return Projection(hidden.flatten(0, 1), head.weight, head.bias)
+    head, hidden = batch.teacher.head, batch.teacher.last
+    transformed = head.transform(hidden if every_token else _at(hidden, batch.positions))
+    return Projection(transformed.flatten(0, 1), head.weight, head.bias)
 
 
 def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str, matrices: int = 2) -> int:
-    """Return how many tokens to take at a time, so that so many matrices of logits stay small and chunks are alike."""
+    """Return the number of tokens in a chunk, so that all matrices of logits stay small and chunks have similar sizes.
+
+    Args:
+        tokens: number of tokens in all chunks.
+        vocab_size: V.
+        dtype: type of the logits.
+        device: type of the device.
+        matrices: number of matrices of logits in memory at once: the student's and those of its targets.
+    """
     limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (matrices * vocab_size * dtype.itemsize)
     chunks = math.ceil(tokens / max(limit, 1))
     return math.ceil(tokens / chunks / 8) * 8
 
 
 def _at(values: Tensor, positions: Tensor) -> Tensor:
-    """Return (B, K, D): the rows of (B, L, D) at (B, K) positions."""
+    """Return the rows of (B, L, D) values at (B, K) positions, as (B, K, D)."""
     return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))

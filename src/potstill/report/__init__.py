@@ -1,1 +1,1 @@
-"""Tables, plots, model cards and pages: what people look at."""
+"""Tables, plots, model cards and pages for people to read."""

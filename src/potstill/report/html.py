@@ -32,7 +32,7 @@ footer {{ margin-top: 3rem; color: #666; font-size: .85rem; }}
 
 
 def page(title: str, sections: Sequence[str]) -> str:
-    """Return a page of sections made by the functions below."""
+    """Return a page of sections; the functions below make sections."""
     return _PAGE.format(title=_shown(title), body="\n".join(sections))
 
 

@@ -1,7 +1,7 @@
-"""Markdown from what may be any text: names, paths and labels are shown as they are and do nothing.
+"""Write any text as Markdown: names, paths and labels are shown unchanged and have no effect on the markup.
 
-Where Markdown is put together, text goes through `plain` or `code`, cells through `table`, and a card's header through
-`front_matter`; only what potstill itself says may hold marks.
+Code that writes Markdown passes text through `plain` or `code`, cells through `table`, and the header of a card through
+`front_matter`. Only potstill's own texts may hold markup.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _DIRECTIONS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 def visible(text: str) -> str:
-    r"""Return a text on one line: line breaks, control characters and halves of characters as Python writes them.
+    r"""Return a text on one line. Invisible characters become escape sequences of Python: "a\nb" becomes "a\\nb".
 
-    So are the marks that turn the direction of what follows. "a\nb" becomes "a\\nb".
+    These are line breaks, control characters, halves of surrogate pairs, and characters that change the text direction.
     """
     return "".join(
         char.encode("unicode_escape").decode()
@@ -37,7 +37,7 @@ def visible(text: str) -> str:
 
 
 def plain(text: object) -> str:
-    """Return Markdown that shows a text as it is, in a paragraph, a heading, an item of a list, or a table's cell."""
+    """Return Markdown that shows a text unchanged in a paragraph, a heading, a list item or a table cell."""
     escaped = _MARKS.sub(r"\\\g<0>", visible(str(text)))
     number = re.match(r"\d+(?=[.)](\s|$))", escaped)  # the number of an item
     if number:
@@ -46,7 +46,7 @@ def plain(text: object) -> str:
 
 
 def code(text: object, cell: bool = False) -> str:
-    """Return a text as code; where it stands in a table's cell, bars are escaped, for they would end the cell."""
+    """Return a text as code. In a cell of a table bars are escaped, because they would end the cell."""
     shown = visible(str(text))
     shown = shown.replace("|", r"\|") if cell else shown
     if not shown.strip():
@@ -61,8 +61,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], figures: bool = 
 
     Args:
         header: Markdown of each column's title.
-        rows: Markdown of the cells, as many as titles.
-        figures: whether all columns but the first are set at the right.
+        rows: Markdown of the cells; each row has as many as the header.
+        figures: whether all columns but the first are right-aligned.
     """
     rule = ["---", *("--:" if figures else "---" for _ in header[1:])]
     lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
@@ -70,17 +70,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], figures: bool = 
 
 
 def figure(value: float, form: str) -> str:
-    """Return a figure as `format` writes it; a dash for what is no finite number, of which `not_finite` tells."""
+    """Return a figure as `format` writes it, or a dash if it is not finite (see `not_finite`)."""
     return format(value, form) if math.isfinite(value) else NOTHING
 
 
 def front_matter(header: Mapping[str, Any], base_model: str | Sequence[str] | None) -> str:
-    """Return the header of a card in YAML, as the hub reads it.
+    """Return the header of a card in YAML, in the hub's format.
 
     Args:
-        header: its fields.
-        base_model: what the model was made from, one or several. It becomes a field as far as it can be a name of the
-            hub, and is not a folder of the machine that trained.
+        header: fields of the header.
+        base_model: the model or models that this one was made from. Those that can be names on the hub and are not
+            local folders become a field.
     """
     fields = dict(header)
     named = [base_model] if isinstance(base_model, str) else base_model or []
@@ -91,7 +91,7 @@ def front_matter(header: Mapping[str, Any], base_model: str | Sequence[str] | No
 
 
 def name_of(model: str) -> str:
-    """Return what a model is called in a text: the last part of its path or of its name on the hub, as Markdown."""
+    """Return a model's name for a text, as Markdown: the last part of its path or of its name on the hub."""
     return plain(Path(model).name or model)
 
 

@@ -1,4 +1,4 @@
-"""The model card: what a trained folder says of itself, every figure of it measured by the run that wrote it."""
+"""The model card of a training run. The run that writes the card measured every figure in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from potstill.corpus import Manifest
 from potstill.json_files import not_finite
 from potstill.report.markdown import code, figure, front_matter, name_of, plain, table
+from potstill.student import family_of
 
 
 def model_card(
@@ -21,23 +22,24 @@ def model_card(
     """Return a model card in the hub's format: YAML header, then Markdown.
 
     Args:
-        config: the trained model's.
+        config: config of the trained model.
         recipe: options of the run, as `recipe_values` returns them.
-        results: what was measured, as `run_results` returns it.
-        manifest: of the corpus.
-        same_class: whether a student is of its teacher's class, segment embeddings and all.
+        results: measured figures, as `run_results` returns them.
+        manifest: manifest of the corpus.
+        same_class: whether a student has the class of its teacher, with segment embeddings.
     """
     teacher = recipe.get("teacher")
+    causal = family_of(config).causal
     teachers = results.get("teachers", [])
     header = {
         "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
-        "tags": ["potstill", "distillation"] if teacher else ["potstill", "masked-lm"],
+        "pipeline_tag": "text-generation" if causal else "fill-mask",
+        "tags": ["potstill", "distillation" if teacher else "causal-lm" if causal else "masked-lm"],
     }
     sections = [
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class),
-        _held_out(results["held_out"], bool(teacher), recipe.get("short_block_size"), bool(teachers)),
+        _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
         _teachers(teachers, results["held_out"]["final"] or {}, recipe),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
@@ -47,9 +49,10 @@ def model_card(
 
 
 def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], same_class: bool) -> str:
+    causal = family_of(config).causal
     shape = (
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, vocabulary of {config.vocab_size:,}, "
-        f"{results['parameters']:,} parameters with its masked-LM head"
+        f"{results['parameters']:,} parameters with its language-model head"
     )
     lines = []
     if "teacher" in recipe:
@@ -64,7 +67,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
             lines.append("It started from random weights.")
         else:
             if same_class:
-                rest = "Everything outside of the layers was copied as it is."
+                rest = "Everything outside of the layers was copied unchanged."
             elif recipe["fold_token_types"]:
                 rest = (
                     "The teacher's segment-0 embedding was added into the position embeddings, so that single-segment "
@@ -72,24 +75,34 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
                 )
             else:
                 rest = "The teacher's segment embeddings were dropped."
-            of = "the teacher's" if isinstance(recipe["teacher"], str) else "the first teacher's"
-            lines.append(f"It started from {of} layers by the rule {code(recipe['layers'])}. {rest}")
+            whose = "the teacher's" if isinstance(recipe["teacher"], str) else "the first teacher's"
+            lines.append(f"It started from {whose} layers by the rule {code(recipe['layers'])}. {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
             "",
-            f"A {code(config.model_type)} of {shape}, pre-trained by masked LM with potstill.",
+            f"A {code(config.model_type)} of {shape}, pre-trained by {'causal' if causal else 'masked'} LM "
+            "with potstill.",
         ]
     usage = [
         "",
         "```python",
         "from transformers import pipeline",
         "",
-        'fill = pipeline("fill-mask", model="path/of/this/folder")',
-        'fill(f"The capital of France is {fill.tokenizer.mask_token}.")',
+        *(_GENERATE if causal else _FILL),
         "```",
     ]
     return "\n".join(lines + usage)
+
+
+_FILL = (
+    'fill = pipeline("fill-mask", model="path/of/this/folder")',
+    'fill(f"The capital of France is {fill.tokenizer.mask_token}.")',
+)
+_GENERATE = (
+    'generate = pipeline("text-generation", model="path/of/this/folder")',
+    'generate("The capital of France is", max_new_tokens=10)',
+)
 
 
 def _names(teacher: str | list[str]) -> str:
@@ -104,80 +117,104 @@ def _teachers(teachers: list[dict[str, Any]], final: dict[str, float], recipe: d
         return ""
     rows = []
     for number, teacher in enumerate(teachers, 1):
-        loss, accuracy = (final.get(f"teacher_{number}_{name}") for name in ("loss", "accuracy"))
-        cells = [
-            (teacher["weight"], ".3f"),
-            (loss, ".3f"),
-            (accuracy, ".1%"),
-            (teacher.get("seconds"), ".4f"),
-            (teacher.get("share"), ".1%"),
-        ]
-        shown = ["" if value is None else figure(value, form) for value, form in cells]
-        rows.append([name_of(teacher["name"]), *shown])
+        values = {name: final.get(f"teacher_{number}_{name}") for name in ("loss", "perplexity", "accuracy")} | teacher
+        cells = [(values.get(key), form) for key, (_, form) in _OF_A_TEACHER.items()]
+        rows.append(
+            [name_of(teacher["name"]), *("" if value is None else figure(value, form) for value, form in cells)]
+        )
     return "\n\n".join(
         [
             "## Teachers",
             f"The soft targets are the weighted mean of the teachers' {plain(recipe['teacher_mean'])}. The last two "
-            "columns say what each teacher took of a training step; they are medians over the measured steps.",
-            table(["teacher", "weight", "loss (nats)", "accuracy", "seconds a step", "share of a step"], rows),
+            "columns give the time of each teacher in a training step, as medians over the measured steps.",
+            _without_empty_columns(["teacher", *(heading for heading, _ in _OF_A_TEACHER.values())], rows),
         ]
     )
 
 
-def _held_out(held_out: dict[str, Any], with_teacher: bool, short: int | None, several: bool) -> str:
+def _held_out(
+    held_out: dict[str, Any], with_teacher: bool, several_teachers: bool, causal: bool, short: int | None
+) -> str:
     final, initial = held_out["final"], held_out["initial"]
     if final is None:
         return "## Held-out text\n\nNot measured: the corpus has no held-out block."
     name = "student" if with_teacher else "model"
     rows = []
     if "teacher_loss" in final:
-        taught = {"loss": final["teacher_loss"], "accuracy": final["teacher_accuracy"]}
-        rows.append(_row("teachers, their mean" if several else "teacher", taught))
+        names = ("loss", "perplexity", "accuracy")
+        taught = {name: final[f"teacher_{name}"] for name in names if f"teacher_{name}" in final}
+        rows.append(_row("mean of the teachers" if several_teachers else "teacher", taught))
     if initial:
         rows.append(_row(f"{name}, as initialised", initial))
     rows.append(_row(f"{name}, trained", final))
     if "short_loss" in final:
         at_short = {key.removeprefix("short_"): value for key, value in final.items() if key.startswith("short_")}
-        rows.append(_row(f"{name}, trained, blocks cut to {short} tokens", at_short))
-    said = [
+        rows.append(_row(f"{name}, trained, blocks split to {short} tokens", at_short))
+    paragraphs = [
         "## Held-out text",
-        "Masked LM on documents kept out of training, 15 % of the tokens masked uniformly, the same masks for every "
-        "row. KL (teacher ‖ model, nats), agreement of the first choice: at the masked tokens. Cosine of the last "
-        "hidden states: all tokens.",
-        table(["", *_HELD_OUT], rows),
+        _MEASURED_CAUSAL if causal else _MEASURED_MASKED,
+        _without_empty_columns(["", *(heading for heading, _ in _HELD_OUT.values())], rows),
     ]
-    said += no_figures({"as initialised": initial or {}, "trained": final})
-    if final.get("teacher_accuracy"):  # there is no share of nothing
+    paragraphs += no_figures({"as initialised": initial or {}, "trained": final})
+    if final.get("teacher_accuracy"):  # a share of 0 is not defined
         kept = final["accuracy"] / final["teacher_accuracy"]
-        said.append(
-            f"The student keeps {figure(kept, '.1%')} of the {'mean teacher' if several else 'teacher'}'s accuracy."
-        )
-    return "\n\n".join(said)
+        whole = "accuracy of the teachers' mean" if several_teachers else "teacher's accuracy"
+        paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the {whole}.")
+    return "\n\n".join(paragraphs)
 
 
-_HELD_OUT = {"loss (nats)": ".3f", "accuracy": ".1%", "KL": ".3f", "agreement": ".1%", "cosine": ".3f"}
+_MEASURED_MASKED = (
+    "Masked LM on documents that were not used for training. 15 % of the tokens are masked uniformly, with the same "
+    "masks for every row. KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at the "
+    "masked tokens, the cosine of the last hidden states at all tokens."
+)
+_MEASURED_CAUSAL = (
+    "Causal LM on documents that were not used for training. Perplexity is exp(loss), by tokens of this vocabulary. "
+    "KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at every token but the last of "
+    "a block, the cosine of the last hidden states at all tokens."
+)
+_HELD_OUT = {
+    "loss": ("loss (nats)", ".3f"),
+    "perplexity": ("perplexity", ".2f"),
+    "accuracy": ("accuracy", ".1%"),
+    "kl": ("KL", ".3f"),
+    "agreement": ("agreement", ".1%"),
+    "cosine": ("cosine", ".3f"),
+}
+"""Metric → heading and format of its column."""
+_OF_A_TEACHER = {
+    "weight": ("weight", ".3f"),
+    "loss": _HELD_OUT["loss"],
+    "perplexity": _HELD_OUT["perplexity"],
+    "accuracy": _HELD_OUT["accuracy"],
+    "seconds": ("seconds per step", ".4f"),
+    "share": ("share of a step", ".1%"),
+}
+"""Property of one of several teachers → heading and format of its column."""
 
 
 def _row(name: str, metrics: dict[str, float]) -> list[str]:
-    keys = ("loss", "accuracy", "kl", "agreement", "cosine")
-    cells = [
-        figure(metrics[key], form) if key in metrics else "" for key, form in zip(keys, _HELD_OUT.values(), strict=True)
-    ]
+    cells = [figure(metrics[key], form) if key in metrics else "" for key, (_, form) in _HELD_OUT.items()]
     return [name, *cells]
 
 
+def _without_empty_columns(headings: list[str], rows: list[list[str]]) -> str:
+    kept = [number for number in range(len(headings)) if number == 0 or any(row[number] for row in rows)]
+    return table([headings[number] for number in kept], [[row[number] for number in kept] for row in rows])
+
+
 def no_figures(measured: dict[str, Any]) -> list[str]:
-    """Return a sentence, if there is need of one, on figures that are no finite numbers."""
+    """Return a sentence that names the figures that are not finite; nothing if all are finite."""
     names = not_finite(measured)
-    return [f"**Not finite (NaN or infinity), so a dash stands for it: {plain(', '.join(names))}.**"] if names else []
+    return [f"**A dash means not finite (NaN or infinity): {plain(', '.join(names))}.**"] if names else []
 
 
 def recipe_table(recipe: dict[str, Any], changes: list[dict[str, Any]] | None = None) -> str:
     """Return the section of a card that lists the options of the run.
 
     Args:
-        recipe: options by name, as they were at the end of the run.
-        changes: for each resumption that changed options, its step, and option → its value before and after.
+        recipe: options by name, with their values at the end of the run.
+        changes: for each resumption that changed options, the step, and option → value before and value after.
     """
     rows = [[code(name, cell=True), code(value, cell=True)] for name, value in recipe.items()]
     changed = [
@@ -186,10 +223,10 @@ def recipe_table(recipe: dict[str, Any], changes: list[dict[str, Any]] | None = 
         for name, values in change.items()
         if name != "step"
     ]
-    sentence = "`recipe.yaml` beside this card reruns it."
+    sentence = "`recipe.yaml` in this folder reruns the training."
     if changed:
         sentence = (
-            "The run was interrupted and went on with other options, so `recipe.yaml` beside this card alone does not "
+            "The run was interrupted and continued with other options, so `recipe.yaml` in this folder alone does not "
             f"rerun it: {'; '.join(changed)}."
         )
     return "\n\n".join(["## Recipe", sentence, table(["option", "value"], rows)])

@@ -1,4 +1,4 @@
-"""Plots as SVG text, ready to stand in an HTML page."""
+"""Plots as SVG text for an HTML page."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from potstill.report.markdown import visible
 Curve = Sequence[tuple[float, float]]
 
 
-def line_plot(
-    curves: Mapping[str, Curve], x_label: str, y_label: str, levels: Mapping[str, float] | None = None
-) -> str:
+def line_plot(curves: Mapping[str, Curve], x_label: str, y_label: str) -> str:
     """Return an SVG of named curves over one pair of axes.
 
     Args:
         curves: name → (x, y) points.
-        x_label: what x is, with its unit.
-        y_label: what y is, with its unit.
+        x_label: name of the x axis, with its unit.
+        y_label: name of the y axis, with its unit.
     """
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
@@ -40,11 +38,11 @@ def line_plot(
 
 
 def _shown(name: str) -> str:
-    """Return a name as matplotlib shows it: dollars would begin a formula, and a curve called "_a" has no legend."""
+    """Return a name that matplotlib shows unchanged: "$" would begin a formula, and "_a" would get no legend."""
     shown = visible(name).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def logged(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
-    """Return the (step, value) points that a trainer's log history has for a key."""
+    """Return the (step, value) points of a key in a trainer's log history."""
     return [(entry["step"], entry[key]) for entry in history if key in entry]

@@ -1,4 +1,4 @@
-"""The card of a model fine-tuned on a task, every figure of it measured by the run that wrote it."""
+"""The card of a model that was fine-tuned on a task. The run that writes the card measured every figure in it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
 
     Args:
         recipe: options of the run, as `recipe_values` returns them.
-        results: what was measured, as `RunResult` has it.
-        task: that the model is for.
-        frozen: whether it is a `FrozenEncoder`, which needs potstill to be loaded.
+        results: measured figures, as in `RunResult`.
+        task: the task of the model.
+        frozen: whether the model is a `FrozenEncoder`, which needs potstill for loading.
     """
     pipeline = task.pipeline
     header = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
@@ -69,7 +69,7 @@ def _usage(pipeline: str, frozen: bool) -> str:
     )
 
 
-# transformers 5 has no pipeline for it any more.
+# transformers 5 no longer has a pipeline for question answering.
 _ANSWERING = """```python
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
@@ -88,9 +88,9 @@ answer = context[offsets[start, 0] : offsets[end, 1]]
 
 
 def _scores(results: dict[str, Any]) -> str:
-    beside = results["without_teacher"]
-    columns = [results] if beside is None else [results, beside]
-    head = ["figure", "value"] if beside is None else ["figure", "with the teacher", "same run without it"]
+    without_teacher = results["without_teacher"]
+    columns = [results] if without_teacher is None else [results, without_teacher]
+    head = ["figure", "value"] if without_teacher is None else ["figure", "with the teacher", "same run without it"]
     rows = [
         [plain(name), *(figure(_value(column, path), ".2f") for column in columns)]
         for name, path in _names(results["metrics"])

@@ -1,1 +1,1 @@
-"""The page that runs exported models in a browser, and the server that brings it there."""
+"""The page that runs exported models in a browser, and its web server."""

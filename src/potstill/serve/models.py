@@ -1,4 +1,4 @@
-"""A model as the page can run it: checked before anything is served, and described for it."""
+"""A model that the page can run. It is checked before anything is served, and described for the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.export.format import SUMMARY
 from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
-from potstill.serve.onnx_file import is_whole
+from potstill.serve.onnx_file import is_complete
 
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -23,7 +23,7 @@ TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForQuestionAnswering": "question-answering",
 }
-"""End of an architecture's name → what the page does with it."""
+"""End of an architecture's name → task of the page."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class ServedModel:
         name: shown as its title.
         file: the ONNX file in the folder.
         precision: of its weights, `float32` or `int8`.
-        task: as `pipeline` calls it.
-        layers: how many it has; None if its config does not say.
-        max_length: longest text it reads, in tokens.
-        labels: of a classifier, by number; none where it gives one score.
-        multi_label: whether several labels can hold at once.
+        task: the name that `pipeline` has for it.
+        layers: number of layers; None if its config does not state it.
+        max_length: longest text that it can read, in tokens.
+        labels: of a classifier, by number; empty if it gives one score.
+        multi_label: whether a text can have several labels.
     """
 
     folder: Path
@@ -58,11 +58,11 @@ class ServedModel:
 
         Args:
             folder: as `export --format onnx` or `onnx-int8` wrote it.
-            flag: the option that named it, for messages.
+            flag: the option that named the folder, for messages.
 
         Raises:
-            PotstillError: there is no such folder, it holds no ONNX export, or one that is damaged or for a task that
-                the page cannot do.
+            PotstillError: there is no such folder, it holds no ONNX export, the export is damaged, or the page cannot
+                do its task.
         """
         path = Path(folder).expanduser()
         if not path.is_dir():
@@ -75,21 +75,21 @@ class ServedModel:
         for other in OTHER_FILES:
             if not (path / other).is_file():
                 raise PotstillError(f"{flag} {folder} is incomplete: it has no {other}; {AGAIN}.")
-        if not is_whole(path / file):
-            raise PotstillError(f"{flag} {folder} is damaged: {file} is cut short or no ONNX file; {AGAIN}.")
-        beside = next((path / "onnx").glob(f"{Path(file).name}[_.]data*"), None)
-        if beside is not None:
+        if not is_complete(path / file):
+            raise PotstillError(f"{flag} {folder} is damaged: {file} is cut short or is no ONNX file; {AGAIN}.")
+        second_file = next((path / "onnx").glob(f"{Path(file).name}[_.]data*"), None)
+        if second_file is not None:
             raise PotstillError(
-                f"{flag} {folder} keeps its weights in a second file, {beside.name}, which the page cannot load."
+                f"{flag} {folder} keeps its weights in a second file, {second_file.name}, which the page cannot load."
             )
-        for other in OTHER_FILES:  # which the page's parser of JSON reads, and it knows no NaN
+        for other in OTHER_FILES:  # the page's JSON parser accepts no NaN
             read_object(path / other, f"{flag}: the file", AGAIN)
         config = _config(path, f"{flag} {folder}")
         architecture = str((config.architectures or ["model without a head"])[0])
         task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
         if task is None:
             raise PotstillError(
-                f"{flag} {folder} is a {architecture}, which the page has no use for: it does "
+                f"{flag} {folder} is a {architecture}, which the page cannot run: it does "
                 f"{', '.join(list(TASKS.values())[:-1])} and {list(TASKS.values())[-1]}."
             )
         labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label))
@@ -99,7 +99,7 @@ class ServedModel:
             file=file,
             precision=weights[file],
             task=task,
-            layers=_whole(getattr(config, "num_hidden_layers", None)),
+            layers=_positive_integer(getattr(config, "num_hidden_layers", None)),
             max_length=_max_length(path, config, flag),
             labels=labels if task == "text-classification" and len(labels) > 1 else (),
             multi_label=config.problem_type == "multi_label_classification",
@@ -107,11 +107,11 @@ class ServedModel:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of all files of the model that are served."""
+        """Names of all served files of the model."""
         return (self.file, *OTHER_FILES)
 
     def description(self, path: str) -> dict[str, Any]:
-        """Return what the page is told of the model.
+        """Return the description of the model for the page.
 
         Args:
             path: where its files are, relative to the page; ends with a slash.
@@ -131,33 +131,33 @@ class ServedModel:
 
 
 def check_pair(model: ServedModel, other: ServedModel) -> None:
-    """Make sure that two models can be asked the same.
+    """Check that two models can answer the same questions.
 
     Raises:
-        PotstillError: they do different tasks, or sort into different numbers of labels.
+        PotstillError: they do different tasks, or have different numbers of labels.
     """
     if model.task != other.task:
         raise PotstillError(
-            f"The two models do different tasks: {model.folder} does {model.task}, {other.folder} {other.task}."
+            f"The two models do different tasks: {model.folder} does {model.task}, {other.folder} does {other.task}."
         )
     if len(model.labels) != len(other.labels):
         sizes = [f"{len(one.labels)} labels" if one.labels else "a score" for one in (model, other)]
         raise PotstillError(
             f"The two models do different tasks: {model.folder} answers with {sizes[0]}, "
-            f"{other.folder} with {sizes[1]}."
+            f"{other.folder} answers with {sizes[1]}."
         )
 
 
 def _loadable() -> dict[str, str]:
-    """Return file → precision of what the page can load, in the order in which the files are looked for.
+    """Return file → precision of the formats that the page can load, in the order of the search.
 
-    They are looked for by name, for a folder may be of another program, which writes no description.
+    The search is by file name, because folders of other programs have no description.
     """
     return {format.file: format.precision(format.bits[0]) for format in FORMATS.values() if format.in_browser}
 
 
 def _what_instead(path: Path, folder: str) -> str:
-    """Say what a folder without an ONNX file is, and what to do."""
+    """Return the end of a message: what a folder without an ONNX file is, and what to do."""
     export = f"potstill export --model {folder} --format onnx --output_dir {folder.rstrip('/')}-onnx"
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
         return f"is a model for PyTorch; browsers run ONNX, so export it first: {export}"
@@ -176,29 +176,29 @@ def _config(path: Path, what: str) -> Any:
     except Exception as error:  # of several libraries
         raise PotstillError(f"{what} has a config.json that cannot be read: {first_line(error)}.") from error
     if not isinstance(names, list | None) or not all(isinstance(number, int) for number in labels):
-        raise PotstillError(f"{what} has a config.json whose architectures or labels are no lists of names; {AGAIN}.")
+        raise PotstillError(f"{what} has a config.json whose architectures or labels are not lists of names; {AGAIN}.")
     return config
 
 
 def _max_length(path: Path, config: Any, flag: str) -> int:
-    """Return the longest text in tokens: as the export measured it, otherwise as tokenizer and config have it.
+    """Return the longest text in tokens: from the export's description, or else from tokenizer and config.
 
     Raises:
-        PotstillError: what the export says of itself is damaged.
+        PotstillError: the description is damaged.
     """
     summary = path / SUMMARY
     if summary.is_file():
         length = read_object(summary, f"{flag}: the file", AGAIN).get("max_length")
-        if (measured := _whole(length)) is None:
+        if (measured := _positive_integer(length)) is None:
             raise PotstillError(f"{flag}: the file {summary} is damaged: its max_length is {length!r}; {AGAIN}.")
-        return min(measured, _whole(getattr(config, "max_position_embeddings", None)) or 512)
-    from potstill.student import usable_length  # not above: to serve what potstill exported takes no torch
+        return min(measured, _positive_integer(getattr(config, "max_position_embeddings", None)) or 512)
+    from potstill.student import usable_length  # not at the top: an export of potstill is served without torch
 
     longest = usable_length(config) or 512
     stated = read_object(path / "tokenizer_config.json", f"{flag}: the file", AGAIN).get("model_max_length")
-    return min(_whole(stated) or longest, longest)
+    return min(_positive_integer(stated) or longest, longest)
 
 
-def _whole(value: Any) -> int | None:
-    """Return a number above 0 as a whole one; None for anything else."""
+def _positive_integer(value: Any) -> int | None:
+    """Return a number of at least 1 as an integer; None for anything else."""
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 else None

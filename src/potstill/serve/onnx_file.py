@@ -1,4 +1,4 @@
-"""Is an ONNX file whole? Told from its outermost fields, without onnx, onnxruntime or reading the weights."""
+"""Checks whether an ONNX file is complete. It reads the outermost fields only, without onnx or onnxruntime."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import BinaryIO
 GRAPH, OPSETS = 7, 8  # fields of ModelProto in onnx.proto that every model has
 
 
-def is_whole(file: Path) -> bool:
-    """Say whether a file is a protobuf message that ends where the file does and has what every ONNX model has."""
+def is_complete(file: Path) -> bool:
+    """Return whether a file is one protobuf message, up to its end, with the fields that every ONNX model has."""
     size = file.stat().st_size
     fields = set()
     try:
@@ -24,13 +24,13 @@ def is_whole(file: Path) -> bool:
                     length = {1: 8, 5: 4}[kind] if kind != 2 else _number(stream)
                     if stream.seek(length, os.SEEK_CUR) > size:
                         return False
-    except (EOFError, KeyError, OverflowError, OSError):  # no such kind of field, or a length that no file has
+    except (EOFError, KeyError, OverflowError, OSError):  # an unknown kind of field, or an impossible length
         return False
     return {GRAPH, OPSETS} <= fields
 
 
 def _number(stream: BinaryIO) -> int:
-    """Read a varint: seven bits a byte, lowest first, the eighth says whether more follow."""
+    """Read a varint: seven bits in each byte, lowest first. The eighth bit is set if another byte follows."""
     value = 0
     for shift in range(0, 70, 7):
         byte = stream.read(1)

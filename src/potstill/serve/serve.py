@@ -1,4 +1,4 @@
-"""The verb `serve`: exported models in, a page on this machine that runs them in the browser."""
+"""The verb `serve`: serves a page on this machine that runs exported models in the browser."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from potstill.serve.server import PageServer
 
 
 def serve(model: str, compare: str | None = None, port: int = 8000, open: bool = False) -> str:
-    """Serve a page that runs an exported model in the browser, beside another if wanted, until Ctrl-C.
+    """Serve a page that runs an exported model in the browser, until Ctrl-C. A second model can be compared with it.
 
-    Fill-mask, text classification and question answering. The models run in the browser; this only hands it the files,
-    and answers no other machine.
+    The page does fill-mask, text classification and question answering. The models run in the browser. This server only
+    sends it the files, and answers no other machine.
 
     Args:
         model: Folder that export wrote with --format onnx or onnx-int8.
-        compare: Another such folder, such as the teacher's: the page runs both and compares their times.
-        port: Port to listen on; 0 for any that is free.
+        compare: Another such folder, such as the teacher's. The page runs both and compares their times.
+        port: Port to listen on; 0 for any free one.
         open: Open the page in a browser.
 
     Returns:
-        What to say once it has ended.
+        The message to print at the end.
 
     Raises:
-        PotstillError: a folder holds no export that the page can run, the two do different tasks, or the port is taken.
+        PotstillError: a folder holds no export that the page can run, the models do different tasks, or the port is
+            taken.
     """
     models = [ServedModel.open(model, "--model")]
     if compare is not None:
@@ -39,9 +40,9 @@ def serve(model: str, compare: str | None = None, port: int = 8000, open: bool =
         names = " beside ".join(visible(one.name) for one in models)
         try:
             print(f"{names} on {server.url} (Ctrl-C ends it)", flush=True)
-            if open:  # some browsers block whoever opens them
+            if open:  # in a thread, because the call to some browsers returns only when they are closed
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
             server.serve_forever()
-        except KeyboardInterrupt:  # the usual way to end it, so no failure
+        except KeyboardInterrupt:  # the usual end, so it is not a failure
             print(flush=True)
     return "stopped"

@@ -1,4 +1,4 @@
-"""A web server for one page: a fixed list of files, on this machine only."""
+"""A web server for one page. It serves a fixed list of files to this machine only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.serve.models import ServedModel
 
 STATIC = Path(__file__).parent / "static"
-PACKED = ".xz"  # the runtimes of 14 and 27 MB lie in the package as 2 and 4 MB
+PACKED = ".xz"  # the runtimes of 14 and 27 MB take 2 and 4 MB in the package
 
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -34,16 +34,16 @@ TYPES = {
 }
 
 HEADERS = {
-    # Both isolate the page from others; without that it gets no memory that threads can share.
+    # The first two isolate the page from others. Without that the browser gives it no memory for several threads.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # That nothing is sent anywhere is not only promised: the browser refuses it.
+    # The browser refuses to send anything to another server.
     "Content-Security-Policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
     "connect-src 'self'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # ask each time whether the copy is still the same
+    "Cache-Control": "no-cache",  # the browser asks each time whether its copy is still the same
 }
 
 
@@ -51,21 +51,21 @@ class PageServer(ThreadingHTTPServer):
     """Serves the page with its models on 127.0.0.1, to this machine alone.
 
     Args:
-        models: what the page is to run, at most two; they do the same task.
-        port: 0 for any that is free.
+        models: the models that the page runs, at most two, for the same task.
+        port: 0 for any free one.
 
     Raises:
-        PotstillError: the port is taken or not allowed, or the page is not in this installation.
+        PotstillError: the port is taken or not allowed, or this installation has no page.
     """
 
-    daemon_threads = True  # a download that is going on does not keep the server from ending
+    daemon_threads = True  # the server ends even during a download
 
     def __init__(self, models: Sequence[ServedModel], port: int = 0) -> None:
         if not 0 <= port <= 65535:
             raise PotstillError(f"--port is {port}: it must be between 0 and 65535.")
         self.files = {f"/{path.relative_to(STATIC).as_posix()}": path for path in STATIC.rglob("*") if path.is_file()}
         if "/index.html" not in self.files:
-            raise PotstillError("The page is not in this installation of potstill: build it by `make web`.")
+            raise PotstillError("This installation of potstill lacks the page: build it with `make web`.")
         self.files["/"] = self.files.pop("/index.html")
         described = []
         for number, model in enumerate(models):
@@ -77,9 +77,7 @@ class PageServer(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), _Handler)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PotstillError(
-                    f"Port {port} is taken: pass another as --port, or 0 for any that is free."
-                ) from None
+                raise PotstillError(f"Port {port} is taken: pass another as --port, or 0 for any free one.") from None
             raise PotstillError(f"Port {port} cannot be opened: {error.strerror or first_line(error)}.") from error
 
     @property
@@ -88,14 +86,14 @@ class PageServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def server_bind(self) -> None:
-        """Bind, without the look-up of this machine's name that `http.server` does, which can take seconds."""
+        """Bind without looking up this machine's name. `http.server` does so, and it can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.socket.getsockname()[1]
 
     def open_file(self, path: str) -> tuple[BinaryIO, int, str] | None:
-        """Return the content at a path, its size and what tells it from other content; None if there is none.
+        """Return the content at a path, its size and its version; None if there is no such content.
 
-        Only what is on the list can be had, so a path cannot lead out of it.
+        Only listed files are served, so a path cannot lead to others.
         """
         if path in self.texts:
             return BytesIO(self.texts[path]), len(self.texts[path]), f"{hash(self.texts[path]):x}"
@@ -109,7 +107,7 @@ class PageServer(ThreadingHTTPServer):
                 content = _unpacked(self.files[path])
                 return BytesIO(content), len(content), version
             return self.files[path].open("rb"), stat.st_size, version
-        except OSError:  # it was there when the server started
+        except OSError:  # the file was removed after the server started
             return None
 
 
@@ -129,10 +127,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_content=False)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep requests off the terminal."""
+        """Print no requests on the terminal."""
 
     def _answer(self, with_content: bool) -> None:
-        # A page of another site can make its own name mean this machine; by that name it gets nothing.
+        # Another site can make its own host name point to this machine. Requests with that name are refused.
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         if host not in ("127.0.0.1", "localhost"):
             return self._refuse(HTTPStatus.FORBIDDEN, f"This server answers as 127.0.0.1 only, not as {host!r}.")
@@ -153,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             if with_content and not same:
                 try:
                     shutil.copyfileobj(stream, self.wfile, 1 << 20)
-                except ConnectionError:  # the page was closed meanwhile
+                except ConnectionError:  # the user has closed the page
                     self.close_connection = True
         return None
 
@@ -167,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def end_headers(self) -> None:
-        """Send the headers that every answer has, and end them."""
+        """Send the headers of every answer, and end them."""
         for name, value in HEADERS.items():
             self.send_header(name, value)
         super().end_headers()

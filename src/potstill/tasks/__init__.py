@@ -1,1 +1,1 @@
-"""Tasks that a model is judged by: data, labels and metrics, one file a family."""
+"""Tasks that measure a model: data, labels and metrics, with one file per family of tasks."""

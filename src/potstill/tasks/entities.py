@@ -1,4 +1,4 @@
-"""Tags of words → entities, and their F1, counted as seqeval and CoNLL's own script count."""
+"""Turn tags of words into entities, and compute their F1 in the same way as seqeval and CoNLL's own script."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 Span = tuple[int, int, str]
-"""First word, word after the last, kind."""
+"""First word, word after the last one, kind of entity."""
 
 OUTSIDE = "O"
 MARKS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
-"""Letters of the schemes → begin, inside, end, single. IOB, IOE, BIOES, BILOU and BMEWO share these meanings."""
+"""Letter of a scheme → B (begin), I (inside), E (end) or S (single). Covers IOB, IOE, BIOES, BILOU and BMEWO."""
 
-_BEFORE = re.compile(rf"([{''.join(MARKS)}])[-_](.+)", re.DOTALL)
-_BEHIND = re.compile(rf"(.+)[-_]([{''.join(MARKS)}])", re.DOTALL)
+_PREFIX = re.compile(rf"([{''.join(MARKS)}])[-_](.+)", re.DOTALL)
+_SUFFIX = re.compile(rf"(.+)[-_]([{''.join(MARKS)}])", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """What the names of tags mean.
+    """The meaning of the names of tags.
 
     Attributes:
-        meanings: name → mark (B, I, E or S; O outside) and kind of entity. A name that is not of the scheme is an
-            entity of its own kind, of which a run of words is one.
+        meanings: name → mark (B, I, E or S; O outside) and kind of entity. A name without a mark is a kind of its own:
+            consecutive words with that name are one entity.
     """
 
     meanings: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Scheme | None:
-        """Learn from the names of a model's tags how they mark entities; None where they mark none.
+        """Find the scheme in the names of a model's tags; return None if the names mark no entities.
 
-        They do where a name begins with B- (B-PER), or where all names but O have a mark of `MARKS`: before the kind
-        (I-PER, I_PER), behind it (PER-I), or without a kind (B, I, O).
+        They mark entities if a name begins with B- (B-PER), or if all names but O have a mark of `MARKS`: before the
+        kind (I-PER, I_PER), after it (PER-I), or without a kind (B, I, O).
         """
         inside = [name for name in names if name != OUTSIDE]
-        before = {name: _BEFORE.fullmatch(name) for name in inside}
-        behind = {name: _BEHIND.fullmatch(name) for name in inside}
+        prefixed = {name: _PREFIX.fullmatch(name) for name in inside}
+        suffixed = {name: _SUFFIX.fullmatch(name) for name in inside}
         if not inside:
             return None
-        if any(name.startswith("B-") and found for name, found in before.items()) or all(before.values()):
-            meanings = {name: (MARKS[found[1]], found[2]) if found else ("I", name) for name, found in before.items()}
-        elif all(behind.values()):
-            meanings = {name: (MARKS[found[2]], found[1]) for name, found in behind.items() if found}
+        if any(name.startswith("B-") and found for name, found in prefixed.items()) or all(prefixed.values()):
+            meanings = {name: (MARKS[found[1]], found[2]) if found else ("I", name) for name, found in prefixed.items()}
+        elif all(suffixed.values()):
+            meanings = {name: (MARKS[found[2]], found[1]) for name, found in suffixed.items() if found}
         elif all(name in MARKS for name in inside):
             meanings = {name: (MARKS[name], "") for name in inside}
         else:
@@ -53,9 +53,9 @@ class Scheme:
     def entities(self, tags: Iterable[str]) -> Iterator[Span]:
         """Yield the entities of a sentence.
 
-        B and S begin one. I and E continue one of the same kind, and begin one where there is none: after O, after
-        another kind, or after E and S, which end one. So does CoNLL's own script (Tjong Kim Sang and De Meulder 2003,
-        section 2.4), and so does seqeval where no strict mode is asked for.
+        B and S begin an entity. I and E continue an entity of the same kind. If there is none to continue, they begin
+        one: after O, after another kind, or after E or S, which end an entity. CoNLL's own script (Tjong Kim Sang and
+        De Meulder 2003, section 2.4) and seqeval without its strict mode use the same rules.
         """
         begin, kind, open_ = 0, "", False
         place = -1
@@ -76,16 +76,16 @@ class Scheme:
             yield begin, place + 1, kind
 
 
-def entity_f1(scheme: Scheme, found: Iterable[Sequence[str]], wanted: Iterable[Sequence[str]]) -> float:
-    """Return the F1 of whole entities over all sentences, in percent; 0 where there is none, found or wanted.
+def entity_f1(scheme: Scheme, predictions: Iterable[Sequence[str]], references: Iterable[Sequence[str]]) -> float:
+    """Return the F1 of complete entities over all sentences, in percent; 0 if there are no entities at all.
 
     Args:
-        scheme: of the tags.
-        found: tags of each sentence.
-        wanted: likewise, as they should be.
+        scheme: scheme of the tags.
+        predictions: predicted tags of each sentence.
+        references: correct tags of each sentence.
     """
-    right = mine = theirs = 0
-    for some, others in zip(found, wanted, strict=True):
-        spans, expected = set(scheme.entities(some)), set(scheme.entities(others))
-        right, mine, theirs = right + len(spans & expected), mine + len(spans), theirs + len(expected)
-    return 200 * right / max(mine + theirs, 1)
+    right = predicted = expected = 0
+    for prediction, reference in zip(predictions, references, strict=True):
+        found, correct = set(scheme.entities(prediction)), set(scheme.entities(reference))
+        right, predicted, expected = right + len(found & correct), predicted + len(found), expected + len(correct)
+    return 200 * right / max(predicted + expected, 1)

@@ -25,10 +25,10 @@ def _task(
     hub_splits: Mapping[str, str] | None = None,
     short_splits: Mapping[str, str] | None = None,
 ) -> SentenceTask:
-    """Make a task; `words` says that the official download writes labels as words rather than as numbers."""
+    """Make a task. `words` is true if the official download writes labels as words instead of numbers."""
     by_word: dict[Any, int] = {label: number for number, label in enumerate(labels)}
     by_number: dict[Any, int] = {str(number): number for number in range(len(labels))}
-    either = {number: number for number in by_number.values()} | by_number | by_word  # files of users have either
+    either = {number: number for number in by_number.values()} | by_number | by_word  # files of users may have either
     return SentenceTask(
         name=name,
         title=title,
@@ -125,4 +125,4 @@ WNLI = _task(
 )
 
 GLUE = {task.name: task for task in (COLA, MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, WNLI)}
-"""The nine tasks by name. The macro score is not over this dictionary: it is over the tasks whose suite is `glue`."""
+"""The nine tasks by name. The macro score does not use this dictionary but the tasks whose suite is `glue`."""

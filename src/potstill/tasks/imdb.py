@@ -1,4 +1,4 @@
-"""The Large Movie Review Dataset (Maas et al. 2011): is a review favourable?"""
+"""The Large Movie Review Dataset (Maas et al. 2011): decide whether a review is positive."""
 
 from potstill.tasks.sentence import SentenceTask, Table
 from potstill.tasks.task import Defaults

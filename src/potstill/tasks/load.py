@@ -1,4 +1,4 @@
-"""A split of a sentence task: from a local folder, in one of the forms it may have there, or from the hub."""
+"""Load a split of a sentence task from a local folder, in one of several formats, or from the hub."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from potstill.tasks.rows import (
     NumberedRow,
     columns_of,
     named_classes,
+    report_unread,
     rows_of,
-    tell_unread,
     text_lines,
 )
 from potstill.tasks.sentence import Row, SentenceTask, Table, parse_rows
@@ -26,16 +26,28 @@ from potstill.tasks.task import Task
 
 ENDINGS = (*(f"{kind}{packed}" for kind in (".tsv", ".jsonl") for packed in PACKED), ".parquet")
 PARQUET_OF_HUB = "-00000-of-00001.parquet"
-"""What the hub's own files of a small dataset have behind the name of the split."""
+"""Ending of the hub's own files of a small dataset, after the name of the split."""
 
-OF_NO_USE = {"idx", "index", "id", "uid", "genre", "filename", "year", "old_index", "source1", "source2", "promptID"}
-OF_NO_USE |= {"pairID", "qid1", "qid2", "#1 ID", "#2 ID", "title", *(f"label{number}" for number in range(1, 6))}
-OF_NO_USE |= {f"sentence{number}_{kind}" for number in (1, 2) for kind in ("parse", "binary_parse")}
-"""Columns of the official downloads and of the hub's datasets that say nothing of a task."""
+UNUSED_COLUMNS = {
+    "idx",
+    "index",
+    "id",
+    "uid",
+    "genre",
+    "filename",
+    "year",
+    "old_index",
+    "source1",
+    "source2",
+    "promptID",
+}
+UNUSED_COLUMNS |= {"pairID", "qid1", "qid2", "#1 ID", "#2 ID", "title", *(f"label{number}" for number in range(1, 6))}
+UNUSED_COLUMNS |= {f"sentence{number}_{kind}" for number in (1, 2) for kind in ("parse", "binary_parse")}
+"""Columns of the official downloads and of the hub's datasets that no task needs."""
 
 
 class TaskDataAbsentError(PotstillError):
-    """There is no data of a task in the folder given."""
+    """The given folder holds no data of the task."""
 
 
 def load_split(
@@ -48,14 +60,14 @@ def load_split(
     """Return the rows of a split.
 
     Args:
-        task: a declaration.
-        split: one of the task's own names: `train` or one of `task.dev`.
-        task_data: a folder that holds `SPLIT.tsv` (as the official download has it), `SPLIT.jsonl` or `SPLIT.parquet`
-            (with the columns that the hub's dataset has), compressed or not, in a folder named after the task or
-            itself; the hub's dataset if not given.
-        option: that names the folder, for messages.
-        bad: takes the rows that cannot be used; if None, the first one is an error. Columns that are not read are told
-            on stderr.
+        task: declaration of the task.
+        split: name of the split in the task: `train` or one of `task.dev`.
+        task_data: a folder that holds `SPLIT.tsv` (as in the official download), `SPLIT.jsonl` or `SPLIT.parquet` (with
+            the columns of the hub's dataset), compressed or not. The file may also lie in a subfolder with the name of
+            the task. If not given, the hub's dataset is used.
+        option: the option that names the folder, for messages.
+        bad: takes the rows that cannot be used; if None, the first one is an error. A message on stderr names the
+            columns that are not read.
 
     Returns:
         Columns `text`, `pair` (for tasks on pairs) and `label`, a `ClassLabel` or a float.
@@ -81,14 +93,14 @@ def find_split(task: SentenceTask, split: str, folder: Path, option: str = "--ta
     """Return the file that holds a split.
 
     Raises:
-        TaskDataAbsentError: there is none.
+        TaskDataAbsentError: there is no such file.
         PotstillError: the folder does not exist.
     """
     if not folder.is_dir():
         raise PotstillError(f"{option} {folder} is not a folder: name the one that holds the tasks' data.")
     names = dict.fromkeys((split, (task.hub_splits or {}).get(split, split)))
     inside = [folder / name for name in dict.fromkeys((task.title, task.name, task.title.lower(), task.title.upper()))]
-    # A folder of one task may be named itself, but not one of several, where the file would be another task's.
+    # The folder itself is tried last: if it holds several tasks, a file there could be another task's.
     for place in [*inside, folder]:
         for name in names:
             for ending in (*ENDINGS, PARQUET_OF_HUB):
@@ -118,14 +130,14 @@ def _parsed(
     rows: list[NumberedRow], table: Table, task: SentenceTask, where: str, typed: bool, bad: BadRows
 ) -> list[Row]:
     found = parse_rows(rows, table, task, where, typed, bad)
-    bad.tell(where, len(found))
+    bad.report(where, len(found))
     if typed:
-        tell_unread(where, columns_of(rows), {table.text, table.pair, table.label, *OF_NO_USE})
+        report_unread(where, columns_of(rows), {table.text, table.pair, table.label, *UNUSED_COLUMNS})
     return found
 
 
 def _tsv_rows(path: str, table: Table, bad: BadRows) -> Iterator[NumberedRow]:
-    """Yield the rows of a table whose fields are separated by tabs and never quoted: a quotation mark is one."""
+    """Yield the rows of a table with fields separated by tabs. A quotation mark has no special meaning."""
     places: dict[str | int, int] | None = None
     columns = 0
     for number, line in text_lines(path, bad):
@@ -134,39 +146,37 @@ def _tsv_rows(path: str, table: Table, bad: BadRows) -> Iterator[NumberedRow]:
             places = _places(path, fields, table)
             columns = len(fields) if table.has_header else max(places.values()) + 1
             if table.has_header:
-                tell_unread(path, (name for name in fields if name.strip()), {*places, *OF_NO_USE})
+                report_unread(path, (name for name in fields if name.strip()), {*places, *UNUSED_COLUMNS})
                 continue
         needed = max(places.values()) + 1
         if len(fields) < needed:
-            bad.add(f"{path}, line {number}, has {len(fields)} columns where {needed} are needed: tabs separate them")
+            bad.add(f"{path}, line {number}, has {len(fields)} columns but needs {needed}: tabs separate them")
         elif any(field.strip() for field in fields[max(columns, needed) :]):
-            # A tab inside a sentence moves all that follows it to the next column.
-            bad.add(
-                f"{path}, line {number}, has {len(fields)} columns where {columns} are expected: tabs separate them"
-            )
+            # A tab inside a sentence moves all later fields to the next column.
+            bad.add(f"{path}, line {number}, has {len(fields)} columns instead of {columns}: tabs separate them")
         else:
             yield number, {column: fields[place] for column, place in places.items()}
 
 
 def _places(path: str, first: list[str], table: Table) -> dict[str | int, int]:
-    """Return the positions of the columns of a task, for which the first line is read if it is a header."""
+    """Return the positions of a task's columns, which the first line decides if it is a header."""
     places: dict[str | int, int] = {}
     for column in (table.text, table.pair, table.label):
         if isinstance(column, int):
             places[column] = column
         elif column is not None and column in first:
             if first.count(column) > 1:
-                raise PotstillError(f"{path} has {first.count(column)} columns {column!r}: leave one of them.")
+                raise PotstillError(f"{path} has {first.count(column)} columns {column!r}: keep only one of them.")
             places[column] = first.index(column)
         elif column is not None and not (column == table.pair and table.pair_may_lack):
             raise PotstillError(
-                f"{path} has no column {column!r}, only {', '.join(map(repr, first))}: is it another task's?"
+                f"{path} has no column {column!r}, only {', '.join(map(repr, first))}: give a file of this task."
             )
     return places
 
 
 def no_dataset(task: Task, option: str = "--task_data") -> PotstillError:
-    """Return the sentence for a task that has no dataset on the hub, where no data were named."""
+    """Return the error for a task that has no dataset on the hub if the user names no data."""
     return PotstillError(f"{task.title} has no dataset on the hub: name its data with {option}.")
 
 
@@ -180,6 +190,7 @@ def _hub_rows(task: SentenceTask, split: str, option: str, bad: BadRows) -> list
             dataset = datasets.load_dataset(task.hub_name, task.hub_config, split=name)
     except Exception as error:  # of almost any type
         raise PotstillError(
-            f"{where} cannot be opened on the hub: {first_line(error)}; name a local folder with {option}."
+            f"{where[0].upper()}{where[1:]} cannot be opened on the hub: {first_line(error)}; name a local folder with "
+            f"{option}."
         ) from error
     return _parsed(list(enumerate(dataset, 1)), task.hub, task, where, True, bad)

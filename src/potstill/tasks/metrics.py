@@ -12,27 +12,27 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
 def accuracy(predictions: Any, references: Any) -> float:
-    """Share of (N,) predicted classes that are right."""
+    """Return the share of (N,) predicted classes that are right, in percent."""
     return 100 * float(accuracy_score(references, predictions))
 
 
 def f1(predictions: Any, references: Any) -> float:
-    """F1 of class 1 of two; 0 where there is none, in predictions or references."""
+    """Return the F1 of class 1 of two, in percent; 0 if class 1 is in neither predictions nor references."""
     return 100 * float(f1_score(references, predictions, zero_division=0))
 
 
 def matthews(predictions: Any, references: Any) -> float:
-    """Matthews correlation of (N,) classes; 0 if all predictions, or all references, are of one class."""
+    """Return the Matthews correlation of (N,) classes, in percent; 0 if all predictions or references are one class."""
     return 100 * float(matthews_corrcoef(references, predictions))
 
 
 def pearson(predictions: Any, references: Any) -> float:
-    """Pearson correlation of (N,) numbers; 0 if either are all the same, for which it is not defined."""
+    """Return the Pearson correlation of (N,) numbers, in percent; 0 if predictions or references are all equal."""
     return _correlation(stats.pearsonr, predictions, references)
 
 
 def spearman(predictions: Any, references: Any) -> float:
-    """Spearman's rank correlation of (N,) numbers; 0 if either are all the same, for which it is not defined."""
+    """Return Spearman's rank correlation of (N,) numbers, in percent; 0 if predictions or references are all equal."""
     return _correlation(stats.spearmanr, predictions, references)
 
 
@@ -45,11 +45,11 @@ def _correlation(function: Callable[..., Any], predictions: Any, references: Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, which is called like its function.
+    """A metric. It is called in the same way as its function.
 
     Attributes:
         function: predictions, (N,), and references, (N,), of classes or numbers → percent.
-        short: what tables print as its name.
+        short: its name in tables.
     """
 
     function: Callable[[Any, Any], float]
@@ -67,4 +67,4 @@ METRICS: dict[str, Metric] = {
     "pearson": Metric(pearson, "Pearson"),
     "spearman": Metric(spearman, "Spearman"),
 }
-"""Name of a metric, as a task declares it and as results have it → the metric."""
+"""Name of a metric in tasks and results → the metric."""

@@ -10,11 +10,11 @@ from potstill.tasks.task import Defaults, Task
 
 @dataclass(frozen=True)
 class QuestionTask(Task):
-    """A task that asks for the answers to questions in contexts; its data are in SQuAD's format.
+    """A task that asks for the answers to questions in contexts. Its data have SQuAD's format.
 
     Attributes:
-        hub_name: the dataset on the hub; None where there is none, so that the data must be local.
-        versions: of the format, as the names of files have them: `train-v1.1.json`.
+        hub_name: the dataset on the hub; None if there is none, and the data must be local.
+        versions: versions of the format, as in the names of files: `train-v1.1.json`.
         no_answer: whether some questions have no answer.
     """
 
@@ -31,7 +31,7 @@ class QuestionTask(Task):
         return {"exact": "EM", "f1": "F1"}
 
 
-# BERT's settings, and with a teacher those of DistilBERT's published script.
+# BERT's settings; with a teacher, the settings of DistilBERT's published script.
 PLAIN, TAUGHT = Defaults(3e-5, 12, 2, 384), Defaults(5e-5, 12, 3, 384)
 
 SQUAD = QuestionTask("squad", "SQuAD 1.1", "rajpurkar/squad", ("1.1",), defaults=PLAIN, taught=TAUGHT)

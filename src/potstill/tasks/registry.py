@@ -1,4 +1,4 @@
-"""All tasks. A new task is one entry here, or one file beside this one and its entry here; nothing else lists tasks."""
+"""All tasks. A new task needs one entry here, and may need a file next to this one. No other place lists tasks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from potstill.tasks.questions import SQUAD, SQUAD_V2
 from potstill.tasks.task import Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2)}
-"""Name → declaration, in the order in which help and messages name them."""
+"""Name → declaration, in the order of help and messages."""
 
 
 def find_task(name: str) -> Task:
     """Return the declaration of a task.
 
     Raises:
-        PotstillError: there is no such task; the nearest one is named.
+        PotstillError: there is no such task; the message names the nearest one.
     """
     if name not in TASKS:
         near = difflib.get_close_matches(name.casefold(), TASKS, 1)
@@ -29,12 +29,12 @@ def find_task(name: str) -> Task:
 
 
 def title_of(name: str) -> str:
-    """Return what papers call a task; its name if it is not declared here, as in results of another version."""
+    """Return the title of a task in papers; its name if it is not declared here, as in results of another version."""
     return TASKS[name].title if name in TASKS else name
 
 
 def suites() -> dict[str, tuple[str, ...]]:
-    """Return the tasks of each suite, as the tasks declare them."""
+    """Return suite → names of its tasks, as the tasks declare them."""
     found: dict[str, tuple[str, ...]] = {}
     for name, task in TASKS.items():
         found[task.suite_name] = (*found.get(task.suite_name, ()), name)
@@ -42,9 +42,9 @@ def suites() -> dict[str, tuple[str, ...]]:
 
 
 def short_names(task: str) -> dict[str, str]:
-    """Return metric or split → what tables call it: those that the task declares, and the metrics of all tasks.
+    """Return metric or split → its name in tables: the names that the task declares, and the metrics of all tasks.
 
-    Results of another version may have a task that is not declared here, or other metrics than it has now.
+    Results of another version may have a task that is not declared here, or metrics that the task no longer has.
     """
     declared = TASKS[task].short_names if task in TASKS else {}
     return {name: metric.short for name, metric in METRICS.items()} | declared

@@ -1,4 +1,4 @@
-"""Tasks that label or score a sentence or a pair of sentences, and the rows that they are made of."""
+"""Tasks that label or score a sentence or a pair of sentences, and their rows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from potstill.tasks.task import Task
 
 @dataclass(frozen=True)
 class Table:
-    """Where a table has the columns of a task.
+    """The columns of a table that hold the values of a task.
 
     Attributes:
-        text: the first sentence: a name, or a position in a table without a header.
-        pair: the second sentence, likewise; None for tasks on one sentence.
-        label: the label or score, likewise.
-        labels: what a label is written as → its number; names, of which a file may write some as numbers; None where
-            it is a score.
-        pair_may_lack: whether a file may do without the second sentence, as all of its rows then do.
+        text: column of the first sentence: a name, or a position in a table without a header.
+        pair: column of the second sentence, a name or a position; None for tasks on one sentence.
+        label: column of the label or score, a name or a position.
+        labels: label as the file writes it → its number; or class names, if files write names or numbers; None for a
+            score.
+        pair_may_lack: whether a file may have no second sentence. Then none of its rows has one.
     """
 
     text: str | int
@@ -47,17 +47,17 @@ class SentenceTask(Task):
     Attributes:
         name: see `Task`.
         title: see `Task`; also the folder's name in the official download.
-        labels: names of the classes in the order of their numbers; none for a regression.
-        metrics: names in `METRICS`; the task's score is their mean, as GLUE has it.
+        labels: names of the classes in the order of their numbers; empty for a regression.
+        metrics: names in `METRICS`; the task's score is their mean, as in GLUE.
         train: the training split.
-        dev: the splits that are scored, the task's score being the mean over them. A split's name is that of its file
-            in the official download and, by `hub_splits`, of its split on the hub.
+        dev: the splits that are scored; the task's score is the mean over them. The name of a split is the name of its
+            file in the official download. `hub_splits` gives the name on the hub.
         official: its columns in the official download.
         hub: its columns in a hub dataset, and in `.jsonl` and `.parquet` files.
-        hub_name: the dataset on the hub; None where there is none, so that the data must be local.
-        hub_config: the configuration there.
-        hub_splits: file name → name on the hub, where they differ.
-        short_splits: split → what tables call it, where they print the scores of several.
+        hub_name: the dataset on the hub; None if there is none, and the data must be local.
+        hub_config: configuration of the dataset on the hub.
+        hub_splits: file name → name on the hub, if they differ.
+        short_splits: split → its name in tables that print the scores of several splits.
     """
 
     labels: tuple[str, ...]
@@ -75,12 +75,12 @@ class SentenceTask(Task):
 
     @property
     def is_regression(self) -> bool:
-        """Whether it asks for a number instead of a class."""
+        """Whether the task asks for a number instead of a class."""
         return not self.labels
 
     @property
     def short_names(self) -> dict[str, str]:
-        """Metric → its short name in `METRICS`; and split → its short name, where it has one."""
+        """Metric → its short name in `METRICS`, and split → its short name if it has one."""
         return {name: METRICS[name].short for name in self.metrics} | dict(self.short_splits or {})
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
@@ -88,7 +88,7 @@ class SentenceTask(Task):
 
         Args:
             predictions: (N,) classes, or numbers for a regression.
-            references: (N,) likewise.
+            references: (N,) correct classes or numbers.
 
         Raises:
             PotstillError: there is nothing to score, or a number that is not finite.
@@ -113,12 +113,12 @@ def parse_rows(
     """Turn rows of a table into rows of a task.
 
     Args:
-        rows: of the whole file.
-        table: where the columns are.
-        task: for its labels.
+        rows: all rows of the file.
+        table: the columns to read.
+        task: the task, for messages.
         where: the file or dataset, for messages.
-        typed: whether the file can tell numbers from text.
-        bad: takes rows of which a value is missing, the label is not the task's, or the score is no finite number.
+        typed: whether the file distinguishes numbers from text.
+        bad: takes a row if a value is missing, the label is not one of the task's, or the score is not finite.
 
     Raises:
         PotstillError: there is such a row and `bad` does not take it; or the labels of the file are ambiguous.
@@ -148,7 +148,7 @@ def parse_rows(
 
 
 def _fault(row: Mapping[Any, Any], texts: tuple[str | int | None, ...], label: str | int) -> str | None:
-    """Say what is wrong with the texts of a row, or which column it has not."""
+    """Return what is wrong with the texts of a row, or which column is missing; None if nothing is wrong."""
     for column in (*texts, label):
         if column is not None and column not in row:
             return f", has no {column!r}, only {', '.join(map(repr, row)) or 'nothing at all'}"

@@ -1,4 +1,4 @@
-"""Files of questions → one row a question, its answers checked against its context; and a split by article."""
+"""Read files of questions, check each answer against its context, and split questions by article."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import datasets
 from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.errors import PotstillError
 from potstill.tasks.load import TaskDataAbsentError
-from potstill.tasks.rows import PACKED, BadRows, columns_of, rows_of, tell_unread, text_fault
+from potstill.tasks.rows import PACKED, BadRows, columns_of, report_unread, rows_of, text_fault
 
 OnBadAnswer = Literal["error", "skip"]
 
@@ -34,7 +34,7 @@ FEATURES = datasets.Features(
         "is_impossible": datasets.Value("bool"),
     }
 )
-"""The columns that the hub's `squad` and `squad_v2` have, and `is_impossible`."""
+"""The columns of the hub's `squad` and `squad_v2`, and `is_impossible`."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Squad:
     """A file of questions.
 
     Attributes:
-        path: the file.
-        dataset: a row a question, in the order of the file, which is paragraph by paragraph; columns as `FEATURES`,
-            `answer_start` in characters (code points) from 0.
-        bad_answers: answers left out because their context does not hold them at `answer_start`.
-        dropped_questions: questions left out because no answer remained.
-        bad_rows: questions left out because they are not in the format.
+        path: path of the file.
+        dataset: one row per question, in the order of the file; columns as in `FEATURES`. `answer_start` counts
+            characters (code points) from 0.
+        bad_answers: number of answers left out because they are not in their context at `answer_start`.
+        dropped_questions: number of questions left out because no answer remained.
+        bad_rows: number of questions left out because they do not follow the format.
     """
 
     path: Path
@@ -65,22 +65,22 @@ class Squad:
 def read_squad(
     path: str | Path, split: str = "train", on_bad_answer: OnBadAnswer = "error", bad: BadRows | None = None
 ) -> Squad:
-    """Read questions in the format of SQuAD 1.1 (arXiv 1606.05250) or 2.0 (arXiv 1806.03822), or as the hub has them.
+    """Read questions in the format of SQuAD 1.1 (arXiv 1606.05250) or 2.0 (arXiv 1806.03822), or in the hub's format.
 
     Args:
         path: a `.json` file in SQuAD's format, which XQuAD shares; a `.jsonl` or `.parquet` file with the columns of
-            the hub's `squad` (`id`, `title`, `context`, `question`, `answers` of `text` and `answer_start`); each but
-            parquet compressed (`.gz`, `.xz`, `.zst`) or not; or a folder of such files: see `find_squad`.
+            the hub's `squad` (`id`, `title`, `context`, `question`, `answers` of `text` and `answer_start`); or a
+            folder of such files: see `find_squad`. All but parquet may be compressed (`.gz`, `.xz`, `.zst`).
         split: `train` or `dev`, for a folder.
-        on_bad_answer: what to do about an answer that is blank or not in its context at `answer_start`. With `skip` it
-            is left out, and so is a question that has no other, in training and development sets alike: a question
-            without a gold answer can be neither learnt nor scored. Both are counted.
-        bad: takes questions that are not in the format, or whose `id` occurs a second time; if None, the first one is
-            an error.
+        on_bad_answer: treatment of an answer that is blank or not in its context at `answer_start`. With `skip` it is
+            left out. A question without another answer is left out too, in training and development sets alike,
+            because it can be neither learnt nor scored. Both are counted.
+        bad: takes questions that do not follow the format, or whose `id` occurs a second time; if None, the first one
+            is an error.
 
     Raises:
-        PotstillError: there is no such file, or it is not in that format (file and place are named); an `id` occurs
-            twice; an answer is not in its context.
+        PotstillError: there is no such file, it does not follow the format (the message names file and place), an `id`
+            occurs twice, or an answer is not in its context.
     """
     path = find_squad(Path(path).expanduser(), split)
     columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
@@ -109,25 +109,28 @@ def read_squad(
             values.append(row[name])
     if wrong and on_bad_answer == "error":
         raise PotstillError(
-            f"{path}: {wrong} answers are not in their context at answer_start, the first of them to question "
+            f"{path}: {wrong} answers are not in their context at answer_start, the first one at question "
             f"{first_wrong!r}: correct the file, or leave such answers out with --on_bad_answer skip."
         )
-    bad.tell(str(path), len(columns["id"]) + dropped)
+    bad.report(str(path), len(columns["id"]) + dropped)
     if not columns["id"]:
-        raise PotstillError(f"{path} holds no question{' with a good answer' * bool(wrong)}: is it the right file?")
+        raise PotstillError(
+            f"{path} holds no question{' with a good answer' * bool(wrong)}: check that it is the right file."
+        )
     return Squad(path, datasets.Dataset.from_dict(columns, features=FEATURES), wrong, dropped, bad.count)
 
 
 def find_squad(path: Path, split: str, versions: Sequence[str] = VERSIONS) -> Path:
-    """Return the file to read: the path itself, or the one of a split in a folder.
+    """Return the file to read: the path itself, or the file of a split in a folder.
 
-    In a folder it is the official `SPLIT-v1.1.json` or `SPLIT-v2.0.json`, or else `SPLIT.jsonl` or `SPLIT.parquet`
-    (`validation` for `dev` too), or a parquet file named as on the hub, `SPLIT-00000-of-00001.parquet`.
+    In a folder this is the official `SPLIT-v1.1.json` or `SPLIT-v2.0.json`. If there is none, it is `SPLIT.jsonl` or
+    `SPLIT.parquet`, or a parquet file with its name on the hub, `SPLIT-00000-of-00001.parquet`. There the split `dev`
+    may also be called `validation`.
 
     Args:
-        path: a file, or a folder.
+        path: a file or a folder.
         split: `train` or `dev`.
-        versions: of the official files to look for.
+        versions: versions of the official files to look for.
 
     Raises:
         TaskDataAbsentError: the folder holds no such file.
@@ -158,16 +161,16 @@ def _first(folder: Path, names: list[str]) -> Path | None:
 def split_by_title(dataset: datasets.Dataset, share: float, seed: int = 0) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Split questions in two by article, so that no article is in both parts.
 
-    What is held out depends on the titles and the seed alone, not on the order or number of the questions: translations
-    of one file that keep its titles (XQuAD's do) are split alike.
+    The split depends only on the titles and the seed, not on the order or number of the questions. So translations of
+    a file that keep its titles (as XQuAD's do) are split in the same way.
 
     Args:
         dataset: rows with a `title`.
-        share: of the articles that the second part is to have, above 0 and below 1; at least one, and not all.
-        seed: draws them.
+        share: share of the articles in the second part, above 0 and below 1. It has at least one article, but not all.
+        seed: seed of the random choice of articles.
 
     Returns:
-        The rest and the part held out, rows in their order.
+        The rest and the held-out part, with the rows in their order.
 
     Raises:
         PotstillError: there are fewer than two articles, or the share is out of range.
@@ -177,7 +180,7 @@ def split_by_title(dataset: datasets.Dataset, share: float, seed: int = 0) -> tu
     of_row = dataset["title"][:]
     titles = sorted(set(of_row))
     if len(titles) < 2:
-        raise PotstillError(f"The questions are all of {len(titles)} article: two are needed to split by article.")
+        raise PotstillError(f"The questions have {len(titles)} article: two or more are needed to split by article.")
     count = min(max(round(share * len(titles)), 1), len(titles) - 1)
     held_out = set(random.Random(seed).sample(titles, count))
     rows: tuple[list[int], list[int]] = [], []
@@ -215,7 +218,7 @@ def _nested_questions(path: Path, bad: BadRows) -> Iterator[Question]:
 def _flat_questions(path: Path, bad: BadRows) -> Iterator[Question]:
     """Yield the questions of a table with the columns of the hub's dataset."""
     rows = list(rows_of(str(path), bad))
-    tell_unread(str(path), columns_of(rows), FEATURES)
+    report_unread(str(path), columns_of(rows), FEATURES)
     for number, record in rows:
         where = f"{path}, row {number}"
         try:
@@ -223,7 +226,7 @@ def _flat_questions(path: Path, bad: BadRows) -> Iterator[Question]:
             # Only a split by article needs titles.
             row["title"] = "" if record.get("title") is None else _text(record, "title", where)
             answers = _value(record, "answers", dict | list, where)
-            if isinstance(answers, dict):  # two lists, as in the hub's table; SQuAD's file has one list of pairs
+            if isinstance(answers, dict):  # the hub's table has two lists, SQuAD's file has one list of pairs
                 texts, starts = (_list(answers, name, where) for name in ("text", "answer_start"))
                 if len(texts) != len(starts):
                     raise _BadValueError(f"{where} has {len(texts)} texts and {len(starts)} places of answers")
@@ -237,12 +240,12 @@ def _flat_questions(path: Path, bad: BadRows) -> Iterator[Question]:
 
 
 class _BadValueError(Exception):
-    """A value is not what the format says: what stands where, and what is wrong with it."""
+    """A value does not follow the format. The message says where the value is and what is wrong with it."""
 
 
 def _answers(qa: dict[str, Any], where: str) -> dict[str, Any]:
     impossible = bool(qa.get("is_impossible", False))
-    # What SQuAD 2.0 gives for a question without an answer is an empty list; other writers leave the key out.
+    # For a question without an answer SQuAD 2.0 has an empty list; other writers leave the key out.
     answers = [] if impossible and "answers" not in qa else _list(qa, "answers", where)
     if bool(answers) == impossible:
         what = "has answers but is marked is_impossible" if impossible else "has no answer and no is_impossible mark"
@@ -270,8 +273,8 @@ def _json(path: Path) -> Any:
             else error
         )
         raise PotstillError(
-            f"{path} is not valid JSON ({reason}): give a file in SQuAD's format, or call one that has a question a "
-            "line .jsonl."
+            f"{path} is not valid JSON ({reason}): give a file in SQuAD's format; a file with one question per line "
+            "needs the ending .jsonl."
         ) from error
 
 
@@ -285,7 +288,7 @@ def _value(record: Any, key: str, kind: Any, where: str) -> Any:
         raise _BadValueError(f"{where} has no {key!r}, only {', '.join(map(repr, record)) or 'nothing at all'}")
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise _BadValueError(f"{where}: {key!r} is to be {_NAMES[kind]}, not {type(value).__name__}")
+        raise _BadValueError(f"{where}: {key!r} must be {_NAMES[kind]}, not {type(value).__name__}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Logits of start and end → answers: the best spans of each question over all its windows, as text of its context."""
+"""Turn start and end logits into answers: the best spans of each question over all its windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from potstill.errors import PotstillError
 
 WINDOWS = 64
-"""Windows of which all spans are scored at a time: some 6 MB at 384 tokens and spans of up to 30."""
+"""Number of windows whose spans are scored at a time: about 6 MB at 384 tokens and spans of up to 30."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Candidate:
     """One answer that a model considers.
 
     Attributes:
-        text: exactly as the context has it; empty for no answer.
+        text: the exact text of the context; empty for no answer.
         start: number of its first character in the context; None for no answer.
         score: start logit + end logit.
         probability: softmax of the scores over the candidates of the question.
@@ -34,13 +34,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answers to each question, by `id`.
+    """A model's answers to each question, by `id`.
 
     Attributes:
-        candidates: the best answers, best first; among them no answer, if it was asked for.
+        candidates: the best answers, best first. They include "no answer" if that was requested.
         texts: the best answer; empty only if the context holds no text.
         null_odds: score of no answer − score of the best answer. The score of no answer is start logit + end logit of
-            [CLS], the least over the windows: an answer in one of them is enough.
+            [CLS], the minimum over the windows, because one window with an answer is enough.
     """
 
     candidates: dict[str, list[Candidate]]
@@ -51,7 +51,7 @@ class Answers:
         """Return the text to score for each question.
 
         Args:
-            threshold: questions with `null_odds` above it are not answered (""); if None, all are, as SQuAD 1.1 has it.
+            threshold: questions with `null_odds` above it get no answer (""). If None, all get one, as in SQuAD 1.1.
         """
         if threshold is None:
             return dict(self.texts)
@@ -69,22 +69,21 @@ def find_answers(
 ) -> Answers:
     """Find the best answers to each question.
 
-    An answer is a span of tokens of the context that a window holds, first ≤ last; its score is the sum of the logits,
-    as Devlin et al. (arXiv 1810.04805, section 4.2) define it. All spans are compared, not only those among the best
-    starts and ends. A span that several windows hold counts with its best score; of equal scores the earliest,
-    then the shortest span wins.
+    An answer is a span of context tokens in a window, with first ≤ last. Its score is the sum of the two logits, as in
+    Devlin et al. (arXiv 1810.04805, section 4.2). All spans are compared, not only those with the best starts and ends.
+    If several windows hold a span, its best score counts. Among equal scores the earliest span wins, then the shortest.
 
     Args:
         dataset: rows with `id` and `context`.
-        windows: what `make_windows` made of it.
-        start_logits: for each window (length,), or more if padded at the end.
-        end_logits: likewise.
-        n_best: most answers to keep for a question.
-        max_answer_length: most tokens that an answer has.
-        no_answer: whether no answer is one of the candidates, as in SQuAD 2.0.
+        windows: the windows that `make_windows` made from the dataset.
+        start_logits: for each window (length,), or longer if padded at the end.
+        end_logits: the same for the ends.
+        n_best: largest number of answers to keep for a question.
+        max_answer_length: largest number of tokens of an answer.
+        no_answer: whether "no answer" is one of the candidates, as in SQuAD 2.0.
 
     Raises:
-        PotstillError: the logits are not one of each per token, or not finite; a question has no window.
+        PotstillError: a token has no start or end logit, a logit is not finite, or a question has no window.
     """
     if n_best < 1 or max_answer_length < 1:
         raise PotstillError(f"n_best is {n_best} and max_answer_length {max_answer_length}: both must be at least 1.")
@@ -107,7 +106,7 @@ def find_answers(
 
 
 Span = tuple[int, int, float]
-"""First character, character after the last, score."""
+"""First character, character after the last one, score."""
 
 
 def _best_spans(
@@ -130,7 +129,9 @@ def _best_spans(
         row, begin, last, score = _best_of_windows(start, end, batch["answer_mask"], n_best, max_answer_length)
         found.append([batch["example"][row], batch["char_start"][row, begin], batch["char_end"][row, last], score])
     if np.isinf(nulls).any():
-        raise PotstillError(f"Question {np.isinf(nulls).argmax() + 1} of {questions} has no window: give those of all.")
+        raise PotstillError(
+            f"Question {np.isinf(nulls).argmax() + 1} of {questions} has no window: give the windows of all questions."
+        )
     example, begin, end, score = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((end, begin, -score, example))
     spans: list[list[Span]] = [[] for _ in range(questions)]
@@ -144,7 +145,7 @@ def _best_spans(
 
 
 def _batches(windows: datasets.Dataset) -> Iterator[tuple[int, dict[str, np.ndarray[Any, Any]]]]:
-    """Yield the number of the first window and the columns of some windows: (windows,) or (windows, longest)."""
+    """Yield batches of windows: the number of the first one, and the columns, (windows,) or (windows, longest)."""
     table = windows.select_columns(["example", "length", "answer_mask", "char_start", "char_end"]).with_format("arrow")
     for first in range(0, len(windows), WINDOWS):
         part = table[first : first + WINDOWS].combine_chunks()
@@ -158,14 +159,14 @@ def _batches(windows: datasets.Dataset) -> Iterator[tuple[int, dict[str, np.ndar
 
 
 def _padded(rows: Any, lengths: np.ndarray[Any, Any], first: int, name: str) -> np.ndarray[Any, Any]:
-    """Return the (windows, longest) logits of windows, 0 after the end of each."""
+    """Return the logits of windows, (windows, longest), with 0 after the end of each window."""
     padded = np.zeros((len(lengths), lengths.max()))
     for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         values = np.asarray(row)
         if values.ndim != 1 or len(values) < length:
             raise PotstillError(
                 f"The {name} logits of window {first + number} have the shape {values.shape}, but the window has "
-                f"{length} tokens: give one for each."
+                f"{length} tokens: give one logit for each token."
             )
         padded[number, :length] = values[:length]
     if not np.isfinite(padded).all():
@@ -179,14 +180,14 @@ def _padded(rows: Any, lengths: np.ndarray[Any, Any], first: int, name: str) -> 
 def _best_of_windows(
     start: np.ndarray[Any, Any], end: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], n_best: int, longest: int
 ) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return window, first token, last token and score of the best spans of each window, in no order, each (spans,)."""
+    """Return window, first token, last token and score of the best spans of each window, unordered, each (spans,)."""
     mask = mask.copy()
     mask[:, 0] = False  # [CLS]
     start, end = np.where(mask, start, -np.inf), np.where(mask, end, -np.inf)
     end = np.pad(end, ((0, 0), (0, longest - 1)), constant_values=-np.inf)
     # scores[w, i, k]: the span of window w from token i to token i + k.
     scores = start[:, :, None] + np.lib.stride_tricks.sliding_window_view(end, longest, axis=1)
-    # The best n spans begin at the n tokens whose own best span is best, so only those need be sorted out.
+    # The best n spans begin at the n tokens with the highest-scoring spans, so the other tokens can be ignored.
     begins = _largest(scores.max(axis=2), n_best)
     scores = np.take_along_axis(scores, begins[:, :, None], axis=1).reshape(len(start), -1)
     best = _largest(scores, n_best)
@@ -198,6 +199,6 @@ def _best_of_windows(
 
 
 def _largest(values: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
-    """Return the places of the largest values of each row, in no order, (rows, at most count)."""
+    """Return the positions of the largest values of each row, unordered, (rows, at most count)."""
     count = min(count, values.shape[1])
     return np.argpartition(values, -count, axis=1)[:, -count:]

@@ -1,7 +1,7 @@
-"""Answers against gold answers: exact match and F1 as SQuAD defines them, and the best threshold for no answer.
+"""Score answers against gold answers: SQuAD's exact match and F1, and the best threshold for no answer.
 
-Rajpurkar et al. 2016 (arXiv 1606.05250, section 6.1) for exact match and F1; Rajpurkar et al. 2018 (arXiv 1806.03822,
-section 5) for questions without an answer. All figures are in percent of the questions asked.
+Rajpurkar et al. 2016 (arXiv 1606.05250, section 6.1) define exact match and F1; Rajpurkar et al. 2018 (arXiv
+1806.03822, section 5) treat questions without an answer. All figures are in percent of the questions.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _ARTICLE = re.compile(r"\b(?:an?|the)\b")
 
 
 def normalise_answer(text: str) -> str:
-    """Return what of an answer counts: lower case, without ASCII punctuation, articles and superfluous white space.
+    """Return an answer in lower case, without ASCII punctuation, articles and superfluous white space.
 
-    The order matters: punctuation goes without leaving a space, so "U.S." is "us" and "A." an article; an article goes
-    as a word, which it may only be once the punctuation has gone, and leaves a space. Punctuation beyond ASCII stays,
-    but borders on words.
+    The order matters. Punctuation is removed first and leaves no space, so "U.S." becomes "us", and "A." becomes an
+    article. Then each article that is a word of its own is replaced by a space. Other punctuation stays, and separates
+    words when articles are searched.
     """
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """Return 1.0 if two answers are the same when normalised, else 0.0."""
+    """Return 1.0 if two answers are the same after normalisation, else 0.0."""
     return float(normalise_answer(prediction) == normalise_answer(gold))
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Return the F1 of the words of a prediction as a bag, 0 to 1.
+    """Return the F1 of the bag of words of a prediction, 0 to 1.
 
-    Of nothing (or nothing but articles and punctuation), 1.0 if the other is nothing too, else 0.0. Words are what
-    white space separates, so in Chinese it is hardly more than exact match.
+    If one text has no words after normalisation, the F1 is 1.0 if the other has none either, else 0.0. White space
+    separates words, so for Chinese text F1 differs little from exact match.
     """
     predicted, expected = normalise_answer(prediction).split(), normalise_answer(gold).split()
     if not predicted or not expected:
@@ -52,20 +52,21 @@ def f1(prediction: str, gold: str) -> float:
 def score_answers(dataset: datasets.Dataset, predictions: Mapping[str, str]) -> dict[str, float]:
     """Score predictions against the questions of a dataset.
 
-    A question counts with its best gold answer. Gold answers of which normalising leaves nothing are left out; if none
-    remains, or the question has none at all, the right prediction is "".
+    The gold answer with the best score counts. Gold answers that are empty after normalisation are left out. If none
+    remains, or the question has none, the right prediction is "".
 
     Args:
         dataset: rows with `id` and `answers`.
-        predictions: text by id, "" for no answer. A question without a prediction counts 0, even if it has no answer.
+        predictions: id → text, "" for no answer. A question without a prediction scores 0, even if it has no answer.
 
     Returns:
-        `exact` and `f1` in percent, `total` (questions) and `missing` (those without a prediction); if some questions
-        have no answer, also `HasAns_exact`, `HasAns_f1`, `HasAns_total` of those that have one and `NoAns_exact`,
-        `NoAns_f1`, `NoAns_total` of the others, where there are any.
+        `exact` and `f1` in percent, `total` (number of questions) and `missing` (number without a prediction). If some
+        questions have no answer, also `NoAns_exact`, `NoAns_f1` and `NoAns_total` of these, and `HasAns_exact`,
+        `HasAns_f1` and `HasAns_total` of the others, if there are any.
 
     Raises:
-        PotstillError: a prediction is for a question that the dataset has not, or is no text; or there is no question.
+        PotstillError: a prediction is for a question that is not in the dataset, or is no text; or there is no
+            question.
     """
     golds = _golds(dataset, predictions)
     exact, overlap = (
@@ -91,21 +92,21 @@ def score_answers(dataset: datasets.Dataset, predictions: Mapping[str, str]) -> 
 def best_thresholds(
     dataset: datasets.Dataset, texts: Mapping[str, str], null_odds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Find the thresholds for no answer that score best, each question with `null_odds` above it being unanswered.
+    """Find the thresholds for no answer that score best. A question with `null_odds` above a threshold gets no answer.
 
-    They are fitted to the questions themselves, so the scores are upper bounds; for other questions use the threshold.
+    The thresholds are fitted to these questions, so the scores are upper bounds. Use a threshold for other questions.
 
     Args:
         dataset: rows with `id` and `answers`.
-        texts: the best answer by id, as `Answers.texts`; a question without one counts 0 at every threshold.
-        null_odds: score of no answer − score of the best answer, by id.
+        texts: id → best answer, as in `Answers.texts`; a question without one scores 0 at every threshold.
+        null_odds: id → score of no answer − score of the best answer.
 
     Returns:
         `best_exact` and `best_f1` in percent, and `best_exact_thresh` and `best_f1_thresh`, the lowest thresholds that
-        reach them: the odds of the last question to be answered, or just below the least if none is.
+        reach them. Each is the highest odds of an answered question, or just below the lowest odds if none is answered.
 
     Raises:
-        PotstillError: as for `score_answers`, or a question has a text but no odds, or odds that are no number.
+        PotstillError: see `score_answers`; or a question has a text but no odds, or its odds are not a number.
     """
     golds = _golds(dataset, texts)
     for id_ in texts:
@@ -114,7 +115,7 @@ def best_thresholds(
     result: dict[str, float] = {}
     for name, metric in (("exact", exact_match), ("f1", f1)):
         unanswered = {id_: _best(metric, "", golds[id_][0]) for id_ in texts}
-        # Answering a question more, in the order of the odds, changes the sum of the scores by its gain.
+        # Questions are answered in the order of their odds. Each one changes the sum of the scores by its gain.
         gains: defaultdict[float, float] = defaultdict(float)
         for id_, text in texts.items():
             gains[null_odds[id_]] += _best(metric, text, golds[id_][0]) - unanswered[id_]
@@ -122,14 +123,14 @@ def best_thresholds(
         threshold = math.nextafter(min(gains), -math.inf) if gains else 0.0
         for odds in sorted(gains):
             total += gains[odds]
-            if total > best + 1e-9:  # more than the sum was rounded by
+            if total > best + 1e-9:  # larger than a rounding error
                 best, threshold = total, odds
         result |= {f"best_{name}": 100 * best / len(golds), f"best_{name}_thresh": threshold}
     return result
 
 
 def _golds(dataset: datasets.Dataset, predictions: Mapping[str, str]) -> dict[str, tuple[list[str], bool]]:
-    """Return the answers that count and whether the question has any, by id."""
+    """Return id → the gold answers that count, and whether the question has any gold answer."""
     golds = {}
     for id_, answers in zip(dataset["id"][:], dataset["answers"][:], strict=True):
         counting = [text for text in answers["text"] if normalise_answer(text)]
@@ -139,8 +140,8 @@ def _golds(dataset: datasets.Dataset, predictions: Mapping[str, str]) -> dict[st
     unknown = [id_ for id_ in predictions if id_ not in golds]
     if unknown:
         raise PotstillError(
-            f"{len(unknown)} predictions are for questions that the data has not, the first for {unknown[0]!r}: "
-            "are they for another file?"
+            f"{len(unknown)} predictions are for questions that are not in the data, the first for {unknown[0]!r}: "
+            "check that data and predictions belong together."
         )
     for id_, text in predictions.items():
         if not isinstance(text, str):

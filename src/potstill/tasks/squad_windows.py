@@ -1,4 +1,4 @@
-"""Questions and contexts → windows of token ids: a question, and as much of its context as there is room for."""
+"""Split questions and contexts into windows of token ids: the question, and as much of the context as fits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from potstill.errors import PotstillError
 
 QUESTIONS = 1000
-"""Questions tokenised at a time; consecutive ones share their context, which is tokenised once."""
+"""Number of questions tokenised at a time. Consecutive questions share a context, which is tokenised once."""
 
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -27,63 +27,63 @@ def make_windows(
     stride: int = 128,
     max_question_length: int = 64,
 ) -> datasets.Dataset:
-    """Cut each question's context into overlapping windows, each preceded by the question.
+    """Split each question's context into overlapping windows, each with the question before it.
 
-    A window is what the tokenizer makes of a pair, question first: [CLS] question [SEP] context [SEP]. It is not
-    padded; tokens of the context are never lost, and special tokens spelt out in the text stay text.
+    A window is the tokenizer's encoding of a pair, question first: [CLS] question [SEP] context [SEP]. It has no
+    padding. No token of the context is lost. The text of a special token, such as "[SEP]", stays plain text.
 
     Args:
-        dataset: rows with `question`, `context` and `answers`, as `read_squad` gives them, or the hub's `squad`.
-        tokenizer: a fast one that opens a pair with [CLS].
-        max_length: most tokens a window has.
-        stride: tokens of the context that two consecutive windows share (BERT's `doc_stride` is the distance between
-            their beginnings instead).
-        max_question_length: tokens of a question to keep, from its beginning, as BERT has it.
+        dataset: rows with `question`, `context` and `answers`, as from `read_squad` or in the hub's `squad`.
+        tokenizer: a fast tokenizer that begins a pair with [CLS].
+        max_length: largest number of tokens of a window.
+        stride: number of context tokens that two consecutive windows share. (BERT's `doc_stride` is instead the
+            distance between their beginnings.)
+        max_question_length: number of tokens to keep from the beginning of a question, as in BERT.
 
     Returns:
-        A row a window, the windows of a question one after another, questions in their order:
+        One row per window. Questions keep their order, and the windows of a question follow each other:
 
         - `example`: number of the question's row.
         - `input_ids`, and `token_type_ids` if the tokenizer has them: (length,).
         - `length`: number of tokens.
-        - `start_positions`, `end_positions`: first and last token of the first gold answer; 0, which is [CLS], where
-          the window does not hold the whole of it or there is none.
+        - `start_positions`, `end_positions`: first and last token of the first gold answer; 0, which is [CLS], if there
+          is no gold answer or the window does not hold all of it.
         - `answer_mask`: (length,), where an answer may start or end: tokens of the context, and [CLS].
-        - `char_start`, `char_end`: (length,), the part of the context that a token stands for, in characters and
-          without white space around it; 0 outside the context.
+        - `char_start`, `char_end`: (length,), the characters of the context that a token covers, without white space
+          around them; 0 outside the context.
 
     Raises:
         PotstillError: the tokenizer is not of that kind, or the lengths leave no room.
     """
-    cutter = WindowCutter.of(tokenizer, max_length, stride, max_question_length)
-    # With tables in and out, `map` need not look at every number.
+    splitter = WindowSplitter.of(tokenizer, max_length, stride, max_question_length)
+    # Arrow tables as input and output save `map` the conversion of every number.
     return (
         dataset.select_columns(["question", "context", "answers"])
         .with_format("arrow")
         .map(
-            cutter,
+            splitter,
             with_indices=True,
             batched=True,
             batch_size=QUESTIONS,
             remove_columns=["question", "context", "answers"],
-            desc="Cutting windows",
+            desc="Splitting contexts into windows",
         )
         .with_format(None)
     )
 
 
 @dataclass(frozen=True)
-class WindowCutter:
-    """What turns a batch of questions into a table of windows; see `make_windows`.
+class WindowSplitter:
+    """A function that turns a batch of questions into a table of windows; see `make_windows`.
 
     Attributes:
-        tokenizer: what tokenises, without truncation or padding.
+        tokenizer: the tokenizer, without truncation or padding.
         frame: ids before the question, between question and context, and after the context.
-        types: token types of these three, of the question and of the context, in the order of the pair; None if the
-            model takes none.
-        max_length: most tokens a window has.
-        stride: tokens of the context that two consecutive windows share.
-        max_question_length: tokens of a question to keep.
+        types: token types of the five parts in order: before the question, question, between, context, after the
+            context. None if the model takes none.
+        max_length: largest number of tokens of a window.
+        stride: number of context tokens that two consecutive windows share.
+        max_question_length: number of tokens of a question to keep.
     """
 
     tokenizer: Tokenizer
@@ -96,11 +96,11 @@ class WindowCutter:
     @classmethod
     def of(
         cls, tokenizer: PreTrainedTokenizerFast, max_length: int, stride: int, max_question_length: int
-    ) -> WindowCutter:
-        """Learn from a tokenizer how it frames a pair.
+    ) -> WindowSplitter:
+        """Find the ids that a tokenizer puts around the texts of a pair.
 
         Raises:
-            PotstillError: as for `make_windows`.
+            PotstillError: see `make_windows`.
         """
         name = tokenizer.name_or_path or type(tokenizer).__name__
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -111,7 +111,7 @@ class WindowCutter:
                 f"max_length is {max_length}, but the model of the tokenizer {name} reads up to "
                 f"{tokenizer.model_max_length} tokens: lower it."
             )
-        backend = Tokenizer.from_str(backend.to_str())  # settings of this one are not the caller's
+        backend = Tokenizer.from_str(backend.to_str())  # a copy, so that the caller's settings do not change
         backend.no_truncation()
         backend.no_padding()
         pair = backend.encode("a", "a")
@@ -121,7 +121,7 @@ class WindowCutter:
         framed = of_first and of_second and of_first[-1] < of_second[0]
         if not framed or tokenizer.cls_token_id is None or pair.ids[0] != tokenizer.cls_token_id:
             raise PotstillError(
-                f"The tokenizer {name} does not open a pair of texts with [CLS]: question answering needs that token "
+                f"The tokenizer {name} does not begin a pair of texts with [CLS]: question answering needs that token "
                 "for questions without an answer."
             )
         borders = slice(0, of_first[0]), slice(of_first[-1] + 1, of_second[0]), slice(of_second[-1] + 1, None)
@@ -132,7 +132,7 @@ class WindowCutter:
         if max_question_length < 1 or stride < 0 or room <= stride:
             raise PotstillError(
                 f"Windows of {max_length} tokens with {max_question_length} for the question leave {room} for the "
-                f"context, of which {stride} are to overlap: raise max_length, or lower stride or max_question_length."
+                f"context, but {stride} of these overlap: raise max_length, or lower stride or max_question_length."
             )
         return cls(
             backend,
@@ -144,8 +144,8 @@ class WindowCutter:
         )
 
     def __call__(self, batch: pa.Table, rows: Sequence[int]) -> pa.Table:
-        """Cut the questions of a batch, whose numbers are `rows`."""
-        # Not part of a tokenizer that was pickled, so it is set here.
+        """Split the contexts of a batch of questions; `rows` are the numbers of the questions."""
+        # This option is not part of a pickled tokenizer, so it is set here.
         self.tokenizer.encode_special_tokens = True
         contexts = self._tokenise_contexts(batch["context"].to_pylist())
         questions = self.tokenizer.encode_batch(batch["question"].to_pylist(), add_special_tokens=False)
@@ -153,7 +153,7 @@ class WindowCutter:
         windows = [
             window
             for number, question, context, answer in zip(rows, questions, contexts, answers, strict=True)
-            for window in self._cut(
+            for window in self._split(
                 number, np.array(question.ids[: self.max_question_length], np.int32), context, answer
             )
         ]
@@ -172,7 +172,7 @@ class WindowCutter:
         known = {text: _Context.of(text, encoding) for text, encoding in zip(distinct, encodings, strict=True)}
         return [known[text] for text in contexts]
 
-    def _cut(
+    def _split(
         self, number: int, question: Ints, context: _Context, answers: dict[str, list[Any]]
     ) -> list[dict[str, Any]]:
         before, between, after = self.frame
@@ -212,7 +212,7 @@ LISTS = ("input_ids", "token_type_ids", "answer_mask", "char_start", "char_end")
 
 @dataclass(frozen=True)
 class _Context:
-    """Ids of a context, all (tokens,), and the characters that they stand for: `start` to before `end`."""
+    """The ids of a context, and the first character of each and the character after its last one; all (tokens,)."""
 
     ids: Ints
     start: Ints
@@ -222,7 +222,7 @@ class _Context:
     def of(cls, text: str, encoding: Any) -> _Context:
         start, end = [], []
         for first, last in encoding.offsets:
-            # Byte-level tokens often begin with the space before a word, which is no part of an answer.
+            # Byte-level tokens often begin with the space before a word, which does not belong to an answer.
             while first < last and text[first].isspace():
                 first += 1
             while first < last and text[last - 1].isspace():
@@ -232,7 +232,7 @@ class _Context:
         return cls(np.array(encoding.ids, np.int32), np.array(start, np.int32), np.array(end, np.int32))
 
     def span_of(self, answers: dict[str, list[Any]]) -> tuple[int, int]:
-        """Return the first and the last token that have a part in the first answer; (-1, -1) if there is none."""
+        """Return the first and the last token that overlap with the first answer; (-1, -1) if there is none."""
         if not answers["text"]:
             return -1, -1
         begin = answers["answer_start"][0]

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a task, whatever its data are."""
+"""The declaration of a task, which is the same for every kind of data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import ClassVar, NamedTuple
 
 
 class Defaults(NamedTuple):
-    """Published settings of a fine-tuning: peak learning rate, rows a step, passes over the data, tokens of an input.
+    """Published settings of a fine-tuning: peak learning rate, rows per step, epochs, and tokens of an input.
 
-    BERT's paper (Devlin et al. 2019, appendix A.3) names grids. The values here are the middles of them.
+    BERT's paper (Devlin et al. 2019, appendix A.3) gives grids of values. The defaults here are their middle values.
     """
 
     learning_rate: float = 3e-5
@@ -23,20 +23,21 @@ USUAL = Defaults()
 
 @dataclass(frozen=True)
 class Task:
-    """The declaration of a task. A subclass adds what one kind of data needs.
+    """The declaration of a task. A subclass adds the fields that one kind of data needs.
 
-    `finetune`, `evaluate`, `compare` and `export` read all that they know of a task from its declaration, so that a new
-    task is one entry in `potstill.tasks.registry.TASKS`.
+    `finetune`, `evaluate`, `compare` and `export` read everything about a task from its declaration. So a new task is
+    one entry in `potstill.tasks.registry.TASKS`.
 
     Attributes:
-        name: as the command line knows it.
-        title: as papers print it.
-        suite: the suite it belongs to: `evaluate --suite` runs all tasks of one. The GLUE macro score is the mean over
-            the tasks whose suite is `glue`. A task without one is a suite of its own.
+        name: the name on the command line.
+        title: the name in papers.
+        suite: the suite that the task belongs to: `evaluate --suite` runs all tasks of a suite. The GLUE macro score is
+            the mean over the tasks whose suite is `glue`. A task without a suite is a suite of its own.
         defaults: published settings of its fine-tuning.
-        taught: the same with a task teacher; `defaults` if None.
-        pipeline: what `transformers.pipeline` calls such tasks, of the class.
-        by_token: whether an answer is a place among tokens, of the class. A teacher has to read the same tokens then.
+        taught: published settings with a task teacher; `defaults` if None.
+        pipeline: the name of such tasks in `transformers.pipeline`; a class attribute.
+        by_token: whether an answer is a position among tokens; a class attribute. A teacher must then read the same
+            tokens.
     """
 
     name: str
@@ -51,12 +52,12 @@ class Task:
 
     @property
     def suite_name(self) -> str:
-        """The suite that it is run by: the one it declares, or else its own name."""
+        """The suite that runs the task: the declared one, or the task's own name."""
         return self.suite or self.name
 
     @property
     def short_names(self) -> dict[str, str]:
-        """Metric or split → the short name that tables print. They print no others beside the score."""
+        """Metric or split → its short name in tables. Tables print only these and the score."""
         raise NotImplementedError
 
     def settings(self, taught: bool) -> Defaults:

@@ -8,8 +8,8 @@ import time
 class TrainingClock:
     """Counts the seconds of a run, over all its sessions.
 
-    Excluded time counts for the budget, and not as progress: the steps that compile, and what is done between steps,
-    an evaluation for example. A warm-up of some seconds would be over before the second step otherwise.
+    Excluded time counts for the budget but not as progress. It is the time of steps that compile, and of work between
+    steps, such as an evaluation. If it counted as progress, a short warm-up would end before the second step.
 
     Args:
         max_minutes: budget of wall-clock minutes, evaluation and checkpoints included; None for no budget.
@@ -19,7 +19,7 @@ class TrainingClock:
         elapsed_before: seconds of earlier sessions.
         excluded: excluded seconds of all sessions, up to the last step.
         read_at: seconds of training at the last step.
-        steps: of this session.
+        steps: number of steps in this session.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
@@ -44,26 +44,26 @@ class TrainingClock:
 
     @property
     def spent(self) -> bool:
-        """Whether earlier sessions have used the budget up."""
+        """Whether earlier sessions have used up the budget."""
         return self.max_seconds is not None and self.elapsed_before >= self.max_seconds
 
     @property
     def excluded_until_now(self) -> float:
-        """Excluded seconds of all sessions; what has passed since the last step is among them."""
+        """Excluded seconds of all sessions, the time since the last step included."""
         return self.excluded + max(0.0, self.elapsed - self.read_at)
 
     def exclude_step(self) -> None:
-        """Exclude the step in hand: it does more than train."""
+        """Exclude the current step: it does more than train."""
         self._whole_step_excluded = True
 
     def exclude(self, seconds: float) -> None:
-        """Exclude seconds since the last step that were spent on something else."""
+        """Exclude seconds that were spent on something else since the last step."""
         self._excluded_since += seconds
 
     def end_step(self) -> None:
         """Count a step, and how much of the time since the last one is excluded."""
         elapsed = self.elapsed
-        took = elapsed - self.read_at
-        self.excluded += took if self._whole_step_excluded else min(took, self._excluded_since)
+        step_seconds = elapsed - self.read_at
+        self.excluded += step_seconds if self._whole_step_excluded else min(step_seconds, self._excluded_since)
         self.read_at, self._excluded_since, self._whole_step_excluded = elapsed, 0.0, False
         self.steps += 1

@@ -1,4 +1,4 @@
-"""Do student, teacher, corpus and tokenizer fit together? Asked before the first step, not after hours."""
+"""Check before the first step that student, teacher, corpus and tokenizer fit together."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from potstill.objective import (
     objective_from,
 )
 from potstill.recipe import DistillationArguments, Recipe
-from potstill.student import usable_length
+from potstill.student import family_of, usable_length
 from potstill.training.teachers import name_of_teacher
 
 
-def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None) -> Objective:
-    """Return the objective that a recipe asks for, given as options or as the values of a recipe file.
+def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None, causal: bool = False) -> Objective:
+    """Return the objective of a recipe, given as options or as the values of a recipe file.
 
-    It is that of `losses` where there are any, else DistilBERT's by its weights, and masked LM alone where a recipe has
-    neither.
+    A recipe with `losses` has the objective that they describe. A recipe with DistilBERT's weights has DistilBERT's
+    objective. Any other recipe has masked LM alone, or causal LM for a causal model.
 
     Args:
-        recipe: what says the losses.
-        given: an objective from Python, which stands in place of the recipe's.
+        recipe: the options or values that describe the losses.
+        given: an objective from Python, used in place of the recipe's.
+        causal: whether the student is a causal model.
 
     Raises:
-        PotstillError: a loss, or an option of one, that cannot be; or `given` and `losses` are both there.
+        PotstillError: a loss or one of its options is not valid; or both `given` and `losses` are there.
     """
     values = vars(recipe) if isinstance(recipe, Recipe) else recipe
     if given is not None:
@@ -47,14 +48,20 @@ def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = N
     if values.get("losses") is not None:
         return objective_from(values["losses"])
     weights = {name: values[name] for name in OF_DISTILBERT if name in values}
-    return DistillationObjective(**weights) if weights else objective_from({"masked_lm": 1.0})
+    if weights:
+        return DistillationObjective(**weights, causal=causal)
+    return objective_from({"causal_lm" if causal else "masked_lm": 1.0})
 
 
 def ensemble_of(recipe: Recipe, count: int) -> Ensemble:
-    """Return how a recipe makes one teacher of so many.
+    """Return how a recipe averages its teachers.
+
+    Args:
+        recipe: the options of the run.
+        count: number of teachers.
 
     Raises:
-        PotstillError: it says weights that cannot be, or not one for each teacher.
+        PotstillError: a weight is not valid, or there is not one weight for each teacher.
     """
     if not isinstance(recipe, DistillationArguments):
         return Ensemble.of(count)
@@ -64,8 +71,12 @@ def ensemble_of(recipe: Recipe, count: int) -> Ensemble:
 def check_one_tokenizer(names: Sequence[str], tokenizers: Sequence[PreTrainedTokenizerFast]) -> None:
     """Check that the tokenizers of several teachers turn text into the same ids.
 
+    Args:
+        names: folder or hub name of each teacher.
+        tokenizers: tokenizer of each teacher.
+
     Raises:
-        PotstillError: two do not; they are named.
+        PotstillError: two tokenizers differ. The message names their teachers.
     """
     if len(tokenizers) < 2:
         return
@@ -79,26 +90,26 @@ def check_one_tokenizer(names: Sequence[str], tokenizers: Sequence[PreTrainedTok
 
 
 def check_launch(args: RunArguments) -> None:
-    """Check what `Trainer` would stumble over, or do otherwise than wanted, when it starts.
+    """Check the conditions under which `Trainer` would fail, or do something unwanted, when it starts.
 
     Raises:
-        PotstillError: the process has several devices, to all of which `Trainer` would copy the student but not the
-            teacher; the processes of a launcher do not know of each other; --fp16 without a GPU; or a logging back end
-            is unknown or not installed.
+        PotstillError: the process has several devices (`Trainer` would copy the student, but not the teacher, to all of
+            them); the processes of a launcher are not connected; --fp16 is used without a GPU; or a logging back end is
+            unknown or not installed.
     """
     if args.n_gpu > 1:
         raise PotstillError(
             f"This process sees {args.n_gpu} GPUs: start one for each with torchrun --nproc_per_node {args.n_gpu} "
             "-m potstill, or choose one with CUDA_VISIBLE_DEVICES=0."
         )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != args.world_size:  # each would train by itself, unnoticed
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != args.world_size:  # otherwise each would train by itself, and nobody would notice
         raise PotstillError(
-            f"The launcher started {started} processes, but they are not connected to each other"
+            f"The launcher started {launched} processes, but they are not connected to each other"
             f"{'' if args.use_cpu else ': without a GPU, add --use_cpu'}."
         )
     if args.fp16 and args.device.type == "cpu":
-        raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither.")
+        raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither option.")
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):
             back_end()
@@ -113,16 +124,24 @@ def check_fit(
     tokenizer: PreTrainedTokenizerFast,
     objective: Objective,
 ) -> None:
-    """Check what a step will assume.
+    """Check the assumptions of a training step.
 
     Raises:
-        PotstillError: the first thing that does not fit, with what to do.
+        PotstillError: something does not fit. The message is about the first problem and says what to do.
     """
-    if tokenizer.mask_token_id is None:
-        raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
-    block_size = corpus.train.block_size
+    causal = family_of(student).causal
     names = [name_of_teacher(teacher, number) for number, teacher in enumerate(teachers)]
     roles = ["teacher"] if len(teachers) == 1 else [f"teacher {name}" for name in names]
+    for role, teacher in zip(roles, teachers, strict=True):
+        if family_of(teacher).causal != causal:
+            raise PotstillError(
+                f"The {role} and the student must read alike, but one of them is causal and the other reads both ways."
+            )
+    if not causal and tokenizer.mask_token_id is None:
+        raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
+    corpus.check_framing(causal)
+    objective.check_direction(causal)
+    block_size = corpus.train.block_size
     for name, teacher in zip(names[1:], teachers[1:], strict=True):
         ours, theirs = teachers[0].config.vocab_size, teacher.config.vocab_size
         if ours != theirs:
@@ -142,11 +161,11 @@ def check_fit(
                 f"The {role} reads at most {longest} tokens but the blocks of "
                 f"{corpus.folder} have {block_size}: prepare the corpus with a smaller --block_size."
             )
-    for teacher in teachers:  # the evaluation compares with it, whatever the losses
+    for teacher in teachers:  # the evaluation compares with every teacher, whatever the losses are
         check_vocabularies(teacher.config, student.config)
-    for number, taught_by in enumerate(teachers or [None]):
+    for number, config in enumerate([teacher.config for teacher in teachers] or [None]):
         try:
-            objective.check(None if taught_by is None else taught_by.config, student.config)
+            objective.check(config, student.config)
         except PotstillError as error:
             if len(teachers) < 2:
                 raise

@@ -1,4 +1,4 @@
-"""When training stops: its steps, its minutes, a signal, or the share at which a growing model grows."""
+"""When training stops: after its steps, after its minutes, on a signal, or where a growing model grows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from potstill.training.clock import TrainingClock
 from potstill.training.signals import SignalCatcher
 
 
-class TrainingInterrupted(PotstillError):  # noqa: N818 (it tells what happened; nothing is wrong)
+class TrainingInterrupted(PotstillError):  # noqa: N818 (it reports an event; nothing is wrong)
     """Training ended on a signal after saving a checkpoint.
 
     Attributes:
@@ -31,18 +31,18 @@ class TrainingInterrupted(PotstillError):  # noqa: N818 (it tells what happened;
 
 
 class RunControl(TrainerCallback):
-    """Ends a run where one of its limits is reached: its steps, its budget, a signal, or a share of the training.
+    """Ends a run when it reaches one of its limits: its steps, its budget, a signal, or a share of the training.
 
     Progress is a number from 0 to 1: the larger of the share of steps and, with a budget, the share of time. A
-    checkpoint keeps what has passed, so seconds before an interruption count.
+    checkpoint stores the time that has passed, so the seconds before an interruption count.
 
     Args:
         max_minutes: budget of wall-clock minutes; see `TrainingClock`.
-        stop_at: progress at which to stop with a checkpoint, below 1 when a deeper model takes over from there.
+        stop_at: progress at which to stop with a checkpoint. It is below 1 if a deeper model continues from there.
 
     Attributes:
-        clock: of this process.
-        agreement: what all processes take for the time.
+        clock: the clock of this process.
+        agreement: the time that all processes agree on.
         signals: catches the signals of this process.
     """
 
@@ -57,8 +57,8 @@ class RunControl(TrainerCallback):
         self.clock.start()
         self.agreement.start()
 
-    def take_up(self, state: dict[str, Any]) -> None:
-        """Go on with the clock of a checkpoint, from what `run_state` returned."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue the clock of a checkpoint, from the values that `run_state` returned."""
         self.clock.elapsed_before = state["elapsed_seconds"]
         self.clock.excluded = state["excluded_seconds"]
 
@@ -77,7 +77,7 @@ class RunControl(TrainerCallback):
         return min(1.0, max(by_steps, by_time))
 
     def seconds_left(self, state: TrainerState) -> float:
-        """Return the seconds until the steps or the budget end, whichever is first, at the pace so far."""
+        """Return the seconds until the steps or the budget end, whichever comes first, at the average speed so far."""
         by_steps, elapsed, budget = (
             state.global_step / max(state.max_steps, 1),
             self.clock.elapsed,
@@ -87,7 +87,7 @@ class RunControl(TrainerCallback):
         return left if budget is None else max(0.0, min(left, budget - elapsed))
 
     def run_state(self, state: TrainerState) -> dict[str, float]:
-        """Return what a checkpoint must remember."""
+        """Return the values that a checkpoint must store."""
         return {
             "elapsed_seconds": self.clock.elapsed,
             "excluded_seconds": self.clock.excluded_until_now,
@@ -104,11 +104,11 @@ class RunControl(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """End the run where one of its limits is reached, never in the middle of an accumulated step."""
+        """End the run when it reaches one of its limits, but never inside an accumulated step."""
         progress = self.progress(state)
         if self.agreement.signal is not None:
             control.should_save = control.should_training_stop = True
-        elif progress >= 1:  # what follows, evaluation and output, may fail: the training must not be lost with it
+        elif progress >= 1:  # the evaluation and the output come next and may fail: a checkpoint keeps the training
             control.should_training_stop = True
             control.should_save = control.should_save or args.save_strategy != "no"
         elif progress >= self.stop_at:

@@ -18,10 +18,11 @@ from potstill.training.trainer import DistillationTrainer
 def distill(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
 
-    Of several teachers the student learns what they say on average; it is built from the first one.
+    With several teachers the student learns from their mean, and is built from the first one.
 
-    The folder loads with `AutoModelForMaskedLM`, `AutoTokenizer` and `pipeline("fill-mask")`; a model card, the full
-    recipe as YAML and the measured results lie beside the weights.
+    The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal
+    model with `AutoModelForCausalLM` and `pipeline("text-generation")`. It also contains a model card, the full
+    recipe as YAML and the measured results.
 
     Args:
         args: at least `teacher`, `corpus` and `output_dir`.
@@ -30,8 +31,8 @@ def distill(args: DistillationArguments) -> Path:
         The student's folder.
 
     Raises:
-        PotstillError: bad input, told before anything is written where it can be known then.
-        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+        PotstillError: bad input. Where possible, it is found before anything is written.
+        TrainingInterrupted: a signal ended training. The run can be resumed from its checkpoint.
     """
     if not args.teachers or not args.corpus:
         missing = "--teacher" if not args.teachers else "--corpus"
@@ -43,7 +44,7 @@ def distill(args: DistillationArguments) -> Path:
         tokenizers = [load_tokenizer(name, role="teacher") for name in args.teachers]
         check_one_tokenizer(args.teachers, tokenizers)
         tokenizer, first = tokenizers[0], args.teachers[0]
-        corpus.check_tokenizer(tokenizer, first)  # before the teachers' weights are fetched
+        corpus.check_tokenizer(tokenizer, first)  # before the teachers' weights are downloaded
         teachers = [load_masked_lm(name) for name in args.teachers]
         student = build_student(
             teachers[0], args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed

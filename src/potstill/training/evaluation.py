@@ -1,7 +1,8 @@
-"""Student and teachers on held-out blocks, on the same masks."""
+"""Evaluation of student and teachers on held-out blocks under the same masks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.corpus.blocks import Blocks
-from potstill.corpus.masking import MaskedBlocks
+from potstill.corpus.labelling import LabelledBlocks, Labelling
 from potstill.objective import Ensemble
 from potstill.student import family_of
 from potstill.training.teachers import OneOrMore, as_tuple
@@ -21,7 +22,7 @@ def held_out_metrics(
     student: PreTrainedModel,
     teacher: OneOrMore,
     blocks: Blocks,
-    masking: Callable[[Tensor, Tensor], MaskedBlocks],
+    labelling: Labelling,
     batch_size: int,
     max_samples: int,
     process_index: int = 0,
@@ -29,53 +30,56 @@ def held_out_metrics(
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ensemble: Ensemble | None = None,
 ) -> dict[str, float]:
-    """Return what student and teachers make of held-out text, in float32.
+    """Return the metrics of student and teachers on held-out text, computed in float32.
 
-    The masks are a function of the block alone, so figures of different runs on one corpus can be compared. No random
-    number is drawn, so evaluating does not change how training continues.
+    The masks depend on the block alone, so results of different runs on one corpus can be compared. The evaluation
+    draws no random numbers, so it does not change how training continues.
 
     Args:
-        student: any masked-LM model of a known family; put in eval mode for the time.
-        teacher: one or several likewise, over the same vocabulary; None leaves out what compares.
+        student: any language model of a known family. It is in eval mode during the call.
+        teacher: one or several language models with the same vocabulary; None leaves out the metrics that compare.
         blocks: the held-out split.
-        masking: decides the masks of a batch, keyed by the number of the block.
-        batch_size: blocks at a time.
-        max_samples: blocks to use, spread evenly over the split.
+        labelling: labels a batch, given its token ids and its sample indices.
+        batch_size: blocks per batch.
+        max_samples: largest number of blocks to use, spread evenly over the split.
         process_index: rank of this process, which takes every `num_processes`-th batch.
         num_processes: processes that share the work.
         reduce: sums a tensor over the processes.
-        ensemble: how several teachers become one, which is what `teacher` stands for below; by equal weights if not
-            given.
+        ensemble: how several teachers are averaged; with equal weights if not given.
 
     Returns:
-        ``loss`` (nats) and ``accuracy`` of masked LM; with a teacher also ``teacher_loss``, ``teacher_accuracy``,
-        ``kl`` (teacher ‖ student, T = 1, nats) and ``agreement`` (share of equal first choices), both over the masked
-        tokens, and ``cosine`` of the last hidden states over all tokens (if the widths are equal). With several
-        teachers the cosine is that to the first, and ``teacher_1_loss``, ``teacher_1_accuracy`` and so on are of each.
+        ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM with its ``perplexity`` = exp(loss). With a
+        teacher also ``teacher_loss``, ``teacher_accuracy`` (and ``teacher_perplexity``), ``kl`` (teacher ‖ student,
+        T = 1, nats) and ``agreement`` (share of equal first choices), both over the predicted tokens, and ``cosine`` of
+        the last hidden states over all tokens (if the widths are equal). With several teachers these are metrics of
+        their mean, except that the cosine is to the first one. Then each also has its own ``teacher_1_loss``,
+        ``teacher_1_accuracy`` (and ``teacher_1_perplexity``) and so on.
     """
     device = student.device
     teachers = as_tuple(teacher)
     ensemble = ensemble or Ensemble.of(len(teachers))
     chosen = torch.linspace(0, len(blocks) - 1, min(max_samples, len(blocks))).round().long().tolist()
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-    # Apple's GPUs have no float64; sums over a few thousand tokens bear float32 there.
-    sums = torch.zeros(
-        9 + 2 * len(teachers), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
-    )
+    # Apple's GPUs have no float64. Float32 is precise enough there for sums over a few thousand tokens.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    sums = torch.zeros(9 + 2 * len(teachers), dtype=dtype, device=device)
     was_training = student.training
     student.eval()
     try:
         for batch in batches[process_index::num_processes]:
             inputs = blocks.__getitems__(batch)
-            masked = masking(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
-            # Compiled layers would be compiled anew for these shapes and this mode, which costs more than it saves.
+            labelled = labelling(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
+            # Compiled layers would be compiled again for these shapes and this mode. That costs more than it saves.
             with torch.compiler.set_stance("force_eager"):
-                sums += _batch_sums(student, teachers, ensemble, masked)
+                sums += _batch_sums(student, teachers, ensemble, labelled)
     finally:
         student.train(was_training)
     sums = reduce(sums)
     tokens, loss, correct, teacher_loss, teacher_correct, kl, agreed, all_tokens, cosine, *each = sums.tolist()
     metrics = {"loss": loss / tokens, "accuracy": correct / tokens}
+    causal = family_of(student).causal
+    if causal:
+        metrics["perplexity"] = perplexity(loss / tokens)
     if teachers:
         metrics |= {
             "teacher_loss": teacher_loss / tokens,
@@ -83,27 +87,40 @@ def held_out_metrics(
             "kl": kl / tokens,
             "agreement": agreed / tokens,
         }
+        if causal:
+            metrics["teacher_perplexity"] = perplexity(teacher_loss / tokens)
         if all_tokens:
             metrics["cosine"] = cosine / all_tokens
     if len(teachers) > 1:
         for number in range(len(teachers)):
-            metrics[f"teacher_{number + 1}_loss"] = each[2 * number] / tokens
-            metrics[f"teacher_{number + 1}_accuracy"] = each[2 * number + 1] / tokens
+            teacher_loss, teacher_correct = each[2 * number : 2 * number + 2]
+            metrics[f"teacher_{number + 1}_loss"] = teacher_loss / tokens
+            metrics[f"teacher_{number + 1}_accuracy"] = teacher_correct / tokens
+            if causal:
+                metrics[f"teacher_{number + 1}_perplexity"] = perplexity(teacher_loss / tokens)
     return metrics
 
 
+def perplexity(loss: float) -> float:
+    """Return exp(loss), infinite where that is more than a float can hold."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 def _batch_sums(
-    student: PreTrainedModel, teachers: Sequence[PreTrainedModel], ensemble: Ensemble, masked: MaskedBlocks
+    student: PreTrainedModel, teachers: Sequence[PreTrainedModel], ensemble: Ensemble, labelled: LabelledBlocks
 ) -> Tensor:
-    """Return the sums that the metrics are quotients of: nine, and two more of each teacher."""
-    input_ids, kept = masked.input_ids, masked.labels >= 0
-    target = masked.labels[kept]
-    hidden, log_probs = _read(student, input_ids, masked.positions, kept)
+    """Return the sums from which the metrics are computed as quotients: nine, and two more for each teacher."""
+    input_ids, positions, kept = labelled.input_ids, labelled.positions, labelled.labels >= 0
+    target = labelled.labels[kept]
+    hidden, log_probs = _read(student, input_ids, positions, kept)
     sums = [kept.sum(), *_score(log_probs, target)]
     if not teachers:
         sums += [torch.zeros(())] * 6
     else:
-        read = [_read(teacher, input_ids, masked.positions, kept) for teacher in teachers]
+        read = [_read(teacher, input_ids, positions, kept) for teacher in teachers]
         teacher_hidden, teacher_log_probs = read[0][0], ensemble.log_probabilities([found for _, found in read])
         sums += [
             *_score(teacher_log_probs, target),
@@ -121,7 +138,7 @@ def _batch_sums(
 
 
 def _score(log_probs: Tensor, target: Tensor) -> list[Tensor]:
-    """Return the sum of the losses and the number of right first choices, of (N, V) log-probabilities."""
+    """Return the summed loss of (N, V) log-probabilities, and the number of correct first choices."""
     return [F.nll_loss(log_probs, target, reduction="sum"), (log_probs.argmax(-1) == target).sum()]
 
 

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a step launches, recorded once and replayed, so that a small model does not wait for Python."""
+"""CUDA graphs: record the kernels of a step once and replay them, so that a small model does not wait for Python."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ Outputs = dict[str, Tensor]
 class Graphed:
     """Runs a function of tensors as CUDA graphs, one for each shape of its inputs.
 
-    A shape's first call runs as it is, which also brings up what is initialised lazily; the second one is recorded,
-    with its backward pass in the same graph; from then on it is replayed. Dropout draws new numbers at each replay.
+    The first call for a shape runs without a graph, and also triggers all lazy initialisation. The second call is
+    recorded, with its backward pass in the same graph. All later calls replay it. Dropout draws new numbers at each
+    replay.
 
-    Where the function cannot be recorded, because it waits for the device, say, a warning tells why and it is run as
-    it is for good.
+    Some functions cannot be recorded, for example because they wait for the device. Then a warning gives the reason,
+    and the function runs without graphs from then on.
 
     Args:
-        function: takes tensors, and returns named tensors. One called `loss`, a scalar, may be differentiable; the
-            others are for the log. What it does must depend on the shapes of its inputs alone.
-        parameters: returns the parameters that the loss is differentiated by. They must not be part of a graph of
-            autograd that was built elsewhere and is still alive.
+        function: takes tensors, and returns named tensors. One of them, the scalar `loss`, may be differentiable; the
+            others are for the log. The operations must depend on the shapes of the inputs alone.
+        parameters: returns the parameters with respect to which the loss is differentiated. They must not be part of an
+            autograd graph that was built elsewhere and is still alive.
 
-    The graphs of all shapes share memory, so at most one call may await its backward pass.
+    The graphs of all shapes share memory, so at most one call may be waiting for its backward pass.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Graphed:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all that was recorded, which must be done when a parameter was replaced by another."""
+        """Drop all recordings. This is necessary after a parameter was replaced by another."""
         self.graphs: dict[Any, _Graph] = {}
         self._seen: set[Any] = set()
         self._pool: Any = None
@@ -48,13 +49,13 @@ class Graphed:
         self._impossible = False
 
     def __call__(self, *inputs: Tensor) -> Outputs:
-        """Return what the function does, in tensors of their own."""
+        """Return the outputs of the function, in newly allocated tensors."""
         device = inputs[0].device.type
         if device != "cuda" or self._impossible:
             return self.function(*inputs)
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (precision, torch.is_grad_enabled(), *((tensor.shape, tensor.dtype) for tensor in inputs))
-        # Casts that autocast keeps would outlive the recording, in memory that the next one writes to.
+        # Casts in the cache of autocast would outlive the recording, in memory that the next recording overwrites.
         autocast = torch.autocast(device, precision, enabled=precision is not None, cache_enabled=False)
         if key not in self.graphs:
             with autocast:
@@ -76,7 +77,7 @@ class Graphed:
         return outputs
 
     def _first_call(self, inputs: tuple[Tensor, ...]) -> Outputs:
-        """Run the function on the stream that it will be recorded on, where autograd then keeps its own parts too."""
+        """Run the function on the stream that will record it, so that autograd uses this stream too."""
         current = torch.cuda.current_stream()
         if self._stream is None:
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
@@ -93,12 +94,12 @@ class Graphed:
     def _record(self, inputs: tuple[Tensor, ...]) -> _Graph:
         static = tuple(tensor.clone() for tensor in inputs)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not self._gradients:  # of all shapes
+        if not self._gradients:  # shared by all shapes
             self._gradients = [torch.empty_like(parameter) for parameter in parameters]
         graph = torch.cuda.CUDAGraph()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         random_state = generator.clone_state()
-        # Other threads pin memory or watch over NCCL meanwhile, which must not count as part of the recording.
+        # Meanwhile other threads pin memory or watch NCCL. Their calls must not become part of the recording.
         recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         try:
             with recording:
@@ -113,21 +114,21 @@ class Graphed:
                     gradients = tuple(kept if new is not None else None for kept, new in pairs)
                     del found, pairs, used
         except RuntimeError:
-            generator.graphsafe_set_state(random_state)  # which would take itself to be recorded for ever
+            generator.graphsafe_set_state(random_state)  # otherwise the generator would stay in recording mode
             raise
         return _Graph(graph, static, {name: value.detach() for name, value in outputs.items()}, parameters, gradients)
 
     def _give_up(self, error: BaseException) -> None:
         self._impossible = True
-        while error.__context__ is not None:  # what the recording ends with is not what broke it
+        while error.__context__ is not None:  # the first error is the reason; later ones come from its clean-up
             error = error.__context__
         reason = str(error).split("\n")[0]
-        warnings.warn(f"the step cannot be recorded as a CUDA graph and runs without: {reason}", stacklevel=3)
+        warnings.warn(f"the step cannot be recorded as a CUDA graph and runs without one: {reason}", stacklevel=3)
         torch.cuda.synchronize()
 
 
 class _Graph(NamedTuple):
-    """A recording: it reads `inputs` and writes `outputs` and `gradients`, wherever they lie."""
+    """A recording: it reads `inputs` and writes `outputs` and `gradients`, always at the same addresses."""
 
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
@@ -137,7 +138,7 @@ class _Graph(NamedTuple):
 
 
 class _Replayed(torch.autograd.Function):
-    """The loss of a graph that has been replayed already, backward pass and all."""
+    """The loss of a graph that has already been replayed, its backward pass included."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, graph: _Graph, *parameters: Tensor) -> Tensor:
@@ -148,6 +149,6 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.graph.gradients
-        # In memory of their own: parameters may keep them while the next micro-batch is replayed.
+        # These need new memory: parameters may keep them while the next micro-batch is replayed.
         scaled = iter(torch._foreach_mul([gradient for gradient in gradients if gradient is not None], grad))
         return None, None, *(None if gradient is None else next(scaled) for gradient in gradients)

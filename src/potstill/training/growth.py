@@ -1,4 +1,4 @@
-"""Growing in mid-training: a checkpoint of a shallow model made into one of a deeper model."""
+"""Growing during training: turn a checkpoint of a shallow model into one of a deeper model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ OPTIMIZER_FILE = "optimizer.pt"  # of `transformers.Trainer`
 
 
 def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
-    """Make a checkpoint that the trainer's deeper model resumes from, in place.
+    """Turn a checkpoint, in place, into one that the trainer's deeper model can resume from.
 
-    Weights and the optimiser's moments of a copied layer are copies; step, schedule, data order and random states stay.
-    The folder is replaced whole, so a kill leaves it either shallow or grown, and both can be resumed.
+    The weights of a copied layer and its moments in the optimiser are copies. Step, schedule, data order and random
+    states stay the same. The folder is replaced atomically: after a kill it is either shallow or grown, and both can be
+    resumed.
 
     Args:
         checkpoint: folder of the shallow model's checkpoint.
-        trainer: holds a model of the same family and the depth to grow to; its weights are not read.
+        trainer: holds a model of the same family with the new depth; its weights are not read.
 
     Raises:
-        PotstillError: the grown checkpoint cannot be written; the shallow one is still there.
+        PotstillError: the grown checkpoint cannot be written. The shallow one is still there.
     """
-    # Whether to grow was read from this folder: every process must have done so before it changes.
+    # Every process reads from this folder whether to grow. All of them must have read it before it changes.
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         shallow = type(trainer.student).from_pretrained(checkpoint, use_safetensors=True, dtype=torch.float32)
@@ -52,7 +53,7 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
 def optimizer_names(trainer: DistillationTrainer, step: nn.Module) -> list[list[str]]:
     """Return the names of the parameters in each group of the optimiser that a trainer would make for a step.
 
-    `Trainer` makes two groups, in this order: what weight decay applies to, and the rest.
+    `Trainer` makes two groups, in this order: the parameters with weight decay, and the others.
     """
     decayed = set(trainer.get_decay_parameter_names(step))
     names = [name for name, parameter in step.named_parameters() if parameter.requires_grad]

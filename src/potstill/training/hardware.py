@@ -1,4 +1,4 @@
-"""What a run computes on, in words."""
+"""Names of the hardware that a run computes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def hardware(device: torch.device) -> str:
-    """Return the name of the accelerator, or of the processor and its number of threads in use."""
+    """Return the name of the accelerator, or the name of the processor and the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {torch.get_num_threads()} threads"
@@ -22,7 +22,7 @@ def processor() -> str:
 
 
 def cpu_info() -> list[str]:
-    """Return the lines of /proc/cpuinfo, none where there is no such file."""
+    """Return the lines of /proc/cpuinfo, or an empty list if there is no such file."""
     try:
         return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The folder that a run leaves: a model that loads anywhere, its card, its recipe and its measured results."""
+"""The output folder of a run: a model that loads anywhere, its card, its recipe and its measured results."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ RESULTS = "results.json"
 
 @contextmanager
 def claimed_output_dir(args: RunArguments) -> Iterator[Path]:
-    """Give the output folder of a run, which no other process may use until the body ends.
+    """Yield the output folder of a run. No other process may use it until the body ends.
 
-    A launcher that restarts a run after a failure (`torchrun --max-restarts`) gives the command of the start once
-    more. What is in the folder then is this run's own, so the run goes on from its newest good checkpoint.
+    A launcher that restarts a run after a failure (`torchrun --max-restarts`) repeats the same command. The content of
+    the folder then belongs to this run, so the run continues from its newest good checkpoint.
 
     Raises:
-        PotstillError: the folder has something in it, and neither resuming nor overwriting was asked for; another
-            process uses it; it cannot be written to; the run reads it; or there is no such checkpoint to resume from.
+        PotstillError: the folder is not empty, and the options ask neither to resume nor to overwrite; another process
+            uses it; it cannot be written to; the run reads from it; or the checkpoint to resume from does not exist.
     """
     if not args.output_dir:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
@@ -52,7 +52,7 @@ def claimed_output_dir(args: RunArguments) -> Iterator[Path]:
                 _claim(args, folder)
             yield folder
         finally:
-            # A launcher may start the run again, which must then know that what lies there is not its own.
+            # A launcher may restart the run. The journal must then stay, so that the run knows what it overwrites.
             if _is_first_process() and "TORCHELASTIC_RUN_ID" not in os.environ and folder.is_dir():
                 recover_old_output(folder)
 
@@ -64,8 +64,8 @@ def _claim(args: RunArguments, folder: Path) -> None:
         args.resume_from_checkpoint = "auto"
     resuming = is_resuming(args.resume_from_checkpoint)
     auto = str(args.resume_from_checkpoint).lower() == "auto"
-    begun = last_checkpoint(folder) is not None or not _has_output(folder)
-    check_output_dir(folder, args.overwrite_output_dir or _is_restart() or (resuming and (begun or not auto)))
+    own_or_empty = last_checkpoint(folder) is not None or not _has_output(folder)
+    check_output_dir(folder, args.overwrite_output_dir or _is_restart() or (resuming and (own_or_empty or not auto)))
     for name in ("model", "teacher", "corpus"):
         read = getattr(args, name, None)
         for one in read if isinstance(read, list) else [read]:
@@ -75,24 +75,24 @@ def _claim(args: RunArguments, folder: Path) -> None:
                 )
     if resuming:
         checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
-        # A finished model whose checkpoints are all damaged is not to be lost.
+        # Do not lose a finished model because all its checkpoints are damaged.
         if auto and checkpoint is None and (folder / RESULTS).is_file():
             check_output_dir(folder, args.overwrite_output_dir or _is_restart())
         args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
-    # Until its first checkpoint the old output stays whole.
+    # The old output stays until the new run has its first checkpoint.
     if args.overwrite_output_dir and not args.resume_from_checkpoint and _is_first_process() and folder.is_dir():
         plan_overwriting(folder)
 
 
 def _is_restart() -> bool:
-    """Return whether a launcher has started the processes of this run before, and does so again after a failure."""
+    """Return whether a launcher has restarted the processes of this run after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _has_output(folder: Path) -> bool:
-    """Return whether a folder holds more than what a run leaves that ended before its first checkpoint."""
-    left = ("runs", RECIPE)
-    return folder.is_dir() and any(not path.name.startswith(".") and path.name not in left for path in folder.iterdir())
+    """Return whether a folder has more in it than the files of a run that ended before its first checkpoint."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(not name.startswith(".") and name not in ("runs", RECIPE) for name in names)
 
 
 def _is_first_process() -> bool:
@@ -101,13 +101,13 @@ def _is_first_process() -> bool:
 
 @contextmanager
 def atomic_output(folder: Path) -> Iterator[Path]:
-    """Give a folder to write a run's output to, whose files go to the output folder once all of them are there.
+    """Yield a temporary folder for the output of a run. After the body its files move to the output folder.
 
     Args:
         folder: the run's output folder; checkpoints in it stay.
 
     Raises:
-        PotstillError: the output cannot be written; the last checkpoint is still there.
+        PotstillError: the output cannot be written. The last checkpoint is still there.
     """
     staging = folder / ".output.partial"
     try:
@@ -125,14 +125,14 @@ def atomic_output(folder: Path) -> Iterator[Path]:
 
 
 def write_output(trainer: DistillationTrainer, folder: Path) -> None:
-    """Evaluate the trained model and write its folder, file by file from a complete copy beside them.
+    """Evaluate the trained model and write its folder. Every file is complete before it appears there.
 
     Args:
         trainer: after training, with its recipe.
         folder: the run's output folder; checkpoints in it stay.
 
     Raises:
-        PotstillError: the folder cannot be written; the last checkpoint is still there.
+        PotstillError: the folder cannot be written. The last checkpoint is still there.
     """
     results = run_results(trainer)
     if not trainer.args.should_save:
@@ -149,7 +149,7 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
 
 
 def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
-    """Return what was measured: held-out figures before, during and after training, the loss curve, the cost."""
+    """Return the measured results: held-out metrics before, during and after training, the loss curve and the cost."""
     history = trainer.state.log_history
     evaluations = [entry for entry in history if "eval_loss" in entry]
     if len(trainer.corpus.validation) and (not evaluations or evaluations[-1]["step"] != trainer.state.global_step):
@@ -176,7 +176,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
 
 
 def teachers_of(trainer: DistillationTrainer) -> list[dict[str, Any]]:
-    """Return name, weight and time of each teacher: seconds of a step, and their share of it, where it was measured."""
+    """Return the name and the weight of each teacher, and its time in a step if that was measured: see `Time`."""
     times = trainer.teacher_times.measured() if trainer.teacher_times is not None else None
     weights = trainer.step.ensemble.weights
     return [

@@ -1,4 +1,4 @@
-"""An output folder that a new run overwrites: the old output stays until the new run has something to put there."""
+"""Overwriting an output folder: the old output stays until the new run writes its first result."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 JOURNAL = ".overwrite.json"
-"""Names what is going to be replaced. The file exists from the start of a run until its first result."""
+"""Lists the files that the run will replace. It exists from the start of the run until its first result."""
 ASIDE = ".overwritten"
 ALL_ASIDE = "all-moved"
-"""In `ASIDE` once everything old is there."""
+"""This file is in `ASIDE` once all old files are there."""
 WRITTEN = (
     *("checkpoint-*", ".checkpoint*", "config.json", "generation_config.json", "model*.safetensors"),
     *("model*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "recipe.yaml", "results.json", "README.md", "training_args.bin"),
 )
-"""What runs write. Nothing else in a folder is ever removed."""
+"""Files that runs write. Nothing else in a folder is ever removed."""
 
 
 def plan_overwriting(folder: Path) -> None:
-    """Note what an earlier run has left in a folder, so that the first result of the new run replaces it."""
+    """List the files of an earlier run in a journal, so that the first result of the new run replaces them."""
     names = sorted({path.name for pattern in WRITTEN for path in folder.glob(pattern)})
     if names:
         (folder / JOURNAL).write_text(json.dumps(names) + "\n", encoding="utf-8")
 
 
 def is_overwriting(folder: str | Path) -> bool:
-    """Return whether what lies in a folder is still an earlier run's, and about to be replaced."""
+    """Return whether the files in a folder still belong to an earlier run and will be replaced."""
     return (Path(folder) / JOURNAL).is_file()
 
 
 @contextmanager
 def replacing_old_output(folder: Path) -> Iterator[None]:
-    """Let the old output go, if a new run overwrites it, while the body puts the new run's first result there.
+    """Remove the old output, if a new run overwrites it, while the body writes the first result of the new run.
 
-    When the body fails, or the process is killed before the result is there, the old output comes back: at once, or
-    when a run next uses the folder (`recover_old_output`).
+    If the body fails, the old output comes back at once. If the process is killed before the result is complete, the
+    old output comes back when a run next uses the folder (`recover_old_output`).
     """
     if not is_overwriting(folder):
         yield
@@ -58,11 +58,11 @@ def replacing_old_output(folder: Path) -> Iterator[None]:
 
 
 def recover_old_output(folder: Path, still_overwriting: bool = False) -> None:
-    """Finish an overwriting that was cut short: the folder then holds the old output or the new one, never both.
+    """Repair a folder after an interrupted overwriting: it then has the old output or the new one, never both.
 
     Args:
-        folder: of the run.
-        still_overwriting: whether the run that overwrites is going on, and the old output is still to be replaced.
+        folder: output folder of the run.
+        still_overwriting: whether the overwriting run continues and will still replace the old output.
     """
     aside, journal = folder / ASIDE, folder / JOURNAL
     if aside.is_dir():

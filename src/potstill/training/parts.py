@@ -1,4 +1,4 @@
-"""What a training is made of: student, teachers, corpus, tokenizer and objective, opened where they are only named."""
+"""The parts of a training: student, teachers, corpus, tokenizer and objective. Parts given by name are opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.objective import Ensemble, Objective
 from potstill.recipe import Recipe
-from potstill.student import load_masked_lm, takes_token_types
+from potstill.student import family_of, load_masked_lm, takes_token_types
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_fit, check_launch, check_one_tokenizer, ensemble_of, objective_of
 from potstill.training.teachers import name_of_teacher
@@ -23,16 +23,16 @@ Teacher: TypeAlias = PreTrainedModel | str
 
 @dataclass(frozen=True)
 class Parts:
-    """What `DistillationTrainer` needs, checked to fit together.
+    """The parts that `DistillationTrainer` needs. They have been checked to fit together.
 
     Attributes:
         student: the model to train.
         teachers: the models to learn from; none to train without one.
-        ensemble: how several teachers become one.
+        ensemble: how several teachers are averaged.
         corpus: the prepared text.
-        tokenizer: to be saved with the student.
-        objective: what is minimised.
-        args: of the run, with what the other parts ask for.
+        tokenizer: saved with the student.
+        objective: the loss to minimise.
+        args: options of the run, adjusted to the other parts.
     """
 
     student: PreTrainedModel
@@ -52,18 +52,18 @@ def gather_parts(
     tokenizer: PreTrainedTokenizerFast | None = None,
     objective: Objective | None = None,
 ) -> Parts:
-    """Open what is only named, and make sure that all of it fits together. The arguments given stay as they are.
+    """Open the parts that are given by name, and check that all parts fit together. The arguments are not changed.
 
     Args:
         student: a model of a known family.
-        corpus: folder written by `prepare`, or the opened `Corpus`.
-        args: of the run.
-        teacher: a model, a folder, or a hub name; or several of them.
-        tokenizer: to be saved with the student; the corpus's own if not given.
-        objective: in place of what `args` say of losses.
+        corpus: folder written by `prepare`, or an open `Corpus`.
+        args: options of the run.
+        teacher: a model, a folder, or a hub name; or a sequence of them.
+        tokenizer: saved with the student; by default the tokenizer of the corpus.
+        objective: used in place of the losses in `args`.
 
     Raises:
-        PotstillError: something is not there, or does not fit.
+        PotstillError: a part does not exist, or does not fit.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     given = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
@@ -73,10 +73,10 @@ def gather_parts(
     tokenizer = tokenizer or corpus.tokenizer(takes_token_types(student.config))
     corpus.check_tokenizer(tokenizer, "the tokenizer given")
     check_launch(args)
-    objective = objective_of(args, objective)
+    objective = objective_of(args, objective, family_of(student).causal)
     check_fit(student, teachers, corpus, tokenizer, objective)
     args = copy.copy(args)
-    if objective.student_reads.logits == "none":  # nothing trains the student's head, nor perhaps its last layers
+    if objective.student_reads.logits == "none":  # the student's head, and perhaps its last layers, get no gradient
         args.ddp_find_unused_parameters = True
     if len(corpus.validation) == 0:
         args.eval_strategy, args.eval_on_start = "no", False
@@ -93,15 +93,15 @@ def _opened(teacher: Teacher) -> PreTrainedModel:
 def _check_teacher_tokenizers(
     teachers: Sequence[Teacher], corpus: Corpus, tokenizer: PreTrainedTokenizerFast | None
 ) -> None:
-    """Where teachers' tokenizers are known, make sure that they are one, and that the corpus was prepared with it."""
+    """Check that all known tokenizers of teachers are equal, and that the corpus was prepared with them."""
     known = {}
     for number, teacher in enumerate(teachers):
         name = name_of_teacher(teacher, number)
         if tokenizer is not None and getattr(tokenizer, "name_or_path", "") == name:
-            known[name] = tokenizer  # it is the teacher's own, and is compared with the corpus as the tokenizer given
+            known[name] = tokenizer  # it is the teacher's own; `gather_parts` compares it with the corpus
         elif isinstance(teacher, str) or (teacher.name_or_path and Path(name, "tokenizer_config.json").is_file()):
             known[name] = load_tokenizer(name, role="teacher")
     check_one_tokenizer(list(known), list(known.values()))
-    for name, found in known.items():
-        if found is not tokenizer:
-            corpus.check_tokenizer(found, name)
+    for name, of_teacher in known.items():
+        if of_teacher is not tokenizer:
+            corpus.check_tokenizer(of_teacher, name)

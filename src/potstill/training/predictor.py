@@ -1,4 +1,4 @@
-"""Running a model of a known family in parts: its encoder now, its head when and where the objective wants logits."""
+"""Run a model of a known family in parts: the encoder first, and the head where the objective needs logits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from transformers import PreTrainedModel
 from potstill.objective import Encoded
 from potstill.student import Reads, States, VocabularyHead, family_of
 
+COMPILATIONS = 64
+"""Times that the code of a layer may be compiled. It is compiled for each kind of layer, for each length of block, for
+training and for evaluation, and for student and teacher; beyond torch's own limit of 8 layers would run uncompiled."""
+
 
 class Predictor:
-    """Turns blocks of tokens into what the objective reads of a model.
+    """Turns blocks of tokens into the states of a model that the objective reads.
 
     Args:
-        model: of a known family.
-        reads: what is kept of its states.
+        model: a model of a known family.
+        reads: the states to keep.
     """
 
     def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
@@ -28,24 +32,25 @@ class Predictor:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look up the model's parameters anew, which must be done after any of them was replaced by another.
+        """Look up the model's parameters again. This is necessary after any of them was replaced by another.
 
-        They are not looked up at every call, where it would take longer than the layers of a small model.
+        They are not looked up at every call, because that would take longer than the layers of a small model.
         """
         head = family_of(self.model).head(self.model)
-        tensors = dict((*self._encoder.named_parameters(), *self._encoder.named_buffers()))
-        tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        inside = f"model.{self.model.base_model_prefix}."
-        self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(inside)}
+        # Buffers stay as they are: frequencies of rotary positions, for example, are no use in 16 bits.
+        whole = family_of(self.model).encodes_whole
+        tensors = dict(self._encoder.named_parameters(remove_duplicate=not whole))
+        prefix = "model." if whole else f"model.{self.model.base_model_prefix}."
+        self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self._head_tensors = {
             name: tensor
             for name, tensor in tensors.items()
-            if not name.startswith(inside) and tensor is not head.weight and tensor is not head.bias
+            if not name.startswith(prefix) and tensor is not head.weight and tensor is not head.bias
         }
 
     @property
     def recomputes(self) -> bool:
-        """Whether layers forget their activations and compute them again in the backward pass."""
+        """Whether layers drop their activations and compute them again in the backward pass."""
         return getattr(self._layers[0], "gradient_checkpointing", False)
 
     def __call__(self, input_ids: Tensor, dtype: torch.dtype | None = None) -> Encoded:
@@ -53,14 +58,14 @@ class Predictor:
 
         Args:
             input_ids: (B, L) int64.
-            dtype: compute in this type, on copies of the parameters through which gradients reach them. The projection
-                onto the vocabulary is handed out as it is.
+            dtype: compute in this type, on copies of the parameters; gradients flow through the copies to the
+                parameters. The projection onto the vocabulary is returned without a copy.
         """
         head = family_of(self.model).head(self.model)
         if dtype is None:
             return _encoded(self._encoder(input_ids), VocabularyHead(self._transform, head.weight, head.bias))
 
-        # The projection, which may be tied, is not among what is called: no search for ties, which takes its time too.
+        # The projection may be tied, but it is not called here. So the slow search for tied weights is switched off.
         def transform(hidden: Tensor) -> Tensor:
             return functional_call(self._transform, _cast(self._head_tensors, dtype), (hidden,), tie_weights=False)
 
@@ -71,9 +76,11 @@ class Predictor:
     def compile(self, **options: Any) -> None:
         """Compile the layers, with the options of `torch.compile`.
 
-        All layers are alike, so the first one's compilation serves every one of them: a fraction of the time that the
-        model as a whole takes, and nothing is lost, for what can be fused ends at the matrix products.
+        Layers of one kind are alike, so the compiled code of the first one serves all of them. This takes a fraction of
+        the time that the whole model would take. No speed is lost, because fusion ends at the matrix products anyway.
         """
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, COMPILATIONS)
         for layer in self._layers:
             layer.compile(**options)
 

@@ -1,4 +1,4 @@
-"""The verb `pretrain`: an encoder by masked LM alone, from scratch or grown from a shallow one."""
+"""The verb `pretrain`: train a model by masked or causal LM alone, from scratch or grown from a shallow one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from potstill.training.trainer import DistillationTrainer
 
 
 def pretrain(args: PretrainingArguments) -> Path:
-    """Train an encoder by masked LM over a prepared corpus, and write its folder.
+    """Train a model by masked LM, or causal LM, over a prepared corpus, and write its folder.
 
-    With `grow`, training starts with the first depth and goes on with the next, made by copying layers ("stacking",
-    Gong et al. 2019), at each of the shares `grow_at` of its steps or minutes. A growth is a checkpoint of the shallow
-    model made into one of the deeper, optimiser state included, and resumed from: an interruption can therefore fall
-    before or after it, and the result is the same.
+    With `grow`, training starts with the first depth. At each of the shares `grow_at` of its steps or minutes it
+    continues with the next depth, made by copying layers ("stacking", Gong et al. 2019). To grow, the run saves a
+    checkpoint of the shallow model, turns it into one of the deeper model, optimiser state included, and resumes from
+    it. So an interruption before or after the growth gives the same result.
 
     Args:
         args: at least `corpus` and `output_dir`.
@@ -37,8 +37,8 @@ def pretrain(args: PretrainingArguments) -> Path:
         The model's folder.
 
     Raises:
-        PotstillError: bad input, told before anything is written where it can be known then.
-        TrainingInterrupted: a signal ended training; its checkpoint is there to resume from.
+        PotstillError: bad input. Where possible, it is found before anything is written.
+        TrainingInterrupted: a signal ended training. The run can be resumed from its checkpoint.
     """
     if not args.corpus:
         raise PotstillError("--corpus is missing: name a folder written by `potstill prepare`.")
@@ -55,7 +55,7 @@ def pretrain(args: PretrainingArguments) -> Path:
             depth = AutoConfig.from_pretrained(checkpoint).num_hidden_layers
             if depth not in depths:
                 raise PotstillError(
-                    f"{checkpoint} has {depth} layers, which is none of the depths {depths} of this run."
+                    f"{checkpoint} has {depth} layers, which is not one of the depths {depths} of this run."
                 )
             done = depths.index(depth)
             depths, shares = depths[done:], shares[done:]
@@ -64,7 +64,7 @@ def pretrain(args: PretrainingArguments) -> Path:
         model = initial_model(args, depths[0], len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer))
         for depth, share in zip(depths, shares, strict=True):
             if checkpoint is not None and share < 1 and load_run_state(checkpoint)["progress"] >= share:
-                continue  # saved on the very step at which it was to grow
+                continue  # saved at exactly the step at which the model grows
             model = grow(model, depth)
             trainer = DistillationTrainer(model, corpus, args, processing_class=tokenizer, stop_at=share)
             if checkpoint is not None and AutoConfig.from_pretrained(checkpoint).num_hidden_layers < depth:
@@ -74,7 +74,7 @@ def pretrain(args: PretrainingArguments) -> Path:
                 trainer.sources["model"] = model_fingerprint(model_folder(args.model, "model"))
             trainer.train(resume_from_checkpoint=checkpoint)
             checkpoint = trainer.checkpoint_folder()
-            args.eval_on_start = False  # growing is not starting
+            args.eval_on_start = False  # a growth is not the start of a run
         args.eval_on_start = trainer.args.eval_on_start = evaluate_at_start
         write_output(trainer, folder)
     return folder
@@ -88,18 +88,18 @@ def initial_model(
     bos_token_id: int | None = None,
     eos_token_id: int | None = None,
 ) -> PreTrainedModel:
-    """Return the model that training starts with: random weights of the seed, or those of `args.model`.
+    """Return the model that training starts with: with random weights from the seed, or with those of `args.model`.
 
     Args:
-        args: of the run; say what the model is.
-        depth: its layers.
-        vocabulary: entries of its vocabulary.
-        pad_token_id: of its tokenizer.
-        bos_token_id: likewise, where there is one.
-        eos_token_id: likewise.
+        args: options of the run, which describe the model.
+        depth: number of layers.
+        vocabulary: number of entries in the vocabulary.
+        pad_token_id: id of the padding token in the tokenizer.
+        bos_token_id: id of the token that begins a text, if there is one.
+        eos_token_id: id of the token that ends a text, if there is one.
 
     Raises:
-        PotstillError: there is no such model, or none of such a shape.
+        PotstillError: the model does not exist, or a model of such a shape is not possible.
     """
     if args.model:
         model = load_masked_lm(args.model, role="model")
@@ -109,12 +109,12 @@ def initial_model(
                 "set --num_hidden_layers."
             )
         if args.dropout is not None:
-            for name in family_of(model).dropouts:  # `grow` makes the layers anew, by the config
+            for name in family_of(model).dropouts:  # `grow` makes new layers from the config
                 setattr(model.config, name, args.dropout)
         return model
     heads = args.num_attention_heads or max(1, args.hidden_size // 64)
     if args.hidden_size % heads:
-        raise PotstillError(f"--hidden_size {args.hidden_size} is no multiple of --num_attention_heads {heads}.")
+        raise PotstillError(f"--hidden_size {args.hidden_size} is not a multiple of --num_attention_heads {heads}.")
     family = new_model_family(args.model_type)
     shape = Shape(
         vocab_size=vocabulary,
@@ -134,7 +134,7 @@ def initial_model(
 
 
 def ends(tokenizer: PreTrainedTokenizerFast) -> tuple[int | None, int | None]:
-    """Return the ids of the tokens that begin and end a text, by whatever role the tokenizer has them."""
+    """Return the ids of the tokens that begin and end a text: BOS and EOS, or else CLS and SEP."""
     begin = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     return begin, end

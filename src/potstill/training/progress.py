@@ -1,4 +1,4 @@
-"""One line of progress for each time the trainer logs."""
+"""Progress of a run: one line each time the trainer logs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from potstill.training.step import DistillationStep
 
 
 class ProgressLines(TrainerCallback):
-    """Print what is logged to standard error: step, losses by name, learning rate, speed, time left.
+    """Print the logs to standard error: step, losses by name, learning rate, speed, time left.
 
     Args:
         headline: printed before the first step.
-        evaluation_line: turns the logs of an evaluation into what is printed of them; returns "" for other logs.
-        unit: whose rate is printed: the one logged as `{unit}_per_second`.
+        evaluation_line: turns the logs of an evaluation into the line to print; returns "" for other logs.
+        unit: unit of the printed speed, which is logged as `{unit}_per_second`.
     """
 
     def __init__(self, headline: str, evaluation_line: Callable[[dict[str, float]], str], unit: str) -> None:
@@ -30,7 +30,7 @@ class ProgressLines(TrainerCallback):
         self.unit = unit
 
     def on_train_begin(self, args: RunArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Print what is going to be trained."""
+        """Print the headline."""
         if state.is_world_process_zero:
             self._print(self.headline)
 
@@ -42,12 +42,12 @@ class ProgressLines(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Print one line for training losses or for an evaluation; other logs are left to the back ends."""
+        """Print one line for training losses or for an evaluation. Other logs only go to the logging back ends."""
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
             terms = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_"))
-            # With a budget of minutes the number of steps is a bound that the run does not come near.
+            # With a budget of minutes the maximum number of steps is never reached, so it is not printed.
             total = f"/{state.max_steps:,}" if args.minutes is None else ""
             self._print(
                 f"step {state.global_step:,}{total} ({logs['progress']:.0%})",
@@ -65,12 +65,12 @@ class ProgressLines(TrainerCallback):
 
 
 def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
-    """Return one line on what is trained, from which teachers if a loss needs them, on what text and what machine."""
+    """Return one line that names the model, the teachers if a loss needs them, the text and the hardware."""
     parameters = sum(parameter.numel() for parameter in step.student.parameters())
     models = f"{_shape(step.student)}, {parameters:,} parameters"
     if step.teachers and step.objective.needs_teacher:
-        taught_by = "; ".join(_shape(teacher) for teacher in step.teachers)
-        models += f" ← {'teacher' if len(step.teachers) == 1 else f'{len(step.teachers)} teachers:'} {taught_by}"
+        teachers = "; ".join(_shape(teacher) for teacher in step.teachers)
+        models += f" ← {'teacher' if len(step.teachers) == 1 else f'{len(step.teachers)} teachers:'} {teachers}"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else str(step.student.dtype).removeprefix("torch.")
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     cut = f", {args.short_share:.0%} of them cut to {args.short_block_size}" if args.short_block_size else ""
@@ -81,10 +81,13 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
 
 
 def held_out_line(logs: dict[str, float]) -> str:
-    """Return what is printed of `held_out_metrics`, or "" where logs are of something else."""
+    """Return the line for the results of `held_out_metrics`, or "" for other logs."""
     if "eval_loss" not in logs:
         return ""
-    student = f"held-out masked LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
+    kind = "causal" if "eval_perplexity" in logs else "masked"
+    student = f"held-out {kind} LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
+    if "eval_perplexity" in logs:
+        student += f", perplexity {logs['eval_perplexity']:.2f}"
     if "eval_short_loss" in logs:
         student += f", cut short {logs['eval_short_loss']:.3f}, {logs['eval_short_accuracy']:.1%}"
     if "eval_teacher_loss" not in logs:

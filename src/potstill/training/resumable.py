@@ -1,4 +1,4 @@
-"""A `transformers.Trainer` whose run survives: signals, resuming, a full disk, and losses that are no numbers."""
+"""A `transformers.Trainer` that handles signals, resumption, a full disk, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from potstill.training.schedule import schedule_by_progress
 
 
 class EpochSampler(Protocol):
-    """A sampler of indices whose order is a function of its seed and of the epoch, so that it can be resumed."""
+    """A sampler of indices. Their order depends on the seed and the epoch alone, so that a run can be resumed."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose indices the next iteration yields."""
@@ -51,27 +51,26 @@ class EpochSampler(Protocol):
 
 
 class ResumableTrainer(Trainer):
-    """Train a module whose forward returns named losses, so that an interruption costs nothing but its own time.
+    """Train a module whose forward returns named losses. An interrupted run can be resumed without loss of training.
 
-    A subclass says what is trained and how much a step reads (the properties below), and evaluates in its own way.
+    A subclass defines which model is trained and how much a step reads (the properties below), and how to evaluate.
 
     Args:
-        model: run for each micro-batch; its forward returns scalars by name, of which `loss` is minimised and the
-            others are logged.
+        model: run for each micro-batch. Its forward returns named scalars: `loss` is minimised, the others are logged.
         args: options of the run.
         sampler: the order in which the training data are read.
         headline: printed before the first step.
-        evaluation_line: turns the logs of an evaluation into what is printed of them; returns "" for other logs.
+        evaluation_line: turns the logs of an evaluation into the line to print; returns "" for other logs.
         stop_at: share of the training at which to stop with a checkpoint.
         callbacks: as in `Trainer`.
-        options: others of `Trainer`, the data and `processing_class` among them.
+        options: other options of `Trainer`, such as the data and `processing_class`.
 
     Attributes:
         sampler: as given.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
-        recipe: written beside every checkpoint, so that the run can be resumed by it; "" for none.
-        sources: fingerprints of what the model was made of, compared when the run is resumed.
-        unit: what a step reads a number of, in the plural; the logged rate is called `{unit}_per_second`.
+        recipe: text of the recipe, written with every checkpoint so that the run can be resumed with it; "" for none.
+        sources: fingerprints of the sources of the model, compared when the run is resumed.
+        unit: the unit, in the plural, in which data are counted; the logged speed is called `{unit}_per_second`.
     """
 
     unit = "rows"
@@ -93,7 +92,7 @@ class ResumableTrainer(Trainer):
         self.sampler = sampler
         self.run_control = RunControl(args.minutes, stop_at)
         super().__init__(model=model, args=args, callbacks=[self.run_control, *(callbacks or [])], **options)
-        # A step's loss is the mean over its micro-batches, whatever arguments the module's forward may take.
+        # The loss of a step is the mean over its micro-batches, whatever arguments the module's forward takes.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
@@ -101,7 +100,7 @@ class ResumableTrainer(Trainer):
         self._record: RunRecord | None = None
         self._resumed = False
         self.sources: dict[str, str] = {}
-        self._changed: set[str] = set()  # options of the optimiser that a resumption changed
+        self._changed: set[str] = set()  # options that the resumption changed: of the optimiser and of the length
         self._sums: dict[str, Tensor] = {}
         self._micro_steps = 0
         self._first_bad_step = torch.full((), -1, device=args.device, dtype=torch.int64)
@@ -120,24 +119,24 @@ class ResumableTrainer(Trainer):
 
     @property
     def units_per_step(self) -> int:
-        """How many units all processes read for one step of the optimiser."""
+        """Number of units that all processes together read for one step of the optimiser."""
         raise NotImplementedError
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the run reads → a hash of its contents. Other contents are refused when the run is resumed."""
+        """Hashes of the contents that the run reads, by name. A resumed run must have the same contents."""
         return self.sources
 
     @property
     def record(self) -> RunRecord:
-        """What the run is, as its checkpoints say it. Made when first asked for, since hashing takes its time."""
+        """The record of the run in its checkpoints. It is made at the first use, because hashing takes time."""
         if self._record is None:
             self._record = RunRecord.of(self.args, self.fingerprints)
         return self._record
 
     @property
     def changes(self) -> list[dict[str, Any]]:
-        """What resumptions changed: for each the step, and option → its value before and after."""
+        """The changes at each resumption: the step, and for each changed option its values before and after."""
         return [] if self._record is None else list(self._record.changes)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
@@ -148,9 +147,9 @@ class ResumableTrainer(Trainer):
             options: as in `Trainer.train`.
 
         Raises:
-            TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint of the last step is there to resume from.
-            PotstillError: the loss is not finite, or a step does not fit into memory (the last checkpoint is from
-                before); another process trains into the output folder; or the checkpoint is damaged or of another run.
+            TrainingInterrupted: SIGINT or SIGTERM came. The run can be resumed from a checkpoint of the last step.
+            PotstillError: the loss is not finite; a step does not fit into memory; another process trains into the
+                output folder; or the checkpoint is damaged or belongs to another run. Existing checkpoints stay.
         """
         with locked(self.args.output_dir):
             checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
@@ -161,22 +160,21 @@ class ResumableTrainer(Trainer):
         self._record, self._resumed = None, checkpoint is not None
         if checkpoint:
             before, state = load_run_state(checkpoint), load_trainer_state(checkpoint)
-            self._go_on(before, state.global_step, checkpoint)
+            self._continue_from(before, state.global_step, checkpoint)
             finished = state.global_step >= self.args.steps_in_all(self.steps_per_epoch)
-            if (
-                finished or self.run_control.clock.spent
-            ):  # only the output may be missing; `Trainer` would take a step more
-                self._tell(f"{checkpoint} is at the end of training already: nothing is left to train.")
+            # Only the output may be missing in this case. `Trainer` would take one step too many.
+            if finished or self.run_control.clock.spent:
+                self._log_line(f"{checkpoint} is already at the end of training: there is nothing left to train.")
                 self.state = state
                 self._load_from_checkpoint(checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
-            # With several processes, `Trainer` does not tell the sampler which epoch it resumes in the middle of.
+            # With several processes, `Trainer` does not set the epoch of the sampler when it resumes inside an epoch.
             self.sampler.set_epoch(state.global_step // self.steps_per_epoch)
             first_step = state.global_step
         with self.run_control.signals.catching():
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
-            with fitting_memory(self.args):  # around the optimiser too, whose state the first step makes
+            with fitting_memory(self.args):  # the optimiser is included: the first step allocates its state
                 result = super().train(resume_from_checkpoint=checkpoint, **options)
         if self.run_control.received_signal is not None and self.run_control.progress(self.state) < 1:
             raise TrainingInterrupted(
@@ -185,24 +183,24 @@ class ResumableTrainer(Trainer):
         self._check_finite(weights=True)
         return result
 
-    def _go_on(self, before: dict[str, Any], step: int, checkpoint: str) -> None:
-        """Take up the clock of a checkpoint, and make sure that its run is this one."""
-        self.run_control.take_up(before)
+    def _continue_from(self, before: dict[str, Any], step: int, checkpoint: str) -> None:
+        """Continue the clock of a checkpoint, and check that the checkpoint belongs to this run."""
+        self.run_control.restore(before)
         record = RunRecord.from_state(before)
         if record is None:
-            self._tell(f"{checkpoint} is of an earlier version, which did not record its options: none is compared.")
+            self._log_line(f"{checkpoint} is of an earlier version, without a record of its options: none is compared.")
             return
         self._record = self.record.resumed(record, step, checkpoint)
         self._changed = self.record.changed_since(record)
         if self._changed:
-            told = ", ".join(f"--{name} {self.record.options[name]}" for name in sorted(self._changed))
-            self._tell(f"From step {step + 1} on with {told}; it was otherwise before.")
+            changes = ", ".join(f"--{name} {self.record.options[name]}" for name in sorted(self._changed))
+            self._log_line(f"From step {step + 1} on, these options have new values: {changes}.")
         if record.processes == self.args.world_size:
             name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
             if not (Path(checkpoint) / name).is_file():
-                raise DamagedCheckpointError(f"The checkpoint {checkpoint} is not whole: it has no {name}.")
+                raise DamagedCheckpointError(f"The checkpoint {checkpoint} is incomplete: it has no {name}.")
 
-    def _tell(self, line: str) -> None:
+    def _log_line(self, line: str) -> None:
         if self.is_world_process_zero():
             print(line, file=sys.stderr, flush=True)
 
@@ -210,21 +208,21 @@ class ResumableTrainer(Trainer):
         """Return the named losses of a micro-batch.
 
         Args:
-            model: the module given, wrapped as the launch asks for.
-            inputs: what the data give, on the device.
+            model: the given module, inside the wrappers of `Trainer`.
+            inputs: a micro-batch of the data, on the device.
         """
         return model(**inputs)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss of a micro-batch, keeping its terms for the log without waiting for the device."""
+        """Return the loss of a micro-batch, and keep its terms for the log without waiting for the device."""
         losses = self.compute_losses(model, inputs)
-        self.note_losses(losses)
+        self.record_losses(losses)
         return (losses["loss"], losses) if return_outputs else losses["loss"]
 
-    def note_losses(self, losses: dict[str, Tensor]) -> None:
-        """Add the terms of a micro-batch to their sums, and note the first step whose loss is no number."""
+    def record_losses(self, losses: dict[str, Tensor]) -> None:
+        """Add the terms of a micro-batch to their sums, and record the first step whose loss is not finite."""
         for name, value in losses.items():
             if name != "loss":
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
@@ -233,7 +231,7 @@ class ResumableTrainer(Trainer):
         self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as `Trainer.log` does; training losses come with their terms, units per second and seconds left."""
+        """Log as `Trainer.log` does. Training losses are logged with their terms, the speed and the seconds left."""
         if "loss" in logs:
             self._check_finite()
             if self._sums:
@@ -247,14 +245,14 @@ class ResumableTrainer(Trainer):
             logs["seconds_left"] = self.run_control.seconds_left(self.state)
             self._sums, self._micro_steps = {}, 0
             self._window_started, self._window_step = now, self.state.global_step
-        # `Trainer` closes with speeds and a mean loss that know nothing of a budget or of a resumption.
+        # The last log of `Trainer` has speeds and a mean loss that ignore a budget and a resumption.
         kept = {name: value for name, value in logs.items() if not name.startswith("train_")}
         if kept:
             super().log(kept, start_time)
 
     @contextmanager
     def excluded_time(self) -> Iterator[None]:
-        """Leave the time that the body takes out of the logged rate and of the progress, an evaluation's say."""
+        """Exclude the time of the body, such as an evaluation, from the logged speed and from the progress."""
         started = time.monotonic()
         yield
         seconds = time.monotonic() - started
@@ -262,7 +260,7 @@ class ResumableTrainer(Trainer):
         self.run_control.clock.exclude(seconds)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Follow steps, or with a budget of minutes the clock, so that the schedule ends when the training does."""
+        """Create a schedule that ends with the training: it follows the steps, or the clock with a time budget."""
         if self.args.minutes is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
@@ -273,13 +271,13 @@ class ResumableTrainer(Trainer):
         return self.lr_scheduler
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Do as `Trainer` does, but spare gradients a copy."""
+        """Do as `Trainer` does, but avoid a copy of the gradients."""
         super().create_accelerator_and_postprocess()
-        if self.accelerator.ddp_handler is not None:  # else gradients are copied out of what was communicated
+        if self.accelerator.ddp_handler is not None:  # the default copies gradients out of the communication buffers
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
 
     def checkpoint_folder(self) -> Path:
-        """Return where the checkpoint of the current step is, or would be."""
+        """Return the folder of the checkpoint of the current step; it may not exist."""
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -289,7 +287,7 @@ class ResumableTrainer(Trainer):
         return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write the checkpoint beside its place and move it there whole, so that every checkpoint can be loaded."""
+        """Write the checkpoint to a temporary folder and move it atomically, so that every checkpoint can be loaded."""
         with self.excluded_time():
             self._check_finite(weights=True)
             self._staging = Path(self.args.output_dir) / ".checkpoint.partial"
@@ -308,13 +306,13 @@ class ResumableTrainer(Trainer):
             except WRITE_ERRORS as error:
                 raise cannot_write(folder, error, last_checkpoint(self.args.output_dir)) from error
             finally:
-                if self.args.should_save:  # the other processes come here while this one still moves the folder
+                if self.args.should_save:  # other processes may get here while this one still moves the folder
                     shutil.rmtree(self._staging, ignore_errors=True)
                 self._staging = None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
-            with quiet_loading():  # no bar for the few files of a model
+            with quiet_loading():  # no progress bar for the few files of a model
                 self.trained.save_pretrained(output_dir)
             self.processing_class.save_pretrained(output_dir)
 
@@ -322,22 +320,22 @@ class ResumableTrainer(Trainer):
         load_weights(self.trained, resume_from_checkpoint)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """Do as `Trainer` does, but log, evaluate and save as often as this run is told to, not the earlier one."""
+        """Do as `Trainer` does, but log, evaluate and save at the intervals of this run, not of the earlier one."""
         result = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         return result
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Do as `Trainer` does, but keep the options of the optimiser that the resumption changed."""
+        """Do as `Trainer` does, but keep the options of the optimiser that were changed for the resumption."""
         if checkpoint is None:
             return
-        told = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
+        new_options = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
         rates = list(getattr(self.lr_scheduler, "base_lrs", []))
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except (PotstillError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # whatever a damaged file, or one of another optimiser, provokes
+        except Exception as error:  # a damaged file, or one of another optimiser, can raise many types of error
             raise DamagedCheckpointError(
                 f"Cannot resume from {checkpoint}: its optimizer.pt or scheduler.pt cannot be used "
                 f"({first_line(error)})."
@@ -347,12 +345,12 @@ class ResumableTrainer(Trainer):
         if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR):
             raise PotstillError(
                 f"With --lr_scheduler_type {self.args.lr_scheduler_type} no option of the optimiser may change when a "
-                f"run is resumed, but {', '.join(sorted(self._changed))} did: give the value of the start."
+                f"run is resumed, but {', '.join(sorted(self._changed))} did: give the value that the run began with."
             )
         self.lr_scheduler.base_lrs = rates
         factors = [factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
-        for group, mine, rate, factor in zip(self._groups, told, rates, factors, strict=True):
-            group.update({name: value for name, value in mine.items() if name != "lr"} | {"lr": rate * factor})
+        for group, options, rate, factor in zip(self._groups, new_options, rates, factors, strict=True):
+            group.update({name: value for name, value in options.items() if name != "lr"} | {"lr": rate * factor})
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
@@ -362,7 +360,7 @@ class ResumableTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         try:
             super()._load_rng_state(checkpoint)
-        except Exception as error:  # whatever a damaged file provokes
+        except Exception as error:  # a damaged file can raise many types of error
             raise DamagedCheckpointError(
                 f"Cannot resume from {checkpoint}: its random state cannot be used ({first_line(error)})."
             ) from error
@@ -371,9 +369,9 @@ class ResumableTrainer(Trainer):
         load_weights(self.trained, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def _check_finite(self, weights: bool = False) -> None:
-        """Raise if a loss since the start, or with `weights` a weight now, is not a finite number."""
-        steps = self.accelerator.gather(self._first_bad_step[None])  # all processes stop, or some would wait for ever
-        # The first of all: what one process found is in the weights of the others a step later.
+        """Raise an error if any loss since the start is not finite; with `weights`, also if a weight is not finite."""
+        steps = self.accelerator.gather(self._first_bad_step[None])  # all processes stop together: none waits forever
+        # Take the earliest step: one step later the bad values of one process are in the weights of all.
         step = min((step for step in steps.tolist() if step >= 0), default=-1)
         if step >= 0:
             what = f"The loss at step {step}"
@@ -382,8 +380,8 @@ class ResumableTrainer(Trainer):
         else:
             return
         last = last_checkpoint(self.args.output_dir)
-        mend = "start again" if last is None else f"resume from the last good checkpoint, {last},"
+        remedy = "start again" if last is None else f"resume from the last good checkpoint, {last},"
         raise PotstillError(
-            f"{what} is not a finite number, so training stopped: {mend} with a lower --learning_rate or a longer "
+            f"{what} is not a finite number, so training stopped: {remedy} with a lower --learning_rate or a longer "
             "warm-up."
         )

@@ -1,7 +1,8 @@
-"""What a run is: recorded in each of its checkpoints, and compared when it is resumed.
+"""The record of a run in each of its checkpoints. It is compared when the run is resumed.
 
-Whatever decides what is learned, and in which order, may not change in mid-run: another value is refused by name. What
-may change is used from then on, and the checkpoint says that it changed.
+Options that decide what is learned, or in which order, may not change during a run: a new value is an error that names
+the option. Other options may change. Their new values apply from the resumption on, and the checkpoint records the
+change.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from potstill.errors import PotstillError
 
 PLACES = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "corpus", "teacher", "tokenizer", "task_data"}
 PLACES |= {"model"}
-"""Where things are. What lies there is compared by its fingerprint."""
+"""Paths. The contents of these paths are compared by fingerprints."""
 
 LENGTH = {"max_steps", "num_train_epochs", "max_train_minutes"}
 OPTIMISER = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"}
 OPTIMISER |= {"adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"}
 BATCH = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-"""May change as long as their product with the number of processes does not."""
+"""May change as long as their product with the number of processes stays the same."""
 
 HARDWARE = {"bf16", "fp16", "tf32", "use_cpu", "torch_compile", "torch_compile_backend", "torch_compile_mode"}
 HARDWARE |= {"cuda_graphs", "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing"}
@@ -54,19 +55,19 @@ SAVING |= {"enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_rep
 SAVING |= {"hub_always_push", "hub_revision", "restore_callback_states_from_checkpoint"}
 
 MAY_CHANGE = PLACES | LENGTH | OPTIMISER | BATCH | HARDWARE | LOGGING | EVALUATION | SAVING
-"""An option that is not among these, a new one too, may not change when a run is resumed."""
+"""Any other option, and so any new one, may not change when a run is resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What a checkpoint says of its run.
+    """The record of a run in a checkpoint.
 
     Attributes:
-        options: by name, those that may not change and those of the optimiser.
+        options: name → value of the options that may not change, and of those of the optimiser and of the length.
         batch: rows or blocks that a step of the optimiser takes, over all processes.
-        fingerprints: what is read → a hash of its contents: ``corpus``, ``teacher`` and so on.
-        processes: that trained together.
-        changes: one for each resumption that changed something: the step, and option → its value before and after.
+        fingerprints: name → hash of the contents that the run reads: ``corpus``, ``teacher`` and so on.
+        processes: number of processes that trained together.
+        changes: one entry for each resumption that changed an option: the step, and option → [value before, after].
     """
 
     options: dict[str, Any]
@@ -77,7 +78,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, args: RunArguments, fingerprints: dict[str, str]) -> RunRecord:
-        """Return the record of a run that begins."""
+        """Return the record of a new run."""
         options = {
             field.name: plain(getattr(args, field.name))
             for field in dataclasses.fields(args)
@@ -88,22 +89,22 @@ class RunRecord:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> RunRecord | None:
-        """Return the record in a checkpoint's state; None where an earlier version wrote it."""
+        """Return the record in the state of a checkpoint; None if an earlier version wrote the checkpoint."""
         record = state.get("run")
         if record is None:
             return None
         return cls(**{field.name: record[field.name] for field in dataclasses.fields(cls)})
 
     def resumed(self, before: RunRecord, step: int, where: str) -> RunRecord:
-        """Return the record of this run, going on from a checkpoint of `before`.
+        """Return the record of this run after it resumes from a checkpoint.
 
         Args:
-            before: what the checkpoint says.
-            step: of the checkpoint.
-            where: the checkpoint's folder, for messages.
+            before: record in the checkpoint.
+            step: step of the checkpoint.
+            where: folder of the checkpoint, for messages.
 
         Raises:
-            PotstillError: something that may not change is another one; it is named.
+            PotstillError: something changed that may not change; the message names it.
         """
         if self.batch != before.batch:
             raise PotstillError(
@@ -118,34 +119,34 @@ class RunRecord:
         }
         refused = [name for name in changed if name not in MAY_CHANGE]
         if refused:
-            told = "; ".join(f"--{name} was {changed[name][0]} and is {changed[name][1]}" for name in refused)
+            differences = "; ".join(f"--{name} was {changed[name][0]} and is {changed[name][1]}" for name in refused)
             raise PotstillError(
-                f"Cannot resume from {where} with other options: {told}. Give the value that the run began with, or "
-                "start a new run in another --output_dir."
+                f"Cannot resume from {where} with other options: {differences}. Give the value that the run began "
+                "with, or start a new run in another --output_dir."
             )
-        # After the options, which may be why a run reads something, say a teacher, or does not.
-        for what in sorted(self.fingerprints.keys() | before.fingerprints.keys()):
-            mine, other = self.fingerprints.get(what), before.fingerprints.get(what)
-            if mine != other:
-                raise PotstillError(f"Cannot resume from {where}: {_differs(what, mine, other)}")
+        # Check these after the options: an option may decide whether a run reads something, such as a teacher.
+        for name in sorted(self.fingerprints.keys() | before.fingerprints.keys()):
+            new, old = self.fingerprints.get(name), before.fingerprints.get(name)
+            if new != old:
+                raise PotstillError(f"Cannot resume from {where}: {_difference(name, new, old)}")
         return dataclasses.replace(self, changes=(*before.changes, *([{"step": step, **changed}] if changed else [])))
 
     def changed_since(self, before: RunRecord) -> set[str]:
-        """Return the options of the optimiser and of the length that have another value now."""
+        """Return the options of the optimiser and of the length that have a new value."""
         return {name for name in OPTIMISER | LENGTH if self.options.get(name) != before.options.get(name)}
 
 
-def _differs(what: str, mine: str | None, other: str | None) -> str:
-    new = "start a new run in another --output_dir."
-    if mine is None:
-        return f"the run began with a {what}, and none is given now. Give it, or {new}"
-    if other is None:
-        return f"the run began without a {what}, and one is given now. Leave it out, or {new}"
-    return f"the {what} is not the one that the run began with (its contents are others). Give that one, or {new}"
+def _difference(name: str, new: str | None, old: str | None) -> str:
+    restart = "start a new run in another --output_dir."
+    if new is None:
+        return f"the run began with a {name}, but now there is none. Give it, or {restart}"
+    if old is None:
+        return f"the run began without a {name}, but now there is one. Leave it out, or {restart}"
+    return f"the {name} is not the one that the run began with (its contents differ). Give that one, or {restart}"
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
+    """Return a value in the form that JSON would give back."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):

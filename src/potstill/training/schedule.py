@@ -15,8 +15,8 @@ def schedule_by_progress(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Return the learning-rate schedule that `args` names, driven by progress (0 to 1) instead of by steps.
 
-    With a budget of minutes nobody knows the number of steps beforehand. The schedule is therefore laid out over a
-    fixed number of points, and looked up at the progress made.
+    With a budget of minutes the number of steps is not known in advance. So the schedule is computed for a fixed number
+    of points, and each step uses the point of the current progress.
     """
     points = 100_000
     layout = get_scheduler(
@@ -32,5 +32,5 @@ def schedule_by_progress(
             "use linear or cosine."
         )
     factor = layout.lr_lambdas[0]
-    first = max(1, int(points * 1e-4))  # the first step's progress is 0, and so would its learning rate be
+    first = max(1, int(points * 1e-4))  # the progress of the first step is 0, and its learning rate would be 0 too
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: factor(max(first, round(progress() * points))))

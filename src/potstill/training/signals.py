@@ -1,4 +1,4 @@
-"""The first SIGINT or SIGTERM lets a run end after the step in hand; the second one ends it at once."""
+"""The first SIGINT or SIGTERM ends a run after the current step. The second one ends it at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class SignalCatcher:
-    """Notes a signal instead of ending the process.
+    """Records a signal instead of ending the process.
 
     Attributes:
         received: number of the signal; None if there was none.
@@ -21,17 +21,17 @@ class SignalCatcher:
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """Catch signals while the body runs; a second signal raises KeyboardInterrupt. Only the main thread can."""
+        """Catch signals while the body runs. A second signal raises KeyboardInterrupt. It needs the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def record(number: int, frame: FrameType | None) -> None:
             if self.received is not None:
                 raise KeyboardInterrupt
             self.received = number
 
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:

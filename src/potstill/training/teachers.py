@@ -1,4 +1,4 @@
-"""The frozen models that a student learns from: how each is run, and which share of a step's time it takes."""
+"""The frozen models that a student learns from: how each one runs, and how much of a step's time it takes."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from potstill.bench.clock import PartClock
 from potstill.objective import Encoded
 from potstill.student import Reads, family_of
+from potstill.student.tensors import cast_parameters
+from potstill.training.part_clock import PartClock
 from potstill.training.predictor import Predictor
 
 if TYPE_CHECKING:
     from potstill.training.step import DistillationStep
 
 SKIPPED_STEPS, MEASURED_STEPS = 2, 10
-"""The first steps of a session compile and record; those after them are measured."""
+"""The first steps of a session compile and record, so they are not measured. The steps after them are."""
 
 OneOrMore: TypeAlias = PreTrainedModel | Sequence[PreTrainedModel] | None
 
 
 def as_tuple(teacher: OneOrMore) -> tuple[PreTrainedModel, ...]:
-    """Return the teachers in order, none for None."""
+    """Return the teachers in order; an empty tuple for None."""
     if teacher is None:
         return ()
     return (teacher,) if isinstance(teacher, PreTrainedModel) else tuple(teacher)
 
 
 def name_of_teacher(teacher: PreTrainedModel | str, number: int) -> str:
-    """Return the folder or hub name of a teacher, or else its number, which is counted from 0."""
+    """Return the folder or hub name of a teacher. If it has none, return a name made from its number, counted from 0."""
     name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
     return name or f"teacher {number + 1}"
 
 
 class FrozenTeacher:
-    """Runs a teacher in the type of the step.
+    """Runs a teacher in the floating-point type of the step.
 
     Args:
         model: put in eval mode and frozen.
-        reads: what is kept of its states.
+        reads: the states to keep.
     """
 
     def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
@@ -58,11 +59,12 @@ class FrozenTeacher:
         self._predictors.clear()
 
     def __call__(self, input_ids: Tensor, dtype: torch.dtype | None) -> Encoded:
-        """Run the encoder over (B, L) blocks, in a type: another one than its own is a copy of the user's model."""
+        """Run the encoder over (B, L) blocks in a type. For a type not its own it is a copy: the model is the user's."""
         if dtype not in self._predictors:
             model = self.model
             if dtype is not None:
-                model = copy.deepcopy(model).to(dtype)
+                model = copy.deepcopy(model)
+                cast_parameters(model, dtype)
                 if model.device.type == "cuda":
                     family_of(model).fuse_gelu(model)
             predictor = Predictor(model, self._reads)
@@ -73,11 +75,11 @@ class FrozenTeacher:
 
 
 class Time(NamedTuple):
-    """What a teacher takes of a step of the optimiser.
+    """The time that a teacher takes in a step of the optimiser.
 
     Attributes:
         seconds: median over the measured steps.
-        share: of the step's seconds, likewise.
+        share: part of the step's seconds, also a median.
     """
 
     seconds: float
@@ -85,13 +87,13 @@ class Time(NamedTuple):
 
 
 class TeacherTimes(TrainerCallback):
-    """Measures what each teacher takes of a step, in the run itself: ten steps, from the third of a session on.
+    """Measures the time of each teacher during the run, in ten steps from the third step of a session on.
 
-    On a GPU these steps are run as they are, not replayed as CUDA graphs, and the device is waited for after each.
+    These steps are not replayed as CUDA graphs. After each of them the host waits for the GPU.
 
     Args:
-        step: whose teachers are measured.
-        device: of the run.
+        step: the step whose teachers are measured.
+        device: device of the run.
     """
 
     def __init__(self, step: DistillationStep, device: torch.device) -> None:
@@ -103,7 +105,7 @@ class TeacherTimes(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock if the step is to be measured."""
+        """Start a clock if this step is measured."""
         self._seen += 1
         if SKIPPED_STEPS < self._seen <= SKIPPED_STEPS + MEASURED_STEPS:
             clock = PartClock(self._device)
@@ -112,7 +114,7 @@ class TeacherTimes(TrainerCallback):
             clock.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop the clock."""
+        """Stop the clock of a measured step."""
         if not self._step.replays:
             self._clocks[-1].stop()
             self._step.mark, self._step.replays = ignore, True
@@ -123,17 +125,17 @@ class TeacherTimes(TrainerCallback):
         if not whole:
             return None
         times = []
-        for part in parts_of(len(self._step.teachers)):
+        for part in teacher_parts(len(self._step.teachers)):
             seconds = [clock.parts.get(part, 0.0) for clock in self._clocks]
-            shares = [mine / all_of_it for mine, all_of_it in zip(seconds, whole, strict=True)]
+            shares = [of_teacher / of_step for of_teacher, of_step in zip(seconds, whole, strict=True)]
             times.append(Time(statistics.median(seconds), statistics.median(shares)))
         return times
 
 
-def parts_of(count: int) -> list[str]:
-    """Return what the parts of a step are called in which so many teachers run."""
+def teacher_parts(count: int) -> list[str]:
+    """Return the names of the parts of a step in which the teachers run, given their number."""
     return ["teacher"] if count == 1 else [f"teacher {number + 1}" for number in range(count)]
 
 
 def ignore(part: str) -> None:
-    """Mark nothing."""
+    """Do nothing at the end of a part."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, ShuffledSampler
-from potstill.corpus.masking import MaskedBlocks
+from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, ShuffledSampler, next_tokens
+from potstill.corpus.labelling import LabelledBlocks, Labelling
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
+from potstill.student import family_of
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
@@ -27,31 +28,31 @@ from potstill.training.run_record import weights_hash
 from potstill.training.step import DistillationStep
 from potstill.training.teachers import TeacherTimes
 
-HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its seed
+HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its own seed
 
 
 class DistillationTrainer(ResumableTrainer):
-    """Train a student to say what its teacher says; without a teacher, train a model by masked LM alone.
+    """Train a student to predict what its teacher predicts. Without a teacher, train a model by masked LM alone.
 
-    It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as they do there. What
-    differs is the data (blocks of a prepared corpus, masked on the device), the loss, and the evaluation.
+    It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as they do there. It
+    differs in the data (blocks of a prepared corpus, masked on the device), the loss, and the evaluation.
 
     Args:
         student: the model to train, from `build_student` or any model of a known family.
-        corpus: folder written by `prepare`, or the opened `Corpus`.
+        corpus: folder written by `prepare`, or an open `Corpus`.
         args: `DistillationArguments`, or `PretrainingArguments` to train without a teacher.
-        teacher: model (it is frozen and put in eval mode), folder or hub name. Needed if a loss that compares with a
-            teacher has a weight above 0; without such a loss it only serves the evaluation. Several teachers must have
-            one vocabulary; `args` say how they become one.
-        processing_class: tokenizer to save with the student; the corpus's own if not given.
+        teacher: model (it is frozen and put in eval mode), folder or hub name. It is required if a loss that compares
+            with a teacher has a weight above 0. Otherwise only the evaluation uses it. Several teachers must share one
+            vocabulary; `args` say how they are averaged.
+        processing_class: tokenizer to save with the student; by default the tokenizer of the corpus.
         callbacks: as in `Trainer`.
         stop_at: share of the training at which to stop with a checkpoint (used to grow a model in stages).
-        objective: what is minimised, in place of what `args` say of losses: see `Objective`.
+        objective: the loss to minimise, in place of the losses in `args`; see `Objective`.
 
     Attributes:
         student: the model in training.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
-        teacher_times: what each of several teachers takes of a step; None where there is but one.
+        teacher_times: measures the time of each of several teachers; None with one teacher or none.
 
     Raises:
         PotstillError: teachers, student, tokenizer and corpus do not fit together.
@@ -72,18 +73,16 @@ class DistillationTrainer(ResumableTrainer):
     ) -> None:
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
         corpus, tokenizer, args = parts.corpus, parts.tokenizer, parts.args
-        counts = torch.from_numpy(corpus.token_counts)
-        special, mask = control_ids(tokenizer), tokenizer.mask_token_id
-        masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
+        labelling, self.held_out_labelling = _labellings(family_of(student).causal, corpus, tokenizer, args)
         seed = args.seed if args.data_seed is None else args.data_seed
         sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble)
         self.corpus = corpus
-        self._lengths: Counter[torch.Size] = Counter()  # how often a batch of such a shape was read
+        self._lengths: Counter[torch.Size] = Counter()  # how many batches of each shape were read
         self.splitter: BlockSplitter | None = None
         self._teacher_hashes: list[str] = []
         if args.short_block_size is not None:
-            spec = TokenizerSpec.of(tokenizer, "given")
+            spec = TokenizerSpec.of(tokenizer, "given", corpus.framed)
             self.splitter = BlockSplitter(corpus.train.block_size, args.short_block_size, args.short_share, spec)
         super().__init__(
             step,
@@ -93,7 +92,7 @@ class DistillationTrainer(ResumableTrainer):
             held_out_line,
             stop_at,
             callbacks,
-            data_collator=_as_it_is,
+            data_collator=_unchanged,
             train_dataset=corpus.train,
             eval_dataset=corpus.validation if len(corpus.validation) else None,
             processing_class=tokenizer,
@@ -105,19 +104,18 @@ class DistillationTrainer(ResumableTrainer):
             self.teacher_times = TeacherTimes(step, args.device)
             self.add_callback(self.teacher_times)
         if args.torch_compile:
-            # Two lengths are compiled one by one: code for any length would be slower at both.
+            # Each of the two lengths is compiled separately: code for any length would be slower for both.
             dynamic = None if self.splitter is None else False
             backend, mode = args.torch_compile_backend, args.torch_compile_mode
             self.step.compile_parts(backend=backend, mode=mode, dynamic=dynamic)
-        self.masking: Callable[[Tensor, Tensor], MaskedBlocks] = masking.to(args.device)
+        self.labelling = labelling
         if args.records:
             self.step.record_graphs()
-            self.masking = GraphedMasking(masking)
-        self.held_out_masking = Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
+            self.labelling = GraphedLabelling(labelling)
 
     @property
     def step(self) -> DistillationStep:
-        """What is run for each micro-batch, out of its wrappers."""
+        """The module that runs each micro-batch, without its wrappers."""
         return self.model
 
     @property
@@ -142,12 +140,12 @@ class DistillationTrainer(ResumableTrainer):
 
     @property
     def trained(self) -> PreTrainedModel:
-        """The student: the teacher's weights are in no checkpoint."""
+        """The student. No checkpoint contains the weights of the teacher."""
         return self.student
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The corpus and, if a loss reads them, the teachers → a hash of what they hold."""
+        """Hashes of the contents of the corpus and, if a loss reads them, of the teachers."""
         found = {"corpus": self.corpus.fingerprint, **self.sources}
         if self.step.objective.needs_teacher:
             self._teacher_hashes = self._teacher_hashes or [weights_hash(teacher) for teacher in self.teachers]
@@ -156,7 +154,7 @@ class DistillationTrainer(ResumableTrainer):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of the optimiser in an epoch; blocks that fill no whole one are left out."""
+        """Steps of the optimiser in an epoch. The last blocks are left out if they do not fill a step."""
         return len(self.sampler) // self.args.blocks_per_step
 
     @property
@@ -165,31 +163,31 @@ class DistillationTrainer(ResumableTrainer):
         return self.tokens_per_step
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
-        """Train, as `ResumableTrainer.train` does; the student may have got other parameters since it was given."""
+        """Train as `ResumableTrainer.train` does, with the parameters that the student has now."""
         self.step.refresh()
         return super().train(resume_from_checkpoint, **options)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mask a micro-batch, cut before that if it is the step's turn, and return its losses by name."""
+        """Mask a micro-batch and return its losses by name. Some steps first split its blocks into shorter ones."""
         input_ids, sample_index = inputs["input_ids"], inputs["sample_index"]
         if self.splitter is not None and self.splitter.applies(self.state.global_step):
             input_ids, sample_index = self.splitter(input_ids, sample_index)
         self._lengths[input_ids.shape] += 1
-        if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # it is compiled, and then recorded
+        if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # compiled first, then recorded
             self.run_control.clock.exclude_step()
-        masked = self.masking(input_ids, sample_index)
+        labelled = self.labelling(input_ids, sample_index)
         self.step.mark("masking")
-        return model(masked.input_ids, masked.positions, masked.labels)
+        return model(labelled.input_ids, labelled.positions, labelled.labels)
 
     def evaluate(
         self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate student and teachers on held-out blocks: see `held_out_metrics` for what is measured.
+        """Evaluate student and teachers on held-out blocks: see `held_out_metrics` for the metrics.
 
-        With `short_block_size`, once more on the same blocks cut, as `short_loss` and so on.
+        With `short_block_size` they are evaluated again on the same blocks after cutting: `short_loss` and so on.
 
         Raises:
-            PotstillError: there are no such blocks, or a batch of them does not fit into memory.
+            PotstillError: there are no held-out blocks, or a batch of them does not fit into memory.
         """
         blocks = self.corpus.validation if eval_dataset is None else eval_dataset
         if len(blocks) == 0:
@@ -198,10 +196,10 @@ class DistillationTrainer(ResumableTrainer):
             )
         with self.excluded_time():
             with fitting_memory(self.args, evaluation=True):
-                metrics = self._held_out(blocks, self.held_out_masking)
+                metrics = self._held_out(blocks, self.held_out_labelling)
                 if self.splitter is not None:
-                    cut, mask = self.splitter, self.held_out_masking
-                    short = self._held_out(blocks, lambda *batch: mask(*cut(*batch)))
+                    split, label = self.splitter, self.held_out_labelling
+                    short = self._held_out(blocks, lambda *batch: label(*split(*batch)))
                     metrics |= {f"short_{name}": value for name, value in short.items()}
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             self.log(metrics)
@@ -210,19 +208,19 @@ class DistillationTrainer(ResumableTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self._staging is not None and self.args.should_save:  # a checkpoint, not the student alone
+        if self._staging is not None and self.args.should_save:  # this is a checkpoint, not just the student
             self.step.save_objective(output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.step.load_objective(resume_from_checkpoint)
 
-    def _held_out(self, blocks: Blocks, masking: Callable[[Tensor, Tensor], MaskedBlocks]) -> dict[str, float]:
+    def _held_out(self, blocks: Blocks, labelling: Labelling) -> dict[str, float]:
         return held_out_metrics(
             self.student,
             self.teachers,
             blocks,
-            masking,
+            labelling,
             batch_size=self.args.per_device_eval_batch_size,
             max_samples=self.args.max_eval_samples,
             process_index=self.args.process_index,
@@ -238,26 +236,38 @@ class DistillationTrainer(ResumableTrainer):
         self.args.torch_compile_backend = backend
 
 
-class GraphedMasking:
-    """Masks blocks as `masking` does, replayed as a CUDA graph.
+class GraphedLabelling:
+    """Labels blocks as `labelling` does, by replaying a CUDA graph.
 
     Args:
-        masking: on the device.
+        labelling: a labelling on the device. What it does may depend on the shapes of the blocks alone.
     """
 
-    def __init__(self, masking: Masking) -> None:
-        self._replayed = Graphed(lambda input_ids, sample_index: vars(masking(input_ids, sample_index)))
+    def __init__(self, labelling: Labelling) -> None:
+        self._replayed = Graphed(lambda input_ids, sample_index: vars(labelling(input_ids, sample_index)))
 
-    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> MaskedBlocks:
-        """Return the masked blocks; see `Masking`."""
-        return MaskedBlocks(**self._replayed(input_ids, sample_index))
+    def __call__(self, input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
+        """Return the labelled blocks."""
+        return LabelledBlocks(**self._replayed(input_ids, sample_index))
 
 
 def _nth_teacher(number: int) -> str:
-    """Return what messages call a teacher, counted from 1."""
+    """Return the name of a teacher in messages; teachers are counted from 1."""
     return "teacher" if number == 1 else f"{ {2: '2nd', 3: '3rd'}.get(number, f'{number}th') } teacher"
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Collate nothing: `Blocks` returns whole batches."""
+def _labellings(
+    causal: bool, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: Recipe
+) -> tuple[Labelling, Labelling]:
+    """Return what labels the blocks in training, and what labels the held-out ones."""
+    if causal:
+        return next_tokens, next_tokens
+    counts = torch.from_numpy(corpus.token_counts)
+    special, mask = control_ids(tokenizer), tokenizer.mask_token_id
+    masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
+    return masking.to(args.device), Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
+
+
+def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the batch unchanged: `Blocks` already returns whole batches."""
     return batch

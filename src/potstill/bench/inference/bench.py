@@ -1,4 +1,4 @@
-"""The verb `bench inference`: models side by side on this machine's processor, in every form that there is of them."""
+"""The verb `bench inference`: compares models on this machine's processor, in all their forms."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from potstill.bench.inference.processes import processes
 from potstill.bench.inference.report import InferenceBench
 from potstill.bench.inference.requests import read_requests
 from potstill.bench.inference.result import Latency, Lengths, Row
-from potstill.bench.inference.turns import Ratio, say
+from potstill.bench.inference.turns import Ratio, log
 from potstill.errors import PotstillError, first_line
 from potstill.json_files import check_finite
 from potstill.versions import versions
 
 
 def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
-    """Measure models where they run, side by side: size, memory, FLOPs, latency, throughput, and the limit.
+    """Compare models on this machine: size, memory, FLOPs, latency, throughput, and the least possible time.
 
-    Folders of transformers models are run by PyTorch, eager and compiled; folders that `potstill export` wrote in their
-    own runtimes. Each form has a process of its own, and they take turns.
+    PyTorch runs folders of transformers models, eager and compiled. Folders that `potstill export` wrote run in their
+    own runtimes. Each form has its own process. The forms take turns.
 
     Args:
-        args: models, requests, and how they are measured.
+        args: models, requests, and options of the measurement.
 
     Returns:
-        What was measured; `str` of it is a report.
+        The measurements; `str` of them is a report.
 
     Raises:
         PotstillError: bad input, or a model cannot be run.
@@ -51,9 +51,9 @@ def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
     forms += [elmo_form()] if args.elmo else []
     requests = None if args.data is None else read_requests(args.data, args.task_data, args.max_requests)
     for model in models:
-        _counted(model, [2])  # which, were it to fail, had better fail before all else is measured
+        _counted(model, [2])  # if counting fails, it should fail before anything is measured
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    say(f"measuring the machine, loading {', '.join(map(str, forms))}")
+    log(f"measuring the machine, loading {', '.join(map(str, forms))}")
     limits = measure_limits(args.threads)
     with processes(forms, args.threads) as workers:
         measured = measure(args, workers, requests)
@@ -81,7 +81,7 @@ def bench_inference(args: BenchInferenceArguments) -> InferenceBench:
 
 
 def _rows(models: Sequence[Model], forms: Sequence[Form], measured: Measured, limits: Limits, passes: int) -> list[Row]:
-    """Return what was measured of each form, and what follows from it."""
+    """Return a row of the report for each form."""
     described = {model.name: model for model in models}
     counts: dict[str, Counted] = {}
     rows = []
@@ -120,10 +120,10 @@ def _rows(models: Sequence[Model], forms: Sequence[Form], measured: Measured, li
 
 
 def _counted(model: Model | None, lengths: Sequence[int]) -> Counted:
-    """Count what a model, or ELMo's shape, is made of and costs: on the meta device, where nothing is computed.
+    """Count the parameters and FLOPs of a model, or of ELMo's shape if None, on the meta device if possible.
 
     Raises:
-        PotstillError: it cannot be counted.
+        PotstillError: they cannot be counted.
     """
     if model is None:
         with torch.device("meta"):
@@ -133,10 +133,10 @@ def _counted(model: Model | None, lengths: Sequence[int]) -> Counted:
         )
     try:
         return _counted_on("meta", model, lengths)
-    except Exception:  # a model may look at values, of which there are none there
+    except Exception:  # a model may read values, which tensors on the meta device do not have
         try:
             return _counted_on("cpu", model, lengths)
-        except Exception as error:  # whatever a model does that takes more than token ids
+        except Exception as error:  # of many types: a model may need more inputs than token ids
             raise PotstillError(
                 f"The FLOPs of the model {model.name!r} cannot be counted: {first_line(error)}."
             ) from error

@@ -1,4 +1,4 @@
-"""What a model is made of and what one request costs, by count: parameters, weights that are read, FLOPs."""
+"""Counts the parameters of a model, the weights that a request reads, and its FLOPs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Counted:
-    """What is counted of a model.
+    """Counts of a model.
 
     Attributes:
-        parameters: in all, those that are used twice counted once.
-        encoder_parameters: without the head, but with BERT's pooler: what papers state.
-        matrix_weights: parameters of two dimensions or more that every request reads: of matrix products, and not of
-            embedding tables, of which it reads some rows.
-        vector_weights: the others that every request reads: biases, LayerNorms.
-        flops: length in tokens → operations of a request's matrix products, a multiplication and an addition being two.
+        parameters: all of them. A parameter that is used twice counts once.
+        encoder_parameters: without the head, but with BERT's pooler, as papers count them.
+        matrix_weights: parameters with two dimensions or more that every request reads. Embedding tables do not count,
+            because a request reads only some of their rows.
+        vector_weights: the other parameters that every request reads: biases and LayerNorms.
+        flops: length in tokens → operations of a request's matrix products. A multiplication and an addition are two.
     """
 
     parameters: int
@@ -33,10 +33,10 @@ class Counted:
     flops: dict[int, int]
 
     def bytes_read(self, weight_bits: int) -> int:
-        """Return the bytes of weights that one request has to read, each of them once.
+        """Return the bytes of weights that one request has to read, if it reads each weight once.
 
         Args:
-            weight_bits: of a weight of a matrix; vectors are of float32 in any case.
+            weight_bits: bits of a weight of a matrix. Vectors are always in float32.
         """
         return self.matrix_weights * weight_bits // 8 + self.vector_weights * FLOAT_BYTES
 
@@ -44,13 +44,13 @@ class Counted:
 def count(
     model: nn.Module, encoder: nn.Module, lengths: Iterable[int], inputs: Callable[[int], tuple[Tensor, ...]]
 ) -> Counted:
-    """Count what a model is made of and what requests of some lengths cost.
+    """Count the parameters of a model and the FLOPs of requests.
 
     Args:
-        model: in evaluation mode; on the meta device, where nothing is computed, this takes no time to speak of.
-        encoder: what of it is not the head.
+        model: in evaluation mode. On the meta device nothing is computed, so counting is fast.
+        encoder: the part of it that is not the head.
         lengths: of requests, in tokens.
-        inputs: length → what the model takes for a request of that length.
+        inputs: length → inputs of a request of that length.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     # A projection onto the vocabulary that is tied to the embeddings reads the whole table.
@@ -73,9 +73,10 @@ def _flops(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 
 def _by_length(flops: Callable[[int], int], lengths: list[int]) -> dict[int, int]:
-    """Count at every length; where all but three are few more, from the parabola that attention makes of them.
+    """Return length → FLOPs. For more than five lengths, most values are computed from a parabola.
 
-    It goes through the counts at three lengths, and is only used if a fourth and a fifth lie on it exactly.
+    FLOPs are quadratic in the length because of attention. The parabola goes through the counts at three lengths. It is
+    used only if the counts at two more lengths lie on it exactly. Otherwise every length is counted.
     """
     if len(lengths) <= 5:
         return {length: flops(length) for length in lengths}

@@ -1,8 +1,8 @@
-"""A model of ELMo's shape (Peters et al. 2018, arXiv 1802.05365), untrained: what the paper's Table 3 starts from.
+"""An untrained model of ELMo's shape (Peters et al. 2018, arXiv 1802.05365), the first row of the paper's Table 3.
 
-A convolution over the characters of each word, highways, and two layers of LSTMs with projections in both directions,
-of the sizes of the released model. Where it differs from that model it would say something else, but not take longer:
-weights are random, LSTMs have PyTorch's second bias, cells are not clipped, and padding is read from both sides.
+It has a convolution over the characters of each word, highways, and two layers of LSTMs with projections in both
+directions. The sizes are those of the released model. Four differences change its output but not its time: weights are
+random, LSTMs have PyTorch's second bias, cells are not clipped, and padding is read from both sides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
-"""Characters that a filter spans, and how many there are of it."""
+"""Number of characters that a filter spans, and number of such filters."""
 
 CHARACTERS, CHARACTER_SIZE, WORD_LENGTH = 262, 16, 50
 HIGHWAYS, PROJECTION, CELLS, LAYERS = 2, 512, 4096, 2
@@ -22,7 +22,7 @@ BEGIN_TEXT, END_TEXT, BEGIN_WORD, END_WORD, NOTHING = 257, 258, 259, 260, 261
 
 
 class ElmoShaped(nn.Module):
-    """The encoder, and over the mean of its words a score.
+    """The encoder, and a score from the mean of its words.
 
     Inputs:
         characters: (B, W, 50) ids of the characters of each word.
@@ -46,11 +46,11 @@ class ElmoShaped(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """All of it but the score."""
+        """All modules except the score."""
         return nn.ModuleList(module for module in self.children() if module is not self.score)
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Return the scores."""
+        """Return (B, 1) scores."""
         batch, words, _ = characters.shape
         x = self.characters(characters.flatten(0, 1)).transpose(1, 2)
         x = torch.cat([convolution(x).amax(dim=-1).relu() for convolution in self.convolutions], dim=-1)
@@ -63,17 +63,17 @@ class ElmoShaped(nn.Module):
         for layers, is_backward in ((self.forwards, False), (self.backwards, True)):
             states = x.flip(1) if is_backward else x
             for number, lstm in enumerate(layers):
-                states = lstm(states)[0] + (states if number else 0)  # from the second layer on, past the layer too
+                states = lstm(states)[0] + (states if number else 0)  # a residual connection from the second layer on
             directions.append(states.flip(1) if is_backward else states)
         return self.score(torch.cat(directions, dim=-1).mean(dim=1))
 
 
 def characters_of(text: str, pair: str | None = None) -> np.ndarray:
-    """Return the ids of a text's characters, (1, W, 50) int64; a pair follows it as a text of its own.
+    """Return the ids of a text's characters, (1, W, 50) int64. The second text of a pair follows as a separate text.
 
-    A word is what has no spaces or punctuation in it, and a punctuation mark; a character is a byte of UTF-8.
+    A word is a run of letters and digits, or one punctuation mark. A character is a byte of UTF-8.
     """
-    words: list[list[int]] = []  # bytes; all numbers are one higher below, for 0 is padding
+    words: list[list[int]] = []  # bytes; the ids below are one higher, because 0 is padding
     for one in (text,) if pair is None else (text, pair):
         letters = [word.encode()[: WORD_LENGTH - 2] for word in re.findall(r"\w+|[^\w\s]", one)]
         words += [[BEGIN_TEXT - 1], *map(list, letters), [END_TEXT - 1]]

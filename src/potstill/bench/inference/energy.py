@@ -1,4 +1,4 @@
-"""Joules and grams of CO₂ of a request, by codecarbon: measured where the processor has counters, else estimated."""
+"""Joules and grams of CO₂ of a request, by codecarbon. Without counters in the processor they are estimates."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _HOW = {
 
 @dataclass(frozen=True)
 class Energy:
-    """What a request takes, of the machine as a whole: what it does besides is in it.
+    """The energy of a request. It is measured for the whole machine, so other work on the machine is included.
 
     Attributes:
         joules: of processor and memory.
         processor_joules: of the processor.
-        grams_co2: for the joules, by the mix of the country's electricity.
-        requests: how many the figures are means of.
+        grams_co2: for these joules, from the country's mix of electricity.
+        requests: number of requests that the figures are means of.
     """
 
     joules: float
@@ -41,10 +41,10 @@ class Energy:
 
 
 def check_energy(country: str | None) -> None:
-    """Make sure that energy can be measured.
+    """Check that energy can be measured.
 
     Raises:
-        PotstillError: codecarbon is not installed, or knows no such country.
+        PotstillError: codecarbon is not installed, or does not know the country.
     """
     if importlib.util.find_spec("codecarbon") is None:
         raise PotstillError("--energy needs codecarbon: pip install 'potstill[energy]'.")
@@ -56,7 +56,7 @@ def check_energy(country: str | None) -> None:
 
 
 class EnergyMeter:
-    """Codecarbon, offline: nothing is sent anywhere, and no file is written.
+    """Codecarbon in its offline mode. It sends nothing and writes no file.
 
     Args:
         country: three letters; the world's mean if None.
@@ -83,24 +83,24 @@ class EnergyMeter:
                 allow_multiple_runs=True,
                 tracking_mode="machine",
             )
-        except Exception as error:  # of many types, by what the machine lacks
+        except Exception as error:  # of many types, depending on the machine
             raise PotstillError(f"codecarbon does not work here: {first_line(error)}.") from error
         self._count = 0
 
     @property
     def how(self) -> str:
-        """Where the processor's figure is from, and whose electricity it is, once something has been measured."""
+        """How the energy was measured, and the country of the electricity. Call it after a measurement."""
         modes = [part for part in getattr(self._tracker, "_hardware", []) if hasattr(part, "_mode")]
         if not modes:
             return f"codecarbon does not say how it was measured; electricity of {self.electricity}"
-        said = _HOW.get(modes[0]._mode, str(modes[0]._mode)).format(watts=getattr(modes[0], "_tdp", "unknown"))
-        return f"{said}; memory's is estimated from its size; electricity of {self.electricity}"
+        method = _HOW.get(modes[0]._mode, str(modes[0]._mode)).format(watts=getattr(modes[0], "_tdp", "unknown"))
+        return f"{method}; memory's is estimated from its size; electricity of {self.electricity}"
 
     def measure(self, run: Callable[[], int]) -> Energy:
-        """Return what something takes.
+        """Return the energy of a request.
 
         Args:
-            run: does it, and returns how many requests it was.
+            run: runs requests, and returns how many it ran.
         """
         self._count += 1
         self._tracker.start_task(str(self._count))
@@ -130,5 +130,5 @@ def mean(parts: list[Energy]) -> Energy:
 
 
 def _quiet() -> None:
-    """Keep codecarbon's log, which it writes before it reads its own option, off the terminal."""
+    """Print no log of codecarbon on the terminal. It writes some of it before it reads its own option."""
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""The least time that a request can take: weights that have to be read, and products that have to be computed."""
+"""The least time of a request, from the weights that it has to read and the products that it has to compute."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ REPETITIONS = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine reaches with as many threads as a request has, the best of several ways and times.
+    """The highest rates of the machine, with the threads of one request. Each is the best of several measurements.
 
     Attributes:
-        bytes_per_second: read from memory.
+        bytes_per_second: reading from memory.
         flops_per_second: of a float32 matrix product.
-        int8_per_second: operations of a product of 8-bit integers; that of float32 if the machine is no faster there.
+        int8_per_second: operations of a product of 8-bit integers; the float32 rate if that is higher.
     """
 
     bytes_per_second: float
@@ -36,7 +36,7 @@ class Limits:
     int8_per_second: float
 
     def best(self, other: Limits) -> Limits:
-        """Return the larger of two measurements of each."""
+        """Return the larger value of each rate in two measurements."""
         return Limits(
             max(self.bytes_per_second, other.bytes_per_second),
             max(self.flops_per_second, other.flops_per_second),
@@ -49,11 +49,11 @@ class Bound:
     """The least time of a form's requests, and how far the form is from it.
 
     Attributes:
-        weight_bytes: that a request has to read, each weight once.
-        milliseconds_of_weights: for that at the memory's rate.
-        milliseconds_of_products: for its operations at the rate of a large product, mean over requests.
-        milliseconds: the longer of the two for each request, mean over requests: both can be done at the same time.
-        times: measured mean of a request by that.
+        weight_bytes: bytes that a request has to read, if it reads each weight once.
+        milliseconds_of_weights: time to read these bytes at the memory's rate.
+        milliseconds_of_products: time of a request's operations at the rate of a large product, mean over requests.
+        milliseconds: the longer of the two times for each request, because they can overlap; mean over requests.
+        times: measured mean time of a request, divided by `milliseconds`.
     """
 
     weight_bytes: int
@@ -64,13 +64,13 @@ class Bound:
 
 
 def bound(counted: Counted, weight_bits: int, lengths: Sequence[int], mean_seconds: float, limits: Limits) -> Bound:
-    """Return the least time that requests of some lengths can take.
+    """Return the least time of requests of given lengths.
 
     Args:
-        counted: of the model.
-        weight_bits: of a weight of a matrix; below 16 of integers.
+        counted: counts of the model.
+        weight_bits: bits of a weight of a matrix. Below 16 they are integers.
         lengths: of the requests, in tokens.
-        mean_seconds: that a request took.
+        mean_seconds: measured mean time of a request.
         limits: of the machine.
     """
     read = counted.bytes_read(weight_bits)
@@ -82,7 +82,7 @@ def bound(counted: Counted, weight_bits: int, lengths: Sequence[int], mean_secon
 
 
 def measure_limits(threads: int) -> Limits:
-    """Measure what this machine reaches with so many threads."""
+    """Measure the highest rates of this machine with a number of threads."""
     with _threads(threads):
         read = torch.ones(READ_BYTES // 4)
         half, side = len(read) // 2, int(len(read) ** 0.5)
@@ -98,18 +98,18 @@ def measure_limits(threads: int) -> Limits:
 
 
 def _int8_rate(threads: int) -> float:
-    """Return operations a second of an int8 product, by PyTorch's kernel and by that of onnxruntime if it is there."""
+    """Return the operations per second of an int8 product, by the faster of PyTorch and onnxruntime (if installed)."""
     generator = np.random.default_rng(0)
     left, right = (generator.integers(0, 127, (INT8_SIZE, INT8_SIZE)).astype(np.int8) for _ in range(2))
-    mine, theirs = torch.from_numpy(left), torch.from_numpy(right)
-    seconds = [_fastest(lambda: torch._int_mm(mine, theirs), once_if_slower=0.1)]
+    torch_left, torch_right = torch.from_numpy(left), torch.from_numpy(right)
+    seconds = [_fastest(lambda: torch._int_mm(torch_left, torch_right), once_if_slower=0.1)]
     if all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         seconds.append(_fastest(_onnx_product(left.astype(np.uint8), right, threads)))
     return 2 * INT8_SIZE**3 / min(seconds)
 
 
 def _onnx_product(left: np.ndarray, right: np.ndarray, threads: int) -> Callable[[], object]:
-    """Return what multiplies two matrices as a dynamically quantised model does, the right one being weights."""
+    """Return a function that multiplies a matrix by weights (`right`) as a dynamically quantised model does."""
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
@@ -129,7 +129,7 @@ def _onnx_product(left: np.ndarray, right: np.ndarray, threads: int) -> Callable
 
 
 def _fastest(way: Callable[[], object], once_if_slower: float = float("inf")) -> float:
-    """Return the seconds of the fastest of some repetitions, after one to warm up."""
+    """Return the seconds of the fastest of several repetitions, the first of which warms up."""
     fastest = float("inf")
     for _ in range(REPETITIONS + 1):
         started = time.perf_counter()

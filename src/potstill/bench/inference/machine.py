@@ -1,4 +1,4 @@
-"""What the measurements are made on: processor, instruction sets, caches, memory, and what else it was busy with."""
+"""Describes the machine of a measurement, and measures how busy it was with other work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETS = {
     "AMX": ("amx_int8",),
     "I8MM": ("i8mm",),
 }
-"""Instruction set → what /proc/cpuinfo calls it, or its like on Arm (`asimddp`: products of 8-bit integers)."""
+"""Instruction set → its names in /proc/cpuinfo, or the similar set on Arm (`asimddp`: products of 8-bit integers)."""
 
 ARM_ONLY = ("I8MM",)
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -33,10 +33,10 @@ class Machine:
 
     Attributes:
         processor: its name.
-        cores: that this process may use.
-        instruction_sets: name → whether the processor has it; empty where the system does not say.
-        cache_bytes: of the last level of cache, which others may share; None where the system does not say.
-        memory_bytes: of the machine.
+        cores: number of cores that this process may use.
+        instruction_sets: name → whether the processor has it; empty if the system does not report it.
+        cache_bytes: size of the last level of cache, which others may share; None if the system does not report it.
+        memory_bytes: size of the machine's memory.
         system: operating system and its version.
     """
 
@@ -49,7 +49,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """Describe this one."""
+        """Describe this machine."""
         return cls(
             processor(), cores(), instruction_sets(cpu_info()), _last_cache(), psutil.virtual_memory().total,
             f"{platform.system()} {platform.release()}",
@@ -62,7 +62,7 @@ class Machine:
 
 
 def instruction_sets(lines: Sequence[str]) -> dict[str, bool]:
-    """Return which sets a processor has, by the lines of /proc/cpuinfo."""
+    """Return name of an instruction set → whether the processor has it, from the lines of /proc/cpuinfo."""
     found = [line.split(":", 1) for line in lines if line.startswith(("flags", "Features")) and ":" in line]
     if not found:
         return {}
@@ -82,11 +82,11 @@ def _last_cache() -> int | None:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What else went on while something was measured, as shares of the time of all cores.
+    """Other work on the machine during a measurement, as shares of the time of all cores.
 
     Attributes:
-        others: that other processes took.
-        stolen: that a hypervisor gave to other machines; None where the system does not say.
+        others: share that other processes took.
+        stolen: share that a hypervisor gave to other machines; None if the system does not report it.
     """
 
     others: float
@@ -98,10 +98,10 @@ class Disturbance:
 
 
 class DisturbanceMeter:
-    """Measures from its making on what a machine does besides some processes.
+    """Measures the work of other processes, from the creation of the meter on.
 
     Args:
-        processes: numbers of those that measure, besides this one.
+        processes: ids of the measuring processes, without this one.
     """
 
     def __init__(self, processes: Sequence[int]) -> None:
@@ -109,11 +109,11 @@ class DisturbanceMeter:
         self._before = psutil.cpu_times(), self._own()
 
     def read(self) -> Disturbance:
-        """Return what went on since."""
+        """Return the other work since the creation of the meter."""
         (before, own_before), now = self._before, psutil.cpu_times()
         spent = {name: getattr(now, name) - getattr(before, name) for name in now._fields}
         idle, stolen = spent["idle"] + spent.get("iowait", 0.0), spent.get("steal", 0.0)
-        guest = spent.get("guest", 0.0) + spent.get("guest_nice", 0.0)  # which are counted among user's already
+        guest = spent.get("guest", 0.0) + spent.get("guest_nice", 0.0)  # "user" already includes them
         all_time = max(sum(spent.values()) - guest, 1e-9)
         others = all_time - idle - stolen - (self._own() - own_before)
         return Disturbance(max(0.0, others / all_time), stolen / all_time if "steal" in spent else None)

@@ -1,4 +1,4 @@
-"""Everything that is measured, in order, by telling the forms' processes what to do."""
+"""Runs all measurements in order. The forms' processes do the work."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from potstill.bench.inference.machine import Disturbance, DisturbanceMeter
 from potstill.bench.inference.processes import Process, all_at_once
 from potstill.bench.inference.requests import SYNTHETIC_LENGTHS, Requests, evenly, synthetic_requests
 from potstill.bench.inference.result import Throughput
-from potstill.bench.inference.turns import Ratio, TurnsProgress, say, take_turns, turns_of
+from potstill.bench.inference.turns import Ratio, TurnsProgress, log, take_turns, turns_of
 from potstill.errors import PotstillError
 
 BATCHED_REQUESTS, BATCHES_AT_LEAST = 256, 4
-"""Requests that throughput is measured on, spread evenly, or more where they would be fewer batches than that."""
+"""Throughput is measured on this number of requests, evenly spread. It takes more if they make fewer batches than the
+second number."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, by form in the order of the processes.
+    """All measurements. Lists have one entry for each form, in the order of the processes.
 
     Attributes:
-        requests: that were run.
-        lengths: of the requests in each form's tokens.
-        tokenisation: seconds of each text; empty where there are none.
-        latency: seconds of each request of each turn.
-        throughput: by batch size.
-        memory: largest resident size, and that before the model was loaded, in bytes.
-        disturbance: what else went on during latency and throughput.
+        requests: the requests.
+        lengths: of each request, in the form's tokens.
+        tokenisation: seconds of each text; empty if the requests are random tokens.
+        latency: for each turn, seconds of each request.
+        throughput: for each batch size.
+        memory: largest resident size, and the size before the model was loaded, in bytes.
+        disturbance: other work on the machine while latency and throughput were measured.
         energy: None if not asked for.
-        energy_how: where its figures are from.
+        energy_how: how the energy was measured; None if not asked for.
     """
 
     requests: Requests
@@ -50,26 +51,25 @@ def measure(args: BenchInferenceArguments, workers: Sequence[Process], requests:
     """Measure all forms.
 
     Args:
-        args: how.
-        workers: a process of each form.
-        requests: what to run; random tokens if None.
+        args: options of the measurement.
+        workers: one process for each form.
+        requests: the requests to run; random tokens if None.
 
     Raises:
-        PotstillError: a model cannot be loaded, or a request is longer than it reads.
+        PotstillError: a model cannot be loaded, or a request is too long for a model.
     """
-    most = _most(workers, all_at_once(workers, [("open", worker.form, args.threads) for worker in workers]))
-    shortest = min(most.values(), default=SYNTHETIC_LENGTHS[-1])
-    if args.max_length is not None and args.max_length > shortest:
-        name = min(most, key=most.__getitem__)
-        raise PotstillError(
-            f"--max_length is {args.max_length}, but the model {name!r} reads {shortest} tokens at most."
-        )
+    opened = all_at_once(workers, [("open", worker.form, args.threads) for worker in workers])
+    longest = _longest_by_name(workers, opened)
+    shared = min(longest.values(), default=SYNTHETIC_LENGTHS[-1])
+    if args.max_length is not None and args.max_length > shared:
+        name = min(longest, key=longest.__getitem__)
+        raise PotstillError(f"--max_length is {args.max_length}, but the model {name!r} reads {shared} tokens at most.")
     if requests is None:
-        requests = synthetic_requests(args.max_requests, args.max_length or shortest)
+        requests = synthetic_requests(args.max_requests, args.max_length or shared)
     lengths = all_at_once(workers, [("read", requests, args.max_length)] * len(workers))
     for worker, found in zip(workers, lengths, strict=True):
-        _check_lengths(worker.form.name, found, most.get(worker.form.name), requests)
-    say("warming up")
+        _check_lengths(worker.form.name, found, longest.get(worker.form.name), requests)
+    log("warming up")
     all_at_once(workers, [("warm_up", args.warmup)] * len(workers))
     meter = DisturbanceMeter([worker.pid for worker in workers])
     tokenisation = [worker.call("tokenise", args.max_length) for worker in workers]
@@ -91,24 +91,24 @@ def measure(args: BenchInferenceArguments, workers: Sequence[Process], requests:
     return Measured(requests, lengths, tokenisation, latency, throughput, memory, disturbance, energy, how)
 
 
-def _most(workers: Sequence[Process], longest: Sequence[int | None]) -> dict[str, int]:
-    """Return how many tokens each model reads at most, by name, without those that read any number."""
+def _longest_by_name(workers: Sequence[Process], longest: Sequence[int | None]) -> dict[str, int]:
+    """Return name of a model → largest number of tokens that it can read, without models that have no limit."""
     named = zip((worker.form.name for worker in workers), longest, strict=True)
-    return {name: most for name, most in named if most is not None}
+    return {name: limit for name, limit in named if limit is not None}
 
 
-def _check_lengths(name: str, lengths: Sequence[int], most: int | None, requests: Requests) -> None:
-    if most is None or max(lengths) <= most:
+def _check_lengths(name: str, lengths: Sequence[int], limit: int | None, requests: Requests) -> None:
+    if limit is None or max(lengths) <= limit:
         return
-    number = next(number for number, length in enumerate(lengths) if length > most)
+    number = next(number for number, length in enumerate(lengths) if length > limit)
     raise PotstillError(
-        f"The text of {requests.places[number]} has {lengths[number]:,} tokens, and the model {name!r} reads {most:,} "
-        f"at most: shorten it, or cut all with --max_length {most}."
+        f"The text of {requests.places[number]} has {lengths[number]:,} tokens, and the model {name!r} reads {limit:,} "
+        f"at most: shorten the text, or cut all texts with --max_length {limit}."
     )
 
 
 def _single(latency: list[list[list[float]]]) -> list[Throughput]:
-    """Return how many requests a second there are one after the other."""
+    """Return the throughput of single requests, one after the other."""
     by_turn = [[sum(turn) for turn in form] for form in latency]
     return [
         Throughput(
@@ -121,25 +121,25 @@ def _single(latency: list[list[list[float]]]) -> list[Throughput]:
 
 
 def _batched(workers: Sequence[Process], size: int, requests: int) -> list[Throughput]:
-    """Return how many requests a second there are of so many at a time; requests are repeated where there are few.
+    """Return the throughput of batches of a size. Requests are repeated if there are few.
 
-    ELMo's shape is left out: it is there for the latency that the paper compares with.
+    ELMo's shape has none: the paper compares only its latency.
     """
     count = max(BATCHES_AT_LEAST, BATCHED_REQUESTS // size)
     numbers = [number % requests for number in evenly(max(requests, count * size), count * size)]
     batches = [numbers[start : start + size] for start in range(0, count * size, size)]
-    say(f"{size} at a time: warming up")
-    asked = [number for number, worker in enumerate(workers) if worker.form.runner != "elmo"]
-    answers = all_at_once([workers[number] for number in asked], [("batch", batches)] * len(asked))
-    padding = dict(zip(asked, answers, strict=True))
-    able = [number for number, answer in padding.items() if not isinstance(answer, str)]
+    log(f"{size} at a time: warming up")
+    batched = [number for number, worker in enumerate(workers) if worker.form.runner != "elmo"]
+    answers = all_at_once([workers[number] for number in batched], [("batch", batches)] * len(batched))
+    padding = dict(zip(batched, answers, strict=True))  # a share, or the reason why the form cannot run the batches
+    runnable = [number for number, answer in padding.items() if not isinstance(answer, str)]
     turns = take_turns(
         list(range(count)),
-        len(able),
-        lambda place, batch: [workers[able[place]].call("run_batch", batch)],
+        len(runnable),
+        lambda place, batch: [workers[runnable[place]].call("run_batch", batch)],
         TurnsProgress(f"{size} at a time"),
     )
-    seconds = {number: [taken for (taken,) in turn] for number, turn in zip(able, turns, strict=True)}
+    seconds = {number: [taken for (taken,) in turn] for number, turn in zip(runnable, turns, strict=True)}
     found = []
     for number in range(len(workers)):
         if number not in seconds:
@@ -151,12 +151,12 @@ def _batched(workers: Sequence[Process], size: int, requests: int) -> list[Throu
 
 
 def _energy(workers: Sequence[Process], country: str | None) -> tuple[list[Energy | None], str]:
-    """Return the energy of a request by form, measured in turns, and how."""
+    """Return the energy of a request for each form, measured in turns, and how it was measured."""
     meter = EnergyMeter(country)
     parts: list[list[Energy]] = [[] for _ in workers]
     try:
         for turn in range(TURNS):
-            say(f"energy: turn {turn + 1} of {TURNS}, {SECONDS_OF_A_TURN * len(workers):.0f} s each")
+            log(f"energy: turn {turn + 1} of {TURNS}, {SECONDS_OF_A_TURN * len(workers):.0f} s each")
             for worker, part in zip(workers, parts, strict=True):
                 part.append(meter.measure(partial(worker.call, "run_for", SECONDS_OF_A_TURN)))
         return [mean(part) for part in parts], meter.how

@@ -1,4 +1,4 @@
-"""How much memory a process takes, and took at most."""
+"""Measures the memory of this process: the current resident size and the largest one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def forget_peak() -> int:
-    """Take what is resident now as the largest so far where the system lets one, and return it, in bytes."""
+def reset_peak() -> int:
+    """Reset the largest resident size to the current one, if the system allows it, and return it, in bytes."""
     with contextlib.suppress(OSError):
         CLEAR.write_text("5")
     return _status("VmRSS") or peak()
@@ -20,8 +20,8 @@ def forget_peak() -> int:
 def peak() -> int:
     """Return the largest resident size of this process, in bytes.
 
-    Linux keeps what `getrusage` says of it over `exec`: a process that a large one has started would begin with the
-    size of that one.
+    On Linux `getrusage` keeps its value over `exec`: a process that a large process started would begin with the size
+    of that process. So `/proc` is read if it exists.
     """
     if (found := _status("VmHWM")) is not None:
         return found

@@ -1,4 +1,4 @@
-"""What the models are: their tasks, which must be the same, and the forms that each is run in."""
+"""The models, which must have the same task, and the forms in which each is run."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SCORING = "text-classification"
 
 @dataclass(frozen=True)
 class Model:
-    """A model as it was named.
+    """A model of `--models`.
 
     Attributes:
         name: as given.
         path: folder or hub name, as given.
-        task: as `pipeline` calls it; feature-extraction for an encoder without a head.
+        task: the name that `pipeline` has for it; feature-extraction for an encoder without a head.
         config: of the model, with the labels of a new head if it gets one.
-        new_head: whether it is run under a new head for labels, in place of its own or none.
-        exported: what its folder says of itself if `export` wrote it, else None.
+        new_head: whether it is run with a new head for labels, because it has another head or none.
+        exported: description of its folder if `export` wrote it, else None.
     """
 
     name: str
@@ -46,17 +46,17 @@ class Model:
 
     @property
     def auto(self) -> Any:
-        """The class that loads it."""
+        """The class of transformers that loads it."""
         return next((head.auto for head in HEADS.values() if head.task == self.task), AutoModel)
 
     def shape(self, device: str = "meta") -> PreTrainedModel:
-        """Return it with attention made of plain matrix products, and without its weights.
+        """Return the model without its weights, and with attention as plain matrix products.
 
         Args:
-            device: where there are none at all, or `cpu`, where they are random.
+            device: `meta` for no weights at all, or `cpu` for random ones.
 
         Raises:
-            PotstillError: there is no such model for its config.
+            PotstillError: the model cannot be built from its config.
         """
         try:
             with torch.device(device), quiet_loading():
@@ -65,15 +65,16 @@ class Model:
             raise PotstillError(f"The model {self.name!r} cannot be built: {first_line(error)}.") from error
 
     def as_run(self, device: str) -> tuple[nn.Module, PreTrainedModel]:
-        """Return what computes the logits, without weights, and the model in it: an export may compute less than that.
+        """Return the module that computes the logits, without weights, and the model inside it.
 
-        What it takes is token ids, or for an export what its folder says.
+        For an export, the module may compute less than the model, and takes the inputs that its folder names. Otherwise
+        it is the model, and takes token ids.
 
         Args:
             device: see `shape`.
 
         Raises:
-            PotstillError: likewise.
+            PotstillError: the model cannot be built from its config.
         """
         shape = self.shape(device)
         if self.exported is None:
@@ -85,7 +86,7 @@ class Model:
         return source.module(), shape
 
     def bytes_on_disk(self) -> int:
-        """Return the bytes of its weights: of its files, or under a new head of those it would be saved to."""
+        """Return the size of the weight files; with a new head, the size that they would have."""
         if self.exported is not None:
             return self.exported.bytes
         if self.new_head:
@@ -99,12 +100,12 @@ class Form:
 
     Attributes:
         name: of the model.
-        title: of the form, in words.
-        runner: who runs it.
+        title: of the form, for the report.
+        runner: the kind of runner that runs it.
         path: folder or hub name; empty for ELMo's shape.
         task: see `Model`.
-        num_labels: of a new head; None where the model keeps its own.
-        weight_bits: of a weight of a matrix in memory; below 16 of integers.
+        num_labels: labels of a new head; None if the model keeps its own head.
+        weight_bits: bits of a weight of a matrix in memory. Below 16 they are integers.
     """
 
     name: str
@@ -120,16 +121,16 @@ class Form:
 
 
 def read_models(named: list[tuple[str, str]], data: str | None) -> list[Model]:
-    """Read what the models are, and make sure that they can be compared.
+    """Read the descriptions of the models, and check that they can be compared.
 
-    For STS-B all must score texts; a folder that PyTorch runs gets a new head if its own does something else.
+    For STS-B all models must score texts. A model of PyTorch with another head, or with none, gets a new head.
 
     Args:
-        named: name and folder or hub name of each.
+        named: name, and folder or hub name, of each.
         data: `--data`.
 
     Raises:
-        PotstillError: there is no model, it cannot be run, or two do different tasks.
+        PotstillError: a model is missing or cannot be run, or two models do different tasks.
     """
     models = [_read(name, path) for name, path in named]
     if data == STSB:
@@ -137,19 +138,19 @@ def read_models(named: list[tuple[str, str]], data: str | None) -> list[Model]:
     for first, other in combinations(models, 2):
         if other.task != first.task:
             raise PotstillError(
-                f"The models {first.name!r} ({first.task}) and {other.name!r} ({other.task}) do different tasks: what "
-                "they take tells nothing of each other."
+                f"The models {first.name!r} ({first.task}) and {other.name!r} ({other.task}) do different tasks: their "
+                "times cannot be compared."
             )
         if first.task in (SCORING, "token-classification") and not _same_labels(first, other):
             raise PotstillError(
-                f"The models {first.name!r} (labels {_named(first)}) and {other.name!r} (labels {_named(other)}) do "
-                "different tasks: compare models that are fine-tuned on the same."
+                f"The models {first.name!r} (labels {_label_names(first)}) and {other.name!r} (labels "
+                f"{_label_names(other)}) do different tasks: compare models that are fine-tuned on the same task."
             )
     return models
 
 
 def forms_of(model: Model, compiled: bool) -> list[Form]:
-    """Return the forms that a model is run in."""
+    """Return the forms in which a model is run."""
     form = Form(model.name, "PyTorch, eager", "eager", model.path, model.task)
     if model.exported is not None:
         exported = model.exported
@@ -169,11 +170,11 @@ def _read(name: str, path: str) -> Model:
     folder = Path(path).expanduser()
     if ExportedFolder.is_one(folder):
         exported = ExportedFolder.read(folder)
-        exported.package  # noqa: B018 (it says what is missing before anything is started)
+        exported.package  # noqa: B018 (it raises if the package is missing, before any process starts)
     elif folder.is_dir() and not (folder / CONFIG).is_file():
         raise PotstillError(
-            f"--models {name}={path}: the folder holds no model, neither a {CONFIG} with weights nor what potstill "
-            "export writes."
+            f"--models {name}={path}: the folder holds no model: it has neither a {CONFIG} with weights nor the files "
+            "of potstill export."
         )
     try:
         config = exported.config() if exported else load_config(path)
@@ -188,13 +189,13 @@ def _read(name: str, path: str) -> Model:
     if architecture.endswith("Model") and not config.is_encoder_decoder:
         return Model(name, path, ENCODING, config)
     raise PotstillError(
-        f"--models {name}={path}: a {architecture} is not among what can be measured, which is encoders and models for "
+        f"--models {name}={path}: a {architecture} cannot be measured: give encoders or models for "
         f"{', '.join(head.task for head in HEADS.values())}."
     )
 
 
 def _scoring(models: list[Model]) -> list[Model]:
-    """Give a head for labels to those that have another, or none; they get as many labels as the others have."""
+    """Return the models. Those without a head for labels get a new one, with as many labels as the others have."""
     for model in models:
         if model.task != SCORING and (model.exported or model.task not in (ENCODING, "fill-mask")):
             raise PotstillError(
@@ -212,7 +213,7 @@ def _scoring(models: list[Model]) -> list[Model]:
 
 
 def _same_labels(model: Model, other: Model) -> bool:
-    """Return whether two models tell the same labels apart; labels that are only numbered may be any."""
+    """Return whether two models have the same labels. Labels with default names (`LABEL_0`, …) match any others."""
     if model.config.num_labels != other.config.num_labels:
         return False
     names = [{str(label).lower() for label in one.config.id2label.values()} for one in (model, other)]
@@ -220,5 +221,5 @@ def _same_labels(model: Model, other: Model) -> bool:
     return numbered in names or names[0] == names[1]
 
 
-def _named(model: Model) -> str:
+def _label_names(model: Model) -> str:
     return ", ".join(str(name) for name in model.config.id2label.values())

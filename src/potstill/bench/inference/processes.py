@@ -1,4 +1,4 @@
-"""The processes in which forms are run: started, told what to do one at a time, and ended."""
+"""The processes that run the forms: starts them, sends them calls, and ends them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from potstill.errors import PotstillError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 SETTINGS = {
-    "CUDA_VISIBLE_DEVICES": "",  # what is measured is the CPU
+    "CUDA_VISIBLE_DEVICES": "",  # the bench measures the CPU
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",  # or the compiler leaves processes of its own behind
     "TRANSFORMERS_VERBOSITY": "error",
@@ -24,69 +24,69 @@ SETTINGS = {
 
 
 class Process:
-    """A process that runs a form; see `potstill.bench.inference.worker.Worker` for what it can be told.
+    """A process that runs a form. Its methods are those of `potstill.bench.inference.worker.Worker`.
 
     Args:
         form: for messages.
-        threads: that it may use.
+        threads: number of threads that it may use.
     """
 
     def __init__(self, form: Form, threads: int) -> None:
         self.form = form
-        self._told = ""
-        self._line, there = multiprocessing.Pipe()
+        self._method = ""
+        self._connection, worker_end = multiprocessing.Pipe()
         self._log = TemporaryFile()  # noqa: SIM115 (closed by close())
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | SETTINGS
-        with there:
+        with worker_end:
             self._process = subprocess.Popen(
-                # Without the working directory on the path, where an onnx.py may lie.
-                [sys.executable, "-P", "-m", "potstill.bench.inference.worker", str(there.fileno())],
-                pass_fds=[there.fileno()],
+                # -P: without the working directory on the path, because an onnx.py may lie there.
+                [sys.executable, "-P", "-m", "potstill.bench.inference.worker", str(worker_end.fileno())],
+                pass_fds=[worker_end.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
-                process_group=0,  # a terminal's Ctrl-C is for the one that waits for all of them
+                process_group=0,  # a terminal's Ctrl-C goes only to the process that waits for the others
             )
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The id of the process."""
         return self._process.pid
 
-    def tell(self, method: str, *arguments: Any) -> None:
-        """Have the worker do something, and do not wait for it."""
-        self._told = method
+    def send(self, method: str, *arguments: Any) -> None:
+        """Send a call to the worker, and do not wait for it."""
+        self._method = method
         try:
-            self._line.send((method, arguments))
+            self._connection.send((method, arguments))
         except OSError as error:
             raise self._died() from error
 
-    def hear(self) -> Any:
-        """Wait for what came of it and return it.
+    def receive(self) -> Any:
+        """Wait for the result of the call and return it.
 
         Raises:
             PotstillError: bad input, or the process died.
-            RuntimeError: a bug; its traceback is in the message.
+            RuntimeError: a bug. Its traceback is in the message.
         """
         try:
-            outcome, answer = self._line.recv()
+            outcome, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
         if outcome == "refused":
             raise PotstillError(f"--models {self.form.name}: {answer.rstrip('.')}.")
         if outcome == "broken":
-            raise RuntimeError(f"{self.form}, {self._told}:\n{answer}")
+            raise RuntimeError(f"{self.form}, {self._method}:\n{answer}")
         return answer
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Have the worker do something and wait for it; see `hear`."""
-        self.tell(method, *arguments)
-        return self.hear()
+        """Call a method of the worker and return its result; see `receive`."""
+        self.send(method, *arguments)
+        return self.receive()
 
     def close(self) -> None:
         """End the process."""
-        self._line.close()
+        self._connection.close()
         self._process.kill()
         self._process.wait()
         self._log.close()
@@ -100,15 +100,15 @@ class Process:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         self._log.seek(0)
         last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
-        said = f" ({last[0][:200]})" if last else ""
+        detail = f" ({last[0][:200]})" if last else ""
         return PotstillError(
-            f"{self.form}: its process {how} at '{self._told}'{said}: memory was short, or its files are damaged."
+            f"{self.form}: its process {how} at '{self._method}'{detail}: memory was short, or its files are damaged."
         )
 
 
 @contextmanager
 def processes(forms: Sequence[Form], threads: int) -> Iterator[list[Process]]:
-    """Start a process for each form; they end with the body."""
+    """Start a process for each form. All processes end with the body."""
     started: list[Process] = []
     try:
         for form in forms:
@@ -119,13 +119,13 @@ def processes(forms: Sequence[Form], threads: int) -> Iterator[list[Process]]:
             process.close()
 
 
-def all_at_once(workers: Sequence[Process], told: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Have each do something at the same time, which nothing that is timed may be, and return what came of each.
+def all_at_once(workers: Sequence[Process], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Run one call in each process at the same time, and return the results. Do not time such calls.
 
     Args:
         workers: the processes.
-        told: for each, what `Process.tell` takes.
+        calls: for each process, the arguments of `Process.send`.
     """
-    for worker, words in zip(workers, told, strict=True):
-        worker.tell(*words)
-    return [worker.hear() for worker in workers]
+    for worker, call in zip(workers, calls, strict=True):
+        worker.send(*call)
+    return [worker.receive() for worker in workers]

@@ -1,4 +1,4 @@
-"""What `bench inference` has measured: as JSON and in words."""
+"""The measurements of `bench inference`, and their report."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ BUSY = 0.05
 
 @dataclass(frozen=True)
 class InferenceBench:
-    """All that was measured, and on what.
+    """All measurements, the machine and the settings.
 
     Attributes:
-        machine: on which.
+        machine: the machine.
         versions: of Python, potstill, and the libraries that run the models.
-        data: what the requests were, in words.
-        requests: how many there were.
-        max_length: tokens that they were cut to; None if not.
+        data: description of the requests.
+        requests: number of requests.
+        max_length: tokens that requests were cut to; None if they were not cut.
         threads: of a request.
-        warmup: requests that each form ran before.
+        warmup: requests that each form ran to warm up.
         passes: over all requests, for latency.
-        turns: that the passes were divided into, for the forms to take turns.
-        date: when it began.
+        turns: number of turns that the passes were divided into. The forms alternate in each turn.
+        date: start of the measurement.
         limits: of the machine.
-        disturbance: what else went on while latency and throughput were measured.
-        energy: how it was measured; None if not asked for.
-        rows: the forms, the first being the one that others are compared with.
+        disturbance: other work on the machine while latency and throughput were measured.
+        energy: how the energy was measured; None if not asked for.
+        rows: the forms. The others are compared with the first.
     """
 
     machine: Machine
@@ -77,17 +77,17 @@ def _head(bench: InferenceBench) -> list[str]:
         ", ".join(f"{name} {number}" for name, number in bench.versions.items()),
         f"{bench.data}{cut}{passes} · {bench.disturbance}",
     ]
-    said: dict[str, list[str]] = {}
+    models_of: dict[str, list[str]] = {}
     for row in bench.rows:
-        words = said.setdefault(f"{'words' if row.model == ELMO else 'tokens'}: {row.lengths}", [])
-        if row.model not in words:
-            words.append(row.model)
-    lines += [f"{', '.join(models)}, {what}" for what, models in said.items()]
+        models = models_of.setdefault(f"{'words' if row.model == ELMO else 'tokens'}: {row.lengths}", [])
+        if row.model not in models:
+            models.append(row.model)
+    lines += [f"{', '.join(models)}, {lengths}" for lengths, models in models_of.items()]
     return [visible(line) for line in lines]
 
 
 def _grid(caption: str, rows: list[Row], columns: dict[str, list[str]]) -> Grid:
-    """Return a table of columns, without those that have no figure for any row."""
+    """Return a table of the columns that have a figure in at least one row."""
     kept = {title: cells for title, cells in columns.items() if set(cells) != {NOTHING}}
     lines = [(f"{row.model}, {row.form}", [cells[n] for cells in kept.values()]) for n, row in enumerate(rows)]
     return Grid(caption, list(kept), lines)
@@ -101,7 +101,7 @@ def _sizes(rows: list[Row]) -> Grid:
         "memory": [_megabytes(row.model_memory_bytes) for row in rows],
         "GFLOPs": [f"{row.flops / 1e9:,.3g}" for row in rows],
     }
-    return _grid("Size: peak memory is of a process of its own; FLOPs are of a request, by count", rows, columns)
+    return _grid("Size: memory is the peak in a separate process; FLOPs are counted, for one request", rows, columns)
 
 
 def _latency(rows: list[Row]) -> Grid:
@@ -113,7 +113,7 @@ def _latency(rows: list[Row]) -> Grid:
         "tokenised": [NOTHING if row.tokenisation is None else f"{row.tokenisation:,.3f}" for row in rows],
         "times as fast": [_ratio(row.ratio) for row in rows],
     }
-    return _grid("Latency: milliseconds of a single request; tokenising it is apart", rows, columns)
+    return _grid("Latency: milliseconds of a single request, without its tokenisation", rows, columns)
 
 
 def _throughput(rows: list[Row]) -> Grid:
@@ -122,7 +122,7 @@ def _throughput(rows: list[Row]) -> Grid:
         cells = [row.throughput[number] for row in rows]
         columns[f"{some.batch_size} at a time"] = [_per_second(cell) for cell in cells]
     return _grid(
-        "Throughput: requests a second, and how many times those of the first row by the median over turns",
+        "Throughput: requests a second, and their ratio to the first row (median over turns)",
         rows,
         columns,
     )
@@ -137,7 +137,9 @@ def _bounds(rows: list[Row]) -> Grid:
         "measured": [f"{row.bound.times:,.2f} ×" for row in rows],
     }
     return _grid(
-        "Limit: weights that a request reads, its least time here, and how many times that it took", rows, columns
+        "Limit: weights that a request reads, its least time here, and its measured time as a multiple of that",
+        rows,
+        columns,
     )
 
 
@@ -154,24 +156,28 @@ def _energy(rows: list[Row]) -> Grid:
 def _notes(bench: InferenceBench) -> list[str]:
     first, limits = bench.rows[0], bench.limits
     notes = [
-        f"{bench.turns:,} turns for latency, each form in each of them, each time another one first, and requests "
-        f"uncounted for {SECONDS_TO_SETTLE} s before; {bench.warmup} requests and the longest and shortest to "
-        f"warm up. Ratios are to {first.model}, {first.form}: medians over turns with what a tenth of the turns "
-        "is below and above.",
+        f"Latency was measured in {bench.turns:,} turns. All forms run in each turn, and each turn starts with another "
+        f"form. A form first runs requests for {SECONDS_TO_SETTLE} s that do not count. To warm up, each form ran "
+        f"{bench.warmup} requests, the longest and the shortest. Ratios are to {first.model}, {first.form}. They are "
+        "medians over turns. Of the two numbers under a ratio, a tenth of the turns are below the first and a tenth "
+        "above the second.",
         f"Limit: {limits.bytes_per_second / 1e9:,.1f} GB/s read from memory, products of "
         f"{limits.flops_per_second / 1e9:,.0f} GFLOP/s in float32 and {limits.int8_per_second / 1e9:,.0f} Gop/s in "
-        "int8, all measured here with as many threads; the longer of the two times counts, request by request. "
-        "Weights that a cache holds from one request to the next can be faster than memory.",
-        "memory: the largest resident size less what the libraries took before the model was loaded; loading, and for "
-        "compiled models the compiler, are in it.",
+        "int8, all measured here with the same number of threads. For each request the longer of the two times counts. "
+        "A form can be faster than its limit if a cache holds its weights from one request to the next.",
+        "memory: the largest resident size, minus the size before the model was loaded. It includes loading, and for "
+        "compiled models the compiler.",
     ]
     if new := [row.model for row in bench.rows if row.new_head]:
-        labels = "under a new head for labels, of random weights"
-        notes.append(f"Run {labels}, which changes what is said and not how long it takes: {_names(new)}.")
+        notes.append(
+            "Run with a new head for labels with random weights, which changes the scores but not the time: "
+            f"{_names(new)}."
+        )
     padded = [f"{some.padding:.0%} at {some.batch_size}" for some in first.throughput if some.padding]
     if padded:
         notes.append(
-            f"Requests at a time are taken as they come and padded to the longest; {', '.join(padded)} is padding."
+            "Requests are batched in the order of the data and padded to the longest of a batch. Share of padding: "
+            f"{', '.join(padded)} at a time."
         )
     notes += [
         f"{row.model}, {row.form}, cannot take {some.batch_size} requests at a time: {some.why_not}."
@@ -180,9 +186,9 @@ def _notes(bench: InferenceBench) -> list[str]:
         if some.why_not
     ]
     if bench.energy is not None:
-        notes.append(f"Energy is of the whole machine; that of the processor {bench.energy}.")
+        notes.append(f"Energy is of the whole machine. The figure of the processor is {bench.energy}.")
     if (shown := bench.disturbance).others > BUSY or (shown.stolen or 0.0) > BUSY:
-        notes.append(f"The machine was not idle, so times are longer than they need be: {shown}.")
+        notes.append(f"The machine was also busy with other work, which makes times longer: {shown}.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""What is asked of the models: sentences or pairs of them, or random tokens of stated lengths."""
+"""The requests to the models: sentences, pairs of sentences, or random tokens."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ SYNTHETIC_LENGTHS = (8, 16, 32, 64, 128)
 SYNTHETIC_REQUESTS = 200
 
 Text = tuple[str, str | None]
-"""A text, and the second one of a pair."""
+"""A text, and the second text if it is a pair."""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What is asked, in order.
+    """The requests, in order.
 
     Attributes:
-        title: in words, for the report.
-        texts: the texts; None where tokens are random.
-        lengths: tokens of each request where they are random, else None.
-        places: where each text stands, for messages: `line 7`, say.
+        title: description for the report.
+        texts: the texts; None if tokens are random.
+        lengths: number of tokens of each request if they are random, else None.
+        places: where each text stands, for messages, such as `line 7`.
     """
 
     title: str
@@ -39,17 +39,17 @@ class Requests:
 
 
 def synthetic_requests(most: int | None, longest: int) -> Requests:
-    """Return requests of random tokens, of five lengths in turns.
+    """Return requests of random tokens. Five lengths alternate.
 
     Args:
-        most: how many at most.
-        longest: tokens of a request at most.
+        most: largest number of requests; all if None.
+        longest: largest number of tokens of a request.
     """
     lengths = list(dict.fromkeys(min(length, longest) for length in SYNTHETIC_LENGTHS))
     count = min(most or SYNTHETIC_REQUESTS, SYNTHETIC_REQUESTS)
-    every = tuple(lengths[number % len(lengths)] for number in range(count))
-    said = ", ".join(map(str, dict.fromkeys(every)))
-    return Requests(f"no data: {count} synthetic requests of random tokens, {said} of them in turns", None, every)
+    by_request = tuple(lengths[number % len(lengths)] for number in range(count))
+    listed = ", ".join(map(str, dict.fromkeys(by_request)))
+    return Requests(f"no data: {count} synthetic requests of {listed} random tokens in turns", None, by_request)
 
 
 def read_requests(data: str, task_data: str | None, most: int | None) -> Requests:
@@ -57,8 +57,8 @@ def read_requests(data: str, task_data: str | None, most: int | None) -> Request
 
     Args:
         data: see `BenchInferenceArguments`.
-        task_data: likewise.
-        most: how many at most; they are taken at even distances, for data may be in some order.
+        task_data: see `BenchInferenceArguments`.
+        most: largest number of requests. They are taken at even distances, because the data may be sorted.
 
     Raises:
         PotstillError: there is no such data, it has no requests, or it cannot be read.
@@ -89,7 +89,7 @@ def read_requests(data: str, task_data: str | None, most: int | None) -> Request
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Return numbers below `count`, in order and at even distances, at most `most` of them."""
+    """Return at most `most` numbers below `count`, in order and at even distances."""
     return [number * count // min(most, count) for number in range(min(most, count))]
 
 

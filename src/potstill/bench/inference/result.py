@@ -1,4 +1,4 @@
-"""What is measured of each form, as figures."""
+"""The figures of each form."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from potstill.bench.inference.turns import Ratio
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of single requests, from what the model reads to what it says; tokenising is not in it.
+    """Milliseconds of single requests, from the model's inputs to its logits. Tokenising is not included.
 
     Attributes:
-        median: of all requests and passes, as are the others.
-        seconds_of_a_pass: over all requests, one after the other: the figure of the paper's Table 3; mean over passes.
+        median: over all requests and passes; so are the other statistics.
+        seconds_of_a_pass: time of all requests, one after the other; mean over passes. The paper's Table 3 has it.
         milliseconds: of each request, in the order of the requests, pass after pass.
     """
 
@@ -43,10 +43,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long requests are, in tokens, or for ELMo's shape in words.
+    """Lengths of requests, in tokens, or for ELMo's shape in words.
 
     Attributes:
-        median: of all requests, as are the others.
+        median: over all requests; so are the other statistics.
     """
 
     shortest: int
@@ -71,14 +71,14 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Throughput:
-    """How many requests a second there are of so many at a time.
+    """Requests per second at a batch size.
 
     Attributes:
         batch_size: requests at a time.
-        per_second: over all batches; None where the form cannot take so many.
-        ratio: to the first form, batch by batch; None for that form itself.
-        padding: share of what is computed that is padding, requests being taken as they come.
-        why_not: what the runtime says where there is no figure.
+        per_second: over all batches; None if the form cannot run such batches.
+        ratio: to the first form, batch by batch; None for the first form.
+        padding: share of the tokens that are padding. Requests are batched in the order of the data.
+        why_not: message of the runtime if there is no figure.
     """
 
     batch_size: int
@@ -94,23 +94,23 @@ class Row:
 
     Attributes:
         model: its name.
-        form: how it is run, in words.
+        form: title of the form.
         path: its folder or hub name, as given; empty for ELMo's shape.
-        task: as `pipeline` calls it.
-        new_head: whether its head is not its own but a new one, of random weights.
-        parameters: in all.
-        encoder_parameters: without the head.
-        bytes_on_disk: of its weights; None for ELMo's shape, which lies on none.
-        peak_memory_bytes: largest resident size of its process over loading it and all single requests, libraries
-            included.
-        model_memory_bytes: the same less what the process took with libraries imported and no model.
+        task: the name that `pipeline` has for it.
+        new_head: whether its head is a new one with random weights.
+        parameters: number of all parameters.
+        encoder_parameters: number of parameters without the head.
+        bytes_on_disk: size of its weights; None for ELMo's shape, which has no file.
+        peak_memory_bytes: largest resident size of its process, while it loads the model and runs all single requests.
+            Libraries are included.
+        model_memory_bytes: `peak_memory_bytes` minus the size with imported libraries but no model.
         flops: of a request's matrix products, mean over requests.
         flops_by_length: length → FLOPs.
-        lengths: of the requests as this model reads them.
+        lengths: of the requests, in this model's tokens.
         latency: of single requests.
-        ratio: to the first form; None for that form itself.
-        throughput: by batch size.
-        tokenisation: median milliseconds of turning a text into what the model reads; None where there is no text.
+        ratio: to the first form; None for the first form.
+        throughput: for each batch size.
+        tokenisation: median milliseconds to tokenise a text; None if there are no texts.
         bound: the least time of a request.
         energy: None if not asked for.
     """

@@ -1,4 +1,4 @@
-"""How each form is run: from a text or from random tokens to what it reads, and from that to what it says."""
+"""The runners of the forms: make a model's inputs from a text or at random, and run the model on them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Arrays = dict[str, np.ndarray]
 
 
 class Runner(Protocol):
-    """A model that is loaded."""
+    """A loaded model."""
 
     @property
     def longest(self) -> int | None:
-        """Tokens that it reads at most; None if any number."""
+        """Largest number of tokens that it can read; None if there is no limit."""
 
     def encode(self, text: Text, max_length: int | None) -> Arrays:
-        """Return what it reads of a text, one row, cut to a length if there is one."""
+        """Return the inputs for a text, one row, cut to `max_length` if it is not None."""
 
     def random(self, length: int, seed: int) -> Arrays:
         """Return one row of random tokens, or words."""
 
     def prepare(self, rows: Sequence[Arrays]) -> Any:
-        """Return a batch of rows, padded, as `run` takes it."""
+        """Return a padded batch of rows, for `run`."""
 
     def run(self, batch: Any) -> None:
-        """Compute what the model says, and nothing else: this is what is timed."""
+        """Compute the outputs of the model, and nothing else. This call is timed."""
 
 
 def open_runner(form: Form, threads: int) -> Runner:
-    """Load a model to run it in a form.
+    """Load the model of a form.
 
     Raises:
-        PotstillError: it cannot be loaded.
+        PotstillError: the model cannot be loaded.
     """
     if form.runner == "elmo":
         return ElmoRunner()
@@ -48,7 +48,7 @@ def open_runner(form: Form, threads: int) -> Runner:
 
 
 class _Tokenised:
-    """What reads tokens."""
+    """A runner whose model reads tokens."""
 
     tokenizer: Any
     inputs: tuple[str, ...]
@@ -67,7 +67,7 @@ class _Tokenised:
         return {name: rows[name] for name in self.inputs}
 
     def padded(self, rows: Sequence[Arrays]) -> Arrays:
-        """Return rows as one batch, as long as the longest."""
+        """Return rows as one batch, padded to the longest row."""
         padding = {"input_ids": self.tokenizer.pad_token_id or 0}
         return {name: _stacked([row[name] for row in rows], padding.get(name, 0)) for name in self.inputs}
 
@@ -103,7 +103,7 @@ class TorchRunner(_Tokenised):
         self._torch = torch
         self._model: Any = model.eval()
         if form.runner == "compiled":
-            # Lengths differ from request to request: one graph for all of them, rather than one for each.
+            # Lengths differ between requests. With dynamic shapes one graph serves all lengths.
             self._model = torch.compile(self._model, dynamic=True)
 
     def prepare(self, rows: Sequence[Arrays]) -> Any:
@@ -117,7 +117,7 @@ class TorchRunner(_Tokenised):
 
 
 class ExportedRunner(_Tokenised):
-    """A folder that `export` wrote, in its own runtime."""
+    """A folder that `export` wrote, run in its own runtime."""
 
     def __init__(self, form: Form, threads: int) -> None:
         from potstill.corpus import load_tokenizer
@@ -135,12 +135,12 @@ class ExportedRunner(_Tokenised):
         return self.padded(rows)
 
     def run(self, batch: Any) -> None:
-        """Have the runtime compute the logits."""
+        """Compute the logits in the runtime."""
         self._runtime.run(batch)
 
 
 class ElmoRunner:
-    """ELMo's shape, which reads words by their characters."""
+    """ELMo's shape, which reads the characters of words."""
 
     longest = None
 
@@ -175,7 +175,7 @@ class ElmoRunner:
 
 
 def _stacked(rows: Sequence[np.ndarray], padding: int) -> np.ndarray:
-    """Return (1, L, …) rows below each other, as long as the longest."""
+    """Stack (1, L, …) rows into one (B, L, …) array, padded to the longest row."""
     longest = max(row.shape[1] for row in rows)
     if len(rows) == 1:
         return rows[0]

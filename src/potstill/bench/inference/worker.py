@@ -1,7 +1,7 @@
-"""A process that runs one model in one form, and does what it is told over a line: `python -m … FD`.
+"""A process that runs one model in one form. It receives calls over a connection: `python -m … FD`.
 
-Each form has a process of its own, so that its memory can be told from that of others, and so that no runtime's threads
-or allocator are in another one's way.
+Each form has its own process, so that its memory can be measured separately, and so that the threads and allocators of
+different runtimes do not slow each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from potstill.bench.inference.memory import forget_peak, peak
+from potstill.bench.inference.memory import peak, reset_peak
 from potstill.bench.inference.models import Form
 from potstill.bench.inference.requests import Requests
 from potstill.bench.inference.runners import Arrays, Runner, open_runner
@@ -26,9 +26,9 @@ TOKENISED_TO_WARM_UP = 20
 
 
 class Worker:
-    """What a process is told to do, in this order.
+    """The methods of a process, in the order of their calls.
 
-    A request is told by its number; all are read before the first is run.
+    Requests are named by their numbers. All requests are read before the first one is run.
     """
 
     def __init__(self) -> None:
@@ -41,19 +41,19 @@ class Worker:
         self._batches: list[Any] = []
 
     def open(self, form: Form, threads: int) -> int | None:
-        """Load a model, and return how many tokens it reads at most; None if any number.
+        """Load a model, and return the largest number of tokens that it can read; None if there is no limit.
 
         Raises:
-            PotstillError: it cannot be loaded.
+            PotstillError: the model cannot be loaded.
         """
         self._form = form
-        _import_what_it_needs(form, threads)
-        self._before = forget_peak()
+        _import_libraries(form, threads)
+        self._before = reset_peak()
         self._runner = open_runner(form, threads)
         return self._runner.longest
 
     def read(self, requests: Requests, max_length: int | None) -> list[int]:
-        """Turn requests into what the model reads, and return their lengths, in its tokens."""
+        """Make the model's inputs of the requests, and return their lengths, in the model's tokens."""
         self._requests = requests
         if requests.texts is not None:
             self._rows = [self._runner.encode(text, max_length) for text in requests.texts]
@@ -63,7 +63,7 @@ class Worker:
         return [self._length(number) for number in range(len(self._rows))]
 
     def tokenise(self, max_length: int | None) -> list[float]:
-        """Return the seconds that turning each text into what the model reads takes; none where there are no texts."""
+        """Return the seconds to tokenise each text; an empty list if there are no texts."""
         seconds = []
         texts = self._requests.texts or ()
         for text in (*texts[:TOKENISED_TO_WARM_UP], *texts):
@@ -73,7 +73,7 @@ class Worker:
         return seconds[len(texts[:TOKENISED_TO_WARM_UP]) :]
 
     def warm_up(self, count: int) -> None:
-        """Run the shortest request, the longest and some more, and take what is there for what stays.
+        """Run the shortest request, the longest and `count` more. Then exclude live objects from garbage collection.
 
         Raises:
             PotstillError: the model cannot be run.
@@ -86,13 +86,13 @@ class Worker:
             hint = "; --compiled false leaves this form out" if self._form.runner == "compiled" else ""
             raise PotstillError(f"it cannot be run as {self._form.title} ({first_line(error)}){hint}") from error
         gc.collect()
-        gc.freeze()  # or the collector would go through all of the libraries, at times in the middle of a request
+        gc.freeze()  # otherwise the collector would go through all libraries, sometimes during a request
 
     def run(self, numbers: Sequence[int]) -> list[float]:
         """Run requests one at a time and return the seconds of each.
 
-        Others are run before, uncounted: threads and caches are then this model's, not those of the one whose turn was
-        before.
+        Some requests run first and do not count, so that threads are awake and caches hold this model, not the model of
+        the previous turn.
         """
         self.run_for(SECONDS_TO_SETTLE)
         seconds = []
@@ -104,7 +104,7 @@ class Worker:
         return seconds
 
     def run_for(self, seconds: float) -> int:
-        """Run requests one at a time, from the first on, for so long, and return how many there were: at least one."""
+        """Run requests one at a time, from the first on, for some seconds. Return how many ran, at least one."""
         started, count = time.perf_counter(), 0
         while True:
             self._runner.run(self._singles[count % len(self._singles)])
@@ -113,18 +113,18 @@ class Worker:
                 return count
 
     def batch(self, batches: Sequence[Sequence[int]]) -> float | str:
-        """Make batches of requests and warm up for them; return what share of them is padding, or why it cannot run."""
+        """Make batches of requests and warm up. Return the share of padding, or the reason why they cannot be run."""
         self._batches = [self._runner.prepare([self._rows[number] for number in batch]) for batch in batches]
         try:
             for batch in self._batches[:2]:
                 self._runner.run(batch)
-        except Exception as error:  # whatever a runtime says to more rows than its model takes
+        except Exception as error:  # of many types: a runtime may refuse more rows than its model takes
             return first_line(error)
         lengths = [[self._length(number) for number in batch] for batch in batches]
         return 1 - sum(map(sum, lengths)) / sum(max(batch) * len(batch) for batch in lengths)
 
     def run_batch(self, number: int) -> float:
-        """Run a batch and return its seconds; single requests are run before, for the same reason as in `run`."""
+        """Run a batch and return its seconds. Single requests run first, for the same reason as in `run`."""
         self.run_for(SECONDS_TO_SETTLE)
         batch = self._batches[number]
         started = time.perf_counter()
@@ -139,8 +139,8 @@ class Worker:
         return next(iter(self._rows[number].values())).shape[1]
 
 
-def _import_what_it_needs(form: Form, threads: int) -> None:
-    """Import the libraries, whose memory is not the model's."""
+def _import_libraries(form: Form, threads: int) -> None:
+    """Import the libraries, so that their memory does not count as the model's."""
     import torch
 
     import potstill.corpus
@@ -153,20 +153,20 @@ def _import_what_it_needs(form: Form, threads: int) -> None:
 
 
 def main(descriptor: int) -> None:
-    """Do what comes over a line and answer with what came of it, until the line ends."""
-    line: Connection[Any, Any] = Connection(descriptor)
+    """Run the calls from a connection and send back their results, until the connection ends."""
+    connection: Connection[Any, Any] = Connection(descriptor)
     worker = Worker()
     while True:
         try:
-            method, arguments = line.recv()
+            method, arguments = connection.recv()
         except EOFError:
             return
         try:
-            line.send(("done", getattr(worker, method)(*arguments)))
+            connection.send(("done", getattr(worker, method)(*arguments)))
         except PotstillError as error:
-            line.send(("refused", str(error)))
-        except Exception:  # of any type: it is told where it can be seen
-            line.send(("broken", traceback.format_exc()))
+            connection.send(("refused", str(error)))
+        except Exception:  # of any type: the other process raises it with its traceback
+            connection.send(("broken", traceback.format_exc()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""When each part of a step ended, without waiting for the device inside a step."""
+"""Times the parts of a training step, without waiting for the device inside a step."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-# In the order in which they happen. "data" also has what `Trainer` does between steps, where that is not hidden behind
-# work that the device still has.
+# In the order of a step. "data" also includes the work of `Trainer` between steps, unless the device is still busy with
+# earlier work during that time.
 PARTS = ("data", "masking", "teacher", "student", "losses", "backward", "optimiser")
 
 
 class PartClock:
-    """Times rounds of steps, and within them the parts that the steps are made of.
+    """Times rounds of steps, and the parts of these steps.
 
-    On a CUDA device the end of a part is an event in its stream, read when the round is over: a part is then what the
-    device spent on it, waiting for the host included, and noting it costs some microseconds. Elsewhere the host's own
-    clock is read. Either way the parts add up to the round, so they are measured in the very steps that are timed.
+    On a CUDA device the end of a part is an event in the device's stream. The events are read after the round, and each
+    costs some microseconds. The time of a part is then the device's time, including its waiting for the host. On other
+    devices the host's clock is read. In both cases the parts add up to the round, because the same steps are measured.
 
     Attributes:
-        rounds: seconds of each round, by the host's clock, the device synchronised at both ends.
+        rounds: seconds of each round by the host's clock, with the device synchronised at both ends.
         parts: seconds of each part over all rounds.
     """
 
@@ -39,9 +39,10 @@ class PartClock:
         self._marks = [("", self._now())]
 
     def mark(self, part: str) -> None:
-        """Note that a part has ended, and the next begun; between rounds, do nothing.
+        """Record that a part has ended and the next has begun. Between rounds this does nothing.
 
-        Nor inside a CUDA graph that is being recorded: what is replayed is one part, and ends with the backward pass.
+        It also does nothing while a CUDA graph is being recorded. A replayed graph is one part, which ends with the
+        backward pass.
         """
         if self._marks and not (self._on_cuda and torch.cuda.is_current_stream_capturing()):
             self._marks.append((part, self._now()))
@@ -68,6 +69,6 @@ class PartClock:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a device has done all that it was given."""
+    """Wait until a device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

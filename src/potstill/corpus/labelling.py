@@ -1,0 +1,40 @@
+"""Blocks with what is to be predicted of them, and the labels of a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LabelledBlocks:
+    """A batch of B blocks of L tokens as the models see it, with K labels for each block.
+
+    Attributes:
+        input_ids: (B, L) int64.
+        positions: (B, K) int64, where a token is predicted, in ascending order; K is the same for every block.
+        labels: (B, K) int64, the tokens to predict there; -100 where there is none.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    labels: Tensor
+
+
+Labelling = Callable[[Tensor, Tensor], LabelledBlocks]
+"""Turns blocks (B, L) and their sample indices (B,) into labelled blocks."""
+
+
+def next_tokens(input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
+    """Label each token with the one that follows, as a causal language model predicts it: K is L − 1.
+
+    Args:
+        input_ids: (B, L) int64.
+        sample_index: (B,) int64; it changes nothing.
+    """
+    count = input_ids.shape[1] - 1
+    positions = torch.arange(count, device=input_ids.device).expand(len(input_ids), count)
+    return LabelledBlocks(input_ids, positions, input_ids[:, 1:])
