@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from potstill.bench.clock import synchronise
 from potstill.objective import Objective
 from potstill.student import LAST_HIDDEN, Reads, family_of
 from potstill.student.counting import MATRICES
+from potstill.training.part_clock import synchronise
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
 SLOW_SECONDS = 0.5

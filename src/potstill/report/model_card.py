@@ -30,6 +30,7 @@ def model_card(
     """
     teacher = recipe.get("teacher")
     causal = family_of(config).causal
+    teachers = results.get("teachers", [])
     header = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation" if causal else "fill-mask",
@@ -38,7 +39,8 @@ def model_card(
     sections = [
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class),
-        _held_out(results["held_out"], bool(teacher), causal, recipe.get("short_block_size")),
+        _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
+        _teachers(teachers, results["held_out"]["final"] or {}, recipe),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
@@ -55,7 +57,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     lines = []
     if "teacher" in recipe:
         lines += [
-            f"# A student of {name_of(recipe['teacher'])}",
+            f"# A student of {_names(recipe['teacher'])}",
             "",
             f"A {code(config.model_type)} of {shape}, distilled with potstill by the "
             "method of DistilBERT (Sanh et al. 2019, arXiv 1910.01108).",
@@ -73,7 +75,8 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
                 )
             else:
                 rest = "The teacher's segment embeddings were dropped."
-            lines.append(f"It started from the teacher's layers by the rule {code(recipe['layers'])}. {rest}")
+            whose = "the teacher's" if isinstance(recipe["teacher"], str) else "the first teacher's"
+            lines.append(f"It started from {whose} layers by the rule {code(recipe['layers'])}. {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
@@ -102,7 +105,36 @@ _GENERATE = (
 )
 
 
-def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short: int | None) -> str:
+def _names(teacher: str | list[str]) -> str:
+    if isinstance(teacher, str):
+        return name_of(teacher)
+    *others, last = (name_of(one) for one in teacher)
+    return f"{', '.join(others)} and {last}"
+
+
+def _teachers(teachers: list[dict[str, Any]], final: dict[str, float], recipe: dict[str, Any]) -> str:
+    if not teachers:
+        return ""
+    rows = []
+    for number, teacher in enumerate(teachers, 1):
+        values = {name: final.get(f"teacher_{number}_{name}") for name in ("loss", "perplexity", "accuracy")} | teacher
+        cells = [(values.get(key), form) for key, (_, form) in _OF_A_TEACHER.items()]
+        rows.append(
+            [name_of(teacher["name"]), *("" if value is None else figure(value, form) for value, form in cells)]
+        )
+    return "\n\n".join(
+        [
+            "## Teachers",
+            f"The soft targets are the weighted mean of the teachers' {plain(recipe['teacher_mean'])}. The last two "
+            "columns give the time of each teacher in a training step, as medians over the measured steps.",
+            _without_empty_columns(["teacher", *(heading for heading, _ in _OF_A_TEACHER.values())], rows),
+        ]
+    )
+
+
+def _held_out(
+    held_out: dict[str, Any], with_teacher: bool, several_teachers: bool, causal: bool, short: int | None
+) -> str:
     final, initial = held_out["final"], held_out["initial"]
     if final is None:
         return "## Held-out text\n\nNot measured: the corpus has no held-out block."
@@ -111,7 +143,7 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
     if "teacher_loss" in final:
         names = ("loss", "perplexity", "accuracy")
         taught = {name: final[f"teacher_{name}"] for name in names if f"teacher_{name}" in final}
-        rows.append(_row("teacher", taught))
+        rows.append(_row("mean of the teachers" if several_teachers else "teacher", taught))
     if initial:
         rows.append(_row(f"{name}, as initialised", initial))
     rows.append(_row(f"{name}, trained", final))
@@ -126,7 +158,8 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
     paragraphs += no_figures({"as initialised": initial or {}, "trained": final})
     if final.get("teacher_accuracy"):  # a share of 0 is not defined
         kept = final["accuracy"] / final["teacher_accuracy"]
-        paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the teacher's accuracy.")
+        whole = "accuracy of the teachers' mean" if several_teachers else "teacher's accuracy"
+        paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the {whole}.")
     return "\n\n".join(paragraphs)
 
 
@@ -149,6 +182,15 @@ _HELD_OUT = {
     "cosine": ("cosine", ".3f"),
 }
 """Metric → heading and format of its column."""
+_OF_A_TEACHER = {
+    "weight": ("weight", ".3f"),
+    "loss": _HELD_OUT["loss"],
+    "perplexity": _HELD_OUT["perplexity"],
+    "accuracy": _HELD_OUT["accuracy"],
+    "seconds": ("seconds per step", ".4f"),
+    "share": ("share of a step", ".1%"),
+}
+"""Property of one of several teachers → heading and format of its column."""
 
 
 def _row(name: str, metrics: dict[str, float]) -> list[str]:

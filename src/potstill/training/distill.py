@@ -10,14 +10,15 @@ from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student, takes_token_types
-from potstill.training.compatibility import objective_of
+from potstill.training.compatibility import ensemble_of, objective_of
 from potstill.training.output import claimed_output_dir, write_output
-from potstill.training.parts import load_teacher
 from potstill.training.trainer import DistillationTrainer
 
 
 def distill(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+
+    With several teachers the student learns from their mean, and is built from the first one.
 
     The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal
     model with `AutoModelForCausalLM` and `pipeline("text-generation")`. It also contains a model card, the full
@@ -33,20 +34,21 @@ def distill(args: DistillationArguments) -> Path:
         PotstillError: bad input. Where possible, it is found before anything is written.
         TrainingInterrupted: a signal ended training. The run can be resumed from its checkpoint.
     """
-    if not args.teacher or not args.corpus:
-        missing = "--teacher" if not args.teacher else "--corpus"
+    if not args.teachers or not args.corpus:
+        missing = "--teacher" if not args.teachers else "--corpus"
         raise PotstillError(f"{missing} is missing: distillation needs a teacher and a prepared corpus.")
     objective_of(args)
+    ensemble_of(args, len(args.teachers))
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        teacher, tokenizer = load_teacher(args.teacher, corpus)
+        teachers, tokenizer = load_teachers(args.teachers, corpus)
         student = build_student(
-            teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
+            teachers[0], args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
         )
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
-        trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
+        trainer = DistillationTrainer(student, corpus, args, teachers, processing_class=tokenizer)
         trainer.recipe = recipe
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         write_output(trainer, folder)
