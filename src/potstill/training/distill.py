@@ -12,6 +12,7 @@ from potstill.recipe import DistillationArguments
 from potstill.student import build_student, takes_token_types
 from potstill.training.compatibility import ensemble_of, objective_of
 from potstill.training.output import claimed_output_dir, write_output
+from potstill.training.parts import load_teachers
 from potstill.training.trainer import DistillationTrainer
 
 
