@@ -19,7 +19,7 @@ from potstill.student import Reads
 class HiddenCosine(Term):
     """Mean over all tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
 
-    It requires equal widths.
+    It requires equal widths. Padding does not count.
     """
 
     name: ClassVar[str] = "hidden_cosine"
@@ -49,4 +49,6 @@ class HiddenCosine(Term):
         assert batch.teacher is not None
         student, teacher = batch.student.last, batch.teacher.last
         dtype = torch.promote_types(student.dtype, torch.float32)
-        return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()
+        cosine = F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1)
+        rows = batch.student.rows
+        return 1 - cosine.mean() if rows is None else rows.mean_over_tokens(1 - cosine)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.student.counting import matrix_weights
+from potstill.student.rows import Rows
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
 
@@ -127,6 +128,7 @@ class Family(ABC):
         encodes_whole: Whether `encode` runs all of a model but its projection onto the vocabulary. The transform of its
             head is then the identity.
         shows_attention: Whether `attention_inputs` knows where the layers make queries, keys and values.
+        reads_rows: Whether its models can read several texts in a block: see `encode_rows`.
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
             attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
             which not every runtime knows. Such a family has `after_attention`.
@@ -142,6 +144,7 @@ class Family(ABC):
     tokenizer: TokenizerKind | None = None
     encodes_whole: bool = False
     shows_attention: bool = True
+    reads_rows: bool = False
     exports_plainly: bool = False
     stand_ins: Mapping[str, str] = MappingProxyType({})
 
@@ -200,6 +203,17 @@ class Family(ABC):
         Blocks hold no padding, so there is no mask for it; all tokens are segment 0; and the vocabulary head is not
         computed. It may not wait for the device: CUDA graphs record it.
         """
+
+    def encode_rows(self, model: PreTrainedModel, input_ids: Tensor, rows: Rows, keep: Reads = LAST_HIDDEN) -> States:
+        """Hidden states of blocks of whole texts, of which none attends to another. Needed if `reads_rows` is set.
+
+        Args:
+            model: With `rows.ATTENTION` as its attention.
+            input_ids: (B, L) int64.
+            rows: The texts in them.
+            keep: See `encode`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def attention_inputs(self, layer: nn.Module, hidden: Tensor, asking: Tensor | None = None) -> AttentionInputs:

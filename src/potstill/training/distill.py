@@ -1,4 +1,4 @@
-"""The verb `distill`: a teacher and a corpus in, a student folder out."""
+"""Distil a language model: a teacher and a corpus in, a student folder out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from potstill.training.parts import load_teachers
 from potstill.training.trainer import DistillationTrainer
 
 
-def distill(args: DistillationArguments) -> Path:
+def distill_language_model(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
 
     With several teachers the student learns from their mean, and is built from the first one.
