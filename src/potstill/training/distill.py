@@ -9,14 +9,15 @@ from potstill.corpus import Corpus, load_tokenizer
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import build_student, load_masked_lm, takes_token_types
+from potstill.student import load_masked_lm, takes_token_types
 from potstill.training.compatibility import objective_of
+from potstill.training.new_student import new_student
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.trainer import DistillationTrainer
 
 
 def distill(args: DistillationArguments) -> Path:
-    """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+    """Distil a teacher into a shallower or narrower student over a prepared corpus, and write the student's folder.
 
     The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal
     model with `AutoModelForCausalLM` and `pipeline("text-generation")`. It also contains a model card, the full
@@ -41,14 +42,12 @@ def distill(args: DistillationArguments) -> Path:
         tokenizer = load_tokenizer(args.teacher, role="teacher")
         corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are downloaded
         teacher = load_masked_lm(args.teacher)
-        student = build_student(
-            teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
-        )
+        student, estimate = new_student(args, teacher, corpus)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
         trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
         trainer.recipe = recipe
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        write_output(trainer, folder)
+        write_output(trainer, folder, estimate)
     return folder
