@@ -63,8 +63,8 @@ def narrow(
     kept = _Kept.most_important(importance, sizes)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         narrower = type(model)(with_sizes(model.config, sizes))
-    for name, part in model._modules.items():
-        if part is None:  # an optional part that this model lacks, such as a pooler
+    for name, part in list(narrower.named_children()):
+        if getattr(model, name, part) is None:  # an optional part that this model lacks, such as a pooler
             setattr(narrower, name, None)
     narrower.to(device=model.device, dtype=model.dtype)
     state, shapes = model.state_dict(), {name: tensor.shape for name, tensor in narrower.state_dict().items()}

@@ -112,9 +112,9 @@ def wanted_sizes(
         raise PotstillError(f"hidden_size is {hidden}, which is not a multiple of num_attention_heads, {heads}")
     elif copied and hidden // heads != head_size:
         raise PotstillError(
-            f"{heads} heads in a width of {hidden} are {hidden // heads} wide each, but the teacher's are {head_size} "
-            f"wide and are copied whole: give a hidden_size of {heads * head_size}, or start from random weights "
-            "(initialise: random)"
+            f"num_attention_heads is {heads}, so heads would be {hidden // heads} wide in a hidden_size of {hidden}, "
+            f"but the teacher's are {head_size} wide and are copied whole: give a hidden_size of {heads * head_size}, "
+            "or start from random weights (initialise: random)"
         )
     if intermediate_size is None:
         intermediate_size = max(1, round(full.intermediate_size * hidden / full.hidden_size))

@@ -106,17 +106,18 @@ class Estimate:
 
     def __str__(self) -> str:
         sizes = self.sizes
+        depth, heads = _count(self.num_hidden_layers, "layer"), _count(sizes.num_attention_heads, "head")
         return (
-            f"{self.num_hidden_layers} layers, {sizes.hidden_size} wide, {sizes.num_attention_heads} heads, "
-            f"feed-forward layers of {sizes.intermediate_size:,}: {self.parameters:,} parameters, "
-            f"{megabytes(self.file_bytes)} on disk ({megabytes(self.embedding_bytes)} of it embeddings), about "
-            f"{self.speed_up:.2f} times faster than the teacher by FLOPs"
+            f"{depth}, {sizes.hidden_size} wide, {heads}, feed-forward layers of {sizes.intermediate_size:,}: "
+            f"{self.parameters:,} parameters, {megabytes(self.file_bytes)} on disk "
+            f"({megabytes(self.embedding_bytes)} of it embeddings), about {self.speed_up:.2f} times faster than the "
+            "teacher by FLOPs"
         )
 
 
 def megabytes(number: float) -> str:
-    """Return a number of bytes as MB (10⁶ bytes), with three digits at least."""
-    return f"{number / 1e6:.{0 if number >= 1e8 else 1 if number >= 1e7 else 2}f} MB"
+    """Return a number of bytes in MB (10⁶ bytes), or in kB below 1 MB."""
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB"
 
 
 def estimate(teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, block_size: int) -> Estimate:
@@ -191,7 +192,9 @@ def largest_student(
     head_size = full.hidden_size // full.num_attention_heads
     if hidden_size is None and num_attention_heads is not None:
         hidden_size = num_attention_heads * head_size
-    student_family = family_of(family_of(teacher).student_config(teacher.config, list(range(whole))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        student_family = family_of(family_of(teacher).student_config(teacher.config, list(range(whole))))
     if hidden_size is not None:
         widths = [hidden_size]
     elif (copied and student_family.widths is None) or full.hidden_size % full.num_attention_heads:
@@ -216,7 +219,7 @@ def largest_student(
         depth = _last([depth for depth in depths if depth < least], lambda depth: fits(depth, widths[0]))
         return at(depth, _last(widths, lambda width: fits(depth, width)))
     given = num_hidden_layers is not None or hidden_size is not None or intermediate_size is not None
-    advice = "raise --max_size"
+    advice = "ask for less speed" if budget.unit == "times faster" else "raise --max_size"
     if given:
         advice += ", or leave out --num_hidden_layers, --layers, --hidden_size and the like"
     if budget.unit != "times faster":
@@ -226,6 +229,10 @@ def largest_student(
         f"--max_size {budget.text} cannot be kept to: the smallest student of this teacher {what}has {smallest}; "
         f"{advice}."
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _head(model: PreTrainedModel) -> Any:
