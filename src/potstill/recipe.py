@@ -91,9 +91,7 @@ class DistillationArguments(Recipe):
         None, "Folder or hub name of the teacher, a model with its language-model head.", required=True
     )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
-    hidden_size: int | None = option(
-        None, "Width of the student's hidden states: a multiple of the width of a head. The teacher's if not given."
-    )
+    hidden_size: int | None = option(None, "Width of the student; the teacher's if not given.")
     num_attention_heads: int | None = option(
         None, "Attention heads of the student. If not given, they are as wide as the teacher's."
     )

@@ -81,9 +81,11 @@ def brute_force(teacher: PreTrainedModel, budget: Budget) -> tuple[int, int]:
         for heads in range(1, 4):
             sizes = Sizes(8 * heads, heads, max(1, round(40 * 8 * heads / 24)))
             if estimate(teacher, depth, sizes, BLOCK).fits(budget):
-                fitting.append((depth, 8 * heads))
-    half = [shape for shape in fitting if shape[0] >= 2]
-    return max(half, key=lambda shape: (shape[1], shape[0])) if half else max(fitting)
+                wide, neurons = sizes.hidden_size, sizes.intermediate_size
+                layer = 4 * wide * wide + 2 * wide * neurons + 9 * wide + neurons  # two LayerNorms and the biases
+                fitting.append((depth, wide, depth * layer))
+    whole = [shape for shape in fitting if shape[0] >= 2 and shape[1] == 24]
+    return max(whole)[:2] if whole else max(fitting, key=lambda shape: (shape[2], shape[1]))[:2]
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
@@ -116,7 +118,9 @@ def test_a_family_that_cannot_be_narrowed_gets_fewer_layers(monkeypatch: pytest.
     monkeypatch.setattr(type(family_of(teacher)), "widths", None)
     found = largest_student(teacher, Budget.parse("40kB"), BLOCK)
     assert (found.num_hidden_layers, found.sizes.hidden_size) == (1, 24)
-    assert largest_student(teacher, Budget.parse("40kB"), BLOCK, copied=False).sizes.hidden_size == 16
+    with pytest.raises(PotstillError, match="smallest student of this teacher has 1 layer, 24 wide"):
+        largest_student(teacher, Budget.parse("30kB"), BLOCK)
+    assert largest_student(teacher, Budget.parse("30kB"), BLOCK, copied=False).sizes.hidden_size < 24
 
 
 def test_a_budget_that_nothing_keeps_to(make_bert: Callable[..., BertForMaskedLM]) -> None:

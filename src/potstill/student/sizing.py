@@ -7,11 +7,12 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.bench.flops import forward_flops
 from potstill.errors import PotstillError
@@ -78,6 +79,7 @@ class Estimate:
         num_hidden_layers: depth.
         sizes: width of the hidden states, heads, and width of the feed-forward layers.
         parameters: number of parameters. A tensor that is used twice counts once.
+        layer_parameters: the part of them that is in the layers.
         file_bytes: bytes of the weights on disk, as safetensors in float32.
         embedding_bytes: the part of them that holds the word embeddings and an output projection of its own.
         speed_up: FLOPs per token of the teacher over those of the student. The vocabulary head counts only for a causal
@@ -87,6 +89,7 @@ class Estimate:
     num_hidden_layers: int
     sizes: Sizes
     parameters: int
+    layer_parameters: int
     file_bytes: int
     embedding_bytes: int
     speed_up: float
@@ -130,9 +133,7 @@ def estimate(teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, blo
         block_size: L, tokens of a block. Attention takes more FLOPs per token in longer blocks.
     """
     family = family_of(teacher)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they come once, when the student is made
-        config = with_sizes(family.student_config(teacher.config, list(range(num_hidden_layers))), sizes)
+    config = with_sizes(_student_config(teacher, num_hidden_layers), sizes)
     with torch.device("meta"):
         student = family_of(config).auto_class.from_config(config)
     tensors: dict[int, tuple[str, Tensor]] = {}
@@ -150,6 +151,7 @@ def estimate(teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, blo
         num_hidden_layers,
         sizes,
         parameters=sum(parameter.numel() for parameter in student.parameters()),
+        layer_parameters=sum(parameter.numel() for parameter in family_of(config).layers(student).parameters()),
         file_bytes=8 + len(json.dumps(header, separators=(",", ":"))) + end,
         embedding_bytes=FLOAT_BYTES * sum(weight.numel() for weight in embeddings.values()),
         speed_up=flops[0] / flops[1],
@@ -168,12 +170,12 @@ def largest_student(
 ) -> Estimate:
     """Choose the shape of a student that keeps to a budget.
 
-    It is the widest student that has at least half of the teacher's layers, and as many layers as the budget allows at
-    this width. So the width of the teacher stays as long as half of its layers fit, because then the weights that are
-    copied still fit together (Sanh et al. 2019). Below that the student gets narrower rather than shallower: of equally
-    large students, deeper ones are better (Turc et al. 2019, arXiv 1908.08962). If one head is still too wide for half
-    of the layers, the student has as many layers as fit, and is as wide as they allow. Heads stay as wide as the
-    teacher's, and the feed-forward layers keep their ratio to the width.
+    If at least half of the teacher's layers fit at the teacher's width, the student has this width and as many layers
+    as fit, because its layers can be copied as they are (Sanh et al. 2019). Otherwise it is the one with the most
+    parameters in its layers, of any depth and width. As embeddings grow with the width alone, this is mostly a deep and
+    narrow one: at a fixed number of parameters, depth is worth more than width (Turc et al. 2019, arXiv 1908.08962). Of
+    equals it is the wider one. Heads stay as wide as the teacher's, and the feed-forward layers keep their ratio to the
+    width.
 
     Args:
         teacher: with its vocabulary, which the student shares.
@@ -192,9 +194,7 @@ def largest_student(
     head_size = full.hidden_size // full.num_attention_heads
     if hidden_size is None and num_attention_heads is not None:
         hidden_size = num_attention_heads * head_size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        student_family = family_of(family_of(teacher).student_config(teacher.config, list(range(whole))))
+    student_family = family_of(_student_config(teacher, whole))
     if hidden_size is not None:
         widths = [hidden_size]
     elif (copied and student_family.widths is None) or full.hidden_size % full.num_attention_heads:
@@ -202,22 +202,22 @@ def largest_student(
     else:
         widths = [heads * head_size for heads in range(1, full.num_attention_heads + 1)]
     depths = [num_hidden_layers] if num_hidden_layers is not None else list(range(1, whole + 1))
-    least = depths[0] if num_hidden_layers is not None else max(1, whole // 2)
 
-    def at(depth: int, width: int) -> Estimate:
+    def at(width: int, depth: int) -> Estimate:
         sizes = wanted_sizes(teacher.config, width, num_attention_heads, intermediate_size, copied)
         return estimate(teacher, depth, sizes, block_size)
 
-    def fits(depth: int, width: int) -> bool:
-        return at(depth, width).fits(budget)
-
-    if fits(least, widths[0]):
-        width = _last(widths, lambda width: fits(least, width))
-        return at(_last([depth for depth in depths if depth >= least], lambda depth: fits(depth, width)), width)
-    smallest = at(depths[0], widths[0])
-    if smallest.fits(budget):
-        depth = _last([depth for depth in depths if depth < least], lambda depth: fits(depth, widths[0]))
-        return at(depth, _last(widths, lambda width: fits(depth, width)))
+    found: list[Estimate] = []
+    for width in reversed(widths):
+        deepest = _deepest(depths, partial(at, width), budget)
+        if deepest is None:
+            continue
+        if width == full.hidden_size and deepest.num_hidden_layers >= max(1, whole // 2):
+            return deepest
+        found.append(deepest)
+    if found:
+        return max(found, key=lambda estimate: estimate.layer_parameters)
+    smallest = at(widths[0], depths[0])
     given = num_hidden_layers is not None or hidden_size is not None or intermediate_size is not None
     advice = "ask for less speed" if budget.unit == "times faster" else "raise --max_size"
     if given:
@@ -231,6 +231,12 @@ def largest_student(
     )
 
 
+def _student_config(teacher: PreTrainedModel, depth: int) -> PreTrainedConfig:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come once, when the student is made
+        return family_of(teacher).student_config(teacher.config, list(range(depth)))
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
@@ -239,10 +245,14 @@ def _head(model: PreTrainedModel) -> Any:
     return model.get_output_embeddings() or model.get_input_embeddings()
 
 
-def _last(values: Sequence[int], fits: Callable[[int], bool]) -> int:
-    """Return the last of some ascending values that fits, by bisection. The first one is known to fit."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(values[middle]) else (low, middle - 1)
-    return values[low]
+def _deepest(depths: Sequence[int], at: Callable[[int], Estimate], budget: Budget) -> Estimate | None:
+    """Return the estimate of the largest of ascending depths that keeps to a budget; None if none does. It bisects."""
+    found, low, high = None, 0, len(depths) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        estimate = at(depths[middle])
+        if estimate.fits(budget):
+            found, low = estimate, middle + 1
+        else:
+            high = middle - 1
+    return found
