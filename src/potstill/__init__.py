@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from potstill.finetuning.finetune_arguments import FinetuneArguments
     from potstill.objective import DistillationObjective, Objective
     from potstill.recipe import DistillationArguments, PretrainingArguments
-    from potstill.student import build_student, choose_layers
+    from potstill.student import build_student, choose_layers, prune_embeddings, prune_vocabulary
     from potstill.training.distill import distill
     from potstill.training.pretrain import pretrain
     from potstill.training.trainer import DistillationTrainer
@@ -38,6 +38,8 @@ _MODULES = {
     "finetune": "potstill.finetuning.finetune",
     "prepare": "potstill.corpus",
     "pretrain": "potstill.training.pretrain",
+    "prune_embeddings": "potstill.student",
+    "prune_vocabulary": "potstill.student",
 }
 
 __all__ = [
@@ -58,6 +60,8 @@ __all__ = [
     "finetune",
     "prepare",
     "pretrain",
+    "prune_embeddings",
+    "prune_vocabulary",
 ]
 
 

@@ -39,6 +39,7 @@ from potstill.student.family import new_tokenizer_kind
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
 from potstill.training.new_student import new_student
+from potstill.training.parts import load_teacher
 from potstill.training.pretrain import ends, initial_model
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
@@ -277,7 +278,8 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
     shape.hidden_size = args.hidden_size or RANDOM_WIDTH
     shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
     if args.teacher:
-        teacher = load_masked_lm(args.teacher)
+        cut = corpus.kept_tokens is not None
+        teacher = load_teacher(args.teacher, corpus)[0] if cut else load_masked_lm(args.teacher)
     else:
         tokenizer = corpus.tokenizer()
         depth = args.teacher_layers if not args.pretrain else args.num_hidden_layers or args.teacher_layers

@@ -15,7 +15,7 @@ from potstill.errors import PotstillError
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Batch, Encoded, Flops, Term, Weighted
 from potstill.objective.vocabulary import Vocabulary
-from potstill.student import Reads
+from potstill.student import Reads, family_of
 
 Value = Callable[[Batch], Tensor]
 _PARTS = (SoftTargets, MaskedLM, LogitsMSE)
@@ -124,6 +124,11 @@ class Objective:
                 ("student", term.student_reads, student),
                 ("teacher", term.teacher_reads, teacher),
             ):
+                if config is not None and reads.attention and not family_of(config).shows_attention:
+                    raise PotstillError(
+                        f"The loss {term.name} reads queries and keys of the {role}, and potstill does not know where "
+                        f"models of type {config.model_type!r} make them: leave it out of losses."
+                    )
                 depth = 0 if config is None else config.num_hidden_layers
                 for layer in reads.hidden | reads.attention:
                     if not -depth <= layer < depth:

@@ -228,10 +228,16 @@ def _corpus(manifest: Manifest) -> str:
     sources = [
         [name_of(source.name), f"{source.documents:,}", code((source.sha256 or "")[:16])] for source in manifest.sources
     ]
+    cut = ""
+    if (whole := manifest.whole_tokenizer) is not None:
+        cut = (
+            f" The vocabulary of {name_of(whole.name)} was cut to the {manifest.tokenizer.vocab_size:,} of its "
+            f"{whole.vocab_size:,} tokens that the corpus needs."
+        )
     return "\n\n".join(
         [
             "## Corpus",
-            f"Blocks of {manifest.block_size} tokens, without padding.",
+            f"Blocks of {manifest.block_size} tokens, without padding.{cut}",
             table(["split", "documents", "blocks", "tokens"], splits),
             table(["source", "documents", "SHA-256, first 16"], sources),
         ]

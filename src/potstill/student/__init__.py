@@ -9,6 +9,7 @@ from potstill.student.layers import choose_layers
 from potstill.student.loading import load_masked_lm
 from potstill.student.narrow import narrow
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, Tokens
+from potstill.student.vocabulary_pruning import prune_embeddings, prune_vocabulary
 
 __all__ = [
     "LAST_HIDDEN",
@@ -25,6 +26,8 @@ __all__ = [
     "grow_optimizer_state",
     "load_masked_lm",
     "narrow",
+    "prune_embeddings",
+    "prune_vocabulary",
     "takes_token_types",
     "usable_length",
 ]

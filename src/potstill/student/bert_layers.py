@@ -12,7 +12,7 @@ class BertLayers(Family):
     """A family of encoders with BERT's embeddings and layers."""
 
     dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    widths = LayerWidths(
+    widths: LayerWidths | None = LayerWidths(
         heads_out=("attention.self.query", "attention.self.key", "attention.self.value"),
         heads_in=("attention.output.dense",),
         neurons_out=("intermediate.dense",),

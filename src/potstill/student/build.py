@@ -1,5 +1,6 @@
 """A teacher in, its initial student out."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -7,14 +8,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
+from potstill.student.interface import Family
 from potstill.student.layers import choose_layers, explicit_layers
-from potstill.student.loading import load_masked_lm
+from potstill.student.loading import load_masked_lm, quiet_loading
 from potstill.student.narrow import NarrowBy, narrow
 from potstill.student.sizes import sizes_of, wanted_sizes, with_sizes
+
+logger = logging.getLogger(__name__)
 
 
 def build_student(
@@ -43,7 +47,9 @@ def build_student(
         teacher: A language model of a known family, or its folder or hub name.
         num_hidden_layers: Depth of the student. Half the teacher's (rounded down, at least 1) by default, or as many
             as `layers` lists.
-        layers: Which teacher layers to copy; see `choose_layers`.
+        layers: Which teacher layers to copy; see `choose_layers`. Where the teacher's layers are of several kinds, what
+            a rule chooses is moved so that they come in the teacher's order (`Family.adjust_layers`), and a line is
+            logged. A list is taken as it is.
         initialise: `"teacher"` copies the weights; `"random"` draws all of them as the architecture does by itself
             (the ablation of Sanh et al. 2019, table 4), and then `layers` gives the depth at most.
         fold_token_types: Add the teacher's segment-0 embedding into the student's position embeddings. The embedding
@@ -73,11 +79,17 @@ def build_student(
         raise PotstillError(
             f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with load_masked_lm"
         )
+    with quiet_loading():
+        reason = family.unusable(teacher)
+    if reason is not None:
+        raise PotstillError(f"the teacher cannot be used: it {reason}")
     teacher_layers = teacher.config.num_hidden_layers
     if num_hidden_layers is None:
         listed = explicit_layers(layers)
         num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
     chosen = choose_layers(teacher_layers, num_hidden_layers, layers)
+    if explicit_layers(layers) is None:
+        chosen = _adjusted(chosen, family, teacher.config, str(layers))
 
     config = family.student_config(teacher.config, chosen)
     sizes = wanted_sizes(config, hidden_size, num_attention_heads, intermediate_size, copied=initialise == "teacher")
@@ -94,3 +106,18 @@ def build_student(
         if sizes != sizes_of(config):
             student = narrow(student, **asdict(sizes), narrow_by=narrow_by, blocks=blocks, seed=seed)
     return student.to(device=teacher.device).eval()
+
+
+def _adjusted(chosen: list[int], family: Family, config: PreTrainedConfig, rule: str) -> list[int]:
+    """Return the layers that the family has in place of those that a rule chose, and log it if they are others."""
+    adjusted = family.adjust_layers(config, chosen)
+    if adjusted != chosen:
+        ours, theirs = (",".join(map(str, layers)) for layers in (adjusted, chosen))
+        logger.warning(
+            "The student copies the teacher's layers %s. They were chosen so that each kind of layer comes where the "
+            "teacher has it; the rule %r alone would choose %s.",
+            ours,
+            rule,
+            theirs,
+        )
+    return adjusted

@@ -65,7 +65,7 @@ def locate(model: PreTrainedModel) -> Located:
         PotstillError: its family does not say where they lie.
     """
     family, widths = family_of(model), family_of(model).widths
-    prefix = family.layer_prefix
+    prefix = family.prefix_in(model)
     if model.base_model is model:
         prefix = prefix.removeprefix(f"{model.base_model_prefix}.")
     try:

@@ -1,5 +1,6 @@
 """Loading a language model safely: no code from its folder, no pickles, no half-loaded head."""
 
+import logging as python_logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -23,12 +24,16 @@ from potstill.errors import PotstillError, first_line
 from potstill.json_files import parse_json
 from potstill.panics import panics_as_errors
 from potstill.student.family import family_of, family_of_type
+from potstill.student.generic_run import layer_lists
+from potstill.student.interface import Family
 from potstill.student.weights import INDEX, Weights, check_finite
 from potstill.student.weights import WEIGHTS as WEIGHTS_FILE
 
 CONFIG = "config.json"
 WEIGHTS = (WEIGHTS_FILE, INDEX)
 WEIGHT_SHARDS = "model-*-of-*.safetensors"
+logger = python_logging.getLogger(__name__)
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -61,10 +66,11 @@ def load_masked_lm(
         family = family_of_type(raw.get("model_type"))
     except PotstillError as error:
         raise PotstillError(f"{model_is} cannot be used: {error}") from None
-    Weights.read(folder, model_is).check_config(raw, model_is)
+    weights = Weights.read(folder, model_is)
+    weights.check_config(raw, model_is)
     # Tensors that the files lack are drawn at random before the report of them is here to be refused.
     with quiet_loading(), panics_as_errors(), torch.random.fork_rng(devices=[]):
-        config = _config(folder, model_is)
+        config = _config(folder, weights, model_is)
         try:
             model, report = family.auto_class.from_pretrained(
                 folder,
@@ -74,7 +80,7 @@ def load_masked_lm(
                 trust_remote_code=False,
                 local_files_only=True,
                 # Named here because a config may name another, which can be code from the hub.
-                attn_implementation="sdpa",
+                attn_implementation=_attention(family, config),
                 # Reported below in one sentence of ours rather than raised in many of theirs.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
@@ -87,6 +93,16 @@ def load_masked_lm(
             ) from error
     _check_report(model, report, model_is)
     check_finite(model, model_is)
+    with quiet_loading():
+        reason = family.unusable(model)
+    if reason is not None:
+        raise PotstillError(f"{model_is} cannot be used: it {reason}")
+    if family.encodes_whole:
+        logger.warning(
+            "%s is of type %r, which potstill has no code for: its own forward pass is used (the generic path).",
+            f"{model_is[0].upper()}{model_is[1:]}",
+            config.model_type,
+        )
     model.config.name_or_path = model.name_or_path = name_or_path
     return model.eval()
 
@@ -136,6 +152,13 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
             f"{model_is} asks for code of its own (auto_map in {CONFIG}), which potstill never runs: "
             "use a model whose architecture is part of transformers"
         )
+    if config.get("quantization_config"):
+        how = config["quantization_config"]
+        method = how.get("quant_method") if isinstance(how, dict) else None
+        raise PotstillError(
+            f"{model_is} is quantised{f' ({method})' if method else ''}: give the checkpoint in float that it was made "
+            "from"
+        )
     if not any((folder / name).is_file() for name in WEIGHTS):
         if any(any(folder.glob(pattern)) for pattern in PICKLES):
             raise PotstillError(
@@ -146,7 +169,13 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
     return config
 
 
-def _config(folder: Path, model_is: str) -> PreTrainedConfig:
+def _attention(family: Family, config: PreTrainedConfig) -> str:
+    """Return the fastest attention that a model has on every device."""
+    model_class = family.auto_class._model_mapping[type(config)]
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
+def _config(folder: Path, weights: Weights, model_is: str) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # The config classes validate with errors of several libraries.
@@ -154,7 +183,8 @@ def _config(folder: Path, model_is: str) -> PreTrainedConfig:
         raise PotstillError(f"the {CONFIG} of {model_is} is not usable: correct it ({first_line(error)})") from error
     # This key may send transformers to another file than the weights checked above, a pickle among the choices.
     vars(config).pop("transformers_weights", None)
-    reason = family_of(config).unsupported(config)
+    family = family_of(config)
+    reason = family.unsupported(config) or family.read_names(config, weights.shapes)
     if reason is not None:
         raise PotstillError(f"{model_is} cannot be used: it {reason}")
     return config
@@ -169,7 +199,9 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str)
             f"{_shape(in_config)} by the config"
         )
     family = family_of(model)
-    surplus = sorted(name for name in report["unexpected_keys"] if family.layer_prefix in name)
+    # Of a model that cannot be used, `Family.unusable` tells why.
+    prefix = family.layer_prefix or next(iter(layer_lists(model)), "")
+    surplus = sorted(name for name in report["unexpected_keys"] if prefix and prefix in name)
     if surplus:
         raise PotstillError(
             f"the weights of {model_is} do not fit its {CONFIG}: the config has no place for {surplus[0]}"

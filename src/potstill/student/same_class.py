@@ -12,9 +12,11 @@ class SameClass(Family):
     """A family whose students are models of the same class."""
 
     def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
-        """See `Family.student_config`: the teacher's config with another depth."""
+        """See `Family.student_config`: the teacher's config with other layers."""
         config = copy.deepcopy(teacher_config)
         config.num_hidden_layers = len(layers)
+        if (kinds := getattr(teacher_config, "layer_types", None)) is not None:
+            config.layer_types = [kinds[layer] for layer in layers]
         return config
 
     def copy_weights(
@@ -22,4 +24,4 @@ class SameClass(Family):
     ) -> None:
         """See `Family.copy_weights`. The student has its teacher's segments, so there is nothing to fold."""
         # Strict: a tensor left over, missing or of another shape is an error, never a silent half-copy.
-        student.load_state_dict(with_layers(teacher.state_dict(), self.layer_prefix, layers))
+        student.load_state_dict(with_layers(teacher.state_dict(), self.prefix_in(teacher), layers))

@@ -29,7 +29,7 @@ class Sizes:
 def sizes_of(config: PreTrainedConfig) -> Sizes:
     """Return the sizes in a config. A config without a feed-forward width means four times the hidden size."""
     intermediate = getattr(config, family_of(config).intermediate_name, None) or 4 * config.hidden_size
-    return Sizes(config.hidden_size, config.num_attention_heads, intermediate)
+    return Sizes(config.hidden_size, getattr(config, "num_attention_heads", 1), intermediate)
 
 
 def with_sizes(config: PreTrainedConfig, sizes: Sizes) -> PreTrainedConfig:
@@ -47,7 +47,7 @@ def with_sizes(config: PreTrainedConfig, sizes: Sizes) -> PreTrainedConfig:
         if not hasattr(config, name):
             raise PotstillError(
                 f"the {size} of a model of type {config.model_type!r} cannot be chosen, because its config has no "
-                f"{name}: leave {size} out"
+                f"{name}: leave all sizes but the number of layers out"
             )
         setattr(changed, name, getattr(sizes, size))
     if getattr(config, "embedding_size", None) == before.hidden_size:

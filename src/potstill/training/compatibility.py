@@ -102,6 +102,13 @@ def check_fit(
                 f"The {role} knows {model.config.vocab_size} tokens but the tokenizer of the corpus has "
                 f"{len(tokenizer)}: prepare the corpus with the {role}'s own tokenizer."
             )
+        kept, whole = corpus.kept_tokens, corpus.manifest.whole_tokenizer
+        if kept is not None and whole is not None and model.config.vocab_size != len(kept):
+            raise PotstillError(
+                f"The {role} knows {model.config.vocab_size} tokens, but the vocabulary of the corpus {corpus.folder} "
+                f"is cut to {len(kept)} of {whole.vocab_size}: cut the {role} with prune_embeddings({role}, "
+                "corpus.kept_tokens)."
+            )
         longest = usable_length(model.config)
         if longest is not None and longest < block_size:
             raise PotstillError(

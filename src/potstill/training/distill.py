@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from potstill.arguments import recipe_text
-from potstill.corpus import Corpus, load_tokenizer
+from potstill.corpus import Corpus
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import load_masked_lm, takes_token_types
+from potstill.student import takes_token_types
 from potstill.training.compatibility import objective_of
 from potstill.training.new_student import new_student
 from potstill.training.output import claimed_output_dir, write_output
+from potstill.training.parts import load_teacher
 from potstill.training.trainer import DistillationTrainer
 
 
@@ -39,9 +40,7 @@ def distill(args: DistillationArguments) -> Path:
     objective_of(args)
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        tokenizer = load_tokenizer(args.teacher, role="teacher")
-        corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are downloaded
-        teacher = load_masked_lm(args.teacher)
+        teacher, tokenizer = load_teacher(args.teacher, corpus)
         student, estimate = new_student(args, teacher, corpus)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)

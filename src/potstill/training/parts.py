@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.objective import Objective
 from potstill.recipe import Recipe
-from potstill.student import family_of, load_masked_lm, takes_token_types
+from potstill.student import family_of, load_masked_lm, prune_embeddings, takes_token_types
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_fit, check_launch, objective_of
 
@@ -59,11 +59,10 @@ def gather_parts(
         PotstillError: a part does not exist, or does not fit.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    if teacher is not None:
-        _check_teacher_tokenizer(teacher, corpus, tokenizer)
     if isinstance(teacher, str):
-        teacher = load_masked_lm(teacher)
+        teacher, _ = load_teacher(teacher, corpus)
     elif teacher is not None:
+        _check_teacher_tokenizer(teacher, corpus, tokenizer)
         check_finite(teacher, "the teacher")
     tokenizer = tokenizer or corpus.tokenizer(takes_token_types(student.config))
     corpus.check_tokenizer(tokenizer, "the tokenizer given")
@@ -78,12 +77,34 @@ def gather_parts(
     return Parts(student, teacher, corpus, tokenizer, objective, args)
 
 
+def load_teacher(name: str, corpus: Corpus) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a teacher, and cut its vocabulary where that of the corpus is cut.
+
+    Args:
+        name: folder or hub name.
+        corpus: what the teacher is to read.
+
+    Returns:
+        The teacher, and the tokenizer for it and its students.
+
+    Raises:
+        PotstillError: there is no such teacher, or the corpus was prepared with another tokenizer.
+    """
+    tokenizer = load_tokenizer(name, role="teacher")
+    kept = corpus.cut_needed(tokenizer, name)  # before the teacher's weights are fetched
+    teacher = load_masked_lm(name)
+    return (teacher, tokenizer) if kept is None else (prune_embeddings(teacher, kept), corpus.tokenizer())
+
+
 def _check_teacher_tokenizer(
-    teacher: PreTrainedModel | str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast | None
+    teacher: PreTrainedModel, corpus: Corpus, tokenizer: PreTrainedTokenizerFast | None
 ) -> None:
-    """If the teacher's tokenizer is known, check that the corpus was prepared with it."""
-    name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
+    """Where the teacher's tokenizer is known, make sure that the corpus was prepared with it.
+
+    Whether a teacher whose tokenizer is whole was cut itself is not known from that: see `check_fit`.
+    """
+    name = getattr(teacher, "name_or_path", "")
     if tokenizer is not None and name and getattr(tokenizer, "name_or_path", "") == name:
-        return  # it is the teacher's own; `gather_parts` compares it with the corpus as the given tokenizer
-    if isinstance(teacher, str) or Path(name or "-", "tokenizer_config.json").is_file():
-        corpus.check_tokenizer(load_tokenizer(name, role="teacher"), name)
+        return  # it is the teacher's own, and is compared with the corpus as the tokenizer given
+    if Path(name or "-", "tokenizer_config.json").is_file():
+        corpus.cut_needed(load_tokenizer(name, role="teacher"), name)

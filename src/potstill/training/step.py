@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from potstill.objective import Objective
 from potstill.student import family_of
+from potstill.student.tensors import cast_parameters
 from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.graphs import Graphed
 from potstill.training.predictor import Predictor
@@ -143,7 +144,8 @@ class DistillationStep(nn.Module):
         if dtype not in self._teacher_predictors:
             (teacher,) = self._teacher
             if dtype is not None:
-                teacher = copy.deepcopy(teacher).to(dtype)
+                teacher = copy.deepcopy(teacher)
+                cast_parameters(teacher, dtype)
                 if teacher.device.type == "cuda":
                     family_of(teacher).fuse_gelu(teacher)
             predictor = Predictor(teacher, self.objective.teacher_reads)

@@ -40,7 +40,8 @@ class DistillationTrainer(ResumableTrainer):
         corpus: folder written by `prepare`, or an open `Corpus`.
         args: `DistillationArguments`, or `PretrainingArguments` to train without a teacher.
         teacher: model (it is frozen and put in eval mode), folder or hub name. It is required if a loss that compares
-            with a teacher has a weight above 0. Otherwise only the evaluation uses it.
+            with a teacher has a weight above 0. Otherwise only the evaluation uses it. If the vocabulary of the
+            corpus is cut, a named teacher is cut here, and a model has to be cut before (`prune_embeddings`).
         processing_class: tokenizer to save with the student; by default the tokenizer of the corpus.
         callbacks: as in `Trainer`.
         stop_at: share of the training at which to stop with a checkpoint (used to grow a model in stages).
