@@ -108,6 +108,11 @@ class SentenceTrainer(ResumableTrainer):
         return (self.step.teacher,)
 
     @property
+    def teacher(self) -> None:
+        """None: no language model is learnt from."""
+        return None
+
+    @property
     def trained(self) -> PreTrainedModel:
         """The student's model. Its Dense modules are checkpointed with those that the objective trains."""
         return self.student.model

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.student.fused import LinearGelu, is_exact_gelu
-from potstill.student.interface import Family
+from potstill.student.interface import Family, LayerWidths
 from potstill.student.rows import Rows
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 
@@ -14,6 +14,12 @@ class BertLayers(Family):
 
     dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     reads_rows = True
+    widths: LayerWidths | None = LayerWidths(
+        heads_out=("attention.self.query", "attention.self.key", "attention.self.value"),
+        heads_in=("attention.output.dense",),
+        neurons_out=("intermediate.dense",),
+        neurons_in=("output.dense",),
+    )
     exports_plainly = True
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:

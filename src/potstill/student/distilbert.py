@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.student.fused import LinearGelu, is_exact_gelu
-from potstill.student.interface import VocabularyHead
+from potstill.student.interface import LayerWidths, VocabularyHead
 from potstill.student.rows import Rows
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
@@ -17,6 +17,13 @@ class DistilBert(SameClass):
     layer_prefix = "distilbert.transformer.layer."
     dropouts = ("dropout", "attention_dropout")
     reads_rows = True
+    widths = LayerWidths(
+        heads_out=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        heads_in=("attention.out_lin",),
+        neurons_out=("ffn.lin1",),
+        neurons_in=("ffn.lin2",),
+    )
+    intermediate_name = "hidden_dim"
     exports_plainly = True
 
     def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:

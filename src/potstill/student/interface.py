@@ -68,6 +68,27 @@ class Shape:
     eos_token_id: int | None = None
 
 
+@dataclass(frozen=True)
+class LayerWidths:
+    """The modules of a layer in which its attention heads and its feed-forward neurons lie.
+
+    They are linear layers or GPT-2's `Conv1D`, by their names inside a layer. A module that computes several things at
+    once (queries, keys and values, or a feed-forward layer and its gate) has these one after the other in its output.
+    All other tensors of a model that depend on its width go over the dimensions of its hidden states.
+
+    Attributes:
+        heads_out: what makes queries, keys and values, in this order. Their outputs are heads side by side.
+        heads_in: what reads the mixed values of the heads.
+        neurons_out: what makes the neurons.
+        neurons_in: what reads them.
+    """
+
+    heads_out: tuple[str, ...]
+    heads_in: tuple[str, ...]
+    neurons_out: tuple[str, ...]
+    neurons_in: tuple[str, ...]
+
+
 class TokenizerKind(ABC):
     """The kind of tokenizer that goes with a new model: how it is trained.
 
@@ -125,6 +146,8 @@ class Family(ABC):
             token at every position, and nothing is masked.
         dropouts: Names that its configs have for the dropouts of hidden states and attention.
         tokenizer: The kind of tokenizer that a new model of the family gets; None if no new ones are made.
+        widths: Where heads and neurons lie in a layer; None if a model of the family cannot be made narrower.
+        intermediate_name: Name that its configs have for the width of the feed-forward layers.
         encodes_whole: Whether `encode` runs all of a model but its projection onto the vocabulary. The transform of its
             head is then the identity.
         shows_attention: Whether `attention_inputs` knows where the layers make queries, keys and values.
@@ -142,6 +165,8 @@ class Family(ABC):
     causal: bool = False
     dropouts: tuple[str, ...]
     tokenizer: TokenizerKind | None = None
+    widths: LayerWidths | None = None
+    intermediate_name: str = "intermediate_size"
     encodes_whole: bool = False
     shows_attention: bool = True
     reads_rows: bool = False
