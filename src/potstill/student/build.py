@@ -1,7 +1,8 @@
 """A teacher in, its initial student out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
-from potstill.student.layers import choose_layers, explicit_layers
+from potstill.student.layers import student_layers
 from potstill.student.loading import load_masked_lm
 
 
@@ -47,8 +48,7 @@ def build_student(
         PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth or
             the choice of layers is impossible; `initialise` is neither of the two.
     """
-    if initialise not in ("teacher", "random"):
-        raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")
+    check_initialise(initialise)
     if not isinstance(teacher, PreTrainedModel):
         teacher = load_masked_lm(teacher)
     family = family_of(teacher)
@@ -56,19 +56,31 @@ def build_student(
         raise PotstillError(
             f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with load_masked_lm"
         )
-    teacher_layers = teacher.config.num_hidden_layers
-    if num_hidden_layers is None:
-        listed = explicit_layers(layers)
-        num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
-    chosen = choose_layers(teacher_layers, num_hidden_layers, layers)
-
+    chosen = student_layers(teacher.config.num_hidden_layers, num_hidden_layers, layers)
     config = family.student_config(teacher.config, chosen)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Not torch.manual_seed, which would seed the accelerators as well.
-        torch.default_generator.manual_seed(seed)
+    with initialised_from(seed):
         student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
     student.to(dtype=dtype)
     if initialise == "teacher":
         family.copy_weights(teacher, student, chosen, fold_token_types)
     return student.to(device=teacher.device).eval()
+
+
+def check_initialise(initialise: str) -> None:
+    """Refuse what is no way to initialise a student.
+
+    Raises:
+        PotstillError: it is neither 'teacher' nor 'random'.
+    """
+    if initialise not in ("teacher", "random"):
+        raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")
+
+
+@contextmanager
+def initialised_from(seed: int) -> Iterator[None]:
+    """Let what is built in the body be random from `seed`, on the CPU; the caller's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed the accelerators as well.
+        torch.default_generator.manual_seed(seed)
+        yield

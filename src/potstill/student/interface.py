@@ -154,9 +154,14 @@ class Family(ABC):
 
     # How its models compute.
 
+    def prefix_in(self, model: PreTrainedModel) -> str:
+        """What the name of every tensor of a layer begins with in this model, which may have a head or none."""
+        headless = model.base_model is model
+        return self.layer_prefix.removeprefix(f"{model.base_model_prefix}.") if headless else self.layer_prefix
+
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
-        """The layers of a model with a head, from the first to the last."""
-        return model.get_submodule(self.layer_prefix.rstrip("."))
+        """The layers of a model with or without a head, from the first to the last."""
+        return model.get_submodule(self.prefix_in(model).rstrip("."))
 
     @abstractmethod
     def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
