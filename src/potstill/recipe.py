@@ -91,11 +91,13 @@ class DistillationArguments(Recipe):
         None, "Folder or hub name of the teacher, a model with its language-model head.", required=True
     )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
-    layers: str = option(
-        "alternate",
-        "Teacher layers that the student starts from: alternate (0,2,4,7,9,11 of 12), first, last, even, or a list "
-        "such as 0,3,6.",
+    layers: str | None = option(
+        None,
+        "Teacher layers that the student starts from: auto (the best ones, measured on held-out blocks), alternate "
+        "(0,2,4,7,9,11 of 12), first, last, even, or a list such as 0,3,6. Default: auto if the corpus has held-out "
+        "blocks, else alternate.",
     )
+    layers_seconds: float = option(30.0, "Time limit of --layers auto, in seconds.")
     initialise: Literal["teacher", "random"] = option(
         "teacher", "Start from the teacher's weights or from random ones."
     )
@@ -123,6 +125,7 @@ class DistillationArguments(Recipe):
                 self.losses = yaml.safe_load(self.losses) or {}  # a later check refuses {}
             except yaml.YAMLError as error:
                 raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+        self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
         for name in self.replaced():
             if getattr(self, name) != getattr(type(self), name):
                 raise PotstillError(

@@ -36,6 +36,7 @@ from potstill.json_files import check_finite
 from potstill.objective import objective_from
 from potstill.student import build_student, family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
+from potstill.student.layers import AUTO
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
 from potstill.training.pretrain import ends, initial_model
@@ -279,9 +280,8 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
         teacher = initial_model(shape, depth, len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer))
     if args.pretrain:
         return teacher, None
-    student = build_student(
-        teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
-    )
+    layers = "alternate" if args.layers in (None, AUTO) else args.layers  # all are equally fast
+    student = build_student(teacher, args.num_hidden_layers, layers, args.initialise, args.fold_token_types, args.seed)
     return student, teacher
 
 

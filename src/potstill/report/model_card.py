@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -39,6 +40,7 @@ def model_card(
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class),
         _held_out(results["held_out"], bool(teacher), causal, recipe.get("short_block_size")),
+        _layer_search(results.get("layer_search")),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
@@ -73,7 +75,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
                 )
             else:
                 rest = "The teacher's segment embeddings were dropped."
-            lines.append(f"It started from the teacher's layers by the rule {code(recipe['layers'])}. {rest}")
+            lines.append(f"{_start(recipe['layers'])} {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
@@ -90,6 +92,12 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
         "```",
     ]
     return "\n".join(lines + usage)
+
+
+def _start(layers: str) -> str:
+    if re.fullmatch(r"[\d, ]+", layers):
+        return f"It started from the teacher's layers {plain(layers)}, counted from 0."
+    return f"It started from the teacher's layers by the rule {code(layers)}."
 
 
 _FILL = (
@@ -128,6 +136,35 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
         kept = final["accuracy"] / final["teacher_accuracy"]
         paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the teacher's accuracy.")
     return "\n\n".join(paragraphs)
+
+
+SHOWN_CHOICES = 10
+
+
+def _layer_search(search: dict[str, Any] | None) -> str:
+    """Return the section on how the teacher's layers were chosen; "" if no search chose them."""
+    if search is None:
+        return ""
+    tried = search["tried"]
+    rows = [
+        [
+            ",".join(map(str, choice["layers"])),
+            *(figure(choice[name], _HELD_OUT[name][1]) for name in ("loss", "accuracy", "kl")),
+        ]
+        for choice in tried[:SHOWN_CHOICES]
+    ]
+    blocks = "Some of these blocks are" if search["evaluated_too"] else "None of these blocks is"
+    text = (
+        f"The layers of the teacher were chosen by measurement: the students of {len(tried):,} choices of layers were "
+        f"compared before any training, on {search['tokens']:,} tokens of {search['blocks']:,} held-out blocks. "
+        f"{blocks} among those that the figures above were measured on."
+    )
+    if not search["finished"]:
+        text += " The time limit ended the search."
+    if len(tried) > SHOWN_CHOICES:
+        text += f" These are the best {SHOWN_CHOICES} choices; `results.json` has all."
+    headings = ["layers", *(_HELD_OUT[name][0] for name in ("loss", "accuracy", "kl"))]
+    return "\n\n".join(["## Layers of the teacher", text, table(headings, rows, figures=True)])
 
 
 _MEASURED_MASKED = (

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
-from potstill.student.layers import choose_layers, explicit_layers
+from potstill.student.layers import choose_layers, default_depth, explicit_layers
 from potstill.student.loading import load_masked_lm
 
 
@@ -59,7 +59,7 @@ def build_student(
     teacher_layers = teacher.config.num_hidden_layers
     if num_hidden_layers is None:
         listed = explicit_layers(layers)
-        num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
+        num_hidden_layers = default_depth(teacher_layers) if listed is None else len(listed)
     chosen = choose_layers(teacher_layers, num_hidden_layers, layers)
 
     config = family.student_config(teacher.config, chosen)

@@ -89,14 +89,31 @@ def check_fit(
         raise PotstillError(
             "The teacher and the student must read alike, but one of them is causal and the other reads both ways."
         )
+    models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    check_reading(models, corpus, tokenizer)
+    objective.check_direction(causal)
+    if teacher is not None:  # the evaluation compares with the teacher, whatever the losses are
+        check_vocabularies(teacher.config, student.config)
+    objective.check(None if teacher is None else teacher.config, student.config)
+
+
+def check_reading(models: Mapping[str, PreTrainedModel], corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Check that models can read the blocks of a corpus.
+
+    Args:
+        models: role, for messages, → model; at least one. All are causal, or none is.
+        corpus: the prepared text.
+        tokenizer: of the corpus.
+
+    Raises:
+        PotstillError: something does not fit. The message is about the first problem and says what to do.
+    """
+    causal = family_of(next(iter(models.values()))).causal
     if not causal and tokenizer.mask_token_id is None:
         raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
     corpus.check_framing(causal)
-    objective.check_direction(causal)
     block_size = corpus.train.block_size
-    for role, model in (("teacher", teacher), ("student", student)):
-        if model is None:
-            continue
+    for role, model in models.items():
         if model.config.vocab_size < len(tokenizer):
             raise PotstillError(
                 f"The {role} knows {model.config.vocab_size} tokens but the tokenizer of the corpus has "
@@ -108,6 +125,3 @@ def check_fit(
                 f"The {role} reads at most {longest} tokens but the blocks of "
                 f"{corpus.folder} have {block_size}: prepare the corpus with a smaller --block_size."
             )
-    if teacher is not None:  # the evaluation compares with the teacher, whatever the losses are
-        check_vocabularies(teacher.config, student.config)
-    objective.check(None if teacher is None else teacher.config, student.config)

@@ -10,6 +10,7 @@ from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student, load_masked_lm, takes_token_types
+from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import objective_of
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.trainer import DistillationTrainer
@@ -41,14 +42,21 @@ def distill(args: DistillationArguments) -> Path:
         tokenizer = load_tokenizer(args.teacher, role="teacher")
         corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are downloaded
         teacher = load_masked_lm(args.teacher)
+        args, search = decide_layers(args, teacher, corpus)
         student = build_student(
-            teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
+            teacher,
+            args.num_hidden_layers,
+            args.layers or "alternate",
+            args.initialise,
+            args.fold_token_types,
+            args.seed,
         )
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
         trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
         trainer.recipe = recipe
+        trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         write_output(trainer, folder)
     return folder

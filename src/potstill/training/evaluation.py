@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from potstill.corpus.blocks import Blocks
 from potstill.corpus.labelling import Labelling
-from potstill.student import family_of
+from potstill.student import LAST_HIDDEN, Reads, States, family_of
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def held_out_metrics(
         the last hidden states over all tokens (if the widths are equal).
     """
     device = student.device
-    chosen = torch.linspace(0, len(blocks) - 1, min(max_samples, len(blocks))).round().long().tolist()
+    chosen = evaluated_blocks(len(blocks), max_samples)
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     # Apple's GPUs have no float64. Float32 is precise enough there for sums over a few thousand tokens.
     sums = torch.zeros(9, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
@@ -85,6 +85,16 @@ def held_out_metrics(
     return metrics
 
 
+def evaluated_blocks(blocks: int, max_samples: int) -> list[int]:
+    """Return the numbers of the blocks that an evaluation reads, in ascending order, spread evenly over the split.
+
+    Args:
+        blocks: number of blocks of the split.
+        max_samples: largest number of blocks to use.
+    """
+    return torch.linspace(0, blocks - 1, min(max_samples, blocks)).round().long().tolist()
+
+
 def perplexity(loss: float) -> float:
     """Return exp(loss), infinite where that is more than a float can hold."""
     try:
@@ -99,7 +109,7 @@ def _batch_sums(
     """Return the nine sums from which the metrics are computed as quotients."""
     kept = labels >= 0
     target = labels[kept]
-    hidden, log_probs = _read(student, input_ids, positions, kept)
+    states, log_probs = predictions(student, input_ids, positions, kept)
     sums = [
         kept.sum(),
         F.nll_loss(log_probs, target, reduction="sum"),
@@ -108,7 +118,8 @@ def _batch_sums(
     if teacher is None:
         sums += [torch.zeros(())] * 6
     else:
-        teacher_hidden, teacher_log_probs = _read(teacher, input_ids, positions, kept)
+        teacher_states, teacher_log_probs = predictions(teacher, input_ids, positions, kept)
+        hidden, teacher_hidden = states.last.float(), teacher_states.last.float()
         sums += [
             F.nll_loss(teacher_log_probs, target, reduction="sum"),
             (teacher_log_probs.argmax(-1) == target).sum(),
@@ -123,10 +134,20 @@ def _batch_sums(
     return torch.stack([value.to(device=input_ids.device, dtype=dtype) for value in sums])
 
 
-def _read(model: PreTrainedModel, input_ids: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B, L, H) hidden states and (N, V) log-probabilities at the N masked tokens, both float32."""
+def predictions(
+    model: PreTrainedModel, input_ids: Tensor, positions: Tensor, kept: Tensor, keep: Reads = LAST_HIDDEN
+) -> tuple[States, Tensor]:
+    """Return the states of a model, and the (N, V) log-probabilities at the N predicted tokens, in float32.
+
+    Args:
+        model: any language model of a known family.
+        input_ids: (B, L) int64.
+        positions: (B, K) int64, see `LabelledBlocks`.
+        kept: (B, K) bool, the positions that have a label; N are true.
+        keep: the states to return. The last hidden states (B, L, H) are among them.
+    """
     family = family_of(model)
-    hidden, head = family.encode(model, input_ids).last, family.head(model)
-    masked = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[kept]
+    states, head = family.encode(model, input_ids, keep), family.head(model)
+    masked = states.last.gather(1, positions[..., None].expand(-1, -1, states.last.shape[-1]))[kept]
     logits = F.linear(head.transform(masked), head.weight, head.bias)
-    return hidden.float(), logits.float().log_softmax(-1)
+    return states, logits.float().log_softmax(-1)
