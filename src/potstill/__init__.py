@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from potstill.finetuning.finetune_arguments import FinetuneArguments
     from potstill.objective import DistillationObjective, Objective
     from potstill.recipe import DistillationArguments, PretrainingArguments
-    from potstill.student import build_student, choose_layers
+    from potstill.student import build_student, choose_layers, prune_embeddings, prune_vocabulary
     from potstill.training.distill import distill
     from potstill.training.layer_search import find_layers
     from potstill.training.pretrain import pretrain
@@ -40,6 +40,8 @@ _MODULES = {
     "finetune": "potstill.finetuning.finetune",
     "prepare": "potstill.corpus",
     "pretrain": "potstill.training.pretrain",
+    "prune_embeddings": "potstill.student",
+    "prune_vocabulary": "potstill.student",
 }
 
 __all__ = [
@@ -61,6 +63,8 @@ __all__ = [
     "finetune",
     "prepare",
     "pretrain",
+    "prune_embeddings",
+    "prune_vocabulary",
 ]
 
 

@@ -22,13 +22,15 @@ RECIPE = "recipe.yaml"
 """Name of a file in the folder of a run. It holds the options that rerun the run."""
 
 
-def option(default: Any, help: str, required: bool = False) -> Any:
+def option(default: Any, help: str, required: bool = False, several: bool = False) -> Any:
     """Declare a field with its default and the sentence that `--help` shows.
 
     The command line asks for a required option. From Python the verb itself reports that it is missing, so the field
-    has a default all the same.
+    has a default all the same. With `several`, the command line takes one or more values; the type of the field is
+    then `list[str] | str | None`, in this order.
     """
-    return field(default=default, metadata={"help": help} | ({"required": True} if required else {}))
+    for_parser = ({"required": True} if required else {}) | ({"nargs": "+"} if several else {})
+    return field(default=default, metadata={"help": help} | for_parser)
 
 
 @dataclass

@@ -85,10 +85,20 @@ class Recipe(RunArguments):
 
 @dataclass
 class DistillationArguments(Recipe):
-    """Options of `potstill distill`: the teacher, the student made from it, and the losses."""
+    """Options of `potstill distill`: the teachers, the student made from the first one, and the losses."""
 
-    teacher: str | None = option(
-        None, "Folder or hub name of the teacher, a model with its language-model head.", required=True
+    teacher: list[str] | str | None = option(
+        None,
+        "Folder or hub name of the teacher, a model with its language-model head. With several names the student "
+        "learns from the mean of these teachers, and is built from the first one.",
+        required=True,
+        several=True,
+    )
+    teacher_weights: list[float] | None = option(
+        None, "With several teachers: the weight of each, in the same order; equal weights if not given."
+    )
+    teacher_mean: Literal["probabilities", "logits"] = option(
+        "probabilities", "With several teachers: whether soft targets are the mean of probabilities or of logits."
     )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
     layers: str | None = option(
@@ -126,7 +136,9 @@ class DistillationArguments(Recipe):
             except yaml.YAMLError as error:
                 raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
-        for name in self.replaced():
+        if isinstance(self.teacher, list) and len(self.teacher) == 1:
+            self.teacher = self.teacher[0]
+        for name in self._replaced_by_losses():
             if getattr(self, name) != getattr(type(self), name):
                 raise PotstillError(
                     f"--losses and --{name} are both given: give all losses with their options in --losses, or leave "
@@ -136,6 +148,17 @@ class DistillationArguments(Recipe):
 
     def replaced(self) -> set[str]:
         """See `RunArguments.replaced`."""
+        for_several = set() if len(self.teachers) > 1 else {"teacher_weights", "teacher_mean"}
+        return self._replaced_by_losses() | for_several
+
+    @property
+    def teachers(self) -> list[str]:
+        """The folders or hub names of all teachers; none if none is named."""
+        if isinstance(self.teacher, str):
+            return [self.teacher]
+        return list(self.teacher or [])
+
+    def _replaced_by_losses(self) -> set[str]:
         if self.losses is None:
             return set()
         from potstill.objective import OF_DISTILBERT  # here, because reading a recipe needs no models

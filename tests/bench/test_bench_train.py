@@ -17,11 +17,11 @@ import yaml
 from torch import Tensor
 
 from potstill.bench import flops
-from potstill.bench.clock import PARTS
 from potstill.bench.plain import PlainStep
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.cli import main
 from potstill.signatures import call
+from potstill.training.part_clock import PARTS
 from potstill.training.step import DistillationStep
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

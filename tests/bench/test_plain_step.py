@@ -159,7 +159,7 @@ def test_the_plain_loop_learns_what_the_trainer_learns(teacher: Path, corpus_fol
     loaded = load_masked_lm(teacher)
     trainer = DistillationTrainer(build_student(loaded), corpus_folder, args, loaded)
     training = PlainTraining(
-        build_student(loaded), loaded, trainer.step.objective, trainer.corpus.train, trainer.masking, args, size
+        build_student(loaded), loaded, trainer.step.objective, trainer.corpus.train, trainer.labelling, args, size
     )
     before = build_student(loaded).state_dict()
     Trainer.train(trainer)

@@ -16,6 +16,8 @@ from transformers import (
     DistilBertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -75,6 +77,11 @@ def new_model(word_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFa
                 ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
                 sizes = small | ids | {"vocab_size": len(letters), "max_position_embeddings": LENGTH + 2}
                 model = RobertaForMaskedLM(RobertaConfig(**(sizes | options)))
+            elif kind == "modernbert":
+                tokenizer = bytes_as_tokens(True, cls_token="<s>", sep_token="</s>", pad_token="<pad>")
+                ids = {"pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 2, "eos_token_id": 2}
+                sizes = small | ids | {"vocab_size": len(letters), "max_position_embeddings": LENGTH}
+                model = ModernBertForMaskedLM(ModernBertConfig(local_attention=8, **(sizes | options)))
             else:
                 tokenizer = bytes_as_tokens(False, bos_token="</s>", unk_token="</s>")
                 config = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": LENGTH}

@@ -132,7 +132,7 @@ def test_xquad_like_file_is_split_by_article(bert: Path, squad: Path, tmp_path: 
     assert found["rows"] == {"train": 6, "dev": 6}
 
 
-@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+@pytest.mark.parametrize("kind", ["roberta", "modernbert", "gpt2"])
 def test_other_families(new_model: NewModel, new_job: Any, glue: Path, tmp_path: Path, kind: str) -> None:
     data = tmp_path / "data"
     shutil.copytree(glue, data)

@@ -40,7 +40,7 @@ def run(objective, batch, dtype=torch.float64):
     tensors, positions, labels = batch
     tensors = {name: torch.tensor(value, dtype=dtype, requires_grad=True) for name, value in tensors.items()}
     student, teacher = predictions(tensors, "student"), predictions(tensors, "teacher")
-    losses = objective(student, teacher, torch.tensor(positions), torch.tensor(labels))
+    losses = objective(student, [teacher], torch.tensor(positions), torch.tensor(labels))
     losses["loss"].backward()
     return losses, {name: tensor.grad for name, tensor in tensors.items()}
 
@@ -148,7 +148,7 @@ def test_work_of_weight_zero_is_not_done(batch):
         rows["student"].clear()
         rows["teacher"].clear()
         DistillationObjective(**options)(
-            counting("student"), counting("teacher"), torch.tensor(positions), torch.tensor(labels)
+            counting("student"), [counting("teacher")], torch.tensor(positions), torch.tensor(labels)
         )
         return sum(rows["student"]), sum(rows["teacher"])
 

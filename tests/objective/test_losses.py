@@ -192,7 +192,7 @@ def test_a_term_of_ones_own() -> None:
     head = VocabularyHead(lambda hidden: hidden, torch.zeros(1), None)
     ours, theirs, other = (torch.randn(2, 4, 6) for _ in range(3))
     losses = objective(
-        Encoded({-1: ours}, {}, head), Encoded({-1: other, 2: theirs}, {}, head), torch.empty(0), torch.empty(0)
+        Encoded({-1: ours}, {}, head), [Encoded({-1: other, 2: theirs}, {}, head)], torch.empty(0), torch.empty(0)
     )
     apart = (ours[:, 0] - theirs[:, 0]).abs().mean()
     assert losses.keys() == {"loss", "first_token", "cos"}
@@ -206,7 +206,7 @@ def test_what_is_trained_besides_is_decided_by_the_seed() -> None:
     objective = objective_from({"hidden_mse": {"layers": {0: 0, 1: 3}}, "masked_lm": 1})
     teacher, student = BertConfig(hidden_size=48), BertConfig(hidden_size=24)
     before = torch.get_rng_state()
-    first, again, other = (objective.modules(teacher, student, seed).state_dict() for seed in (0, 0, 1))
+    first, again, other = (objective.modules([teacher], student, seed).state_dict() for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert {name: tuple(tensor.shape) for name, tensor in first.items()} == {
         "hidden_mse.0.weight": (48, 24),
@@ -216,4 +216,4 @@ def test_what_is_trained_besides_is_decided_by_the_seed() -> None:
     }
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["hidden_mse.0.weight"], other["hidden_mse.0.weight"])
-    assert len(objective.modules(teacher, teacher)) == len(objective.modules(None, student)) == 0
+    assert len(objective.modules([teacher], teacher)) == len(objective.modules([], student)) == 0

@@ -1,4 +1,4 @@
-"""What holds for each family, from the teacher to the exported student."""
+"""What holds for each family, and for models of the generic path, from the teacher to the exported student."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families_samples import CONFIGS, LENGTH, random_model
+from families_samples import CONFIGS, GENERIC, LENGTH, SAMPLES, random_model
 from samples import BLOCK_SIZE
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -23,7 +23,8 @@ from potstill.student.byte_level import ByteLevel
 from potstill.student.family import FAMILIES, new_model_family, new_tokenizer_kind
 from potstill.training.graphs import Graphed
 
-LAYERS = [3, 0]
+LAYERS = {"modernbert": [0, 3]}
+"""The layers that a student copies, where a family has no student of layers 3 and 0."""
 
 FROM_BERT = {
     r"^distilbert\.embeddings": "bert.embeddings",
@@ -45,7 +46,10 @@ FROM_BERT = {
 Run = Callable[..., DistillationTrainer]
 
 
-@pytest.fixture(params=CONFIGS, scope="module")
+GENERIC_PARAMS = [pytest.param(name, marks=pytest.mark.slow if number else ()) for number, name in enumerate(GENERIC)]
+
+
+@pytest.fixture(params=[*CONFIGS, *GENERIC_PARAMS], scope="module")
 def model_type(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -60,9 +64,10 @@ def test_every_family_has_a_config_here() -> None:
 
 
 def test_every_tensor_of_the_student_is_the_teachers(model_type: str) -> None:
-    teacher = random_model(CONFIGS[model_type]())
-    student = build_student(teacher, layers=LAYERS, fold_token_types=False)
-    theirs, prefix = teacher.state_dict(), family_of(teacher).layer_prefix
+    teacher = random_model(SAMPLES[model_type]())
+    layers = LAYERS.get(model_type, [3, 0])
+    student = build_student(teacher, layers=layers, fold_token_types=False)
+    theirs, prefix = teacher.state_dict(), family_of(teacher).prefix_in(teacher)
     copied = set()
     for name, tensor in student.state_dict().items():
         original = name
@@ -71,7 +76,7 @@ def test_every_tensor_of_the_student_is_the_teachers(model_type: str) -> None:
                 original = re.sub(pattern, old, original)
         if original.startswith(prefix):
             number, _, rest = original.removeprefix(prefix).partition(".")
-            original = f"{prefix}{LAYERS[int(number)]}.{rest}"
+            original = f"{prefix}{layers[int(number)]}.{rest}"
         assert torch.equal(tensor, theirs[original]), (name, original)
         copied.add(original)
     left = {name for name in theirs if name not in copied and not re.search(rf"{re.escape(prefix)}[12]\.", name)}
@@ -80,7 +85,7 @@ def test_every_tensor_of_the_student_is_the_teachers(model_type: str) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_student_of_all_layers_gives_the_teachers_logits(model_type: str, tied: bool) -> None:
-    teacher = random_model(CONFIGS[model_type](tie_word_embeddings=tied), torch.float64)
+    teacher = random_model(SAMPLES[model_type](tie_word_embeddings=tied), torch.float64)
     student = build_student(teacher, layers=range(4))
     difference = (student(ids()).logits - teacher(ids()).logits).abs().max()
     if type(student) is type(teacher):
@@ -90,19 +95,21 @@ def test_a_student_of_all_layers_gives_the_teachers_logits(model_type: str, tied
 
 
 def test_a_model_reads_so_many_tokens_and_no_more(model_type: str) -> None:
-    model = random_model(CONFIGS[model_type]())
+    model = random_model(SAMPLES[model_type]())
     length = usable_length(model.config)
     assert length == LENGTH
     assert model(torch.full((1, length), 7)).logits.shape == (1, length, 101)
+    if not any("position_embeddings" in name for name, _ in model.named_parameters()):
+        return  # positions that are computed do not end
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, length + 1), 7))
 
 
 def test_what_an_export_computes_of_a_layer_is_what_the_layer_computes(model_type: str) -> None:
-    model = random_model(CONFIGS[model_type](), torch.float64)
+    model = random_model(SAMPLES[model_type](), torch.float64)
     family = family_of(model)
     if not family.exports_plainly:
-        pytest.skip("its layers are exported as they are")
+        pytest.skip("its exports have the attention of its own forward pass")
     hidden = family.embed(model, ids())
     layer = family.layers(model)[0]
     whole, first = family.attention_inputs(layer, hidden), family.attention_inputs(layer, hidden, asking=hidden[:, :1])
@@ -116,33 +123,52 @@ def test_what_an_export_computes_of_a_layer_is_what_the_layer_computes(model_typ
 
 
 class _Operations(TorchDispatchMode):
-    """Notes what torch computes."""
+    """Notes what torch computes, and what it copies from one device to another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.moves: set[str] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        self.names.add(name)
+        devices = {value.device for value in (*args, result) if isinstance(value, torch.Tensor)}
+        if "copy" in name and len(devices) > 1:
+            self.moves.add(name)
+        return result
 
 
 def test_encoding_never_waits_for_the_device(model_type: str) -> None:
-    model = random_model(CONFIGS[model_type]())
+    model = random_model(SAMPLES[model_type]())
+    if family_of(model).encodes_whole:
+        pytest.skip("it may wait in its own forward pass, and then runs without CUDA graphs")
     with _Operations() as operations:
         family_of(model).encode(model, ids())
     assert "embedding" in operations.names
     assert not operations.names & {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}
+    elsewhere, there = model.to("meta"), ids().to("meta")  # a device that is not the CPU
+    with _Operations() as operations:
+        family_of(model).encode(elsewhere, there)
+    assert not operations.moves
+
+
+def test_copies_to_a_device_are_noted() -> None:
+    with _Operations() as operations:
+        torch.tensor(3).type_as(torch.empty(2, device="meta"))
+    assert operations.moves == {"_to_copy"}
 
 
 @pytest.mark.gpu
 def test_encoding_is_the_same_when_it_is_recorded(model_type: str) -> None:
-    model = random_model(CONFIGS[model_type]()).cuda()
+    model = random_model(SAMPLES[model_type]()).cuda()
+    recorded = not family_of(model).encodes_whole
     graphed = Graphed(lambda input_ids: {"hidden": family_of(model).encode(model, input_ids).last})
     with torch.no_grad():
         for rows in (ids().cuda(), ids().flip(0).cuda(), ids().flip(1).cuda()):
             torch.testing.assert_close(graphed(rows)["hidden"], family_of(model).encode(model, rows).last)
-    assert graphed.graphs
+    assert graphed.graphs or not recorded
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +176,7 @@ def teacher_folder(model_type: str, text_path: Path, tmp_path_factory: pytest.Te
     """A random teacher with a tokenizer of its own."""
     folder = tmp_path_factory.mktemp(model_type) / "teacher"
     tokenizer = _tokenizer(model_type, text_path)
-    model = random_model(CONFIGS[model_type](vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
+    model = random_model(SAMPLES[model_type](vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id))
     model.save_pretrained(folder)
     if not takes_token_types(model.config):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
@@ -159,9 +185,10 @@ def teacher_folder(model_type: str, text_path: Path, tmp_path_factory: pytest.Te
 
 
 def _tokenizer(model_type: str, text: Path) -> PreTrainedTokenizerFast:
-    """The kind that a new model of the family gets; of BERT's or RoBERTa's where there are no new ones."""
-    own = next(family for family in FAMILIES if family.model_type == model_type).tokenizer
-    kind = own or new_tokenizer_kind("roberta" if CONFIGS[model_type]().pad_token_id == 1 else "bert")
+    """The kind that a new model of the family gets; of BERT's, RoBERTa's or GPT-2's where there are no new ones."""
+    config = SAMPLES[model_type]()
+    near = "gpt2" if family_of(config).causal else "roberta" if config.pad_token_id == 1 else "bert"
+    kind = family_of(config).tokenizer or new_tokenizer_kind(near)
     size = 300 if isinstance(kind, ByteLevel) else 120
     return kind.train(lambda: text.read_bytes().splitlines(), size, None, LENGTH)
 

@@ -77,7 +77,8 @@ def test_positions_beside_those_of_padding_are_all_used() -> None:
 
 
 def test_without_an_id_of_padding_positions_begin_at_one() -> None:
-    assert usable_length(MPNetConfig(max_position_embeddings=24, pad_token_id=None)) == 23
+    assert usable_length(MPNetConfig(max_position_embeddings=24, pad_token_id=None)) == 22  # its own are from two on
+    assert usable_length(XLMRobertaXLConfig(max_position_embeddings=24, pad_token_id=None)) == 23
     assert usable_length(RobertaConfig(max_position_embeddings=24, pad_token_id=None)) == 23
 
 

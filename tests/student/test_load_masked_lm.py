@@ -204,7 +204,14 @@ def test_an_adapter_is_not_a_model(folder: Path) -> None:
 def test_an_unknown_type_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
     BartConfig(architectures=["BartForConditionalGeneration"]).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"unreadable")
-    assert "'bart' are not supported: use one of type bert, distilbert" in refusal(tmp_path)
+    assert "'bart' are not supported: they are encoder-decoders" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{"quant_method": "gptq", "bits": 4}, {"load_in_8bit": True}, "int8"])
+def test_a_quantised_checkpoint_is_refused(folder: Path, how: object) -> None:
+    edit_config(folder, quantization_config=how)
+    method = " (gptq)" if isinstance(how, dict) and "bits" in how else ""
+    assert f"is quantised{method}: give the checkpoint in float that it was made from" in refusal(folder)
 
 
 @pytest.mark.parametrize(

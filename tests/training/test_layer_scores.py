@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from families_samples import CONFIGS, LENGTH, random_model
+from families_samples import LENGTH, SAMPLES, random_model
 from transformers import PreTrainedModel
 
 from potstill.corpus.labelling import LabelledBlocks
@@ -44,20 +44,20 @@ def naive(teacher: PreTrainedModel, student: PreTrainedModel, blocks: list[Label
     return [torch.stack(values).mean().item() for values in (losses, right, kls)]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("fold_token_types", [True, False])
+@pytest.mark.parametrize(("family", "fold_token_types"), [("bert", False), *((name, True) for name in SAMPLES)])
 def test_a_choice_has_the_score_of_its_student(family: str, fold_token_types: bool) -> None:
-    teacher, blocks = random_model(CONFIGS[family](), seed=2), batches(seed=4)
+    teacher, blocks = random_model(SAMPLES[family](), seed=2), batches(seed=4)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     students = UntrainedStudents(teacher, blocks, fold_token_types)
     expected = {}
-    for layers in CHOICES:
+    choices = [layers for layers in CHOICES if family != "modernbert" or (layers[0] == 0 and 0 not in layers[1:])]
+    for layers in choices:
         student = build_student(teacher, None, layers, "teacher", fold_token_types)
         expected[layers] = naive(copy.deepcopy(teacher), student, blocks)
     for start in [None, (0, 1, 2), (0, 1, 2, 3)]:
         if start:
             students.start_from(start)
-        for layers in CHOICES:
+        for layers in choices:
             score = students.score(layers)
             assert (score.loss, score.accuracy, score.kl) == pytest.approx(expected[layers], rel=1e-4, abs=1e-5), layers
             assert score.layers == layers
@@ -66,5 +66,5 @@ def test_a_choice_has_the_score_of_its_student(family: str, fold_token_types: bo
 
 
 def test_all_layers_of_a_teacher_say_what_it_says() -> None:
-    teacher = random_model(CONFIGS["roberta"]())
+    teacher = random_model(SAMPLES["roberta"]())
     assert UntrainedStudents(teacher, batches(seed=1)).score(range(4)).kl == pytest.approx(0, abs=1e-6)

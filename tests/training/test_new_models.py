@@ -101,7 +101,7 @@ def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, t
 
 
 @pytest.mark.parametrize("options", [{}, {"pretrain": True}, {"baseline": True}], ids=str)
-@pytest.mark.parametrize("model_type", ["roberta", "gpt2"])
+@pytest.mark.parametrize("model_type", ["roberta", "gpt2", "modernbert"])
 def test_the_bench_takes_a_random_model(model_type: str, options: dict[str, bool]) -> None:
     sizes = {"teacher_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 60, "block_size": 16}
     steps = {"bench_steps": 1, "bench_warmup": 1, "per_device_train_batch_size": 2, "max_position_embeddings": 16}

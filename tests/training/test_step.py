@@ -225,10 +225,10 @@ def test_nothing_is_kept_that_no_term_reads(monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[Encoded] = []
     call = Objective.__call__
 
-    def noting(self: Objective, student: Encoded, teacher: Encoded | None, *rest: Any) -> dict[str, Tensor]:
-        assert teacher is None
+    def noting(self: Objective, student: Encoded, teachers: list[Encoded], *rest: Any) -> dict[str, Tensor]:
+        assert teachers == []
         seen.append(student)
-        return call(self, student, teacher, *rest)
+        return call(self, student, teachers, *rest)
 
     monkeypatch.setattr(Objective, "__call__", noting)
     teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))

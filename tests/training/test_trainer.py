@@ -200,7 +200,7 @@ def test_models_that_do_not_fit(
     args = distillation(tmp_path, tmp_path, tmp_path / "student")
     objective = compatibility.objective_of(args)
     with pytest.raises(PotstillError, match=told):
-        compatibility.check_fit(model(student), model(teacher), corpus, corpus.tokenizer(), objective)
+        compatibility.check_fit(model(student), [model(teacher)], corpus, corpus.tokenizer(), objective)
 
 
 def test_processes_that_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,12 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from potstill.bench.clock import synchronise
 from potstill.objective import Objective
 from potstill.student import LAST_HIDDEN, Reads, family_of
+from potstill.student.counting import MATRICES
+from potstill.training.part_clock import synchronise
 
 MATRIX_SIZE = {"cuda": 8192, "cpu": 1024}
 SLOW_SECONDS = 0.5
@@ -76,25 +75,28 @@ def forward_flops(
 
     Args:
         model: of a known family.
-        block_size: L, tokens of a block. Attention takes 4 · L · H per token and layer, and half of that in
-            a causal model; H is the hidden size.
+        block_size: L, tokens of a block. Attention takes 4 · A · H per token and layer. A is the number of tokens
+            that a token sees there (`Family.attended`), at most L; H is the hidden size.
         head_share: share of the tokens at which the language-model head is computed.
         reads: the outputs that losses read. Layers above them are not run. If only the queries, keys and values of a
             layer are read, only these count.
     """
-    layers = family_of(model).layers(model)
-    depth, width = model.config.num_hidden_layers, model.config.hidden_size
+    family = family_of(model)
+    depth, width = len(family.layers(model)), model.config.hidden_size
     run = reads.layers_run(depth)
-    in_run = sum(_linear_weights(layer) for layer in list(layers.children())[:run])
+    flops = sum(family.layer_flops(model, layer, block_size) for layer in range(run))
     if any(layer % depth >= run for layer in reads.attention):
-        in_run += 3 * width * width
-    outside = _linear_weights(model) - _linear_weights(layers)
-    attended = 2 if family_of(model).causal else 4
-    return 2 * in_run + attended * block_size * width * run + 2 * outside * head_share
-
-
-def _linear_weights(module: nn.Module) -> int:
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear | Conv1D))
+        flops += 2 * 3 * width * width
+    vocabulary = family.head(model).weight
+    in_layers, in_base = ({*part.modules()} for part in (family.layers(model), model.base_model))
+    projections, transform = 0, vocabulary.numel()
+    for part in model.modules():
+        if isinstance(part, MATRICES) and part not in in_layers and part.weight is not vocabulary:
+            if part in in_base:  # of the embeddings, so of every token
+                projections += part.weight.numel()
+            else:
+                transform += part.weight.numel()
+    return flops + 2 * projections + 2 * transform * head_share
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype, repetitions: int = 10) -> float:

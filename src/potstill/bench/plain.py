@@ -13,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from potstill.bench.clock import PartClock
 from potstill.corpus import Blocks
 from potstill.corpus.labelling import Labelling
-from potstill.objective import Batch, Encoded, Objective, Vocabulary
+from potstill.objective import Batch, Encoded, Ensemble, Objective, Vocabulary
 from potstill.recipe import Recipe
 from potstill.student import Reads, Tokens, family_of
+from potstill.training.part_clock import PartClock
 from potstill.training.step import DistillationStep
 
 
@@ -49,7 +49,7 @@ class PlainStep(DistillationStep):
                 logged |= {name: value.detach() for name, (_, value) in weighted.items()}
             else:
                 trained = dict(self.objective_modules.items()).get(term.name)
-                part, named = term.losses(Batch(student, teacher, positions, labels, trained), term.value)
+                part, named = term.losses([Batch(student, teacher, positions, labels, trained)], term.value, Ensemble())
                 parts.append(part)
                 logged |= named
         self.mark("losses")

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.bench.clock import PartClock
 from potstill.bench.flops import StepFlops
 from potstill.files import write_text
 from potstill.json_files import json_text
+from potstill.training.part_clock import PartClock
 
 _PART_TITLES = {
     "data": "waiting for data",

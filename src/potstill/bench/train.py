@@ -22,7 +22,6 @@ from transformers import (
     TrainerState,
 )
 
-from potstill.bench.clock import PartClock, synchronise
 from potstill.bench.flops import matrix_product_rate, step_flops
 from potstill.bench.plain import PlainTraining
 from potstill.bench.result import Speed, TrainBench
@@ -39,6 +38,8 @@ from potstill.student.family import new_tokenizer_kind
 from potstill.student.layers import AUTO
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
+from potstill.training.part_clock import PartClock, synchronise
+from potstill.training.parts import load_teachers
 from potstill.training.pretrain import ends, initial_model
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
@@ -77,14 +78,6 @@ class _MeasuredTrainer(DistillationTrainer):
 
     def attach(self, clock: PartClock) -> None:
         """Mark the parts on this clock from now on."""
-        labelling = self.labelling
-
-        def marked_labelling(*batch: Any) -> Any:
-            labelled = labelling(*batch)
-            clock.mark("masking")
-            return labelled
-
-        self.labelling = marked_labelling
         self.step.mark = clock.mark
 
     def training_step(self, *args: Any, **options: Any) -> Any:
@@ -259,7 +252,7 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
         if len(corpus.train) < largest:
             raise PotstillError(f"The corpus {args.corpus} has fewer blocks than the {largest} of one batch.")
         return corpus
-    if name := args.teacher or args.tokenizer:
+    if name := (*args.teachers, args.tokenizer)[0]:
         tokenizer = load_tokenizer(name)
     else:
         tokenizer = new_tokenizer_kind(args.model_type).meaningless(args.vocab_size, args.block_size)
@@ -272,8 +265,10 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
     """Return the model to train and its teacher, with the same weights in each call."""
     shape = copy.copy(args)
     shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
-    if args.teacher:
-        teacher = load_masked_lm(args.teacher)
+    if args.teachers:
+        name = args.teachers[0]
+        cut = corpus.kept_tokens is not None
+        teacher = load_teachers([name], corpus)[0][0] if cut else load_masked_lm(name)
     else:
         tokenizer = corpus.tokenizer()
         depth = args.teacher_layers if not args.pretrain else args.num_hidden_layers or args.teacher_layers

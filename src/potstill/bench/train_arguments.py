@@ -19,7 +19,9 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     growing, cutting blocks and the length of training are ignored.
     """
 
-    teacher: str | None = option(None, "Folder or hub name of the teacher; random weights if not given.")
+    teacher: list[str] | str | None = option(
+        None, "Folder or hub name of the teacher; random weights if not given.", several=True
+    )
     corpus: str | None = option(None, "Folder written by `potstill prepare`; random tokens if not given.")
     output_dir: str | None = option(None, "Not used: a bench leaves no files.")
     num_hidden_layers: int | None = option(  # type: ignore[assignment]
@@ -71,6 +73,7 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         self._check("bench_warmup", self.bench_warmup > 0, "must be above 0, because the first step is slower")
         size = self.baseline_batch_size
         self._check("baseline_batch_size", size is None or size > 0, "must be above 0")
+        self._check("teacher", len(self.teachers) < 2, "names several models, but a bench measures with one: name one")
         self._check("model", self.model is None, "cannot be continued in a bench: give its shape, or leave it out")
         both_given = self.teacher is not None and self.model_type is not None
         self._check("model_type", not both_given, "is for a random teacher: leave it out, because --teacher decides it")

@@ -157,6 +157,8 @@ class Corpus:
         train: blocks to train on.
         validation: blocks of held-out documents; may be empty.
         token_counts: (vocab_size,) int64, occurrences of each id in the contents of the train split's blocks.
+        kept_tokens: (vocab_size,) int64, the ids of the tokens in the whole vocabulary that this one is cut from; None
+            where it is not cut.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, train: Blocks, validation: Blocks) -> None:
@@ -213,6 +215,8 @@ class Corpus:
                 f"{name}: {split.blocks:,} blocks of {split.documents:,} documents, "
                 f"{split.tokens:,} tokens ({split.dropped_tokens:,} dropped)"
             )
+        if (whole := self.manifest.whole_tokenizer) is not None:
+            parts.append(f"vocabulary: {self.manifest.tokenizer.vocab_size:,} of {whole.vocab_size:,} tokens kept")
         skipped = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in self.manifest.skipped.items())
         return " · ".join([*parts, f"skipped documents: {skipped}"])
 
@@ -226,6 +230,23 @@ class Corpus:
                 raise ValueError(f"it holds {counts.dtype} of shape {counts.shape}")
             return counts
         except Exception as error:  # numpy parses a damaged header as Python, which fails in many ways
+            raise unusable(path, error) from error
+
+    @cached_property
+    def kept_tokens(self) -> NDArray[np.int64] | None:
+        """See `Corpus`; read on first use."""
+        whole = self.manifest.whole_tokenizer
+        if whole is None:
+            return None
+        path = self.folder / "kept_tokens.npy"
+        try:
+            kept = np.load(path, allow_pickle=False)
+            if kept.shape != (self.manifest.tokenizer.vocab_size,) or kept.dtype != np.int64:
+                raise ValueError(f"it holds {kept.dtype} of shape {kept.shape}")
+            if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= whole.vocab_size:
+                raise ValueError("its ids are not those of the vocabulary in ascending order")
+            return kept
+        except Exception as error:  # as above
             raise unusable(path, error) from error
 
     def tokenizer(self, token_types: bool = True) -> PreTrainedTokenizerFast:
@@ -253,6 +274,11 @@ class Corpus:
         Raises:
             PotstillError: a causal model would learn to predict the end of a block, or another model finds no [CLS].
         """
+        if self.manifest.unit != "blocks":
+            raise PotstillError(
+                f"The corpus {self.folder} holds whole texts (--unit {self.manifest.unit}) for a sentence encoder, but "
+                "this is a language model: prepare the text again without --unit."
+            )
         if causal and self.framed:
             raise PotstillError(
                 f"The blocks of {self.folder} begin with [CLS] and end with [SEP], which is for a model that reads "
@@ -280,8 +306,30 @@ class Corpus:
                 f"special tokens {', '.join(sorted(known.values())[:5])} in the text as plain text: prepare the corpus "
                 "again if the text has such tokens."
             )
-        if tokenizer_fingerprint(tokenizer) != self.manifest.tokenizer.fingerprint:
+        found, whole = tokenizer_fingerprint(tokenizer), self.manifest.whole_tokenizer
+        if whole is not None and found == whole.fingerprint != self.manifest.tokenizer.fingerprint:
+            raise PotstillError(
+                f"The vocabulary of the corpus {self.folder} is cut to {self.manifest.tokenizer.vocab_size} of "
+                f"{whole.vocab_size} tokens, but that of {name} is whole: give {self.folder / 'tokenizer'}."
+            )
+        if found != self.manifest.tokenizer.fingerprint:
             raise PotstillError(
                 f"The corpus {self.folder} was prepared with the tokenizer {self.manifest.tokenizer.name}, which is "
                 f"different from that of {name}: prepare the text again with --tokenizer {name}."
             )
+
+    def cut_needed(self, tokenizer: PreTrainedTokenizerBase, name: str) -> NDArray[np.int64] | None:
+        """Return the tokens that a model has to be cut to before it can read the corpus; None if it reads it as it is.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            name: how to call the model in the message.
+
+        Raises:
+            PotstillError: the corpus was prepared with another tokenizer.
+        """
+        whole = self.manifest.whole_tokenizer
+        if whole is not None and tokenizer_fingerprint(tokenizer) == whole.fingerprint:
+            return self.kept_tokens
+        self.check_tokenizer(tokenizer, name)
+        return None

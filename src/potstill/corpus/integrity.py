@@ -19,17 +19,19 @@ FILES = ("train.arrow", "validation.arrow", "token_counts.npy")
 
 PROGRESS_BYTES = 2 * 10**9
 """The check of a corpus of this size or more shows its progress, because it takes seconds."""
+CUT_FILES = (*FILES, "kept_tokens.npy")
+"""The files that training reads if the vocabulary is cut. The last one says how the teacher is cut."""
 
 _PIECE = 2**22
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that training reads, in hexadecimal, as `sha256sum` prints it.
+def checksums(folder: Path, names: Iterable[str] = FILES) -> dict[str, str]:
+    """Return the SHA-256 of each file that is trained on, in hexadecimal, as `sha256sum` prints it.
 
     Raises:
         PotstillError: a file is missing or cannot be read.
     """
-    paths = [folder / name for name in FILES]
+    paths = [folder / name for name in names]
     try:
         size = sum(path.stat().st_size for path in paths)
     except OSError as error:
@@ -57,7 +59,9 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def fingerprint_of(checksums: dict[str, str]) -> str:
     """Return one SHA-256, in hexadecimal, for the checksums of all files."""
-    return hashlib.sha256("".join(f"{checksums[name]}  {name}\n" for name in FILES).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{checksums[name]}  {name}\n" for name in CUT_FILES if name in checksums).encode()
+    ).hexdigest()
 
 
 def check_files(folder: Path, recorded: dict[str, str]) -> None:
@@ -66,7 +70,7 @@ def check_files(folder: Path, recorded: dict[str, str]) -> None:
     Raises:
         PotstillError: a file is missing, cannot be read, or has changed.
     """
-    for name, checksum in checksums(folder).items():
+    for name, checksum in checksums(folder, recorded).items():
         if checksum != recorded[name]:
             raise PotstillError(
                 f"{folder / name} is damaged (its SHA-256 is no longer the one in the manifest): prepare the corpus "

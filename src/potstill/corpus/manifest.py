@@ -3,14 +3,18 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
-from potstill.corpus.integrity import FILES, fingerprint_of, unusable
+from potstill.corpus.integrity import CUT_FILES, FILES, fingerprint_of, unusable
 from potstill.errors import PotstillError
 
 FILE_NAME = "manifest.json"
-FORMAT_VERSION = 2
-"""Format 2 added the checksums. Corpora of format 1 can still be read."""
+FORMAT_VERSION = 3
+"""Format 2 added the checksums, format 3 the cut vocabularies. Corpora of earlier formats can still be read."""
+
+UNCUT_FORMAT = 2
+"""The format of a corpus whose vocabulary is not cut. Earlier versions of potstill can read it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Manifest:
     `skipped` counts documents left out: `bad_text` (not UTF-8) and `empty` (null, blank, or without any token).
     `created` is the time in UTC, ISO 8601. `checksums` are the SHA-256 of the files that training reads; a corpus of
     format 1 has none. `framing` says what stands around each block: `cls_sep` or `none`. It is empty in a corpus of an
-    earlier version, which framed blocks whenever the tokenizer had both tokens.
+    earlier version, which framed blocks whenever the tokenizer had both tokens. `tokenizer` made the ids of the blocks.
+    If the vocabulary is cut, `whole_tokenizer` is the tokenizer before the cut. `unit` is `blocks` for running text,
+    and `texts` or `sentences` for blocks of whole texts.
     """
 
     potstill_version: str
@@ -65,12 +71,18 @@ class Manifest:
     created: str
     checksums: dict[str, str] = field(default_factory=dict)
     framing: str = ""
-    format_version: int = FORMAT_VERSION
+    unit: str = "blocks"
+    format_version: int = UNCUT_FORMAT
+    whole_tokenizer: TokenizerRecord | None = None
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`."""
         record = {"format_version": self.format_version} | asdict(self)
-        record["tokenizer"]["class"] = record["tokenizer"].pop("class_name")
+        for name in ("tokenizer", "whole_tokenizer"):
+            if record[name] is None:
+                del record[name]
+            else:
+                record[name]["class"] = record[name].pop("class_name")
         if self.checksums:
             record["fingerprint"] = fingerprint_of(self.checksums)
         (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -106,15 +118,21 @@ class Manifest:
 
 
 def _parsed(record: dict[str, Any]) -> Manifest:
-    """Return the manifest in a JSON object of format 1 or 2; raise a `KeyError` or `TypeError` if it is no manifest."""
+    """Return the manifest in a JSON object of a known format.
+
+    Raises:
+        KeyError, TypeError: it is no manifest.
+    """
     fingerprint = record.pop("fingerprint", None)
-    tokenizer = dict(record["tokenizer"])
-    record["tokenizer"] = _record(TokenizerRecord, tokenizer | {"class_name": tokenizer.pop("class")})
+    cut = record["format_version"] > UNCUT_FORMAT
+    for name in ("tokenizer", "whole_tokenizer") if cut else ("tokenizer",):
+        tokenizer = dict(record[name])
+        record[name] = _record(TokenizerRecord, tokenizer | {"class_name": tokenizer.pop("class")})
     record["splits"] = {name: _record(SplitRecord, record["splits"][name]) for name in ("train", "validation")}
     record["sources"] = [_record(SourceRecord, source) for source in record["sources"]]
     manifest = _record(Manifest, record)
     if manifest.format_version >= 2 and fingerprint != fingerprint_of(
-        {name: manifest.checksums[name] for name in FILES}
+        {name: manifest.checksums[name] for name in (CUT_FILES if cut else FILES)}
     ):
         raise TypeError("its fingerprint is not that of its checksums")
     return manifest
@@ -127,7 +145,8 @@ def _record(kind: type[Record], values: dict[str, Any]) -> Record:
     """Return a dataclass with these values. They come from a file, so their types are checked."""
     hints = get_type_hints(kind)
     for name, value in values.items():
-        expected = getattr(hints.get(name), "__origin__", hints.get(name, object))
+        hint = hints.get(name, object)
+        expected = hint if isinstance(hint, UnionType) else getattr(hint, "__origin__", hint)
         allowed = (int, float) if expected is float else expected
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise TypeError(f"{name} is {type(value).__name__}")

@@ -61,6 +61,10 @@ class BlockWriter:
         if self._waiting_tokens >= self.content_size:
             stream = np.concatenate(self._waiting)
             self._write(stream[: len(stream) // self.content_size * self.content_size])
+        self.close()
+
+    def close(self) -> None:
+        """End the file."""
         self._writer.close()
         self._file.close()
 
@@ -79,10 +83,14 @@ class BlockWriter:
         blocks[:, start : start + self.content_size] = rows
         if self.spec.suffix is not None:
             blocks[:, -1] = self.spec.suffix
+        self.write_blocks(blocks)
+        self.counts += np.bincount(contents, minlength=self.spec.vocab_size)
+
+    def write_blocks(self, blocks: NDArray[Any]) -> None:
+        """Write (N, block_size) whole blocks of the spec's dtype as one record batch. `counts` stays as it is."""
         column = pa.FixedSizeListArray.from_arrays(pa.array(blocks.reshape(-1)), type=self._schema.field(0).type)
         self._writer.write_batch(pa.record_batch([column], schema=self._schema))
-        self.blocks += len(rows)
-        self.counts += np.bincount(contents, minlength=self.spec.vocab_size)
+        self.blocks += len(blocks)
 
     def __enter__(self) -> "BlockWriter":
         return self

@@ -14,14 +14,24 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
-from potstill.corpus.integrity import checksums
-from potstill.corpus.manifest import FILE_NAME, Manifest, SplitRecord, TokenizerRecord
+from potstill.corpus.integrity import CUT_FILES, FILES, checksums
+from potstill.corpus.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    UNCUT_FORMAT,
+    Manifest,
+    SplitRecord,
+    TokenizerRecord,
+)
 from potstill.corpus.packing import BlockWriter, content_size
 from potstill.corpus.progress import PrepareProgress
+from potstill.corpus.pruning import UsedTokens, prune_corpus
 from potstill.corpus.reading import DocumentReader, OnBadText, ReadingOptions, SampleBy
 from potstill.corpus.sources import Source, find_sources
+from potstill.corpus.text_rows import TextRowWriter, check_rows
 from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
-from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer
+from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer, save_tokenizer
+from potstill.corpus.tokenizer_pruning import tokens_to_keep
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import claimed_folder, complete_folder
@@ -32,6 +42,8 @@ if TYPE_CHECKING:
     from potstill.student.interface import TokenizerKind
 
 logger = logging.getLogger(__name__)
+
+Unit = Literal["blocks", "texts", "sentences"]
 
 
 def prepare(
@@ -54,6 +66,8 @@ def prepare(
     overwrite_output_dir: bool = False,
     model_type: str | None = None,
     frame_blocks: bool | None = None,
+    prune_vocabulary: bool = False,
+    unit: Literal["blocks", "texts", "sentences"] = "blocks",
 ) -> Corpus:
     """Tokenise documents and split them into blocks of one length, ready for training.
 
@@ -93,6 +107,13 @@ def prepare(
         overwrite_output_dir: Replace the corpus that is in the output folder.
         model_type: Architecture that decides the kind of tokenizer to train, by its name in transformers: roberta gets
             byte-level BPE. Give `pretrain` the same name.
+        prune_vocabulary: Cut the vocabulary to the tokens that the text uses, and keep control tokens and single
+            characters. `distill` then cuts the teacher too, and its student is smaller. The text is still tokenised
+            into the same pieces.
+        unit: What an encoder is to read at once. `blocks` are for language models: blocks of running text. `texts` and
+            `sentences` are for sentence encoders. `texts` keeps each document whole, and `sentences` splits documents
+            into pieces of one to four sentences; several of them share a block, and none attends to another. Texts
+            longer than a block are cut, and texts that occur again are left out.
         frame_blocks: Put [CLS] before and [SEP] after each block. By default blocks are framed if the tokenizer has
             both tokens. A causal model, such as a GPT-2, reads blocks without a frame.
 
@@ -108,7 +129,11 @@ def prepare(
         raise PotstillError(
             f"validation_fraction is {validation_fraction}: give a share that is at least 0 and below 1."
         )
-    for option, value, kind in (("sample_by", sample_by, SampleBy), ("on_bad_text", on_bad_text, OnBadText)):
+    for option, value, kind in (
+        ("sample_by", sample_by, SampleBy),
+        ("on_bad_text", on_bad_text, OnBadText),
+        ("unit", unit, Unit),
+    ):
         if value not in get_args(kind):
             raise PotstillError(f"{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
     if num_proc is not None and num_proc < 1:
@@ -117,6 +142,11 @@ def prepare(
         raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
+    if prune_vocabulary and train_tokenizer:
+        raise PotstillError(
+            "--prune_vocabulary cuts the vocabulary of a teacher, and --train_tokenizer makes a new one: leave one of "
+            "them out, and choose the size of a new one with --vocab_size."
+        )
     if model_type is not None and not train_tokenizer:
         raise PotstillError(
             "--model_type decides the kind of tokenizer to train: add --train_tokenizer, or leave --model_type out."
@@ -146,7 +176,12 @@ def prepare(
                 raise PotstillError(f"block_size is {block_size}, so there is no room for text: give 3 or more.")
 
             reader = DocumentReader(sources, options)
-            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, num_proc, memory_limit_mb)
+            used = UsedTokens(spec) if prune_vocabulary else None
+            if used is not None:
+                tokens_to_keep(loaded, [])  # raises an error now if the tokenizer cannot be cut
+            limits = num_proc, memory_limit_mb
+            pad = None if unit == "blocks" else check_rows(spec, loaded.pad_token_id, name)
+            _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, *limits, used, unit, pad)
 
     once("prepare a corpus", write)  # the first of a launcher's processes prepares the corpus for all
     return Corpus.open(Path(output_dir).expanduser().resolve(), verify=False)
@@ -163,33 +198,51 @@ def _write(
     validation_fraction: float,
     num_proc: int | None,
     memory_limit_mb: int,
+    used: UsedTokens | None,
+    unit: Unit,
+    pad: int | None,
 ) -> None:
-    """Write the corpus of all documents of a reader; its folder appears only when it is complete."""
+    """Write the corpus of all documents of a reader; its folder appears only when it is complete.
+
+    If `used` is given, the vocabulary is cut to the tokens that it counts.
+    """
     num_proc = num_proc or available_cpus()
+    whole = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, tokenizer_fingerprint(tokenizer))
     try:
         with complete_folder(folder) as partial:
-            batches = batched(reader, batch_bytes_for(memory_limit_mb, num_proc))
-            with closing(tokenise(batches, spec, seed, validation_fraction, num_proc)) as results:
-                splits, counts = _write_blocks(partial, results, spec, block_size)
+            documents = reader if used is None else used.of_documents(reader)
+            batches = batched(documents, batch_bytes_for(memory_limit_mb, num_proc))
+            with closing(tokenise(batches, spec, seed, validation_fraction, num_proc, unit == "sentences")) as results:
+                tokens = results if used is None else used.of_results(results)
+                splits, counts, left_out = _write_blocks(partial, tokens, spec, block_size, pad)
             tokenised = sum(split.documents for split in splits.values())
             _check_splits(splits, content_size(spec, block_size), validation_fraction)
+            record = whole
+            if used is None:
+                save_tokenizer(tokenizer, partial / "tokenizer")
+            else:
+                tokenizer, spec, kept = prune_corpus(partial, tokenizer, spec, name, block_size, used)
+                counts = counts[kept]
+                fingerprint = tokenizer_fingerprint(tokenizer)
+                record = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint)
             np.save(partial / "token_counts.npy", counts)
-            _save_tokenizer(tokenizer, partial / "tokenizer")
-            fingerprint = tokenizer_fingerprint(tokenizer)
             Manifest(
                 potstill_version=version("potstill"),
-                tokenizer=TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, fingerprint),
+                tokenizer=record,
                 block_size=block_size,
                 dtype=spec.dtype.name,
                 seed=seed,
                 validation_fraction=validation_fraction,
                 splits=splits,
                 # A document without any token, for example of control characters, counts as empty.
-                skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised},
+                skipped={"bad_text": reader.bad_text, "empty": reader.empty + reader.documents - tokenised} | left_out,
                 sources=reader.records,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                checksums=checksums(partial),
                 framing="none" if spec.prefix is None else "cls_sep",
+                unit=unit,
+                checksums=checksums(partial, FILES if used is None else CUT_FILES),
+                whole_tokenizer=None if used is None else whole,
+                format_version=UNCUT_FORMAT if used is None else FORMAT_VERSION,
             ).save(partial)
     except OSError as error:
         # Readers raise a `PotstillError` for their own errors, so this error is about writing.
@@ -205,13 +258,29 @@ def available_cpus() -> int:
 
 
 def _write_blocks(
-    folder: Path, results: Iterable[Tokens], spec: TokenizerSpec, block_size: int
-) -> tuple[dict[str, SplitRecord], NDArray[np.int64]]:
-    """Write `train.arrow` and `validation.arrow`. Return their records, and the token counts of the train split."""
+    folder: Path, results: Iterable[Tokens], spec: TokenizerSpec, block_size: int, pad: int | None
+) -> tuple[dict[str, SplitRecord], NDArray[np.int64], dict[str, int]]:
+    """Write `train.arrow` and `validation.arrow`.
+
+    Args:
+        folder: where to write them.
+        results: the documents as ids.
+        spec: of the tokenizer.
+        block_size: L, tokens of a block.
+        pad: id of [PAD] for blocks of whole texts; None for blocks of running text.
+
+    Returns:
+        The records of the splits, the token counts of the train split, and the number of texts left out by reason.
+    """
+
+    def writer(name: str) -> BlockWriter:
+        path = folder / f"{name}.arrow"
+        return BlockWriter(path, spec, block_size) if pad is None else TextRowWriter(path, spec, block_size, pad)
+
     documents = {"train": 0, "validation": 0}
     with (
-        BlockWriter(folder / "train.arrow", spec, block_size) as train,
-        BlockWriter(folder / "validation.arrow", spec, block_size) as validation,
+        writer("train") as train,
+        writer("validation") as validation,
         PrepareProgress() as progress,
     ):
         for tokens in results:
@@ -226,7 +295,13 @@ def _write_blocks(
         name: SplitRecord(documents[name], writer.tokens, writer.blocks, writer.dropped_tokens)
         for name, writer in (("train", train), ("validation", validation))
     }
-    return splits, train.counts
+    left_out = {}
+    if isinstance(train, TextRowWriter) and isinstance(validation, TextRowWriter):
+        left_out["duplicate"] = train.duplicates + validation.duplicates
+        cut, texts = train.cut_texts + validation.cut_texts, train.texts + validation.texts
+        if cut:
+            logger.warning("%d of %d texts are longer than a block and were cut to %d tokens.", cut, texts, block_size)
+    return splits, train.counts, left_out
 
 
 def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fraction: float) -> None:
@@ -244,13 +319,6 @@ def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fract
             validation.tokens,
             content,
         )
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:  # `tokenizers` raises a plain Exception when the disk is full
-        raise error if isinstance(error, OSError) else OSError(first_line(error)) from error
 
 
 def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":

@@ -73,9 +73,16 @@ def batch_bytes_for(memory_limit_mb: int, num_proc: int) -> int:
 
 
 def tokenise(
-    batches: Iterable[Batch], spec: TokenizerSpec, seed: int, validation_fraction: float, num_proc: int
+    batches: Iterable[Batch],
+    spec: TokenizerSpec,
+    seed: int,
+    validation_fraction: float,
+    num_proc: int,
+    sentences: bool = False,
 ) -> Generator[Tokens, None, None]:
     """Tokenise batches on `num_proc` processes and yield the results in the order of the batches.
+
+    With `sentences` each document is split into pieces of one to four sentences first.
 
     The workers end with the generator: close it (`contextlib.closing`) to end them early.
 
@@ -90,6 +97,7 @@ def tokenise(
         "id_bytes": spec.dtype.itemsize,
         "seed": seed,
         "validation_fraction": validation_fraction,
+        "sentences": sentences,
     }
     workers: list[_Worker] = []
     idle: SimpleQueue[_Worker] = SimpleQueue()

@@ -197,6 +197,18 @@ def warn_once(line: str) -> None:
         logger.warning(line)
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save a tokenizer.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # `tokenizers` tells of a full disk by a bare Exception
+        raise error if isinstance(error, OSError) else OSError(first_line(error)) from error
+
+
 def drop_token_types(tokenizer: PreTrainedTokenizerFast) -> None:
     """Stop a tokenizer from offering `token_type_ids`, also after it is saved, for a model that takes none."""
     tokenizer.model_input_names = ["input_ids", "attention_mask"]

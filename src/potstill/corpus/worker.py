@@ -9,6 +9,8 @@ The worker ends when its input ends, so it cannot outlive the process that start
 import hashlib
 import os
 import pickle
+import random
+import re
 import sys
 from array import array
 
@@ -30,6 +32,30 @@ def is_held_out(document: int, seed: int, validation_fraction: float) -> bool:
     return int.from_bytes(key, "big") < validation_fraction * 2.0**64
 
 
+SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+|(?<=[。！？])|\s*\n\s*""")
+MOST_SENTENCES = 4
+
+
+def pieces(text: str, key: str) -> list[str]:
+    """Split a text into pieces of one to four sentences, in its order.
+
+    Sentences end at a full stop, a question mark or an exclamation mark before white space, and at the end of a line.
+    An abbreviation may end one too early. That does no harm: the pieces are examples to learn from.
+
+    Args:
+        text: of a document.
+        key: decides the number of sentences of each piece.
+    """
+    sentences = [sentence for sentence in map(str.strip, SENTENCE_END.split(text)) if sentence]
+    sizes = random.Random(key)
+    found, start = [], 0
+    while start < len(sentences):
+        size = sizes.randint(1, MOST_SENTENCES)
+        found.append(" ".join(sentences[start : start + size]))
+        start += size
+    return found
+
+
 class Encoder:
     """Turn documents into the ids of the train stream and of the validation stream. A separator ends each document.
 
@@ -41,6 +67,7 @@ class Encoder:
         id_bytes: bytes of an id in the result: 1, 2 or 4.
         seed: seed of the held-out split.
         validation_fraction: share of held-out documents.
+        sentences: whether to split each document into pieces of one to four sentences. A separator ends each piece.
     """
 
     def __init__(
@@ -52,6 +79,7 @@ class Encoder:
         id_bytes: int,
         seed: int,
         validation_fraction: float,
+        sentences: bool = False,
     ) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer_json)
         # A model's tokenizer often truncates and pads to the model's length; a corpus needs the whole document.
@@ -66,6 +94,7 @@ class Encoder:
         self.typecode = TYPECODES[id_bytes]
         self.seed = seed
         self.validation_fraction = validation_fraction
+        self.sentences = sentences
 
     def __call__(self, first: int, documents: list[bytes]) -> tuple[bytes, bytes, int, int]:
         """Tokenise consecutive documents.
@@ -79,9 +108,15 @@ class Encoder:
             without any token is in neither.
         """
         streams = array(self.typecode), array(self.typecode)
-        counts = [0, 0]
+        counted: tuple[set[int], set[int]] = set(), set()
         texts = [document.decode() for document in documents]
-        for number, encoding in enumerate(self.tokenizer.encode_batch_fast(texts, add_special_tokens=False), first):
+        numbers = list(range(first, first + len(texts)))
+        if self.sentences:
+            split_texts = [pieces(text, f"{self.seed} {number}") for number, text in zip(numbers, texts, strict=True)]
+            numbers = [number for number, split in zip(numbers, split_texts, strict=True) for _ in split]
+            texts = [piece for split in split_texts for piece in split]
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for number, encoding in zip(numbers, encodings, strict=True):
             ids = encoding.ids
             if not self.special_ids.isdisjoint(ids):
                 ids = self._without_special(ids)
@@ -89,8 +124,8 @@ class Encoder:
                 split = is_held_out(number, self.seed, self.validation_fraction)
                 streams[split].extend(array(self.typecode, ids))
                 streams[split].append(self.separator)
-                counts[split] += 1
-        return streams[0].tobytes(), streams[1].tobytes(), counts[0], counts[1]
+                counted[split].add(number)
+        return streams[0].tobytes(), streams[1].tobytes(), len(counted[0]), len(counted[1])
 
     def _without_special(self, ids: list[int]) -> list[int]:
         # Some models have the special tokens in their own vocabulary (Unigram; WordPiece after a split at white space

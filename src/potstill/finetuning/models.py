@@ -18,7 +18,7 @@ from transformers import (
 
 from potstill.errors import PotstillError, first_line
 from potstill.panics import panics_as_errors
-from potstill.student.loading import check_model_files, model_folder, quiet_loading
+from potstill.student.loading import check_model_files, from_files, model_folder, quiet_loading
 from potstill.student.weights import Weights, check_finite
 
 _OF_LAYER = re.compile(r"\.\d+\.")
@@ -127,31 +127,16 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
     folder = model_folder(name, role)
     with quiet_loading(), panics_as_errors(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        # The attention is always given, because a config may name another one, which may be code from the hub.
-        for attention in ("sdpa", "eager"):
-            try:
-                model, report = head.from_pretrained(
-                    folder,
-                    config=config,
-                    dtype=torch.float32,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    local_files_only=True,
-                    attn_implementation=attention,
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                )
-                break
-            except Exception as error:  # a bad file can cause errors of many types in several libraries
-                if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
-                    continue
-                kind = head.__name__.removeprefix("AutoModelFor")
-                task = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
-                if isinstance(error, SafetensorError):
-                    reason = f"its weights are damaged or incomplete: copy or download it again ({first_line(error)})"
-                else:
-                    reason = first_line(error)
-                raise PotstillError(f"the {role} {name!r} cannot be loaded with a head for {task}: {reason}") from error
+        try:
+            model, report = from_files(head, folder, config, torch.float32)
+        except Exception as error:  # a bad file can cause errors of many types in several libraries
+            kind = head.__name__.removeprefix("AutoModelFor")
+            task = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
+            if isinstance(error, SafetensorError):
+                reason = f"its weights are damaged or incomplete: copy or download it again ({first_line(error)})"
+            else:
+                reason = first_line(error)
+            raise PotstillError(f"the {role} {name!r} cannot be loaded with a head for {task}: {reason}") from error
     inner = f"{model.base_model_prefix}."
     mismatched = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(inner))
     if mismatched:

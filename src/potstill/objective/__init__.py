@@ -2,6 +2,7 @@
 
 from potstill.objective.attention_relations import AttentionRelations
 from potstill.objective.distillation import OF_DISTILBERT, DistillationObjective
+from potstill.objective.ensemble import Ensemble, Mean
 from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.hidden_mse import HiddenMSE
 from potstill.objective.losses import LOSSES, objective_from
@@ -18,11 +19,13 @@ __all__ = [
     "CausalLM",
     "DistillationObjective",
     "Encoded",
+    "Ensemble",
     "Flops",
     "HiddenCosine",
     "HiddenMSE",
     "LogitsMSE",
     "MaskedLM",
+    "Mean",
     "Objective",
     "SoftTargets",
     "Term",

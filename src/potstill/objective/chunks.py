@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,46 @@ from potstill.objective.softmax import SoftmaxOptions, softmax_losses_
 ONES = 8  # columns added to the hidden states: one column of ones, the rest zeros for alignment
 
 
+class Targets(Protocol):
+    """The source of the logits that the student is compared with, for N tokens and a vocabulary of V."""
+
+    @property
+    def matrices(self) -> int:
+        """Number of matrices of logits that are in memory at once."""
+
+    def prepared(self, dtype: torch.dtype, alignment: int) -> Targets:
+        """Return the same in a dtype, with the vocabulary padded to V', a multiple of the alignment."""
+
+    def logits(self, chunk: slice) -> Tensor:
+        """Return the (n, V') logits of a chunk of n tokens at temperature 1. The caller may overwrite them."""
+
+
 class Projection(NamedTuple):
     """The factors of the logits `hidden @ weight.T + bias`, of shapes (N, H), (V, H) and (V,) or None."""
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
+
+    @property
+    def matrices(self) -> int:
+        """See `Targets.matrices`."""
+        return 1
+
+    def prepared(self, dtype: torch.dtype, alignment: int) -> Projection:
+        """See `Targets.prepared`. The padding is 0."""
+        hidden, weight, bias = (None if t is None else t.detach().to(dtype) for t in self)
+        assert hidden is not None
+        assert weight is not None
+        padding = -len(weight) % alignment
+        if padding:
+            weight = F.pad(weight, (0, 0, 0, padding))
+            bias = None if bias is None else F.pad(bias, (0, padding))
+        return Projection(hidden, weight, bias)
+
+    def logits(self, chunk: slice) -> Tensor:
+        """See `Targets.logits`."""
+        return F.linear(self.hidden[chunk], self.weight, self.bias)
 
 
 class VocabularyPass(torch.autograd.Function):
@@ -41,7 +75,7 @@ class VocabularyPass(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        teacher: Projection | None,
+        teacher: Targets | None,
         labels: Tensor,
         options: SoftmaxOptions,
         dtype: torch.dtype,
@@ -57,7 +91,7 @@ class VocabularyPass(torch.autograd.Function):
             hidden: (N, H) hidden states of the student, after the transform of its head.
             weight: (V, H) weight of the student.
             bias: (V,) bias of the student, or None.
-            teacher: hidden states, weight and bias of the teacher; None if no loss compares with a teacher.
+            teacher: source of the teacher's logits; None if no loss compares with a teacher.
             labels: (N,) int64 token to predict, or -100.
             options: the losses to compute; their `with_gradient` is ignored.
             dtype: type of the matrix products.
@@ -67,8 +101,8 @@ class VocabularyPass(torch.autograd.Function):
         count, (vocab_size, width) = len(hidden), weight.shape
         options = options._replace(with_gradient=any(ctx.needs_input_grad[:3]))
         sum_dtype = torch.promote_types(dtype, torch.float32)
-        student = _prepared(Projection(hidden, weight, bias), dtype, alignment)
-        teacher = None if teacher is None else _prepared(teacher, dtype, alignment)
+        student = Projection(hidden, weight, bias).prepared(dtype, alignment)
+        teacher = None if teacher is None else teacher.prepared(dtype, alignment)
         losses = hidden.new_zeros((3 if options.squared_scale else 2, count), dtype=sum_dtype)
         if options.with_gradient:
             grad_hidden = torch.empty_like(student.hidden)
@@ -78,8 +112,8 @@ class VocabularyPass(torch.autograd.Function):
             grad_weight = hidden.new_zeros((len(student.weight), width + ONES), dtype=sum_dtype)
         for start in range(0, count, chunk_size):
             chunk = slice(start, start + chunk_size)
-            logits = _logits(student, chunk)
-            targets = None if teacher is None else _logits(teacher, chunk)
+            logits = student.logits(chunk)
+            targets = None if teacher is None else teacher.logits(chunk)
             softmax(logits.device.type)(logits, targets, labels[chunk], losses[:, chunk], vocab_size, options)
             if options.with_gradient:  # the logits have been overwritten by their gradient
                 torch.mm(logits, student.weight, out=grad_hidden[chunk])
@@ -130,22 +164,6 @@ def softmax(device_type: str) -> Callable[..., None]:
         f"the pass over the vocabulary is slower than it could be: {' and '.join(missing)} is missing", stacklevel=2
     )
     return softmax_losses_
-
-
-def _prepared(projection: Projection, dtype: torch.dtype, alignment: int) -> Projection:
-    """Cast a projection to a dtype, and pad its vocabulary with zeros to a multiple of the alignment."""
-    hidden, weight, bias = (None if t is None else t.detach().to(dtype) for t in projection)
-    assert hidden is not None
-    assert weight is not None
-    padding = -len(weight) % alignment
-    if padding:
-        weight = F.pad(weight, (0, 0, 0, padding))
-        bias = None if bias is None else F.pad(bias, (0, padding))
-    return Projection(hidden, weight, bias)
-
-
-def _logits(projection: Projection, chunk: slice) -> Tensor:
-    return F.linear(projection.hidden[chunk], projection.weight, projection.bias)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
+from potstill.objective.ensemble import Ensemble
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Batch, Encoded, Flops, Term, Weighted
 from potstill.objective.vocabulary import Vocabulary
-from potstill.student import Reads
+from potstill.student import Reads, family_of
 
 Value = Callable[[Batch], Tensor]
 _PARTS = (SoftTargets, MaskedLM, LogitsMSE)
@@ -124,6 +125,11 @@ class Objective:
                 ("student", term.student_reads, student),
                 ("teacher", term.teacher_reads, teacher),
             ):
+                if config is not None and reads.attention and not family_of(config).shows_attention:
+                    raise PotstillError(
+                        f"The loss {term.name} reads queries and keys of the {role}, and potstill does not know where "
+                        f"models of type {config.model_type!r} make them: leave it out of losses."
+                    )
                 depth = 0 if config is None else config.num_hidden_layers
                 for layer in reads.hidden | reads.attention:
                     if not -depth <= layer < depth:
@@ -137,16 +143,25 @@ class Objective:
         found = [term.flops(teacher, student, block_size) for term in self.terms]
         return Flops(sum(flops.teacher for flops in found), sum(flops.student for flops in found))
 
-    def modules(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, seed: int = 0) -> nn.ModuleDict:
-        """Return the modules that the terms train, by the name of the term. Equal seeds give equal weights."""
+    def modules(self, teachers: Sequence[PreTrainedConfig], student: PreTrainedConfig, seed: int = 0) -> nn.ModuleDict:
+        """Return the modules that the terms train. A term has its own module for each teacher.
+
+        Args:
+            teachers: configs of all teachers, in order.
+            student: config of the model in training.
+            seed: decides the initial weights; equal seeds give equal weights.
+
+        Returns:
+            Modules by the name of the term. From the second teacher on, the teacher's number follows the name.
+        """
         modules = nn.ModuleDict()
-        if teacher is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                for term in self.terms:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for term in self.terms:
+                for number, teacher in enumerate(teachers):
                     module = term.module(teacher, student) if term.teacher_reads else None
                     if module is not None:
-                        modules[term.name] = module
+                        modules[_module_name(term, number)] = module
         return modules
 
     def compiled(self, **options: Any) -> dict[str, Value]:
@@ -156,11 +171,12 @@ class Objective:
     def __call__(
         self,
         student: Encoded,
-        teacher: Encoded | None,
+        teachers: Sequence[Encoded],
         positions: Tensor,
         labels: Tensor,
         modules: nn.ModuleDict | None = None,
         values: Mapping[str, Value] | None = None,
+        ensemble: Ensemble | None = None,
     ) -> dict[str, Tensor]:
         """Return the named losses of a batch, each a float32 scalar; ``loss``, their weighted sum, has a gradient.
 
@@ -169,18 +185,28 @@ class Objective:
 
         Args:
             student: states of the student for a batch of B blocks of L tokens.
-            teacher: states of the teacher for the same batch; may be None if no term needs it.
+            teachers: states of each teacher for the same batch; may be empty if no term needs a teacher.
             positions: (B, K) int64, the masked positions of each block.
             labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
             modules: the modules that the terms train, from `modules`.
             values: functions that replace `Term.value`, by the name of the term, from `compiled`.
+            ensemble: how the teachers are averaged; with equal weights if not given.
         """
+        ensemble = ensemble or Ensemble.of(len(teachers))
         trained, values = dict(modules.items()) if modules is not None else {}, values or {}
         logged: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         for term in self.terms:
-            batch = Batch(student, teacher, positions, labels, trained.get(term.name))
-            part, named = term.losses(batch, values.get(term.name, term.value))
+            batches = [
+                Batch(student, teacher, positions, labels, trained.get(_module_name(term, number)))
+                for number, teacher in enumerate(teachers or [None])
+            ]
+            part, named = term.losses(batches, values.get(term.name, term.value), ensemble)
             parts.append(part)
             logged |= named
         return {"loss": torch.stack(parts).sum(), **logged}
+
+
+def _module_name(term: Term, number: int) -> str:
+    """Return the name of the module that a term trains for a teacher, counted from 0."""
+    return f"{term.name} {number + 1}" if number else term.name

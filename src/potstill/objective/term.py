@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
+from potstill.objective.ensemble import Ensemble
 from potstill.student import Reads, States, VocabularyHead
 
 
@@ -28,7 +29,7 @@ class Batch:
 
     Attributes:
         student: outputs of the student.
-        teacher: outputs of the teacher; None if no term reads a teacher.
+        teacher: outputs of one teacher; None if there is no teacher. With several teachers, each has its own `Batch`.
         positions: (B, K) int64, the masked positions of each block.
         labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
         trained: the module that `Term.module` returned; None if the term has none.
@@ -155,14 +156,21 @@ class Term(Weighted, ABC):
         """
         return None
 
-    def losses(self, batch: Batch, value: Callable[[Batch], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, batches: Sequence[Batch], value: Callable[[Batch], Tensor], ensemble: Ensemble
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss, and the values for the log by name.
 
+        With several teachers the value is the weighted mean of the values for each teacher.
+
         Args:
-            batch: the input of the term.
+            batches: the inputs of the term, one for each teacher with the same student; a single one without a teacher.
             value: `self.value`, or its compiled version.
+            ensemble: the weights of the teachers.
         """
-        found = value(batch)
+        if not self.teacher_reads:
+            batches = batches[:1]
+        found = ensemble.mean_value([value(batch) for batch in batches])
         found = found.to(torch.promote_types(found.dtype, torch.float32))
         return self.weight * found, {self.logged_as or self.name: found.detach()}
 

@@ -7,8 +7,8 @@ that all logits need never be in memory at once, and computes all its losses in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
-from potstill.objective.chunks import Projection, VocabularyPass
+from potstill.objective.chunks import Projection, Targets, VocabularyPass
+from potstill.objective.ensemble import Ensemble
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.softmax import SoftmaxOptions
 from potstill.objective.term import Batch, Term
@@ -78,14 +79,26 @@ class Vocabulary(Term):
 
     def value(self, batch: Batch) -> Tensor:
         """Return the weighted sum of the parts: see `losses`."""
-        return self.losses(batch)[0]
+        return self.losses([batch], self.value, Ensemble())[0]
 
-    def losses(self, batch: Batch, value: Callable[[Batch], Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, batches: Sequence[Batch], value: Callable[[Batch], Tensor], ensemble: Ensemble
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the parts, and for the log `ce`, `mlm` or `clm`, and `logits_mse`.
 
-        Each is a float32 scalar. Only the sum has a gradient. It is computed in the same pass.
+        Each is a float32 scalar. Only the sum has a gradient. It is computed in the same pass. The student is compared
+        with the mean of the teachers that `ensemble` describes. The MSE is always to the mean of their logits.
         """
         soft_targets, hard_labels, logits_mse = self.soft_targets, self.hard_labels, self.logits_mse
+        if logits_mse is not None and len(batches) > 1 and ensemble.mean != "logits":
+            of_logits = replace(ensemble, mean="logits")
+            if soft_targets is None:
+                ensemble = of_logits
+            else:  # one pass compares with one matrix of logits, but these two losses need two
+                first, logged = replace(self, logits_mse=None).losses(batches, value, ensemble)
+                second, logged_too = Vocabulary(logits_mse=logits_mse).losses(batches, value, of_logits)
+                return first + second, logged | logged_too
+        batch = batches[0]
         positions, labels, head = batch.positions, batch.labels, batch.student.head
         hidden = batch.student.last
         every_token = self.student_reads.logits == "all"
@@ -97,18 +110,14 @@ class Vocabulary(Term):
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        teacher = None
+        temperature, soft, hard, squared = 1.0 if soft_targets is None else soft_targets.temperature, 0.0, 0.0, 0.0
+        teacher: Targets | None = None
         if self.teacher_reads:
-            assert batch.teacher is not None
             with torch.no_grad():
-                teacher_hidden = batch.teacher.last if every_token else _at(batch.teacher.last, positions)
-                transformed = batch.teacher.head.transform(teacher_hidden)
-                teacher = Projection(transformed.flatten(0, 1), batch.teacher.head.weight, batch.teacher.head.bias)
+                teacher = ensemble.targets([_projection(one, every_token) for one in batches], temperature)
         # Sums over rows become averages over counts that are the same for every batch: see `Term.value`.
         counts = {"all": row_labels.numel(), "masked": labels.numel()}
-        temperature, soft, hard, squared = 1.0, 0.0, 0.0, 0.0
         if soft_targets is not None:
-            temperature = soft_targets.temperature
             soft = soft_targets.weight * temperature**2 / counts[soft_targets.tokens]
         if hard_labels is not None:
             hard = hard_labels.weight / counts["masked"]
@@ -127,6 +136,7 @@ class Vocabulary(Term):
             logits_mse is not None and logits_mse.tokens == "masked",
         )
         rows = head.transform(hidden).flatten(0, 1)
+        matrices = 2 if teacher is None else 1 + teacher.matrices
         with torch.autocast(device, enabled=False):  # the pass chooses its own types
             total, sums = VocabularyPass.apply(
                 rows,
@@ -136,7 +146,7 @@ class Vocabulary(Term):
                 row_labels.flatten(),
                 options,
                 dtype,
-                _chunk_size(row_labels.numel(), len(head.weight), dtype, device),
+                _chunk_size(row_labels.numel(), len(head.weight), dtype, device, matrices),
                 ALIGNMENT.get(device, 1),
             )
         logged = {}
@@ -162,9 +172,25 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
         )
 
 
-def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
-    """Return the number of tokens in a chunk, so that both heads' logits stay small and chunks have similar sizes."""
-    limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (2 * vocab_size * dtype.itemsize)
+def _projection(batch: Batch, every_token: bool) -> Projection:
+    """Return the projection that gives the teacher's logits, at every token or only at the masked ones."""
+    assert batch.teacher is not None
+    head, hidden = batch.teacher.head, batch.teacher.last
+    transformed = head.transform(hidden if every_token else _at(hidden, batch.positions))
+    return Projection(transformed.flatten(0, 1), head.weight, head.bias)
+
+
+def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str, matrices: int = 2) -> int:
+    """Return the number of tokens in a chunk, so that all matrices of logits stay small and chunks have similar sizes.
+
+    Args:
+        tokens: number of tokens in all chunks.
+        vocab_size: V.
+        dtype: type of the logits.
+        device: type of the device.
+        matrices: number of matrices of logits in memory at once: the student's and those of its targets.
+    """
+    limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (matrices * vocab_size * dtype.itemsize)
     chunks = math.ceil(tokens / max(limit, 1))
     return math.ceil(tokens / chunks / 8) * 8
 

@@ -74,17 +74,19 @@ def figure(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else NOTHING
 
 
-def front_matter(header: Mapping[str, Any], base_model: str | None) -> str:
+def front_matter(header: Mapping[str, Any], base_model: str | Sequence[str] | None) -> str:
     """Return the header of a card in YAML, in the hub's format.
 
     Args:
         header: fields of the header.
-        base_model: the model that this one was made from. It becomes a field if it can be a name on the hub and is not
-            a local folder.
+        base_model: the model or models that this one was made from. Those that can be names on the hub and are not
+            local folders become a field.
     """
     fields = dict(header)
-    if base_model is not None and _is_of_the_hub(base_model):
-        fields["base_model"] = base_model
+    named = [base_model] if isinstance(base_model, str) else base_model or []
+    of_the_hub = [name for name in named if _is_of_the_hub(name)]
+    if of_the_hub:
+        fields["base_model"] = of_the_hub[0] if len(of_the_hub) == 1 else of_the_hub
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
 
 

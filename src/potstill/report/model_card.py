@@ -31,6 +31,7 @@ def model_card(
     """
     teacher = recipe.get("teacher")
     causal = family_of(config).causal
+    teachers = results.get("teachers", [])
     header = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation" if causal else "fill-mask",
@@ -39,7 +40,8 @@ def model_card(
     sections = [
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class),
-        _held_out(results["held_out"], bool(teacher), causal, recipe.get("short_block_size")),
+        _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
+        _teachers(teachers, results["held_out"]["final"] or {}, recipe),
         _layer_search(results.get("layer_search")),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
@@ -57,7 +59,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     lines = []
     if "teacher" in recipe:
         lines += [
-            f"# A student of {name_of(recipe['teacher'])}",
+            f"# A student of {_names(recipe['teacher'])}",
             "",
             f"A {code(config.model_type)} of {shape}, distilled with potstill by the "
             "method of DistilBERT (Sanh et al. 2019, arXiv 1910.01108).",
@@ -75,7 +77,8 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
                 )
             else:
                 rest = "The teacher's segment embeddings were dropped."
-            lines.append(f"{_start(recipe['layers'])} {rest}")
+            whose = "the teacher's" if isinstance(recipe["teacher"], str) else "the first teacher's"
+            lines.append(f"It started from {whose} layers {_by_rule(recipe['layers'])}. {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
@@ -94,10 +97,8 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     return "\n".join(lines + usage)
 
 
-def _start(layers: str) -> str:
-    if re.fullmatch(r"[\d, ]+", layers):
-        return f"It started from the teacher's layers {plain(layers)}, counted from 0."
-    return f"It started from the teacher's layers by the rule {code(layers)}."
+def _by_rule(layers: str) -> str:
+    return f"{layers}, counted from 0" if re.fullmatch(r"[\d, ]+", layers) else f"by the rule {code(layers)}"
 
 
 _FILL = (
@@ -110,7 +111,36 @@ _GENERATE = (
 )
 
 
-def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short: int | None) -> str:
+def _names(teacher: str | list[str]) -> str:
+    if isinstance(teacher, str):
+        return name_of(teacher)
+    *others, last = (name_of(one) for one in teacher)
+    return f"{', '.join(others)} and {last}"
+
+
+def _teachers(teachers: list[dict[str, Any]], final: dict[str, float], recipe: dict[str, Any]) -> str:
+    if not teachers:
+        return ""
+    rows = []
+    for number, teacher in enumerate(teachers, 1):
+        values = {name: final.get(f"teacher_{number}_{name}") for name in ("loss", "perplexity", "accuracy")} | teacher
+        cells = [(values.get(key), form) for key, (_, form) in _OF_A_TEACHER.items()]
+        rows.append(
+            [name_of(teacher["name"]), *("" if value is None else figure(value, form) for value, form in cells)]
+        )
+    return "\n\n".join(
+        [
+            "## Teachers",
+            f"The soft targets are the weighted mean of the teachers' {plain(recipe['teacher_mean'])}. The last two "
+            "columns give the time of each teacher in a training step, as medians over the measured steps.",
+            _without_empty_columns(["teacher", *(heading for heading, _ in _OF_A_TEACHER.values())], rows),
+        ]
+    )
+
+
+def _held_out(
+    held_out: dict[str, Any], with_teacher: bool, several_teachers: bool, causal: bool, short: int | None
+) -> str:
     final, initial = held_out["final"], held_out["initial"]
     if final is None:
         return "## Held-out text\n\nNot measured: the corpus has no held-out block."
@@ -119,7 +149,7 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
     if "teacher_loss" in final:
         names = ("loss", "perplexity", "accuracy")
         taught = {name: final[f"teacher_{name}"] for name in names if f"teacher_{name}" in final}
-        rows.append(_row("teacher", taught))
+        rows.append(_row("mean of the teachers" if several_teachers else "teacher", taught))
     if initial:
         rows.append(_row(f"{name}, as initialised", initial))
     rows.append(_row(f"{name}, trained", final))
@@ -134,7 +164,8 @@ def _held_out(held_out: dict[str, Any], with_teacher: bool, causal: bool, short:
     paragraphs += no_figures({"as initialised": initial or {}, "trained": final})
     if final.get("teacher_accuracy"):  # a share of 0 is not defined
         kept = final["accuracy"] / final["teacher_accuracy"]
-        paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the teacher's accuracy.")
+        whole = "accuracy of the teachers' mean" if several_teachers else "teacher's accuracy"
+        paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the {whole}.")
     return "\n\n".join(paragraphs)
 
 
@@ -186,6 +217,15 @@ _HELD_OUT = {
     "cosine": ("cosine", ".3f"),
 }
 """Metric → heading and format of its column."""
+_OF_A_TEACHER = {
+    "weight": ("weight", ".3f"),
+    "loss": _HELD_OUT["loss"],
+    "perplexity": _HELD_OUT["perplexity"],
+    "accuracy": _HELD_OUT["accuracy"],
+    "seconds": ("seconds per step", ".4f"),
+    "share": ("share of a step", ".1%"),
+}
+"""Property of one of several teachers → heading and format of its column."""
 
 
 def _row(name: str, metrics: dict[str, float]) -> list[str]:
@@ -235,10 +275,16 @@ def _corpus(manifest: Manifest) -> str:
     sources = [
         [name_of(source.name), f"{source.documents:,}", code((source.sha256 or "")[:16])] for source in manifest.sources
     ]
+    cut = ""
+    if (whole := manifest.whole_tokenizer) is not None:
+        cut = (
+            f" The vocabulary of {name_of(whole.name)} was cut to the {manifest.tokenizer.vocab_size:,} of its "
+            f"{whole.vocab_size:,} tokens that the corpus needs."
+        )
     return "\n\n".join(
         [
             "## Corpus",
-            f"Blocks of {manifest.block_size} tokens, without padding.",
+            f"Blocks of {manifest.block_size} tokens, without padding.{cut}",
             table(["split", "documents", "blocks", "tokens"], splits),
             table(["source", "documents", "SHA-256, first 16"], sources),
         ]

@@ -8,6 +8,7 @@ from potstill.student.interface import Family, VocabularyHead
 from potstill.student.layers import choose_layers
 from potstill.student.loading import load_masked_lm
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, Tokens
+from potstill.student.vocabulary_pruning import prune_embeddings, prune_vocabulary
 
 __all__ = [
     "LAST_HIDDEN",
@@ -23,6 +24,8 @@ __all__ = [
     "grow",
     "grow_optimizer_state",
     "load_masked_lm",
+    "prune_embeddings",
+    "prune_vocabulary",
     "takes_token_types",
     "usable_length",
 ]

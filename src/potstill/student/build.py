@@ -1,16 +1,20 @@
 """A teacher in, its initial student out."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
-from potstill.student.family import family_of
+from potstill.student.family import family_of, family_or_none
 from potstill.student.layers import choose_layers, default_depth, explicit_layers
-from potstill.student.loading import load_masked_lm
+from potstill.student.loading import load_masked_lm, quiet_loading
+
+logger = logging.getLogger(__name__)
 
 
 def build_student(
@@ -32,7 +36,9 @@ def build_student(
         teacher: A language model of a known family, or its folder or hub name.
         num_hidden_layers: Depth of the student. Half the teacher's (rounded down, at least 1) by default, or as many
             as `layers` lists.
-        layers: Which teacher layers to copy; see `choose_layers`.
+        layers: Which teacher layers to copy; see `choose_layers`. Where the teacher's layers are of several kinds, what
+            a rule chooses is moved so that they come in the teacher's order (`Family.adjust_layers`), and a line is
+            logged. A list is taken as it is.
         initialise: `"teacher"` copies the weights; `"random"` draws all of them as the architecture does by itself
             (the ablation of Sanh et al. 2019, table 4), and then `layers` gives the depth at most.
         fold_token_types: Add the teacher's segment-0 embedding into the student's position embeddings. The embedding
@@ -47,8 +53,7 @@ def build_student(
         PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth or
             the choice of layers is impossible; `initialise` is neither of the two.
     """
-    if initialise not in ("teacher", "random"):
-        raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")
+    check_initialise(initialise)
     if not isinstance(teacher, PreTrainedModel):
         teacher = load_masked_lm(teacher)
     family = family_of(teacher)
@@ -56,19 +61,68 @@ def build_student(
         raise PotstillError(
             f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with load_masked_lm"
         )
-    teacher_layers = teacher.config.num_hidden_layers
-    if num_hidden_layers is None:
-        listed = explicit_layers(layers)
-        num_hidden_layers = default_depth(teacher_layers) if listed is None else len(listed)
-    chosen = choose_layers(teacher_layers, num_hidden_layers, layers)
-
+    with quiet_loading():
+        reason = family.unusable(teacher)
+    if reason is not None:
+        raise PotstillError(f"the teacher cannot be used: it {reason}")
+    chosen = layers_to_copy(teacher.config, num_hidden_layers, layers)
     config = family.student_config(teacher.config, chosen)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Not torch.manual_seed, which would seed the accelerators as well.
-        torch.default_generator.manual_seed(seed)
+    with initialised_from(seed):
         student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
     student.to(dtype=dtype)
     if initialise == "teacher":
         family.copy_weights(teacher, student, chosen, fold_token_types)
     return student.to(device=teacher.device).eval()
+
+
+def layers_to_copy(
+    config: PreTrainedConfig, num_hidden_layers: int | None = None, layers: str | Sequence[int] = "alternate"
+) -> list[int]:
+    """The teacher layer that each student layer copies; see `build_student` for the arguments.
+
+    Args:
+        config: Of the teacher, which may be of no family.
+        num_hidden_layers: Depth of the student, or None.
+        layers: A rule or a list.
+
+    Raises:
+        PotstillError: See `choose_layers`.
+    """
+    listed = explicit_layers(layers)
+    if num_hidden_layers is None:
+        num_hidden_layers = default_depth(config.num_hidden_layers) if listed is None else len(listed)
+    chosen = choose_layers(config.num_hidden_layers, num_hidden_layers, layers)
+    family = family_or_none(config)
+    if listed is not None or family is None:
+        return chosen
+    adjusted = family.adjust_layers(config, chosen)
+    if adjusted != chosen:
+        ours, theirs = (",".join(map(str, numbers)) for numbers in (adjusted, chosen))
+        logger.warning(
+            "The student copies the teacher's layers %s. They were chosen so that each kind of layer comes where the "
+            "teacher has it; the rule %r alone would choose %s.",
+            ours,
+            str(layers),
+            theirs,
+        )
+    return adjusted
+
+
+def check_initialise(initialise: str) -> None:
+    """Refuse what is no way to initialise a student.
+
+    Raises:
+        PotstillError: it is neither 'teacher' nor 'random'.
+    """
+    if initialise not in ("teacher", "random"):
+        raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")
+
+
+@contextmanager
+def initialised_from(seed: int) -> Iterator[None]:
+    """Let what is built in the body be random from `seed`, on the CPU; the caller's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed the accelerators as well.
+        torch.default_generator.manual_seed(seed)
+        yield

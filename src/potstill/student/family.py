@@ -1,12 +1,20 @@
-"""The families there are. A new one is a file beside `bert.py` and a line in `FAMILIES`."""
+"""The families there are. A new one is a file beside `bert.py` and a line in `FAMILIES`.
+
+Other architectures take the generic path.
+"""
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.bert import Bert
+from potstill.student.deberta import DebertaV2
 from potstill.student.distilbert import DistilBert
+from potstill.student.electra import Electra
+from potstill.student.generic import generic_family
 from potstill.student.gpt2 import Gpt2
 from potstill.student.interface import Family, TokenizerKind
+from potstill.student.modernbert import ModernBert
+from potstill.student.mpnet import MPNet
 from potstill.student.roberta import Camembert, Roberta, XlmRoberta
 
 FAMILIES: tuple[Family, ...] = (
@@ -16,36 +24,37 @@ FAMILIES: tuple[Family, ...] = (
     XlmRoberta(),
     Camembert(),
     Gpt2(),
+    ModernBert(),
+    Electra(),
+    DebertaV2(),
+    MPNet(),
 )
 _FAMILIES: dict[str | None, Family] = {family.model_type: family for family in FAMILIES}
 
 
 def family_of(model_or_config: PreTrainedModel | PreTrainedConfig) -> Family:
-    """The family of a model or of its config, by `config.model_type`.
+    """The family of a model or of its config, by `config.model_type`: see `family_of_type`.
 
     Raises:
-        PotstillError: No family has this model type.
+        PotstillError: As `family_of_type`.
     """
     config = getattr(model_or_config, "config", model_or_config)
     return family_of_type(config.model_type)
 
 
 def family_or_none(config: PreTrainedConfig) -> Family | None:
-    """The family of a model with this config, or None for a model of no family."""
+    """The family of a model with this config, or None for a model of no family of its own."""
     return _FAMILIES.get(config.model_type)
 
 
 def family_of_type(model_type: str | None) -> Family:
-    """The family whose configs carry this `model_type`.
+    """The family whose configs carry this `model_type`: the generic one where there is none of their own.
 
     Raises:
-        PotstillError: No family has this model type.
+        PotstillError: Transformers has no language model of this type, or none that reads text with one stack of
+            layers.
     """
-    if model_type in _FAMILIES:
-        return _FAMILIES[model_type]
-    raise PotstillError(
-        f"models of type {model_type!r} are not supported: use one of type {', '.join(map(str, _FAMILIES))}"
-    )
+    return _FAMILIES[model_type] if model_type in _FAMILIES else generic_family(model_type)
 
 
 def new_model_family(model_type: str | None) -> Family:

@@ -1,7 +1,7 @@
 """A deeper model made by stacking copies of a shallower one's layers (Gong et al. 2019)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +9,15 @@ from transformers import PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
-from potstill.student.tensors import with_layers
+from potstill.student.tensors import cast_parameters
 
 
 def grow(model: PreTrainedModel, num_hidden_layers: int) -> PreTrainedModel:
     """A copy of `model` that is `num_hidden_layers` deep: its layers, over again from the first, until it is full.
 
-    Layer i of the result is a copy of layer i mod depth; embeddings, head and everything else are copies too. Source:
-    "Efficient Training of BERT by Progressively Stacking", Gong et al. 2019, where each step doubles the depth.
+    Layer i of the result is a copy of layer i mod depth, or of what the family has for this place
+    (`Family.grown_from`); embeddings, head and everything else are copies too. Source: "Efficient Training of BERT by
+    Progressively Stacking", Gong et al. 2019, where each step doubles the depth.
 
     Args:
         model: A model of a known family; left as it is.
@@ -33,13 +34,12 @@ def grow(model: PreTrainedModel, num_hidden_layers: int) -> PreTrainedModel:
     depth = model.config.num_hidden_layers
     if num_hidden_layers < depth:
         raise PotstillError(f"a model of {depth} layers cannot grow to {num_hidden_layers}: give {depth} or more")
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = num_hidden_layers
-    layers = [layer % depth for layer in range(num_hidden_layers)]
+    config = family.grown_config(model.config, num_hidden_layers)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         grown = type(model)(config)
-    grown.to(device=model.device, dtype=model.dtype)
-    grown.load_state_dict(with_layers(model.state_dict(), family.layer_prefix, layers))
+    cast_parameters(grown.to(model.device), model.dtype)
+    state = model.state_dict()
+    grown.load_state_dict({name: state[_original(name, model, state)] for name in grown.state_dict()})
     return grown.train(model.training)
 
 
@@ -70,7 +70,6 @@ def grow_optimizer_state(
         raise ValueError("old_names does not name every parameter of every group of the optimizer's state")
     if len(new_names) != len(groups):
         raise ValueError(f"the optimizer's state has {len(groups)} parameter groups and new_names has {len(new_names)}")
-    layer_prefix, depth = family_of(model).layer_prefix, model.config.num_hidden_layers
     index_of = {
         name: index
         for group, names in zip(groups, old_names, strict=True)
@@ -86,7 +85,7 @@ def grow_optimizer_state(
             options["param_names"] = list(names)
         grown["param_groups"].append({**options, "params": indices})
         for index, name in zip(indices, names, strict=True):
-            original = _original(name, layer_prefix, depth)
+            original = _original(name, model, index_of)
             if original not in index_of:
                 raise ValueError(f"no parameter of the old optimizer is the original of {name}")
             # Optimizers update these in place and load_state_dict need not copy them: each parameter has its own.
@@ -96,10 +95,22 @@ def grow_optimizer_state(
     return grown
 
 
-def _original(name: str, layer_prefix: str, depth: int) -> str:
-    """The name of the tensor, in a model `depth` layers deep, that `name` of the grown model is a copy of."""
-    before, prefix, after = name.partition(layer_prefix)
+def _original(name: str, model: PreTrainedModel, known: Collection[str]) -> str:
+    """Return the name of the tensor that a tensor of the grown model is a copy of.
+
+    Args:
+        name: of the tensor of the grown model; it may carry the prefix of a module around the model.
+        model: as it was before it grew.
+        known: the names of that model's tensors, with the same prefix. A tensor that the copied layer has not is a copy
+            of the one that does its work: see `Family.stand_ins`.
+    """
+    family = family_of(model)
+    before, prefix, after = name.partition(family.prefix_in(model))
     if not prefix:
         return name
-    layer, _, rest = after.partition(".")
-    return f"{before}{prefix}{int(layer) % depth}.{rest}"
+    place, _, rest = after.partition(".")
+    original = f"{prefix}{family.grown_from(model.config, int(place))}.{rest}"
+    if before + original not in known:
+        module, _, tensor = original.rpartition(".")
+        original = f"{family.stand_ins.get(module, module)}.{tensor}"
+    return before + original

@@ -6,14 +6,17 @@ is called.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.student.counting import matrix_weights
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
 
@@ -121,9 +124,14 @@ class Family(ABC):
             token at every position, and nothing is masked.
         dropouts: Names that its configs have for the dropouts of hidden states and attention.
         tokenizer: The kind of tokenizer that a new model of the family gets; None if no new ones are made.
+        encodes_whole: Whether `encode` runs all of a model but its projection onto the vocabulary. The transform of its
+            head is then the identity.
+        shows_attention: Whether `attention_inputs` knows where the layers make queries, keys and values.
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
             attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
             which not every runtime knows. Such a family has `after_attention`.
+        stand_ins: Modules that a layer of its models has not, though other layers have them → the module that does
+            their work. A copy of the layer in another place of a grown model gets a copy of that.
     """
 
     model_type: str
@@ -132,7 +140,10 @@ class Family(ABC):
     causal: bool = False
     dropouts: tuple[str, ...]
     tokenizer: TokenizerKind | None = None
+    encodes_whole: bool = False
+    shows_attention: bool = True
     exports_plainly: bool = False
+    stand_ins: Mapping[str, str] = MappingProxyType({})
 
     # What its models can be, and read.
 
@@ -152,11 +163,28 @@ class Family(ABC):
         """Set those of the `missing` tensors that files of this family leave out by design; return their names."""
         return set()
 
+    def read_names(self, config: PreTrainedConfig, names: Collection[str]) -> str | None:
+        """Set in a config what it leaves out and the names of the model's tensors in its files say.
+
+        Returns:
+            Why these files cannot be used, ready to follow "it …", or None when they can.
+        """
+        return None
+
+    def unusable(self, model: PreTrainedModel) -> str | None:
+        """Why a model cannot be used that only the model itself tells, ready to follow "it …", or None when it can."""
+        return None
+
     # How its models compute.
 
+    def prefix_in(self, model: PreTrainedModel) -> str:
+        """What the name of every tensor of a layer begins with in this model, which may have a head or none."""
+        headless = model.base_model is model
+        return self.layer_prefix.removeprefix(f"{model.base_model_prefix}.") if headless else self.layer_prefix
+
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
-        """The layers of a model with a head, from the first to the last."""
-        return model.get_submodule(self.layer_prefix.rstrip("."))
+        """The layers of a model with or without a head, from the first to the last."""
+        return model.get_submodule(self.prefix_in(model).rstrip("."))
 
     @abstractmethod
     def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
@@ -183,6 +211,16 @@ class Family(ABC):
             asking: (B, K, H), the part of `hidden` that queries are made of; all of it if None.
         """
 
+    def attended(self, config: PreTrainedConfig, layer: int, length: int) -> float:
+        """How many tokens each token of a block sees in a layer, itself included: the mean over the block.
+
+        Args:
+            config: Of the model.
+            layer: Its number, from 0.
+            length: L, tokens of the block.
+        """
+        return (length + 1) / 2 if self.causal else length
+
     def after_attention(self, layer: nn.Module, mixed: Tensor, hidden: Tensor) -> Tensor:
         """The output (B, K, H) of a layer, from what its attention made of values, (B, K, D), and from its input.
 
@@ -195,6 +233,17 @@ class Family(ABC):
         """
         raise NotImplementedError
 
+    def layer_flops(self, model: PreTrainedModel, layer: int, length: int) -> float:
+        """FLOPs per token of the matrix products of a layer: with its weights, queries × keys, attention × values.
+
+        Args:
+            model: Of the family.
+            layer: Its number, from 0.
+            length: L, tokens of the block.
+        """
+        attended = self.attended(model.config, layer, length)
+        return 2 * matrix_weights(self.layers(model)[layer]) + 4 * attended * model.config.hidden_size
+
     @abstractmethod
     def head(self, model: PreTrainedModel) -> VocabularyHead:
         """The language-model head of `model`."""
@@ -206,6 +255,38 @@ class Family(ABC):
         """
 
     # What is made of them.
+
+    def adjust_layers(self, config: PreTrainedConfig, layers: list[int]) -> list[int]:
+        """The layers to copy in place of those that a rule chose, where layers are of several kinds.
+
+        Args:
+            config: Of the teacher.
+            layers: Teacher layers in ascending order, one for each student layer.
+
+        Returns:
+            As many teacher layers, also in ascending order. Their kinds are in the teacher's order.
+        """
+        return layers
+
+    def grown_from(self, config: PreTrainedConfig, place: int) -> int:
+        """The layer that a grown model copies to a place, which is that layer's own number if it has the place.
+
+        Args:
+            config: Of the model that grows.
+            place: Number of a layer of the grown model.
+        """
+        return place % config.num_hidden_layers
+
+    def grown_config(self, config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
+        """Config of a model that has grown; everything but the depth is as it was.
+
+        Args:
+            config: Of the model that grows; left as it is.
+            depth: Layers of the grown model.
+        """
+        grown = copy.deepcopy(config)
+        grown.num_hidden_layers = depth
+        return grown
 
     @abstractmethod
     def student_config(self, teacher_config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:

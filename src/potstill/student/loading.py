@@ -1,8 +1,9 @@
-"""Loading a language model safely: no code from its folder, no pickles, no half-loaded head."""
+"""Loading a language model or its encoder safely: no code from its folder, no pickles, no half-loaded model."""
 
+import logging as python_logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers import (
     AutoConfig,
+    AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -22,13 +24,18 @@ from transformers.utils import logging
 from potstill.errors import PotstillError, first_line
 from potstill.json_files import parse_json
 from potstill.panics import panics_as_errors
-from potstill.student.family import family_of, family_of_type
+from potstill.student.family import family_of, family_of_type, family_or_none
+from potstill.student.generic_run import layer_lists
+from potstill.student.headless import layer_prefix
+from potstill.student.interface import Family
 from potstill.student.weights import INDEX, Weights, check_finite
 from potstill.student.weights import WEIGHTS as WEIGHTS_FILE
 
 CONFIG = "config.json"
 WEIGHTS = (WEIGHTS_FILE, INDEX)
 WEIGHT_SHARDS = "model-*-of-*.safetensors"
+logger = python_logging.getLogger(__name__)
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -61,38 +68,128 @@ def load_masked_lm(
         family = family_of_type(raw.get("model_type"))
     except PotstillError as error:
         raise PotstillError(f"{model_is} cannot be used: {error}") from None
-    Weights.read(folder, model_is).check_config(raw, model_is)
+    model, report = _load(family.auto_class, folder, raw, model_is, dtype, family)
+    _check_report(model, report, model_is)
+    check_finite(model, model_is)
+    with quiet_loading():
+        reason = family.unusable(model)
+    if reason is not None:
+        raise PotstillError(f"{model_is} cannot be used: it {reason}")
+    if family.encodes_whole:
+        logger.warning(
+            "%s is of type %r, which potstill has no code for: its own forward pass is used (the generic path).",
+            f"{model_is[0].upper()}{model_is[1:]}",
+            model.config.model_type,
+        )
+    model.config.name_or_path = model.name_or_path = name_or_path
+    return model.eval()
+
+
+def load_headless(folder: Path, model_is: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load the encoder of a model, whole, without any head; it is read as safely as by `load_masked_lm`.
+
+    Any architecture of transformers that reads text with a single stack of layers will do. A head in the files is left
+    out, and so is a pooler (the layer above the first token) that the files lack.
+
+    Args:
+        folder: The model's, from `model_folder`.
+        model_is: What the model is called in messages: "the teacher 'bert-base-uncased'".
+        dtype: Precision of the weights in memory, whatever it is on disk.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+
+    Raises:
+        PotstillError: Its config or weights are missing, broken or do not fit each other; a weight is no finite number;
+            it needs its own code, or is no encoder of text.
+    """
+    raw = check_model_files(folder, model_is)
+    model, report = _load(AutoModel, folder, raw, model_is, dtype)
+    if model.main_input_name != "input_ids":
+        raise PotstillError(f"{model_is} cannot be used: it reads {model.main_input_name} and not text")
+    if model.config.is_encoder_decoder:
+        raise PotstillError(f"{model_is} cannot be used: it is an encoder-decoder, and only an encoder has embeddings")
+    _check_surplus(report, layer_prefix(model), model_is)
+    missing = sorted(report["missing_keys"])
+    if missing and all(name.startswith("pooler.") for name in missing):
+        model.pooler = None  # it would be random, and the last hidden states do not pass through it
+    elif missing:
+        raise _incomplete(missing, model_is)
+    check_finite(model, model_is)
+    return model.eval()
+
+
+def _load(
+    auto_class: Any,
+    folder: Path,
+    raw: dict[str, Any],
+    model_is: str,
+    dtype: torch.dtype,
+    family: Family | None = None,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return a model of a folder whose raw config is checked, and the report of what its files lack or have beyond."""
+    weights = Weights.read(folder, model_is)
+    weights.check_config(raw, model_is)
     # Tensors that the files lack are drawn at random before the report of them is here to be refused.
     with quiet_loading(), panics_as_errors(), torch.random.fork_rng(devices=[]):
-        config = _config(folder, model_is)
+        config = _config(folder, weights, family, model_is)
         try:
-            model, report = family.auto_class.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                # Named here because a config may name another, which can be code from the hub.
-                attn_implementation="sdpa",
-                # Reported below in one sentence of ours rather than raised in many of theirs.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+            model, report = from_files(auto_class, folder, config, dtype)
         # Whatever a damaged or foreign file provokes in safetensors, torch or transformers has one meaning here.
         except Exception as error:
             raise PotstillError(
                 f"{model_is} cannot be loaded, its {CONFIG} or its weights being damaged or incomplete: "
                 f"copy or download it again ({first_line(error)})"
             ) from error
-    _check_report(model, report, model_is)
-    check_finite(model, model_is)
-    model.config.name_or_path = model.name_or_path = name_or_path
-    return model.eval()
+    if report["mismatched_keys"]:
+        name, in_file, in_config = min(report["mismatched_keys"])
+        raise PotstillError(
+            f"the weights of {model_is} do not fit its {CONFIG}: {name} is {_shape(in_file)} in the file and "
+            f"{_shape(in_config)} by the config"
+        )
+    return model, report
 
 
-def model_folder(name_or_path: str, role: str) -> Path:
-    """The folder itself, or the local copy of what the hub has under this name."""
+def from_files(auto_class: Any, folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Let transformers load a model from safetensors, without any code of its folder and without the hub.
+
+    Args:
+        auto_class: Of transformers, which says what head the model gets.
+        folder: With the weights.
+        config: Of the model.
+        dtype: Precision of the weights in memory.
+
+    Returns:
+        The model, and the report of transformers on tensors that are missing, unexpected or of another shape. Any
+        error is that of the library.
+    """
+    options = {
+        "config": config,
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+        # Callers report it in one sentence of ours.
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+    }
+    # The attention is always given because a config may name another, which can be code from the hub.
+    try:
+        return auto_class.from_pretrained(folder, attn_implementation="sdpa", **options)
+    except Exception as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+    return auto_class.from_pretrained(folder, attn_implementation="eager", **options)
+
+
+def model_folder(name_or_path: str, role: str, also: Sequence[str] = ()) -> Path:
+    """The folder itself, or the local copy of what the hub has under this name.
+
+    Args:
+        name_or_path: A folder or a hub name.
+        role: What the model is to the user, for messages.
+        also: Patterns of files that are fetched from the hub beside the config and the weights.
+    """
     if not name_or_path.strip():
         raise PotstillError(f"the {role} is an empty name: give a model folder or a hub name")
     path = Path(os.path.expanduser(name_or_path))
@@ -103,7 +200,7 @@ def model_folder(name_or_path: str, role: str) -> Path:
     if path.is_absolute() or name_or_path[0] in ".~" or name_or_path.count("/") > 1:
         raise PotstillError(f"the {role} folder {name_or_path!r} does not exist: give a model folder or a hub name")
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, *WEIGHTS, WEIGHT_SHARDS]))
+        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, *WEIGHTS, WEIGHT_SHARDS, *also]))
     except RepositoryNotFoundError as error:
         raise PotstillError(
             f"the {role} {name_or_path!r} is neither a folder here nor a model on the Hugging Face hub that you may "
@@ -136,6 +233,13 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
             f"{model_is} asks for code of its own (auto_map in {CONFIG}), which potstill never runs: "
             "use a model whose architecture is part of transformers"
         )
+    if config.get("quantization_config"):
+        how = config["quantization_config"]
+        method = how.get("quant_method") if isinstance(how, dict) else None
+        raise PotstillError(
+            f"{model_is} is quantised{f' ({method})' if method else ''}: give the checkpoint in float that it was made "
+            "from"
+        )
     if not any((folder / name).is_file() for name in WEIGHTS):
         if any(any(folder.glob(pattern)) for pattern in PICKLES):
             raise PotstillError(
@@ -146,7 +250,7 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
     return config
 
 
-def _config(folder: Path, model_is: str) -> PreTrainedConfig:
+def _config(folder: Path, weights: Weights, family: Family | None, model_is: str) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # The config classes validate with errors of several libraries.
@@ -154,22 +258,19 @@ def _config(folder: Path, model_is: str) -> PreTrainedConfig:
         raise PotstillError(f"the {CONFIG} of {model_is} is not usable: correct it ({first_line(error)})") from error
     # This key may send transformers to another file than the weights checked above, a pickle among the choices.
     vars(config).pop("transformers_weights", None)
-    reason = family_of(config).unsupported(config)
+    family = family or family_or_none(config)
+    reason = family and (family.unsupported(config) or family.read_names(config, weights.shapes))
     if reason is not None:
         raise PotstillError(f"{model_is} cannot be used: it {reason}")
     return config
 
 
 def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str) -> None:
-    """Refuse a model with tensors that were not in its files, or that its config has no place for."""
-    if report["mismatched_keys"]:
-        name, in_file, in_config = min(report["mismatched_keys"])
-        raise PotstillError(
-            f"the weights of {model_is} do not fit its {CONFIG}: {name} is {_shape(in_file)} in the file and "
-            f"{_shape(in_config)} by the config"
-        )
+    """Refuse a language model with tensors that were not in its files, or that its config has no place for."""
     family = family_of(model)
-    surplus = sorted(name for name in report["unexpected_keys"] if family.layer_prefix in name)
+    # Of a model that cannot be used, `Family.unusable` tells why.
+    prefix = family.layer_prefix or next(iter(layer_lists(model)), "")
+    surplus = sorted(name for name in report["unexpected_keys"] if prefix and prefix in name)
     if surplus:
         raise PotstillError(
             f"the weights of {model_is} do not fit its {CONFIG}: the config has no place for {surplus[0]}"
@@ -183,7 +284,20 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str)
             f"{model_is} has no complete language-model head (its weights lack {head[0]}): use the checkpoint that "
             "was pre-trained, not one made from its encoder"
         )
-    raise PotstillError(
+    raise _incomplete(missing, model_is)
+
+
+def _check_surplus(report: dict[str, Any], prefix: str | None, model_is: str) -> None:
+    """Refuse layers in the files that the config has no place for."""
+    surplus = sorted(name for name in report["unexpected_keys"] if prefix is not None and prefix in name)
+    if surplus:
+        raise PotstillError(
+            f"the weights of {model_is} do not fit its {CONFIG}: the config has no place for {surplus[0]}"
+        )
+
+
+def _incomplete(missing: list[str], model_is: str) -> PotstillError:
+    return PotstillError(
         f"the weights of {model_is} are incomplete: {len(missing)} tensors of the model are not in its files, "
         f"{missing[0]} among them"
     )

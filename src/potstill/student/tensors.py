@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 def renamed(state: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str, Tensor]:
@@ -26,3 +27,13 @@ def with_layers(state: Mapping[str, Tensor], layer_prefix: str, layers: Sequence
     for new, old in enumerate(layers):
         chosen |= renamed(state, {f"{layer_prefix}{old}": f"{layer_prefix}{new}"})
     return chosen
+
+
+def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the parameters of a model in place, as `Module.to` does, but leave its buffers.
+
+    Buffers hold what is computed from the config, such as the frequencies of rotary positions. In 16 bits the angle of
+    a distant position would be wrong by more than a radian.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)

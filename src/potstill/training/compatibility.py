@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -11,10 +11,19 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from potstill.arguments import RunArguments
 from potstill.corpus import Corpus
+from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError, first_line
-from potstill.objective import OF_DISTILBERT, DistillationObjective, Objective, check_vocabularies, objective_from
-from potstill.recipe import Recipe
+from potstill.objective import (
+    OF_DISTILBERT,
+    DistillationObjective,
+    Ensemble,
+    Objective,
+    check_vocabularies,
+    objective_from,
+)
+from potstill.recipe import DistillationArguments, Recipe
 from potstill.student import family_of, usable_length
+from potstill.training.teachers import name_of_teacher
 
 
 def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = None, causal: bool = False) -> Objective:
@@ -42,6 +51,42 @@ def objective_of(recipe: Recipe | Mapping[str, Any], given: Objective | None = N
     if weights:
         return DistillationObjective(**weights, causal=causal)
     return objective_from({"causal_lm" if causal else "masked_lm": 1.0})
+
+
+def ensemble_of(recipe: Recipe, count: int) -> Ensemble:
+    """Return how a recipe averages its teachers.
+
+    Args:
+        recipe: the options of the run.
+        count: number of teachers.
+
+    Raises:
+        PotstillError: a weight is not valid, or there is not one weight for each teacher.
+    """
+    if not isinstance(recipe, DistillationArguments):
+        return Ensemble.of(count)
+    return Ensemble.of(count, recipe.teacher_weights, recipe.teacher_mean)
+
+
+def check_one_tokenizer(names: Sequence[str], tokenizers: Sequence[PreTrainedTokenizerFast]) -> None:
+    """Check that the tokenizers of several teachers turn text into the same ids.
+
+    Args:
+        names: folder or hub name of each teacher.
+        tokenizers: tokenizer of each teacher.
+
+    Raises:
+        PotstillError: two tokenizers differ. The message names their teachers.
+    """
+    if len(tokenizers) < 2:
+        return
+    first = tokenizer_fingerprint(tokenizers[0])
+    for name, tokenizer in zip(names[1:], tokenizers[1:], strict=True):
+        if tokenizer_fingerprint(tokenizer) != first:
+            raise PotstillError(
+                f"All teachers must have the same tokenizer and vocabulary, but {names[0]} and {name} turn text into "
+                "different tokens: leave one of them out."
+            )
 
 
 def check_launch(args: RunArguments) -> None:
@@ -74,7 +119,7 @@ def check_launch(args: RunArguments) -> None:
 
 def check_fit(
     student: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teachers: Sequence[PreTrainedModel],
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     objective: Objective,
@@ -85,39 +130,63 @@ def check_fit(
         PotstillError: something does not fit. The message is about the first problem and says what to do.
     """
     causal = family_of(student).causal
-    if teacher is not None and family_of(teacher).causal != causal:
-        raise PotstillError(
-            "The teacher and the student must read alike, but one of them is causal and the other reads both ways."
-        )
-    models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
-    check_reading(models, corpus, tokenizer)
+    names = [name_of_teacher(teacher, number) for number, teacher in enumerate(teachers)]
+    roles = ["teacher"] if len(teachers) == 1 else [f"teacher {name}" for name in names]
+    for role, teacher in zip(roles, teachers, strict=True):
+        if family_of(teacher).causal != causal:
+            raise PotstillError(
+                f"The {role} and the student must read alike, but one of them is causal and the other reads both ways."
+            )
+    for name, teacher in zip(names[1:], teachers[1:], strict=True):
+        ours, theirs = teachers[0].config.vocab_size, teacher.config.vocab_size
+        if ours != theirs:
+            raise PotstillError(
+                f"All teachers must have the same tokenizer and vocabulary, but {names[0]} has {ours} entries and "
+                f"{name} has {theirs}: leave one of them out."
+            )
+    check_reading([*zip(roles, teachers, strict=True), ("student", student)], corpus, tokenizer)
     objective.check_direction(causal)
-    if teacher is not None:  # the evaluation compares with the teacher, whatever the losses are
+    for teacher in teachers:  # the evaluation compares with every teacher, whatever the losses are
         check_vocabularies(teacher.config, student.config)
-    objective.check(None if teacher is None else teacher.config, student.config)
+    for number, config in enumerate([teacher.config for teacher in teachers] or [None]):
+        try:
+            objective.check(config, student.config)
+        except PotstillError as error:
+            if len(teachers) < 2:
+                raise
+            raise PotstillError(f"With the teacher {names[number]}: {error}") from error
 
 
-def check_reading(models: Mapping[str, PreTrainedModel], corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
+def check_reading(
+    models: Sequence[tuple[str, PreTrainedModel]], corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Check that models can read the blocks of a corpus.
 
     Args:
-        models: role, for messages, → model; at least one. All are causal, or none is.
+        models: role, for messages, and model; at least one pair. All are causal, or none is.
         corpus: the prepared text.
         tokenizer: of the corpus.
 
     Raises:
         PotstillError: something does not fit. The message is about the first problem and says what to do.
     """
-    causal = family_of(next(iter(models.values()))).causal
+    causal = family_of(models[0][1]).causal
     if not causal and tokenizer.mask_token_id is None:
         raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
     corpus.check_framing(causal)
     block_size = corpus.train.block_size
-    for role, model in models.items():
+    for role, model in models:
         if model.config.vocab_size < len(tokenizer):
             raise PotstillError(
                 f"The {role} knows {model.config.vocab_size} tokens but the tokenizer of the corpus has "
                 f"{len(tokenizer)}: prepare the corpus with the {role}'s own tokenizer."
+            )
+        kept, whole = corpus.kept_tokens, corpus.manifest.whole_tokenizer
+        if kept is not None and whole is not None and model.config.vocab_size != len(kept):
+            raise PotstillError(
+                f"The {role} knows {model.config.vocab_size} tokens, but the vocabulary of the corpus {corpus.folder} "
+                f"is cut to {len(kept)} of {whole.vocab_size}: cut the {role} with prune_embeddings({role}, "
+                "corpus.kept_tokens)."
             )
         longest = usable_length(model.config)
         if longest is not None and longest < block_size:

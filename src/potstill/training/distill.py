@@ -5,19 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from potstill.arguments import recipe_text
-from potstill.corpus import Corpus, load_tokenizer
+from potstill.corpus import Corpus
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import build_student, load_masked_lm, takes_token_types
+from potstill.student import build_student, takes_token_types
 from potstill.training.chosen_layers import decide_layers
-from potstill.training.compatibility import objective_of
+from potstill.training.compatibility import ensemble_of, objective_of
 from potstill.training.output import claimed_output_dir, write_output
+from potstill.training.parts import load_teachers
 from potstill.training.trainer import DistillationTrainer
 
 
 def distill(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+
+    With several teachers the student learns from their mean, and is built from the first one.
 
     The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal
     model with `AutoModelForCausalLM` and `pipeline("text-generation")`. It also contains a model card, the full
@@ -33,18 +36,17 @@ def distill(args: DistillationArguments) -> Path:
         PotstillError: bad input. Where possible, it is found before anything is written.
         TrainingInterrupted: a signal ended training. The run can be resumed from its checkpoint.
     """
-    if not args.teacher or not args.corpus:
-        missing = "--teacher" if not args.teacher else "--corpus"
+    if not args.teachers or not args.corpus:
+        missing = "--teacher" if not args.teachers else "--corpus"
         raise PotstillError(f"{missing} is missing: distillation needs a teacher and a prepared corpus.")
     objective_of(args)
+    ensemble_of(args, len(args.teachers))
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        tokenizer = load_tokenizer(args.teacher, role="teacher")
-        corpus.check_tokenizer(tokenizer, args.teacher)  # before the teacher's weights are downloaded
-        teacher = load_masked_lm(args.teacher)
-        args, search = decide_layers(args, teacher, corpus)
+        teachers, tokenizer = load_teachers(args.teachers, corpus)
+        args, search = decide_layers(args, teachers[0], corpus)
         student = build_student(
-            teacher,
+            teachers[0],
             args.num_hidden_layers,
             args.layers or "alternate",
             args.initialise,
@@ -54,7 +56,7 @@ def distill(args: DistillationArguments) -> Path:
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
-        trainer = DistillationTrainer(student, corpus, args, teacher, processing_class=tokenizer)
+        trainer = DistillationTrainer(student, corpus, args, teachers, processing_class=tokenizer)
         trainer.recipe = recipe
         trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

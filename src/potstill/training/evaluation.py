@@ -1,9 +1,9 @@
-"""Evaluation of student and teacher on held-out blocks under the same masks."""
+"""Evaluation of student and teachers on held-out blocks under the same masks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.corpus.blocks import Blocks
-from potstill.corpus.labelling import Labelling
+from potstill.corpus.labelling import LabelledBlocks, Labelling
+from potstill.objective import Ensemble
 from potstill.student import LAST_HIDDEN, Reads, States, family_of
+from potstill.training.teachers import OneOrMore, as_tuple
 
 
 @torch.no_grad()
 def held_out_metrics(
     student: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teacher: OneOrMore,
     blocks: Blocks,
     labelling: Labelling,
     batch_size: int,
@@ -26,15 +28,16 @@ def held_out_metrics(
     process_index: int = 0,
     num_processes: int = 1,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ensemble: Ensemble | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of student and teacher on held-out text, computed in float32.
+    """Return the metrics of student and teachers on held-out text, computed in float32.
 
     The masks depend on the block alone, so results of different runs on one corpus can be compared. The evaluation
     draws no random numbers, so it does not change how training continues.
 
     Args:
         student: any language model of a known family. It is in eval mode during the call.
-        teacher: a language model with the same vocabulary; None leaves out the metrics that compare the two.
+        teacher: one or several language models with the same vocabulary; None leaves out the metrics that compare.
         blocks: the held-out split.
         labelling: labels a batch, given its token ids and its sample indices.
         batch_size: blocks per batch.
@@ -42,18 +45,24 @@ def held_out_metrics(
         process_index: rank of this process, which takes every `num_processes`-th batch.
         num_processes: processes that share the work.
         reduce: sums a tensor over the processes.
+        ensemble: how several teachers are averaged; with equal weights if not given.
 
     Returns:
         ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM with its ``perplexity`` = exp(loss). With a
         teacher also ``teacher_loss``, ``teacher_accuracy`` (and ``teacher_perplexity``), ``kl`` (teacher ‖ student,
         T = 1, nats) and ``agreement`` (share of equal first choices), both over the predicted tokens, and ``cosine`` of
-        the last hidden states over all tokens (if the widths are equal).
+        the last hidden states over all tokens (if the widths are equal). With several teachers these are metrics of
+        their mean, except that the cosine is to the first one. Then each also has its own ``teacher_1_loss``,
+        ``teacher_1_accuracy`` (and ``teacher_1_perplexity``) and so on.
     """
     device = student.device
+    teachers = as_tuple(teacher)
+    ensemble = ensemble or Ensemble.of(len(teachers))
     chosen = evaluated_blocks(len(blocks), max_samples)
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     # Apple's GPUs have no float64. Float32 is precise enough there for sums over a few thousand tokens.
-    sums = torch.zeros(9, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    sums = torch.zeros(9 + 2 * len(teachers), dtype=dtype, device=device)
     was_training = student.training
     student.eval()
     try:
@@ -62,16 +71,16 @@ def held_out_metrics(
             labelled = labelling(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
             # Compiled layers would be compiled again for these shapes and this mode. That costs more than it saves.
             with torch.compiler.set_stance("force_eager"):
-                sums += _batch_sums(student, teacher, labelled.input_ids, labelled.positions, labelled.labels)
+                sums += _batch_sums(student, teachers, ensemble, labelled)
     finally:
         student.train(was_training)
     sums = reduce(sums)
-    tokens, loss, correct, teacher_loss, teacher_correct, kl, agreed, all_tokens, cosine = sums.tolist()
+    tokens, loss, correct, teacher_loss, teacher_correct, kl, agreed, all_tokens, cosine, *each = sums.tolist()
     metrics = {"loss": loss / tokens, "accuracy": correct / tokens}
     causal = family_of(student).causal
     if causal:
         metrics["perplexity"] = perplexity(loss / tokens)
-    if teacher is not None:
+    if teachers:
         metrics |= {
             "teacher_loss": teacher_loss / tokens,
             "teacher_accuracy": teacher_correct / tokens,
@@ -82,6 +91,13 @@ def held_out_metrics(
             metrics["teacher_perplexity"] = perplexity(teacher_loss / tokens)
         if all_tokens:
             metrics["cosine"] = cosine / all_tokens
+    if len(teachers) > 1:
+        for number in range(len(teachers)):
+            teacher_loss, teacher_correct = each[2 * number : 2 * number + 2]
+            metrics[f"teacher_{number + 1}_loss"] = teacher_loss / tokens
+            metrics[f"teacher_{number + 1}_accuracy"] = teacher_correct / tokens
+            if causal:
+                metrics[f"teacher_{number + 1}_perplexity"] = perplexity(teacher_loss / tokens)
     return metrics
 
 
@@ -104,25 +120,20 @@ def perplexity(loss: float) -> float:
 
 
 def _batch_sums(
-    student: PreTrainedModel, teacher: PreTrainedModel | None, input_ids: Tensor, positions: Tensor, labels: Tensor
+    student: PreTrainedModel, teachers: Sequence[PreTrainedModel], ensemble: Ensemble, labelled: LabelledBlocks
 ) -> Tensor:
-    """Return the nine sums from which the metrics are computed as quotients."""
-    kept = labels >= 0
-    target = labels[kept]
-    states, log_probs = predictions(student, input_ids, positions, kept)
-    sums = [
-        kept.sum(),
-        F.nll_loss(log_probs, target, reduction="sum"),
-        (log_probs.argmax(-1) == target).sum(),
-    ]
-    if teacher is None:
+    """Return the sums from which the metrics are computed as quotients: nine, and two more for each teacher."""
+    input_ids, target = labelled.input_ids, labelled.labels[labelled.labels >= 0]
+    states, log_probs = predictions(student, labelled)
+    sums = [torch.tensor(target.numel()), *_score(log_probs, target)]
+    if not teachers:
         sums += [torch.zeros(())] * 6
     else:
-        teacher_states, teacher_log_probs = predictions(teacher, input_ids, positions, kept)
-        hidden, teacher_hidden = states.last.float(), teacher_states.last.float()
+        read = [predictions(teacher, labelled) for teacher in teachers]
+        hidden, teacher_hidden = states.last.float(), read[0][0].last.float()
+        teacher_log_probs = ensemble.log_probabilities([found for _, found in read])
         sums += [
-            F.nll_loss(teacher_log_probs, target, reduction="sum"),
-            (teacher_log_probs.argmax(-1) == target).sum(),
+            *_score(teacher_log_probs, target),
             F.kl_div(log_probs, teacher_log_probs, reduction="sum", log_target=True),
             (teacher_log_probs.argmax(-1) == log_probs.argmax(-1)).sum(),
         ]
@@ -130,24 +141,28 @@ def _batch_sums(
             sums += [torch.tensor(input_ids.numel()), F.cosine_similarity(hidden, teacher_hidden, dim=-1).sum()]
         else:
             sums += [torch.zeros(())] * 2
+        for _, found in read:
+            sums += _score(found, target)
     dtype = torch.float32 if input_ids.device.type == "mps" else torch.float64
     return torch.stack([value.to(device=input_ids.device, dtype=dtype) for value in sums])
 
 
-def predictions(
-    model: PreTrainedModel, input_ids: Tensor, positions: Tensor, kept: Tensor, keep: Reads = LAST_HIDDEN
-) -> tuple[States, Tensor]:
-    """Return the states of a model, and the (N, V) log-probabilities at the N predicted tokens, in float32.
+def _score(log_probs: Tensor, target: Tensor) -> list[Tensor]:
+    """Return the summed loss of (N, V) log-probabilities, and the number of correct first choices."""
+    return [F.nll_loss(log_probs, target, reduction="sum"), (log_probs.argmax(-1) == target).sum()]
+
+
+def predictions(model: PreTrainedModel, labelled: LabelledBlocks, keep: Reads = LAST_HIDDEN) -> tuple[States, Tensor]:
+    """Return the states of a model, and the (N, V) log-probabilities at the N labelled tokens, in float32.
 
     Args:
         model: any language model of a known family.
-        input_ids: (B, L) int64.
-        positions: (B, K) int64, see `LabelledBlocks`.
-        kept: (B, K) bool, the positions that have a label; N are true.
+        labelled: B blocks of L tokens, with N labels.
         keep: the states to return. The last hidden states (B, L, H) are among them.
     """
     family = family_of(model)
-    states, head = family.encode(model, input_ids, keep), family.head(model)
-    masked = states.last.gather(1, positions[..., None].expand(-1, -1, states.last.shape[-1]))[kept]
+    states, head = family.encode(model, labelled.input_ids, keep), family.head(model)
+    positions = labelled.positions[..., None].expand(-1, -1, states.last.shape[-1])
+    masked = states.last.gather(1, positions)[labelled.labels >= 0]
     logits = F.linear(head.transform(masked), head.weight, head.bias)
     return states, logits.float().log_softmax(-1)

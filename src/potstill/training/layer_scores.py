@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.corpus.labelling import LabelledBlocks
-from potstill.student import LAST_HIDDEN, Reads, States, build_student, family_of
+from potstill.student import LAST_HIDDEN, Reads, build_student, family_of
 from potstill.training.evaluation import predictions
 
 
@@ -38,7 +38,8 @@ class UntrainedStudents:
     """Scores the student that a choice of layers would give, as `build_student` would build it.
 
     One student of the teacher's full depth is built. A choice is a list of this student's layers, which run in place
-    of all of them between the same embeddings and the same head.
+    of all of them between the same embeddings and the same head. A family that runs the forward pass of its models
+    (`Family.encodes_whole`) may find other layers there than its config says, so each choice is built.
 
     Args:
         teacher: a language model of a known family, in eval mode.
@@ -46,19 +47,18 @@ class UntrainedStudents:
         fold_token_types: see `build_student`.
     """
 
+    @torch.no_grad()
     def __init__(
         self, teacher: PreTrainedModel, batches: Sequence[LabelledBlocks], fold_token_types: bool = True
     ) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the student of the run will warn
-            self._model = build_student(
-                teacher, layers=range(teacher.config.num_hidden_layers), fold_token_types=fold_token_types
-            )
+        self._teacher = teacher
+        self._fold_token_types = fold_token_types
+        self._model = self._student(range(teacher.config.num_hidden_layers))
         self._family = family_of(self._model)
         self._stack = self._family.layers(self._model)
         self._layers = list(self._stack)
         self._batches = batches
-        self._teacher = [_predictions(teacher, batch)[1] for batch in batches]
+        self._expected = [predictions(teacher, batch)[1] for batch in batches]
         self._start: tuple[int, ...] = ()
         self._outputs: list[dict[int, Tensor]] = []
 
@@ -72,6 +72,8 @@ class UntrainedStudents:
 
     def start_from(self, layers: Sequence[int]) -> None:
         """Keep what each of these layers puts out. A later choice that begins alike does not compute it again."""
+        if self._family.encodes_whole:
+            return
         self._start = ()
         self._outputs = []
         self._scored(layers, Reads(hidden=frozenset({-1, *range(len(layers) - 1)})))
@@ -80,17 +82,19 @@ class UntrainedStudents:
     @torch.no_grad()
     def _scored(self, layers: Sequence[int], keep: Reads) -> LayerScore:
         shared = _shared(self._start[:-1], layers)  # the last output may be behind a final LayerNorm
+        model = self._student(layers) if self._family.encodes_whole else self._model
         sums = torch.zeros(4, dtype=torch.float64)
         for number, batch in enumerate(self._batches):
-            chosen = [self._layers[layer] for layer in layers]
-            if shared:
-                chosen[:shared] = [_Known(self._outputs[number][shared - 1], chosen[shared - 1])]
-            del self._stack[:]
-            self._stack.extend(chosen)
-            states, log_probs = _predictions(self._model, batch, keep)
+            if not self._family.encodes_whole:
+                chosen = [self._layers[layer] for layer in layers]
+                if shared:
+                    chosen[:shared] = [_Known(self._outputs[number][shared - 1], chosen[shared - 1])]
+                del self._stack[:]
+                self._stack.extend(chosen)
+            states, log_probs = predictions(model, batch, keep)
             if keep != LAST_HIDDEN:
                 self._outputs.append(states.hidden)
-            expected = self._teacher[number]
+            expected = self._expected[number]
             labels = batch.labels[batch.labels >= 0]
             measured = [
                 labels.numel(),
@@ -101,6 +105,11 @@ class UntrainedStudents:
             sums += torch.tensor(measured, dtype=torch.float64)
         tokens, loss, correct, kl = sums.tolist()
         return LayerScore(tuple(layers), loss / tokens, correct / tokens, kl / tokens)
+
+    def _student(self, layers: Sequence[int]) -> PreTrainedModel:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the student of the run will warn
+            return build_student(self._teacher, layers=layers, fold_token_types=self._fold_token_types)
 
 
 class _Known(nn.Module):
@@ -131,8 +140,3 @@ def _shared(known: Sequence[int], layers: Sequence[int]) -> int:
     """Return how many layers two choices begin with in common."""
     pairs = zip(known, layers, strict=False)
     return next((number for number, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(known), len(layers)))
-
-
-@torch.no_grad()
-def _predictions(model: PreTrainedModel, batch: LabelledBlocks, keep: Reads = LAST_HIDDEN) -> tuple[States, Tensor]:
-    return predictions(model, batch.input_ids, batch.positions, batch.labels >= 0, keep)

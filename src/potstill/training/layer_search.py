@@ -18,12 +18,13 @@ from potstill.corpus.labelling import LabelledBlocks
 from potstill.corpus.masking import masked_per_block
 from potstill.corpus.tokenizer import control_ids
 from potstill.errors import PotstillError
-from potstill.student import choose_layers, family_of, load_masked_lm
+from potstill.student import choose_layers, family_of
 from potstill.student.layers import LAYER_RULES, default_depth
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_reading
 from potstill.training.evaluation import evaluated_blocks
 from potstill.training.layer_scores import LayerScore, UntrainedStudents
+from potstill.training.parts import load_teachers
 
 FEWEST_BLOCKS, FEWEST_TOKENS = 16, 4096
 MASK_SEED = 1  # the masks differ from those of the evaluation, which has seed 0
@@ -105,10 +106,10 @@ def find_layers(
             "alternate, or prepare the corpus with a larger --validation_fraction."
         )
     if isinstance(teacher, str):
-        teacher = load_masked_lm(teacher)
+        teacher = load_teachers([teacher], corpus)[0][0]
     else:
         check_finite(teacher, "the teacher")
-    check_reading({"teacher": teacher}, corpus, corpus.tokenizer())
+    check_reading([("teacher", teacher)], corpus, corpus.tokenizer())
     choices = _Choices(teacher, num_hidden_layers)
     chosen, evaluated_too = _blocks(corpus, max_eval_samples)
     was_training = teacher.training
@@ -145,8 +146,7 @@ class _Choices:
     """
 
     def __init__(self, teacher: PreTrainedModel, depth: int | None) -> None:
-        # A family may have layers of several kinds, which stay where the teacher has them.
-        self._adjust = getattr(family_of(teacher), "adjust_layers", lambda config, layers: layers)
+        self._adjust = family_of(teacher).adjust_layers
         self._config = teacher.config
         self._all: int = teacher.config.num_hidden_layers
         self._depth = default_depth(self._all) if depth is None else depth

@@ -25,6 +25,7 @@ from potstill.training.checkpoints import (
 )
 from potstill.training.hardware import hardware
 from potstill.training.overwriting import plan_overwriting, recover_old_output, replacing_old_output
+from potstill.training.teachers import name_of_teacher
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
 
@@ -67,10 +68,11 @@ def _claim(args: RunArguments, folder: Path) -> None:
     check_output_dir(folder, args.overwrite_output_dir or _is_restart() or (resuming and (own_or_empty or not auto)))
     for name in ("model", "teacher", "corpus"):
         read = getattr(args, name, None)
-        if isinstance(read, str) and folder.is_dir() and Path(read).expanduser().resolve() == folder.resolve():
-            raise PotstillError(
-                f"--output_dir {folder} is the folder of --{name}, which would be lost: name another folder."
-            )
+        for one in read if isinstance(read, list) else [read]:
+            if isinstance(one, str) and folder.is_dir() and Path(one).expanduser().resolve() == folder.resolve():
+                raise PotstillError(
+                    f"--output_dir {folder} is the folder of --{name}, which would be lost: name another folder."
+                )
     if resuming:
         checkpoint = find_checkpoint(args.resume_from_checkpoint, args.output_dir)
         # Do not lose a finished model because all its checkpoints are damaged.
@@ -166,11 +168,26 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
             "processes": trainer.args.world_size,
             "hardware": hardware(trainer.args.device),
         },
+        **({"teachers": teachers_of(trainer)} if len(trainer.teachers) > 1 else {}),
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
         "log_history": history,
     }
+
+
+def teachers_of(trainer: DistillationTrainer) -> list[dict[str, Any]]:
+    """Return the name and the weight of each teacher, and its time in a step if that was measured: see `Time`."""
+    times = trainer.teacher_times.measured() if trainer.teacher_times is not None else None
+    weights = trainer.step.ensemble.weights
+    return [
+        {
+            "name": name_of_teacher(teacher, number),
+            "weight": weights[number],
+            **(times[number]._asdict() if times is not None else {}),
+        }
+        for number, teacher in enumerate(trainer.teachers)
+    ]
 
 
 def _metrics(entry: dict[str, float]) -> dict[str, float]:

@@ -1,19 +1,24 @@
-"""The parts of a training: student, teacher, corpus, tokenizer and objective. Parts given by name are opened."""
+"""The parts of a training: student, teachers, corpus, tokenizer and objective. Parts given by name are opened."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import Corpus, load_tokenizer
-from potstill.objective import Objective
+from potstill.objective import Ensemble, Objective
 from potstill.recipe import Recipe
-from potstill.student import family_of, load_masked_lm, takes_token_types
+from potstill.student import family_of, load_masked_lm, prune_embeddings, takes_token_types
 from potstill.student.weights import check_finite
-from potstill.training.compatibility import check_fit, check_launch, objective_of
+from potstill.training.compatibility import check_fit, check_launch, check_one_tokenizer, ensemble_of, objective_of
+from potstill.training.teachers import name_of_teacher
+
+Teacher: TypeAlias = PreTrainedModel | str
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Parts:
 
     Attributes:
         student: the model to train.
-        teacher: the model to learn from; None to train without one.
+        teachers: the models to learn from; none to train without one.
+        ensemble: how several teachers are averaged.
         corpus: the prepared text.
         tokenizer: saved with the student.
         objective: the loss to minimise.
@@ -30,7 +36,8 @@ class Parts:
     """
 
     student: PreTrainedModel
-    teacher: PreTrainedModel | None
+    teachers: tuple[PreTrainedModel, ...]
+    ensemble: Ensemble
     corpus: Corpus
     tokenizer: PreTrainedTokenizerFast
     objective: Objective
@@ -41,7 +48,7 @@ def gather_parts(
     student: PreTrainedModel,
     corpus: Corpus | str | Path,
     args: Recipe,
-    teacher: PreTrainedModel | str | None = None,
+    teacher: Teacher | Sequence[Teacher] | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
     objective: Objective | None = None,
 ) -> Parts:
@@ -51,7 +58,7 @@ def gather_parts(
         student: a model of a known family.
         corpus: folder written by `prepare`, or an open `Corpus`.
         args: options of the run.
-        teacher: a model, a folder, or a hub name.
+        teacher: a model, a folder, or a hub name; or a sequence of them.
         tokenizer: saved with the student; by default the tokenizer of the corpus.
         objective: used in place of the losses in `args`.
 
@@ -59,31 +66,67 @@ def gather_parts(
         PotstillError: a part does not exist, or does not fit.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    if teacher is not None:
-        _check_teacher_tokenizer(teacher, corpus, tokenizer)
-    if isinstance(teacher, str):
-        teacher = load_masked_lm(teacher)
-    elif teacher is not None:
-        check_finite(teacher, "the teacher")
+    given = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
+    ensemble = ensemble_of(args, len(given))
+    _check_teacher_tokenizers(given, corpus, tokenizer)
+    teachers = tuple(_opened(one, corpus) for one in given)
     tokenizer = tokenizer or corpus.tokenizer(takes_token_types(student.config))
     corpus.check_tokenizer(tokenizer, "the tokenizer given")
     check_launch(args)
     objective = objective_of(args, objective, family_of(student).causal)
-    check_fit(student, teacher, corpus, tokenizer, objective)
+    check_fit(student, teachers, corpus, tokenizer, objective)
     args = copy.copy(args)
     if objective.student_reads.logits == "none":  # the student's head, and perhaps its last layers, get no gradient
         args.ddp_find_unused_parameters = True
     if len(corpus.validation) == 0:
         args.eval_strategy, args.eval_on_start = "no", False
-    return Parts(student, teacher, corpus, tokenizer, objective, args)
+    return Parts(student, teachers, ensemble, corpus, tokenizer, objective, args)
 
 
-def _check_teacher_tokenizer(
-    teacher: PreTrainedModel | str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast | None
+def load_teachers(names: Sequence[str], corpus: Corpus) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:
+    """Load teachers, and cut their vocabulary if that of the corpus is cut.
+
+    Args:
+        names: folders or hub names, at least one.
+        corpus: the text that the teachers are to read.
+
+    Returns:
+        The teachers, and the tokenizer for them and their students.
+
+    Raises:
+        PotstillError: there is no such teacher, their tokenizers differ, or the corpus was prepared with another one.
+    """
+    tokenizers = [load_tokenizer(name, role="teacher") for name in names]
+    check_one_tokenizer(names, tokenizers)
+    kept = corpus.cut_needed(tokenizers[0], names[0])  # before the teachers' weights are downloaded
+    teachers = [load_masked_lm(name) for name in names]
+    if kept is None:
+        return teachers, tokenizers[0]
+    return [prune_embeddings(teacher, kept) for teacher in teachers], corpus.tokenizer()
+
+
+def _opened(teacher: Teacher, corpus: Corpus) -> PreTrainedModel:
+    if isinstance(teacher, str):
+        return load_teachers([teacher], corpus)[0][0]
+    check_finite(teacher, "the teacher")
+    return teacher
+
+
+def _check_teacher_tokenizers(
+    teachers: Sequence[Teacher], corpus: Corpus, tokenizer: PreTrainedTokenizerFast | None
 ) -> None:
-    """If the teacher's tokenizer is known, check that the corpus was prepared with it."""
-    name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
-    if tokenizer is not None and name and getattr(tokenizer, "name_or_path", "") == name:
-        return  # it is the teacher's own; `gather_parts` compares it with the corpus as the given tokenizer
-    if isinstance(teacher, str) or Path(name or "-", "tokenizer_config.json").is_file():
-        corpus.check_tokenizer(load_tokenizer(name, role="teacher"), name)
+    """Check that all known tokenizers of teachers are equal, and that the corpus was prepared with them.
+
+    The tokenizer of a teacher does not say whether the teacher's own vocabulary is cut: see `check_fit`.
+    """
+    known = {}
+    for number, teacher in enumerate(teachers):
+        name = name_of_teacher(teacher, number)
+        if tokenizer is not None and getattr(tokenizer, "name_or_path", "") == name:
+            known[name] = tokenizer  # it is the teacher's own; `gather_parts` compares it with the corpus
+        elif isinstance(teacher, str) or (teacher.name_or_path and Path(name, "tokenizer_config.json").is_file()):
+            known[name] = load_tokenizer(name, role="teacher")
+    check_one_tokenizer(list(known), list(known.values()))
+    for name, of_teacher in known.items():
+        if of_teacher is not tokenizer:
+            corpus.cut_needed(of_teacher, name)

@@ -12,6 +12,10 @@ from transformers import PreTrainedModel
 from potstill.objective import Encoded
 from potstill.student import Reads, States, VocabularyHead, family_of
 
+COMPILATIONS = 64
+"""Times that the code of a layer may be compiled. It is compiled for each kind of layer, for each length of block, for
+training and for evaluation, and for student and teacher; beyond torch's own limit of 8 layers would run uncompiled."""
+
 
 class Predictor:
     """Turns blocks of tokens into the states of a model that the objective reads.
@@ -33,9 +37,10 @@ class Predictor:
         They are not looked up at every call, because that would take longer than the layers of a small model.
         """
         head = family_of(self.model).head(self.model)
-        tensors = dict((*self._encoder.named_parameters(), *self._encoder.named_buffers()))
-        tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        prefix = f"model.{self.model.base_model_prefix}."
+        # Buffers stay as they are: frequencies of rotary positions, for example, are no use in 16 bits.
+        whole = family_of(self.model).encodes_whole
+        tensors = dict(self._encoder.named_parameters(remove_duplicate=not whole))
+        prefix = "model." if whole else f"model.{self.model.base_model_prefix}."
         self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self._head_tensors = {
             name: tensor
@@ -71,9 +76,11 @@ class Predictor:
     def compile(self, **options: Any) -> None:
         """Compile the layers, with the options of `torch.compile`.
 
-        All layers are alike, so the compiled code of the first layer serves all of them. This takes a fraction of the
-        time that the whole model would take. No speed is lost, because fusion ends at the matrix products anyway.
+        Layers of one kind are alike, so the compiled code of the first one serves all of them. This takes a fraction of
+        the time that the whole model would take. No speed is lost, because fusion ends at the matrix products anyway.
         """
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, COMPILATIONS)
         for layer in self._layers:
             layer.compile(**options)
 

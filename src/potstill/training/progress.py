@@ -65,11 +65,12 @@ class ProgressLines(TrainerCallback):
 
 
 def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
-    """Return one line that names the model, the teacher if a loss needs it, the text and the hardware."""
+    """Return one line that names the model, the teachers if a loss needs them, the text and the hardware."""
     parameters = sum(parameter.numel() for parameter in step.student.parameters())
     models = f"{_shape(step.student)}, {parameters:,} parameters"
-    if step.teacher is not None and step.objective.needs_teacher:
-        models += f" ← teacher {_shape(step.teacher)}"
+    if step.teachers and step.objective.needs_teacher:
+        teachers = "; ".join(_shape(teacher) for teacher in step.teachers)
+        models += f" ← {'teacher' if len(step.teachers) == 1 else f'{len(step.teachers)} teachers:'} {teachers}"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else str(step.student.dtype).removeprefix("torch.")
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     cut = f", {args.short_share:.0%} of them cut to {args.short_block_size}" if args.short_block_size else ""
@@ -91,7 +92,8 @@ def held_out_line(logs: dict[str, float]) -> str:
         student += f", cut short {logs['eval_short_loss']:.3f}, {logs['eval_short_accuracy']:.1%}"
     if "eval_teacher_loss" not in logs:
         return student
-    teacher = f"teacher {logs['eval_teacher_loss']:.3f}, {logs['eval_teacher_accuracy']:.1%}"
+    name = "teachers" if "eval_teacher_2_loss" in logs else "teacher"
+    teacher = f"{name} {logs['eval_teacher_loss']:.3f}, {logs['eval_teacher_accuracy']:.1%}"
     teacher += f" · KL {logs['eval_kl']:.3f} · agreement {logs['eval_agreement']:.1%}"
     teacher += f" · cosine {logs['eval_cosine']:.3f}" if "eval_cosine" in logs else ""
     return f"{student} · {teacher}"

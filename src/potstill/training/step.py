@@ -1,8 +1,7 @@
-"""One masked micro-batch: run teacher and student, and return the named losses."""
+"""One masked micro-batch: run teachers and student, and return the named losses."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.objective import Objective
-from potstill.student import family_of
+from potstill.objective import Ensemble, Objective
 from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.graphs import Graphed
 from potstill.training.predictor import Predictor
+from potstill.training.teachers import FrozenTeacher, OneOrMore, as_tuple, ignore, teacher_parts
 
 # Devices whose kernels sum the gradients of 16-bit LayerNorms and embeddings in float32. The kernels of a CPU sum in 16
 # bits. There a summand is lost when the sum is some hundred times larger.
@@ -26,53 +25,59 @@ class DistillationStep(nn.Module):
     """The module that training runs and wraps for data parallelism.
 
     Its forward does a whole step except the backward pass, so that it never has to return logits. Its parameters are
-    those of the student and of the modules that the objective trains. The teacher is outside the module tree, so the
-    optimiser, DistributedDataParallel and checkpoints do not include it.
+    those of the student and of the modules that the objective trains. Teachers are outside the module tree, so the
+    optimiser, DistributedDataParallel and checkpoints do not include them.
 
-    Under autocast, the teacher computes in the autocast type throughout, on copies of its parameters in that type. On a
+    Under autocast, teachers compute in the autocast type throughout, on copies of their parameters in that type. On a
     GPU the student does the same. Autocast itself would keep LayerNorm and the values added to it in float32, and move
     twice as many bytes. Trained parameters stay in float32, and so do sums inside LayerNorm, softmax and the losses.
 
     Args:
         student: the model in training.
-        teacher: put in eval mode and frozen; None to train without one.
-        objective: computes losses from the states of both models.
+        teacher: one model or several, put in eval mode and frozen; None to train without one.
+        objective: computes losses from the states of all models.
         seed: decides the initial weights of the modules that the objective trains.
+        ensemble: how several teachers are averaged; with equal weights if not given.
 
     Attributes:
         student: as given.
         objective: as given.
         objective_modules: modules that the objective trains besides the student, by the name of the term; often empty.
+        ensemble: how several teachers are averaged.
         mark: called at the end of each part of the step with the name of the part, for measurements.
+        replays: whether to replay a recorded step. A replay does not call `mark`.
     """
 
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
+        teacher: OneOrMore,
         objective: Objective,
         seed: int = 0,
+        ensemble: Ensemble | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
-        self.objective_modules = objective.modules(
-            teacher.config if teacher is not None else None, student.config, seed
-        )
-        self.mark: Callable[[str], None] = _ignore
+        teachers = as_tuple(teacher)
+        self.ensemble = ensemble or Ensemble.of(len(teachers))
+        self.objective_modules = objective.modules([one.config for one in teachers], student.config, seed)
+        self.mark: Callable[[str], None] = ignore
+        self.replays = True
         self._predict_student = Predictor(student, objective.student_reads)
-        self._teacher: tuple[PreTrainedModel, ...] = ()
-        if teacher is not None:
-            self._teacher = (teacher.eval().requires_grad_(False),)
-        self._teacher_predictors: dict[torch.dtype | None, Predictor] = {}
+        self._teachers = tuple(FrozenTeacher(one, objective.teacher_reads) for one in teachers)
         self._compiled_values: dict[str, Any] = {}
-        self._compile_options: dict[str, Any] | None = None
         self._graphed: Graphed | None = None
 
     @property
+    def teachers(self) -> tuple[PreTrainedModel, ...]:
+        """The frozen teachers, in eval mode; none when training without one."""
+        return tuple(teacher.model for teacher in self._teachers)
+
+    @property
     def teacher(self) -> PreTrainedModel | None:
-        """The frozen teacher, in eval mode; None when training without one."""
-        return self._teacher[0] if self._teacher else None
+        """The first teacher; None when training without one."""
+        return self.teachers[0] if self._teachers else None
 
     def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the named losses, each a float32 scalar.
@@ -82,31 +87,35 @@ class DistillationStep(nn.Module):
             positions: (B, K) int64, the masked positions.
             labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
         """
-        return (self._graphed or self._losses)(input_ids, positions, labels)
+        run = self._graphed if self._graphed is not None and self.replays else self._losses
+        return run(input_ids, positions, labels)
 
     def _losses(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
         device = input_ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        teacher = None
-        if self._teacher and self.objective.needs_teacher:
-            with torch.no_grad(), torch.autocast(device, enabled=False):
-                teacher = self._teacher_in(dtype)(input_ids)
-            self.mark("teacher")
+        teachers = []
+        if self.objective.needs_teacher:
+            for teacher, part in zip(self._teachers, teacher_parts(len(self._teachers)), strict=True):
+                with torch.no_grad(), torch.autocast(device, enabled=False):
+                    teachers.append(teacher(input_ids, dtype))
+                self.mark(part)
         # Recomputed activations would use the parameters themselves, not the copies. Then autocast does the casts.
         copied = dtype if device in FLOAT32_SUMS and not self._predict_student.recomputes else None
         with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
             student = self._predict_student(input_ids, copied)
             self.mark("student")
-            losses = self.objective(student, teacher, positions, labels, self.objective_modules, self._compiled_values)
+            losses = self.objective(
+                student, teachers, positions, labels, self.objective_modules, self._compiled_values, self.ensemble
+            )
             self.mark("losses")
         return losses
 
     def compile_parts(self, **options: Any) -> None:
         """Compile the parts of a step, with the options of `torch.compile`."""
-        self._compile_options = options
         self._compiled_values = self.objective.compiled(**options)
         self._predict_student.compile(**options)
-        self._teacher_predictors.clear()
+        for teacher in self._teachers:
+            teacher.compile(**options)
 
     def record_graphs(self) -> None:
         """Replay each step, its backward pass included, as one CUDA graph."""
@@ -137,21 +146,3 @@ class DistillationStep(nn.Module):
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Make the student recompute activations to save memory, as newer `TrainingArguments` request."""
         self.student.activation_checkpointing_enable(**options)
-
-    def _teacher_in(self, dtype: torch.dtype | None) -> Predictor:
-        """Return a predictor of the teacher in a type. For a type not its own it is a copy: the model is the user's."""
-        if dtype not in self._teacher_predictors:
-            (teacher,) = self._teacher
-            if dtype is not None:
-                teacher = copy.deepcopy(teacher).to(dtype)
-                if teacher.device.type == "cuda":
-                    family_of(teacher).fuse_gelu(teacher)
-            predictor = Predictor(teacher, self.objective.teacher_reads)
-            if self._compile_options is not None:
-                predictor.compile(**self._compile_options)
-            self._teacher_predictors[dtype] = predictor
-        return self._teacher_predictors[dtype]
-
-
-def _ignore(part: str) -> None:
-    pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from potstill.training.checkpoints import load_layer_search, save_layer_search
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
-from potstill.training.parts import gather_parts
+from potstill.training.parts import Teacher, gather_parts
 from potstill.training.progress import headline, held_out_line
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import weights_hash
 from potstill.training.step import DistillationStep
+from potstill.training.teachers import TeacherTimes
 
 HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its own seed
 
@@ -41,7 +43,9 @@ class DistillationTrainer(ResumableTrainer):
         corpus: folder written by `prepare`, or an open `Corpus`.
         args: `DistillationArguments`, or `PretrainingArguments` to train without a teacher.
         teacher: model (it is frozen and put in eval mode), folder or hub name. It is required if a loss that compares
-            with a teacher has a weight above 0. Otherwise only the evaluation uses it.
+            with a teacher has a weight above 0. Otherwise only the evaluation uses it. If the vocabulary of the
+            corpus is cut, a named teacher is cut here, and a model has to be cut before (`prune_embeddings`). Several
+            teachers must share one vocabulary; `args` say how they are averaged.
         processing_class: tokenizer to save with the student; by default the tokenizer of the corpus.
         callbacks: as in `Trainer`.
         stop_at: share of the training at which to stop with a checkpoint (used to grow a model in stages).
@@ -52,9 +56,10 @@ class DistillationTrainer(ResumableTrainer):
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
         layer_search: the record of the search for the layers that the student started from; None if there was none.
             Checkpoints keep it for the results.
+        teacher_times: measures the time of each of several teachers; None with one teacher or none.
 
     Raises:
-        PotstillError: teacher, student, tokenizer and corpus do not fit together.
+        PotstillError: teachers, student, tokenizer and corpus do not fit together.
     """
 
     unit = "tokens"
@@ -64,23 +69,23 @@ class DistillationTrainer(ResumableTrainer):
         student: PreTrainedModel,
         corpus: Corpus | str | Path,
         args: Recipe,
-        teacher: PreTrainedModel | str | None = None,
+        teacher: Teacher | Sequence[Teacher] | None = None,
         processing_class: PreTrainedTokenizerFast | None = None,
         callbacks: list[TrainerCallback] | None = None,
         stop_at: float = 1.0,
         objective: Objective | None = None,
     ) -> None:
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
-        corpus, tokenizer, args, teacher = parts.corpus, parts.tokenizer, parts.args, parts.teacher
+        corpus, tokenizer, args = parts.corpus, parts.tokenizer, parts.args
         labelling, self.held_out_labelling = _labellings(family_of(student).causal, corpus, tokenizer, args)
         seed = args.seed if args.data_seed is None else args.data_seed
         sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
-        step = DistillationStep(student, teacher, parts.objective, args.seed)
+        step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble)
         self.corpus = corpus
         self.layer_search: dict[str, Any] | None = None
         self._lengths: Counter[torch.Size] = Counter()  # how many batches of each shape were read
         self.splitter: BlockSplitter | None = None
-        self._teacher_hash = ""
+        self._teacher_hashes: list[str] = []
         if args.short_block_size is not None:
             spec = TokenizerSpec.of(tokenizer, "given", corpus.framed)
             self.splitter = BlockSplitter(corpus.train.block_size, args.short_block_size, args.short_share, spec)
@@ -97,8 +102,12 @@ class DistillationTrainer(ResumableTrainer):
             eval_dataset=corpus.validation if len(corpus.validation) else None,
             processing_class=tokenizer,
         )
-        if teacher is not None:
-            teacher.to(args.device)
+        for one in parts.teachers:
+            one.to(args.device)
+        self.teacher_times: TeacherTimes | None = None
+        if len(parts.teachers) > 1 and step.objective.needs_teacher:
+            self.teacher_times = TeacherTimes(step, args.device)
+            self.add_callback(self.teacher_times)
         if args.torch_compile:
             # Each of the two lengths is compiled separately: code for any length would be slower for both.
             dynamic = None if self.splitter is None else False
@@ -120,8 +129,13 @@ class DistillationTrainer(ResumableTrainer):
         return self.step.student
 
     @property
+    def teachers(self) -> tuple[PreTrainedModel, ...]:
+        """The frozen teachers."""
+        return self.step.teachers
+
+    @property
     def teacher(self) -> PreTrainedModel | None:
-        """The frozen teacher."""
+        """The first teacher."""
         return self.step.teacher
 
     @property
@@ -136,10 +150,11 @@ class DistillationTrainer(ResumableTrainer):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of the contents of the corpus and, if a loss reads it, of the teacher."""
+        """Hashes of the contents of the corpus and, if a loss reads them, of the teachers."""
         found = {"corpus": self.corpus.fingerprint, **self.sources}
-        if self.teacher is not None and self.step.objective.needs_teacher:
-            found["teacher"] = self._teacher_hash = self._teacher_hash or weights_hash(self.teacher)
+        if self.step.objective.needs_teacher:
+            self._teacher_hashes = self._teacher_hashes or [weights_hash(teacher) for teacher in self.teachers]
+            found |= {_nth_teacher(number): mine for number, mine in enumerate(self._teacher_hashes, 1)}
         return found
 
     @property
@@ -166,12 +181,13 @@ class DistillationTrainer(ResumableTrainer):
         if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # compiled first, then recorded
             self.run_control.clock.exclude_step()
         labelled = self.labelling(input_ids, sample_index)
+        self.step.mark("masking")
         return model(labelled.input_ids, labelled.positions, labelled.labels)
 
     def evaluate(
         self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate student and teacher on held-out blocks: see `held_out_metrics` for the metrics.
+        """Evaluate student and teachers on held-out blocks: see `held_out_metrics` for the metrics.
 
         With `short_block_size` they are evaluated again on the same blocks after cutting: `short_loss` and so on.
 
@@ -209,7 +225,7 @@ class DistillationTrainer(ResumableTrainer):
     def _held_out(self, blocks: Blocks, labelling: Labelling) -> dict[str, float]:
         return held_out_metrics(
             self.student,
-            self.teacher,
+            self.teachers,
             blocks,
             labelling,
             batch_size=self.args.per_device_eval_batch_size,
@@ -217,6 +233,7 @@ class DistillationTrainer(ResumableTrainer):
             process_index=self.args.process_index,
             num_processes=self.args.world_size,
             reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
+            ensemble=self.step.ensemble,
         )
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -239,6 +256,11 @@ class GraphedLabelling:
     def __call__(self, input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
         """Return the labelled blocks."""
         return LabelledBlocks(**self._replayed(input_ids, sample_index))
+
+
+def _nth_teacher(number: int) -> str:
+    """Return the name of a teacher in messages; teachers are counted from 1."""
+    return "teacher" if number == 1 else f"{ {2: '2nd', 3: '3rd'}.get(number, f'{number}th') } teacher"
 
 
 def _labellings(

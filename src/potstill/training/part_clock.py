@@ -52,7 +52,8 @@ class PartClock:
         synchronise(self.device)
         self.rounds.append(time.perf_counter() - self._started)
         for (_, begin), (part, end) in pairwise(self._marks):
-            self.parts[part] += begin.elapsed_time(end) / 1000 if self._on_cuda else end - begin
+            seconds = begin.elapsed_time(end) / 1000 if self._on_cuda else end - begin
+            self.parts[part] = self.parts.get(part, 0.0) + seconds
         self._marks = []
 
     @property

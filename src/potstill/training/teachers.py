@@ -1,0 +1,141 @@
+"""The frozen models that a student learns from: how each one runs, and how much of a step's time it takes."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from potstill.objective import Encoded
+from potstill.student import Reads, family_of
+from potstill.student.tensors import cast_parameters
+from potstill.training.part_clock import PartClock
+from potstill.training.predictor import Predictor
+
+if TYPE_CHECKING:
+    from potstill.training.step import DistillationStep
+
+SKIPPED_STEPS, MEASURED_STEPS = 2, 10
+"""The first steps of a session compile and record, so they are not measured. The steps after them are."""
+
+OneOrMore: TypeAlias = PreTrainedModel | Sequence[PreTrainedModel] | None
+
+
+def as_tuple(teacher: OneOrMore) -> tuple[PreTrainedModel, ...]:
+    """Return the teachers in order; an empty tuple for None."""
+    if teacher is None:
+        return ()
+    return (teacher,) if isinstance(teacher, PreTrainedModel) else tuple(teacher)
+
+
+def name_of_teacher(teacher: PreTrainedModel | str, number: int) -> str:
+    """Return the folder or hub name of a teacher, or a name made from its number (counted from 0) if it has none."""
+    name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
+    return name or f"teacher {number + 1}"
+
+
+class FrozenTeacher:
+    """Runs a teacher in the floating-point type of the step.
+
+    Args:
+        model: put in eval mode and frozen.
+        reads: the states to keep.
+    """
+
+    def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self._reads = reads
+        self._predictors: dict[torch.dtype | None, Predictor] = {}
+        self._compile_options: dict[str, Any] | None = None
+
+    def compile(self, **options: Any) -> None:
+        """Compile the layers, with the options of `torch.compile`."""
+        self._compile_options = options
+        self._predictors.clear()
+
+    def __call__(self, input_ids: Tensor, dtype: torch.dtype | None) -> Encoded:
+        """Run the encoder over (B, L) blocks in a type. For another type than its own it is a copy."""
+        if dtype not in self._predictors:
+            model = self.model
+            if dtype is not None:
+                model = copy.deepcopy(model)
+                cast_parameters(model, dtype)
+                if model.device.type == "cuda":
+                    family_of(model).fuse_gelu(model)
+            predictor = Predictor(model, self._reads)
+            if self._compile_options is not None:
+                predictor.compile(**self._compile_options)
+            self._predictors[dtype] = predictor
+        return self._predictors[dtype](input_ids)
+
+
+class Time(NamedTuple):
+    """The time that a teacher takes in a step of the optimiser.
+
+    Attributes:
+        seconds: median over the measured steps.
+        share: part of the step's seconds, also a median.
+    """
+
+    seconds: float
+    share: float
+
+
+class TeacherTimes(TrainerCallback):
+    """Measures the time of each teacher during the run, in ten steps from the third step of a session on.
+
+    These steps are not replayed as CUDA graphs. After each of them the host waits for the GPU.
+
+    Args:
+        step: the step whose teachers are measured.
+        device: device of the run.
+    """
+
+    def __init__(self, step: DistillationStep, device: torch.device) -> None:
+        self._step = step
+        self._device = device
+        self._seen = 0
+        self._clocks: list[PartClock] = []
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start a clock if this step is measured."""
+        self._seen += 1
+        if SKIPPED_STEPS < self._seen <= SKIPPED_STEPS + MEASURED_STEPS:
+            clock = PartClock(self._device)
+            self._clocks.append(clock)
+            self._step.mark, self._step.replays = clock.mark, False
+            clock.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop the clock of a measured step."""
+        if not self._step.replays:
+            self._clocks[-1].stop()
+            self._step.mark, self._step.replays = ignore, True
+
+    def measured(self) -> list[Time] | None:
+        """Return the time of each teacher; None if no step was measured."""
+        whole = [sum(clock.rounds) for clock in self._clocks]
+        if not whole:
+            return None
+        times = []
+        for part in teacher_parts(len(self._step.teachers)):
+            seconds = [clock.parts.get(part, 0.0) for clock in self._clocks]
+            shares = [of_teacher / of_step for of_teacher, of_step in zip(seconds, whole, strict=True)]
+            times.append(Time(statistics.median(seconds), statistics.median(shares)))
+        return times
+
+
+def teacher_parts(count: int) -> list[str]:
+    """Return the names of the parts of a step in which the teachers run, given their number."""
+    return ["teacher"] if count == 1 else [f"teacher {number + 1}" for number in range(count)]
+
+
+def ignore(part: str) -> None:
+    """Do nothing at the end of a part."""
