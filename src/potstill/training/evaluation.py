@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from potstill.corpus.blocks import Blocks
 from potstill.corpus.labelling import LabelledBlocks, Labelling
 from potstill.objective import Ensemble
-from potstill.student import LAST_HIDDEN, Reads, States, family_of
+from potstill.student import family_of
 from potstill.training.teachers import OneOrMore, as_tuple
 
 
@@ -124,14 +124,13 @@ def _batch_sums(
 ) -> Tensor:
     """Return the sums from which the metrics are computed as quotients: nine, and two more for each teacher."""
     input_ids, target = labelled.input_ids, labelled.labels[labelled.labels >= 0]
-    states, log_probs = predictions(student, labelled)
+    hidden, log_probs = predictions(student, labelled)
     sums = [torch.tensor(target.numel()), *_score(log_probs, target)]
     if not teachers:
         sums += [torch.zeros(())] * 6
     else:
         read = [predictions(teacher, labelled) for teacher in teachers]
-        hidden, teacher_hidden = states.last.float(), read[0][0].last.float()
-        teacher_log_probs = ensemble.log_probabilities([found for _, found in read])
+        teacher_hidden, teacher_log_probs = read[0][0], ensemble.log_probabilities([found for _, found in read])
         sums += [
             *_score(teacher_log_probs, target),
             F.kl_div(log_probs, teacher_log_probs, reduction="sum", log_target=True),
@@ -152,17 +151,16 @@ def _score(log_probs: Tensor, target: Tensor) -> list[Tensor]:
     return [F.nll_loss(log_probs, target, reduction="sum"), (log_probs.argmax(-1) == target).sum()]
 
 
-def predictions(model: PreTrainedModel, labelled: LabelledBlocks, keep: Reads = LAST_HIDDEN) -> tuple[States, Tensor]:
-    """Return the states of a model, and the (N, V) log-probabilities at the N labelled tokens, in float32.
+def predictions(model: PreTrainedModel, labelled: LabelledBlocks) -> tuple[Tensor, Tensor]:
+    """Return the (B, L, H) last hidden states and the (N, V) log-probabilities at the N labelled tokens, both float32.
 
     Args:
         model: any language model of a known family.
         labelled: B blocks of L tokens, with N labels.
-        keep: the states to return. The last hidden states (B, L, H) are among them.
     """
     family = family_of(model)
-    states, head = family.encode(model, labelled.input_ids, keep), family.head(model)
-    positions = labelled.positions[..., None].expand(-1, -1, states.last.shape[-1])
-    masked = states.last.gather(1, positions)[labelled.labels >= 0]
+    hidden, head = family.encode(model, labelled.input_ids).last, family.head(model)
+    positions = labelled.positions[..., None].expand(-1, -1, hidden.shape[-1])
+    masked = hidden.gather(1, positions)[labelled.labels >= 0]
     logits = F.linear(head.transform(masked), head.weight, head.bias)
-    return states, logits.float().log_softmax(-1)
+    return hidden.float(), logits.float().log_softmax(-1)

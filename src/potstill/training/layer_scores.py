@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.corpus.labelling import LabelledBlocks
-from potstill.student import LAST_HIDDEN, Reads, build_student, family_of
+from potstill.student import build_student, family_of
 from potstill.training.evaluation import predictions
 
 
@@ -60,29 +60,17 @@ class UntrainedStudents:
         self._batches = batches
         self._expected = [predictions(teacher, batch)[1] for batch in batches]
         self._start: tuple[int, ...] = ()
-        self._outputs: list[dict[int, Tensor]] = []
+        self._outputs: list[list[Any]] = []  # of each batch: what each layer of the start returned
 
+    @torch.no_grad()
     def score(self, layers: Sequence[int]) -> LayerScore:
         """Return the score of the student of these layers, computed in float32.
 
         Args:
             layers: teacher layers, at least one, in the order in which they run.
         """
-        return self._scored(layers, LAST_HIDDEN)
-
-    def start_from(self, layers: Sequence[int]) -> None:
-        """Keep what each of these layers puts out. A later choice that begins alike does not compute it again."""
-        if self._family.encodes_whole:
-            return
-        self._start = ()
-        self._outputs = []
-        self._scored(layers, Reads(hidden=frozenset({-1, *range(len(layers) - 1)})))
-        self._start = tuple(layers)
-
-    @torch.no_grad()
-    def _scored(self, layers: Sequence[int], keep: Reads) -> LayerScore:
-        shared = _shared(self._start[:-1], layers)  # the last output may be behind a final LayerNorm
         model = self._student(layers) if self._family.encodes_whole else self._model
+        shared = _shared(self._start, layers)
         sums = torch.zeros(4, dtype=torch.float64)
         for number, batch in enumerate(self._batches):
             if not self._family.encodes_whole:
@@ -91,20 +79,34 @@ class UntrainedStudents:
                     chosen[:shared] = [_Known(self._outputs[number][shared - 1], chosen[shared - 1])]
                 del self._stack[:]
                 self._stack.extend(chosen)
-            states, log_probs = predictions(model, batch, keep)
-            if keep != LAST_HIDDEN:
-                self._outputs.append(states.hidden)
-            expected = self._expected[number]
+            log_probs = predictions(model, batch)[1]
             labels = batch.labels[batch.labels >= 0]
             measured = [
                 labels.numel(),
                 F.nll_loss(log_probs, labels, reduction="sum").item(),
                 (log_probs.argmax(-1) == labels).sum().item(),
-                F.kl_div(log_probs, expected, reduction="sum", log_target=True).item(),
+                F.kl_div(log_probs, self._expected[number], reduction="sum", log_target=True).item(),
             ]
             sums += torch.tensor(measured, dtype=torch.float64)
         tokens, loss, correct, kl = sums.tolist()
         return LayerScore(tuple(layers), loss / tokens, correct / tokens, kl / tokens)
+
+    def start_from(self, layers: Sequence[int]) -> None:
+        """Keep what each of these layers puts out. A later choice that begins alike does not compute it again."""
+        if self._family.encodes_whole:
+            return
+        self._start, returned = (), []
+        hooks = [
+            self._layers[number].register_forward_hook(lambda layer, inputs, output: returned.append(output))
+            for number in set(layers)
+        ]
+        try:
+            self.score(layers)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._start = tuple(layers)
+        self._outputs = [returned[first : first + len(layers)] for first in range(0, len(returned), len(layers))]
 
     def _student(self, layers: Sequence[int]) -> PreTrainedModel:
         with warnings.catch_warnings():
@@ -116,17 +118,17 @@ class _Known(nn.Module):
     """Stands for layers whose output is known. It looks like the last one of them.
 
     Args:
-        output: (B, L, H).
+        output: what the last of these layers returned.
         layer: the layer that made it. A family may read from it of what kind it is.
     """
 
-    def __init__(self, output: Tensor, layer: nn.Module) -> None:
+    def __init__(self, output: Any, layer: nn.Module) -> None:
         super().__init__()
         self.output = output
         self.layer = layer
 
-    def forward(self, *inputs: Any, **options: Any) -> Tensor:
-        """Return the known output (B, L, H)."""
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Return the known output."""
         return self.output
 
     def __getattr__(self, name: str) -> Any:
