@@ -83,6 +83,9 @@ class SentenceStep(nn.Module):
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         for encoder, role in ((student, "student"), (teacher, "teacher")):
             prepare_for_rows(encoder, role)
+        for module in student.modules():
+            if isinstance(module, nn.Dropout):  # it is noise here: the embedding to learn is the same in each epoch
+                module.p = 0.0
         self._teachers: dict[torch.dtype | None, _Encoder] = {None: _Encoder(teacher, objective.teacher_reads)}
         self._student = (_Encoder(student, objective.student_reads),)
         self._compile_options: dict[str, Any] | None = None
