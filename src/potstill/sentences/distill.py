@@ -22,7 +22,6 @@ from potstill.sentences.trainer import SentenceTrainer, default_losses
 from potstill.student.vocabulary_pruning import prune_embeddings
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, run_results
 
-
 MEASURED_BLOCKS = 64
 """Blocks of the corpus on whose texts the importance of heads, neurons and dimensions is measured."""
 
@@ -117,7 +116,9 @@ def _write_output(trainer: SentenceTrainer, folder: Path) -> None:
         return
     with atomic_output(folder) as staging:
         sections = [_held_out(results)]
-        card = sentence_card(trainer.student, recipe_values(trainer.args, OF_LANGUAGE_MODELS), sections, results["changed_on_resume"])
+        card = sentence_card(
+            trainer.student, recipe_values(trainer.args, OF_LANGUAGE_MODELS), sections, results["changed_on_resume"]
+        )
         trainer.student.save(staging, card)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
