@@ -4,6 +4,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,9 +95,8 @@ def test_every_text_is_there_once(
         rows = np.stack([item["input_ids"].numpy() for item in blocks])
         assert ((rows == tokenizer.cls_token_id).sum(1) <= slots(BLOCK)).all()
     assert cut > 0
-    assert caplog.messages == [
-        f"{cut} of {400 - duplicates} texts are longer than a block and were cut to {BLOCK} tokens."
-    ]
+    warned = f"{cut} of {400 - duplicates} texts are longer than a block and were cut to {BLOCK} tokens."
+    assert warned in caplog.messages
     assert corpus.manifest.unit == "texts"
     assert corpus.manifest.skipped == {"bad_text": 0, "empty": 0, "duplicate": duplicates}
     contents = [token for text in texts_of(corpus.train, tokenizer) for token in text]
@@ -126,8 +126,8 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(
     monkeypatch.setattr("potstill.corpus.text_rows.WINDOW_TOKENS", 700)  # several windows
     monkeypatch.setattr("potstill.corpus.packing.TOKENS_PER_RECORD_BATCH", 5 * BLOCK)
     file = tmp_path / "text.txt"
-    documents = random_documents(3000, seed=5)
-    file.write_text("\n".join(f"{one}. {other}! " for one, other in zip(documents, documents[1:], strict=False)))
+    documents = random_documents(900, seed=5)
+    file.write_text("\n".join(f"{one}. {other}! " for one, other in pairwise(documents)))
     hashes = []
     for number, options in enumerate([{"num_proc": 1}, {"num_proc": 3, "memory_limit_mb": 1}]):
         folder = tmp_path / str(number)

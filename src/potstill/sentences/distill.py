@@ -19,6 +19,7 @@ from potstill.report.sentence_card import sentence_card
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.student import build_sentence_student
 from potstill.sentences.trainer import SentenceTrainer, default_losses
+from potstill.student.layers import AUTO
 from potstill.student.vocabulary_pruning import prune_embeddings
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, run_results
 
@@ -28,7 +29,7 @@ MEASURED_BLOCKS = 64
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share"),
-    *("teacher_weights", "teacher_mean", "fold_token_types", "max_size", *OF_LOSSES),
+    *("teacher_weights", "teacher_mean", "fold_token_types", "max_size", "layers_seconds", *OF_LOSSES),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
 
@@ -55,6 +56,8 @@ def distill_sentences(args: DistillationArguments) -> Path:
         kept = corpus.cut_needed(teacher.tokenizer, args.teachers[0])
         if kept is not None:
             teacher.model, teacher.tokenizer = prune_embeddings(teacher.model, kept), corpus.tokenizer()
+        args = copy.copy(args)
+        args.layers = args.layers or "alternate"
         student = build_sentence_student(
             teacher,
             args.num_hidden_layers,
@@ -67,7 +70,6 @@ def distill_sentences(args: DistillationArguments) -> Path:
             args.narrow_by,
             _some_texts(corpus, teacher),
         )
-        args = copy.copy(args)
         args.losses = default_losses(teacher, student) if args.losses is None else args.losses
         recipe = recipe_text("distill", args, OF_LANGUAGE_MODELS)
         trainer = SentenceTrainer(student, corpus, args, teacher)
@@ -90,6 +92,11 @@ def check_options(args: DistillationArguments) -> None:
                 f"--{name} is for language models, but the corpus {args.corpus} holds whole texts for a sentence "
                 f"encoder: {advice}."
             )
+    if args.layers == AUTO:
+        raise PotstillError(
+            f"--layers {AUTO} measures language models, but the corpus {args.corpus} holds whole texts for a sentence "
+            "encoder: give a rule such as alternate, or a list such as 0,3,6."
+        )
     if args.losses is not None:
         objective_from(args.losses)
 
