@@ -1,4 +1,4 @@
-"""A tiny sentence encoder is distilled from start to end: what it learns, what is written, and what a resumption gives."""
+"""A tiny sentence encoder is distilled: what it learns, what is written, and what a resumption gives."""
 
 import json
 import math

@@ -81,7 +81,7 @@ class SentenceStep(nn.Module):
         self.mark: Callable[[str], None] = ignore
         self.objective_modules = objective.modules([described(teacher)], described(student), seed)
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-        for encoder, role in ((student, "student"), (teacher, "teacher")):
+        for encoder, role in ((teacher, "teacher"), (student, "student")):
             prepare_for_rows(encoder, role)
         self._teachers: dict[torch.dtype | None, _Encoder] = {None: _Encoder(teacher, objective.teacher_reads)}
         self._student = (_Encoder(student, objective.student_reads),)
