@@ -61,7 +61,7 @@ def test_options_of_language_models(
         ({"losses": {"masked_lm": 1}}, "losses: masked_lm is not for a sentence encoder: choose from embedding_cosine"),
         ({"losses": {"embedding_mse": 1, "soft_targets": 1}}, "losses: soft_targets is not for a sentence encoder"),
         ({"losses": {"attention_relations": 1}}, "losses: attention_relations is not for a sentence encoder"),
-        ({"losses": {"embeding_mse": 1}}, "there is no loss 'embeding_mse'; did you mean embedding_mse?"),
+        ({"losses": {"embedding_mze": 1}}, "there is no loss 'embedding_mze'; did you mean embedding_mse?"),
         ({"losses": {}}, "losses is {}"),
         (
             {"hidden_size": 16, "losses": {"hidden_cosine": 1}},

@@ -226,9 +226,14 @@ class SentenceTrainer(ResumableTrainer):
 
 
 def default_losses(teacher: SentenceEncoder, student: SentenceEncoder) -> dict[str, Any]:
-    """Return the losses if a recipe gives none: of the embeddings, and of the last hidden state of every token."""
-    same = teacher.model.config.hidden_size == student.model.config.hidden_size
-    return {"embedding_cosine": 10.0, "hidden_cosine" if same else "hidden_mse": 1.0}
+    """Return the losses if a recipe gives none: of the embeddings, and of the last hidden state of every token.
+
+    Embeddings of other widths are compared by the similarities of texts. `embedding_cosine` would see the student's
+    embeddings only through a learned map, which does not keep their cosines.
+    """
+    if teacher.model.config.hidden_size == student.model.config.hidden_size:
+        return {"embedding_cosine": 10.0, "hidden_cosine": 1.0}
+    return {"similarities": 10.0, "hidden_mse": 1.0}
 
 
 def row_format(corpus: Corpus, encoder: SentenceEncoder) -> RowFormat:
