@@ -89,9 +89,9 @@ class DistillationArguments(Recipe):
 
     teacher: list[str] | str | None = option(
         None,
-        "Folder or hub name of the teacher: a model with its language-model head, or a sentence encoder for a corpus of "
-        "whole texts. With several names the student learns from the mean of these teachers, and is built from the "
-        "first one.",
+        "Folder or hub name of the teacher: a model with its language-model head, or a sentence encoder if the corpus "
+        "holds whole texts. With several names the student learns from the mean of these teachers, and is built from "
+        "the first one.",
         required=True,
         several=True,
     )
