@@ -141,7 +141,7 @@ class DistillationArguments(Recipe):
     alpha_mlm: float = option(
         2.0, "Weight of masked LM, or of causal LM for a causal model such as a GPT-2; 0 leaves it out."
     )
-    alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 leaves it out.")
+    alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 for none.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
     soft_targets: Literal["all", "masked"] = option("all", "Tokens whose soft targets are used.")
 
