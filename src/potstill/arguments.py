@@ -6,7 +6,7 @@ Every option is a field of a dataclass, a flag of the command line and a key of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, ClassVar
@@ -131,16 +131,20 @@ class RunArguments(TrainingArguments):
             raise PotstillError(f"--{name} is {getattr(self, name)!r}: it {rule}.")
 
 
-def recipe_values(args: RunArguments) -> dict[str, Any]:
+def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str, Any]:
     """Return the values that rerun a recipe: all of potstill's own options, and inherited ones not at their defaults.
 
     Options of one run alone are left out: the output folder, and the checkpoint from which the run resumed.
+
+    Args:
+        args: options of the run.
+        without: options that are left out too.
     """
     internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
     internal |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
     one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}
-    own -= internal | args.replaced()
+    own -= internal | args.replaced() | set(without)
     # Creating arguments sets up the devices again: use the same devices, and never while a trainer uses them.
     default = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
     default.use_cpu = False  # the default, so that a recipe names use_cpu only if it is true
@@ -155,10 +159,10 @@ def recipe_values(args: RunArguments) -> dict[str, Any]:
     return values
 
 
-def recipe_text(verb: str, args: RunArguments) -> str:
-    """Return the text of a run's recipe file, which begins with the command that reruns it."""
+def recipe_text(verb: str, args: RunArguments, without: Collection[str] = ()) -> str:
+    """Return the text of a run's recipe file, which begins with the command that reruns it. See `recipe_values`."""
     return f"# potstill {verb} --config {RECIPE} --output_dir …\n" + yaml.safe_dump(
-        recipe_values(args), sort_keys=False
+        recipe_values(args, without), sort_keys=False
     )
 
 

@@ -38,7 +38,7 @@ class Recipe(RunArguments):
     short_share: float = option(0.9, "With --short_block_size: share of the steps whose blocks are split.")
     max_eval_samples: int = option(256, "Held-out blocks to evaluate on; all of them if there are fewer.")
     max_train_minutes: float | None = option(
-        None, "Stop after this many minutes of training. The learning rate has decayed to its end by then."
+        None, "Stop after so many minutes of training; the learning rate has decayed by then."
     )
 
     learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
@@ -89,8 +89,8 @@ class DistillationArguments(Recipe):
 
     teacher: list[str] | str | None = option(
         None,
-        "Folder or hub name of the teacher, a model with its language-model head. With several names the student "
-        "learns from the mean of these teachers, and is built from the first one.",
+        "Folder or hub name of the teacher, a language model or a sentence encoder. With several names the student "
+        "learns from their mean, and is built from the first one.",
         required=True,
         several=True,
     )
@@ -100,7 +100,7 @@ class DistillationArguments(Recipe):
     teacher_mean: Literal["probabilities", "logits"] = option(
         "probabilities", "With several teachers: whether soft targets are the mean of probabilities or of logits."
     )
-    num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
+    num_hidden_layers: int | None = option(None, "Layers of the student; by default half of them.")
     hidden_size: int | None = option(None, "Width of the student; the teacher's if not given.")
     num_attention_heads: int | None = option(
         None, "Attention heads of the student. If not given, they are as wide as the teacher's."
@@ -115,14 +115,13 @@ class DistillationArguments(Recipe):
     )
     max_size: str | None = option(
         None,
-        "Choose depth and width so that the student keeps to this: 50MB or 50MiB on disk, 20M parameters, or 2.5x "
-        "faster than the teacher, estimated by FLOPs. Sizes that are given stay as they are.",
+        "Choose depth and width to keep to this: 50MB or 50MiB on disk, 20M parameters, or 2.5x faster than the "
+        "teacher by FLOPs. Sizes that are given stay.",
     )
     layers: str | None = option(
         None,
-        "Teacher layers that the student starts from: auto (the best ones, measured on held-out blocks), alternate "
-        "(0,2,4,7,9,11 of 12), first, last, even, or a list such as 0,3,6. Default: auto if the corpus has held-out "
-        "blocks, else alternate.",
+        "Teacher layers that the student starts from: auto (measured on held-out blocks), alternate, first, last, "
+        "even, or a list such as 0,3,6. Default: auto if it can be measured, else alternate.",
     )
     layers_seconds: float = option(30.0, "Time limit of --layers auto, in seconds.")
     initialise: Literal["teacher", "random"] = option(
@@ -142,7 +141,7 @@ class DistillationArguments(Recipe):
     alpha_mlm: float = option(
         2.0, "Weight of masked LM, or of causal LM for a causal model such as a GPT-2; 0 leaves it out."
     )
-    alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 leaves it out.")
+    alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 for none.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
     soft_targets: Literal["all", "masked"] = option("all", "Tokens whose soft targets are used.")
 

@@ -147,6 +147,10 @@ def prepare(
             "--prune_vocabulary cuts the vocabulary of a teacher, and --train_tokenizer makes a new one: leave one of "
             "them out, and choose the size of a new one with --vocab_size."
         )
+    if unit != "blocks" and frame_blocks is False:
+        raise PotstillError(
+            f"--unit {unit} puts [CLS] before and [SEP] after each text: leave --frame_blocks False out."
+        )
     if model_type is not None and not train_tokenizer:
         raise PotstillError(
             "--model_type decides the kind of tokenizer to train: add --train_tokenizer, or leave --model_type out."
@@ -168,7 +172,7 @@ def prepare(
                     block_size,
                 )
             elif isinstance(tokenizer, str):
-                name, loaded = tokenizer, load_tokenizer(tokenizer)
+                name, loaded = tokenizer, _load(tokenizer, unit)
             else:
                 name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
             spec = TokenizerSpec.of(loaded, name, frame_blocks)
@@ -180,7 +184,7 @@ def prepare(
             if used is not None:
                 tokens_to_keep(loaded, [])  # raises an error now if the tokenizer cannot be cut
             limits = num_proc, memory_limit_mb
-            pad = None if unit == "blocks" else check_rows(spec, loaded.pad_token_id, name)
+            pad = None if unit == "blocks" else check_rows(spec, loaded, name)
             _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, *limits, used, unit, pad)
 
     once("prepare a corpus", write)  # the first of a launcher's processes prepares the corpus for all
@@ -319,6 +323,16 @@ def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fract
             validation.tokens,
             content,
         )
+
+
+def _load(name: str, unit: Unit) -> PreTrainedTokenizerFast:
+    """Load a tokenizer. That of a sentence encoder may lie in a subfolder, and may have to lower-case texts."""
+    folder = Path(name).expanduser()
+    if unit == "blocks" or not (folder / "modules.json").is_file():
+        return load_tokenizer(name)
+    from potstill.sentences.encoder import load_encoder_tokenizer  # here, because it imports models
+
+    return load_encoder_tokenizer(folder)
 
 
 def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":

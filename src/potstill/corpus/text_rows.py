@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.packing import BlockWriter
 from potstill.corpus.tokenizer import TokenizerSpec
@@ -145,15 +146,33 @@ def best_fit(lengths: list[int], size: int, most: int) -> list[list[int]]:
     return bins
 
 
-def check_rows(spec: TokenizerSpec, pad: int | None, name: str) -> int:
+def check_rows(spec: TokenizerSpec, tokenizer: PreTrainedTokenizerFast, name: str) -> int:
     """Return the id of [PAD], after making sure that a tokenizer can frame and pad texts.
 
+    Args:
+        spec: of the tokenizer.
+        tokenizer: a fast one.
+        name: what messages call it.
+
     Raises:
-        PotstillError: the tokenizer has no [CLS], no [SEP] or no [PAD].
+        PotstillError: the tokenizer has no [CLS], no [SEP] or no [PAD], two of them are the same token, text can become
+            [PAD], or the tokenizer itself puts other tokens around a text.
     """
+    pad = tokenizer.pad_token_id
     if spec.prefix is None or spec.suffix is None or pad is None:
         raise PotstillError(
             f"The tokenizer {name} lacks [CLS], [SEP] or [PAD], by which whole texts are told apart in a block: set "
             "these tokens, or prepare the text without --unit."
+        )
+    if len({spec.prefix, spec.suffix, pad}) < 3 or pad not in spec.special_ids:
+        raise PotstillError(
+            f"The tokenizer {name} uses one token for two of [CLS], [SEP], [PAD] and [UNK], so whole texts cannot be "
+            "told apart in a block: give each its own token, or prepare the text without --unit."
+        )
+    framed = tokenizer("", padding=False, truncation=False)["input_ids"]
+    if framed != [spec.prefix, spec.suffix]:
+        raise PotstillError(
+            f"The tokenizer {name} does not put [CLS] before and [SEP] after a text, as blocks of whole texts have "
+            "them: restore its post-processor, or prepare the text without --unit."
         )
     return pad

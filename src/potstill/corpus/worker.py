@@ -13,6 +13,7 @@ import random
 import re
 import sys
 from array import array
+from itertools import pairwise
 
 from tokenizers import Tokenizer
 
@@ -32,7 +33,9 @@ def is_held_out(document: int, seed: int, validation_fraction: float) -> bool:
     return int.from_bytes(key, "big") < validation_fraction * 2.0**64
 
 
-SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+|(?<=[。！？])|\s*\n\s*""")
+SENTENCE_END = re.compile(r"""[.!?…؟।]["'”’»)\]]*\s+|[。！？]["'”’」』）]*|\n""")
+"""A match ends where a sentence does."""
+
 MOST_SENTENCES = 4
 
 
@@ -40,13 +43,15 @@ def pieces(text: str, key: str) -> list[str]:
     """Split a text into pieces of one to four sentences, in its order.
 
     Sentences end at a full stop, a question mark or an exclamation mark before white space, and at the end of a line.
-    An abbreviation may end one too early. That does no harm: the pieces are examples to learn from.
+    A closing quotation mark or bracket stays with its sentence. An abbreviation may end one too early. That does no
+    harm: the pieces are examples to learn from.
 
     Args:
         text: of a document.
         key: decides the number of sentences of each piece.
     """
-    sentences = [sentence for sentence in map(str.strip, SENTENCE_END.split(text)) if sentence]
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
+    sentences = [sentence for start, end in pairwise(ends) if (sentence := text[start:end].strip())]
     sizes = random.Random(key)
     found, start = [], 0
     while start < len(sentences):

@@ -55,7 +55,7 @@ class EmbeddingTerm(Term):
         dtype = torch.promote_types(batch.student.pooled.dtype, torch.float32)
         student, teacher = batch.student.pooled.to(dtype), batch.teacher.pooled.to(dtype)
         if batch.trained is not None:
-            student = batch.trained(student)
+            student = batch.trained(student).to(dtype)  # autocast makes it shorter
         return batch.student.rows.mean_over_texts(self.of_texts(student, teacher, batch.student.rows.filled))
 
     def of_texts(self, student: Tensor, teacher: Tensor, filled: Tensor) -> Tensor:
@@ -126,4 +126,5 @@ class Similarities(EmbeddingTerm):
         unit = F.normalize(embeddings, dim=-1)
         with torch.autocast(embeddings.device.type, enabled=False):  # 16 bits are too few for cosines near 1
             logits = self.scale * (unit @ unit.T)
-        return logits.masked_fill(left_out, -1e4).log_softmax(-1)
+        # Not -inf, which would give NaN for a text that is alone.
+        return logits.masked_fill(left_out, torch.finfo(logits.dtype).min).log_softmax(-1)

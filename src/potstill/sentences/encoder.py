@@ -107,7 +107,7 @@ class SentenceEncoder(nn.Module):
         layout = read_layout(folder, model_is)
         model = load_headless(layout.transformer, model_is)
         model.config.name_or_path = model.name_or_path = name
-        tokenizer = load_tokenizer(str(layout.transformer), role=role)
+        tokenizer = _tokenizer_of(layout, role)
         check_vocabulary(tokenizer, model.config, model_is)
         if not layout.stated:
             heads = [kind for kind in model.config.architectures or [] if kind != type(model).__name__]
@@ -124,8 +124,6 @@ class SentenceEncoder(nn.Module):
                 f"the pooling of {model_is} is for hidden states {layout.pooled_size} wide, and its model's are "
                 f"{width} wide: restore the folder"
             )
-        if layout.lower_case:
-            _lower_case(tokenizer)
         return cls(
             model,
             tokenizer,
@@ -291,6 +289,22 @@ class SentenceEncoder(nn.Module):
         }
         batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+
+
+def load_encoder_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a sentence encoder's folder, which reads texts as the encoder does.
+
+    Raises:
+        PotstillError: there is no such tokenizer, or the folder is damaged.
+    """
+    return _tokenizer_of(read_layout(Path(folder), f"the encoder {os.fspath(folder)!r}"), "tokenizer")
+
+
+def _tokenizer_of(layout: Layout, role: str) -> PreTrainedTokenizerFast:
+    tokenizer = load_tokenizer(str(layout.transformer), role=role)
+    if layout.lower_case:
+        _lower_case(tokenizer)
+    return tokenizer
 
 
 _TYPE = "sentence_transformers.models."

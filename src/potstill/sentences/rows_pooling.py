@@ -62,8 +62,10 @@ def _lasttoken(hidden: Tensor, texts: Tensor, places: Tensor, count: int) -> Ten
 
 
 def _max(hidden: Tensor, texts: Tensor, places: Tensor, count: int) -> Tensor:
-    zeros = hidden.new_zeros((count + 1, hidden.shape[1]))
-    return zeros.index_reduce(0, texts, hidden, "amax", include_self=False)[:-1]
+    # From -inf on, so that no gradient is shared with the start.
+    lowest = hidden.new_full((count + 1, hidden.shape[1]), -torch.inf)
+    largest = lowest.scatter_reduce(0, texts[:, None].expand_as(hidden), hidden, "amax")[:-1]
+    return torch.where(_sum(hidden.new_ones(len(texts)), texts, count)[:, None] > 0, largest, 0)
 
 
 _POOL: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {

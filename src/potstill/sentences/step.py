@@ -81,7 +81,7 @@ class SentenceStep(nn.Module):
         self.mark: Callable[[str], None] = ignore
         self.objective_modules = objective.modules([described(teacher)], described(student), seed)
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-        for encoder, role in ((student, "student"), (teacher, "teacher")):
+        for encoder, role in ((teacher, "teacher"), (student, "student")):
             prepare_for_rows(encoder, role)
         for module in student.modules():
             if isinstance(module, nn.Dropout):  # it is noise here: the embedding to learn is the same in each epoch
@@ -112,7 +112,8 @@ class SentenceStep(nn.Module):
         with torch.no_grad(), torch.autocast(device, enabled=False):
             teacher = self._teacher_in(dtype)(input_ids, rows)
         self.mark("teacher")
-        copied = dtype if device in FLOAT32_SUMS else None
+        # Recomputed activations would use the parameters themselves, not the copies. Then autocast does the casts.
+        copied = dtype if device in FLOAT32_SUMS and not self._recomputes else None
         with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
             student = self._run_student(input_ids, rows, copied)
             self.mark("student")
@@ -120,6 +121,12 @@ class SentenceStep(nn.Module):
             losses = self.objective(student, [teacher], none, none, self.objective_modules, self._compiled_values)
             self.mark("losses")
         return losses
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether the student's layers drop their activations and compute them again in the backward pass."""
+        layers = family_of(self.student.model).layers(self.student.model)
+        return getattr(layers[0], "gradient_checkpointing", False)
 
     def _run_student(self, input_ids: Tensor, rows: Rows, dtype: torch.dtype | None) -> Encoded:
         (encoder,) = self._student
@@ -223,7 +230,7 @@ def prepare_for_rows(encoder: SentenceEncoder, role: str) -> None:
     if family is None or not family.reads_rows:
         raise PotstillError(
             f"The {role} is a {encoder.model.config.model_type}, which cannot read several texts in one block: use a "
-            "BERT, DistilBERT, RoBERTa, XLM-RoBERTa or CamemBERT."
+            "BERT, DistilBERT, RoBERTa, XLM-RoBERTa, CamemBERT or ELECTRA."
         )
     encoder.model.set_attn_implementation(ATTENTION)
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from potstill.errors import PotstillError
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.student import family_of
 from potstill.student.build import check_initialise, initialised_from, layers_to_copy
 from potstill.student.headless import copy_layers, shallower_config
+from potstill.student.narrow import NarrowBy, narrow
+from potstill.student.sizes import wanted_sizes, with_sizes
 
 
 def build_sentence_student(
@@ -21,8 +26,13 @@ def build_sentence_student(
     layers: str | Sequence[int] = "alternate",
     initialise: Literal["teacher", "random"] = "teacher",
     seed: int = 0,
+    hidden_size: int | None = None,
+    num_attention_heads: int | None = None,
+    intermediate_size: int | None = None,
+    narrow_by: NarrowBy = "importance",
+    texts: Tensor | None = None,
 ) -> SentenceEncoder:
-    """The student of a sentence encoder: an encoder of the same class with fewer layers.
+    """The student of a sentence encoder: an encoder of the same class with fewer or narrower layers.
 
     Everything outside of the layers is copied: embeddings, Dense modules, pooling, normalisation, prompts, tokenizer.
     The caller's random state is left as it was.
@@ -34,7 +44,13 @@ def build_sentence_student(
         layers: which teacher layers to copy; see `build_student`.
         initialise: "teacher" copies the weights; "random" draws all of them as the architecture does by itself, those
             of Dense modules too.
-        seed: of the random initialisation.
+        seed: of the random initialisation, and of the random choice in `narrow`.
+        hidden_size: width of the hidden states; the teacher's by default. See `wanted_sizes` for what follows from the
+            sizes that are given.
+        num_attention_heads: heads of each layer.
+        intermediate_size: width of the feed-forward layers.
+        narrow_by: which parts of the teacher a narrower student keeps; see `narrow`.
+        texts: (B, L) int64, token ids of texts of one length, on which `narrow` measures what is important.
 
     Returns:
         The student in evaluation mode, on the teacher's device and in its precision, but never below float32: it is to
@@ -42,7 +58,8 @@ def build_sentence_student(
 
     Raises:
         PotstillError: the teacher cannot be loaded, or its layers cannot be told apart; the depth or the choice of
-            layers is impossible; `initialise` is neither of the two.
+            layers or a size is impossible; the teacher has Dense modules, and the student is to have another
+            hidden size; `initialise` or `narrow_by` is neither of its two values.
     """
     check_initialise(initialise)
     if not isinstance(encoder, SentenceEncoder):
@@ -51,11 +68,27 @@ def build_sentence_student(
     family_of(teacher).prefix_in(teacher)  # refuses layers that cannot be told apart
     chosen = layers_to_copy(teacher.config, num_hidden_layers, layers)
     config = shallower_config(teacher.config, chosen)
+    sizes = None
+    if hidden_size or num_attention_heads or intermediate_size:
+        copied = initialise == "teacher"
+        sizes = wanted_sizes(config, hidden_size, num_attention_heads, intermediate_size, copied)
+        if len(encoder.dense) and sizes.hidden_size != config.hidden_size:
+            raise PotstillError(
+                f"hidden_size is {sizes.hidden_size}, but the Dense module of the teacher reads vectors that are made "
+                f"of hidden states {config.hidden_size} wide: leave hidden_size out"
+            )
+        if not copied:
+            config = with_sizes(config, sizes)
     with initialised_from(seed):
         model = type(teacher)(config)
         dense = [part.fresh() for part in encoder.dense]
     if getattr(teacher, "pooler", None) is None and hasattr(teacher, "pooler"):
         model.pooler = None
+    model.to(dtype=torch.promote_types(teacher.dtype, torch.float32))
+    if initialise == "teacher":
+        copy_layers(teacher, model, chosen)
+        if sizes is not None:
+            model = narrow(model, **asdict(sizes), narrow_by=narrow_by, blocks=texts, seed=seed)
     student = SentenceEncoder(
         model,
         copy.deepcopy(encoder.tokenizer),
@@ -68,8 +101,7 @@ def build_sentence_student(
         encoder.similarity_fn_name,
         encoder.lower_case,
     )
-    student.to(dtype=torch.promote_types(teacher.dtype, torch.float32))
+    student.to(dtype=model.dtype)
     if initialise == "teacher":
-        copy_layers(teacher, model, chosen)
         student.dense.load_state_dict(encoder.dense.state_dict())
     return student.to(device=teacher.device).eval()

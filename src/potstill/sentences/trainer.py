@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,6 @@ from potstill.training.memory import fitting_memory
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import weights_hash
 
-LOSSES: dict[str, Any] = {"embedding_cosine": 10.0, "hidden_cosine": 1.0}
-"""The losses of a sentence encoder if a recipe gives none: embeddings, and the last hidden state of every token."""
-
 COUNTED_BLOCKS = 4096
 """Blocks from which the average number of texts in a block is estimated."""
 
@@ -44,6 +42,8 @@ class SentenceTrainer(ResumableTrainer):
         teacher: the encoder to learn from.
         callbacks: as in `Trainer`.
         objective: what is minimised, in place of the losses of `args`.
+
+    The arguments are not changed. Without losses those of `default_losses` are used.
 
     Raises:
         PotstillError: teacher, student, losses and corpus do not fit together.
@@ -61,9 +61,11 @@ class SentenceTrainer(ResumableTrainer):
         objective: Objective | None = None,
     ) -> None:
         self.corpus = corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-        objective = objective or objective_from(args.losses or LOSSES)
+        losses = default_losses(teacher, student) if args.losses is None else args.losses
+        objective = objective or objective_from(losses)
         check_encoders(student, teacher, corpus, objective)
         check_launch(args)
+        args = copy.copy(args)
         if len(corpus.validation) == 0:
             args.eval_strategy, args.eval_on_start = "no", False
         args.ddp_find_unused_parameters = True  # a pooler has no gradient
@@ -212,11 +214,26 @@ class SentenceTrainer(ResumableTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.step.load_objective(resume_from_checkpoint)
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.step.load_objective(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+
     def create_accelerator_and_postprocess(self) -> None:
         """Do as `Trainer` does, but let the step compile its layers itself."""
         backend, self.args.torch_compile_backend = self.args.torch_compile_backend, None
         super().create_accelerator_and_postprocess()
         self.args.torch_compile_backend = backend
+
+
+def default_losses(teacher: SentenceEncoder, student: SentenceEncoder) -> dict[str, Any]:
+    """Return the losses if a recipe gives none: of the embeddings, and of the last hidden state of every token.
+
+    Embeddings of other widths are compared by the similarities of texts. `embedding_cosine` would see the student's
+    embeddings only through a learned map, which does not keep their cosines.
+    """
+    if teacher.model.config.hidden_size == student.model.config.hidden_size:
+        return {"embedding_cosine": 10.0, "hidden_cosine": 1.0}
+    return {"similarities": 10.0, "hidden_mse": 1.0}
 
 
 def row_format(corpus: Corpus, encoder: SentenceEncoder) -> RowFormat:
@@ -248,7 +265,13 @@ def check_encoders(student: SentenceEncoder, teacher: SentenceEncoder, corpus: C
                 f"The {role} reads at most {longest} tokens but the blocks of {corpus.folder} have "
                 f"{corpus.train.block_size}: prepare the text again with a smaller --block_size."
             )
+    widths = [encoder.model.config.hidden_size for encoder in (teacher, student)]
     for name in objective.losses:
+        if name == "hidden_cosine" and widths[0] != widths[1]:
+            raise PotstillError(
+                f"losses: hidden_cosine compares hidden states of equal width, but the teacher's are {widths[0]} wide "
+                f"and the student's {widths[1]}: replace it by hidden_mse, which learns a projection between them."
+            )
         if name in ("soft_targets", "masked_lm", "causal_lm", "logits_mse", "attention_relations"):
             raise PotstillError(
                 f"losses: {name} is not for a sentence encoder: choose from embedding_cosine, embedding_mse, "

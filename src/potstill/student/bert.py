@@ -43,6 +43,7 @@ class Bert(BertLayers):
     model_type = "bert"
     layer_prefix = "bert.encoder.layer."
     tokenizer = WordPiece()
+    reads_rows = True
 
     def restore(self, model: PreTrainedModel, missing: set[str]) -> set[str]:
         """See `Family.restore`.

@@ -13,7 +13,6 @@ class BertLayers(Family):
     """A family of encoders with BERT's embeddings and layers."""
 
     dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    reads_rows = True
     widths: LayerWidths | None = LayerWidths(
         heads_out=("attention.self.query", "attention.self.key", "attention.self.value"),
         heads_in=("attention.output.dense",),
@@ -32,20 +31,21 @@ class BertLayers(Family):
             return f"has {position_embedding_type!r} positions, which transformers 5 does not compute"
         return None
 
-    def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-        """See `Family.embed`."""
-        return model.base_model.embeddings(input_ids=input_ids)
+    def embed(self, model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """See `Family.embed`. Positions (B, L) that are given replace those that the model counts."""
+        return model.base_model.embeddings(input_ids=input_ids, position_ids=position_ids)
 
     def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
         """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
         return run_layers(self.layers(model), self.embed(model, input_ids), keep, self.attention_inputs)
 
     def encode_rows(self, model: PreTrainedModel, input_ids: Tensor, rows: Rows, keep: Reads = LAST_HIDDEN) -> States:
-        """See `Family.encode_rows`. Positions that are counted from padding on begin later in every text."""
-        base = model.base_model
+        """See `Family.encode_rows`. Positions that are counted from padding on begin later in every text.
+
+        A family whose layers read nothing but hidden states and a mask sets `reads_rows`.
+        """
         usable = self.usable_length(model.config) or model.config.max_position_embeddings
-        first = model.config.max_position_embeddings - usable
-        hidden = base.embeddings(input_ids=input_ids, position_ids=rows.positions + first)
+        hidden = self.embed(model, input_ids, rows.positions + model.config.max_position_embeddings - usable)
         mask = rows.mask(hidden.dtype)
         layers = self.layers(model)
         return run_layers(layers, hidden, keep, self.attention_inputs, lambda layer, hidden: layer(hidden, mask))

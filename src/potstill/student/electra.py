@@ -16,6 +16,7 @@ class Electra(BertLayers, SameClass):
 
     model_type = "electra"
     layer_prefix = "electra.encoder.layer."
+    reads_rows = True
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""
@@ -26,9 +27,9 @@ class Electra(BertLayers, SameClass):
             )
         return super().unsupported(config)
 
-    def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    def embed(self, model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """See `Family.embed`. Embeddings that are narrower than the layers go through a projection."""
-        embedded = super().embed(model, input_ids)
+        embedded = super().embed(model, input_ids, position_ids)
         project = getattr(model.base_model, "embeddings_project", None)
         return embedded if project is None else project(embedded)
 

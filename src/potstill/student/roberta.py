@@ -21,6 +21,7 @@ class Roberta(BertLayers, SameClass):
     model_type = "roberta"
     layer_prefix = "roberta.encoder.layer."
     tokenizer: TokenizerKind | None = ByteLevel()
+    reads_rows = True
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 try:
@@ -93,10 +94,19 @@ class Rows:
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend inside of texts: (B, heads, L, width) in, (B, L, heads, width) out, as transformers requires."""
-    if mask.dim() == 4:
+    """Attend inside of texts: (B, heads, L, width) in, (B, L, heads, width) out, as transformers requires.
+
+    A model that runs as usual, on one text in each row, brings no mask or one of its own.
+    """
+    if mask is None or mask.dim() == 4:
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
         return mixed.transpose(1, 2), None
     count, _, length, _ = query.shape
@@ -106,3 +116,4 @@ def _attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
