@@ -217,6 +217,9 @@ class Corpus:
             )
         if (whole := self.manifest.whole_tokenizer) is not None:
             parts.append(f"vocabulary: {self.manifest.tokenizer.vocab_size:,} of {whole.vocab_size:,} tokens kept")
+        if self.manifest.language_exponent is not None:
+            exponent = self.manifest.language_exponent
+            parts.append(f"{len(self.manifest.languages):,} languages by their size to the power of {exponent:g}")
         skipped = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in self.manifest.skipped.items())
         return " · ".join([*parts, f"skipped documents: {skipped}"])
 

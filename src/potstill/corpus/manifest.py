@@ -48,6 +48,21 @@ class SourceRecord:
 
 
 @dataclass(frozen=True)
+class LanguageRecord:
+    """One language: the name given for its text, its size as UTF-8, its number of documents, and how it was sampled.
+
+    `share` is its intended share of the text. `passes` says how often it was read: 0.25 means a quarter of its
+    documents, and 2.5 means all of them twice and half of them once more.
+    """
+
+    text: str
+    bytes: int
+    documents: int
+    share: float
+    passes: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The sources and the options that a corpus was made with.
 
@@ -56,7 +71,8 @@ class Manifest:
     format 1 has none. `framing` says what stands around each block: `cls_sep` or `none`. It is empty in a corpus of an
     earlier version, which framed blocks whenever the tokenizer had both tokens. `tokenizer` made the ids of the blocks.
     If the vocabulary is cut, `whole_tokenizer` is the tokenizer before the cut. `unit` is `blocks` for running text,
-    and `texts` or `sentences` for blocks of whole texts.
+    and `texts` or `sentences` for blocks of whole texts. If languages were sampled by size, `language_exponent` is the
+    exponent, and `languages` says how often each was read.
     """
 
     potstill_version: str
@@ -74,6 +90,8 @@ class Manifest:
     unit: str = "blocks"
     format_version: int = UNCUT_FORMAT
     whole_tokenizer: TokenizerRecord | None = None
+    language_exponent: float | None = None
+    languages: list[LanguageRecord] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json`."""
@@ -83,6 +101,8 @@ class Manifest:
                 del record[name]
             else:
                 record[name]["class"] = record[name].pop("class_name")
+        if self.language_exponent is None:
+            del record["language_exponent"], record["languages"]
         if self.checksums:
             record["fingerprint"] = fingerprint_of(self.checksums)
         (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -130,6 +150,8 @@ def _parsed(record: dict[str, Any]) -> Manifest:
         record[name] = _record(TokenizerRecord, tokenizer | {"class_name": tokenizer.pop("class")})
     record["splits"] = {name: _record(SplitRecord, record["splits"][name]) for name in ("train", "validation")}
     record["sources"] = [_record(SourceRecord, source) for source in record["sources"]]
+    if "languages" in record:
+        record["languages"] = [_record(LanguageRecord, language) for language in record["languages"]]
     manifest = _record(Manifest, record)
     if manifest.format_version >= 2 and fingerprint != fingerprint_of(
         {name: manifest.checksums[name] for name in (CUT_FILES if cut else FILES)}

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.corpus.integrity import CUT_FILES, FILES, checksums
+from potstill.corpus.languages import LanguageReader
 from potstill.corpus.manifest import (
     FILE_NAME,
     FORMAT_VERSION,
@@ -27,7 +29,7 @@ from potstill.corpus.packing import BlockWriter, content_size
 from potstill.corpus.progress import PrepareProgress
 from potstill.corpus.pruning import UsedTokens, prune_corpus
 from potstill.corpus.reading import DocumentReader, OnBadText, ReadingOptions, SampleBy
-from potstill.corpus.sources import Source, find_sources
+from potstill.corpus.sources import find_sources_of_each
 from potstill.corpus.text_rows import TextRowWriter, check_rows
 from potstill.corpus.tokenise import Tokens, batch_bytes_for, batched, tokenise
 from potstill.corpus.tokenizer import TokenizerSpec, load_tokenizer, save_tokenizer
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Unit = Literal["blocks", "texts", "sentences"]
+Reader = DocumentReader | LanguageReader
 
 
 def prepare(
@@ -68,6 +71,7 @@ def prepare(
     frame_blocks: bool | None = None,
     prune_vocabulary: bool = False,
     unit: Literal["blocks", "texts", "sentences"] = "blocks",
+    language_exponent: float | None = None,
 ) -> Corpus:
     """Tokenise documents and split them into blocks of one length, ready for training.
 
@@ -116,6 +120,9 @@ def prepare(
             longer than a block are cut, and texts that occur again are left out.
         frame_blocks: Put [CLS] before and [SEP] after each block. By default blocks are framed if the tokenizer has
             both tokens. A causal model, such as a GPT-2, reads blocks without a frame.
+        language_exponent: Take each entry of `text` as one language, and read each in proportion to its size in bytes
+            to the power of this exponent, from 0 to 1; multilingual BERT has 0.7. Large languages are then read in
+            part, and small ones repeatedly. The shares are in the manifest.
 
     Returns:
         The opened corpus.
@@ -138,6 +145,15 @@ def prepare(
             raise PotstillError(f"{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
     if num_proc is not None and num_proc < 1:
         raise PotstillError(f"num_proc is {num_proc}: give 1 or more processes.")
+    if language_exponent is not None and not 0 <= language_exponent <= 1:
+        raise PotstillError(
+            f"language_exponent is {language_exponent}: give 0 (equal shares) to 1 (each language as it is)."
+        )
+    if language_exponent is not None and unit != "blocks":
+        raise PotstillError(
+            f"--language_exponent repeats texts, and --unit {unit} leaves out texts that occur again: leave one of "
+            "them out."
+        )
     if memory_limit_mb < 1:
         raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
     if (tokenizer is None) != train_tokenizer:
@@ -160,13 +176,22 @@ def prepare(
     def write() -> None:
         with claimed_folder(output_dir, overwrite_output_dir, FILE_NAME, "a corpus") as claimed:
             folder = claimed.resolve()
-            sources = find_sources([text] if isinstance(text, str) else text, folder)
+            names = [text] if isinstance(text, str) else text
+            sources = find_sources_of_each(names, folder)
             options = ReadingOptions(text_column, sample_by, dataset_config_name, dataset_split, on_bad_text)
+
+            languages = None
+            if language_exponent is not None:
+                of_each = list(zip(names, sources, strict=True))
+                languages = LanguageReader(of_each, options, language_exponent, seed)
+
+            def new_reader() -> Reader:
+                return languages or DocumentReader(list(chain.from_iterable(sources)), options)
 
             if new_tokenizer is not None:
                 name = f"trained on this text ({vocab_size} entries)"
                 loaded = new_tokenizer.train(
-                    lambda: _training_documents(sources, options, seed, validation_fraction),
+                    lambda: _training_documents(new_reader(), seed, validation_fraction),
                     vocab_size,
                     lowercase,
                     block_size,
@@ -179,7 +204,7 @@ def prepare(
             if content_size(spec, block_size) < 1:
                 raise PotstillError(f"block_size is {block_size}, so there is no room for text: give 3 or more.")
 
-            reader = DocumentReader(sources, options)
+            reader = new_reader()
             used = UsedTokens(spec) if prune_vocabulary else None
             if used is not None:
                 tokens_to_keep(loaded, [])  # raises an error now if the tokenizer cannot be cut
@@ -193,7 +218,7 @@ def prepare(
 
 def _write(
     folder: Path,
-    reader: DocumentReader,
+    reader: Reader,
     tokenizer: PreTrainedTokenizerFast,
     name: str,
     spec: TokenizerSpec,
@@ -214,8 +239,12 @@ def _write(
     whole = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, tokenizer_fingerprint(tokenizer))
     try:
         with complete_folder(folder) as partial:
-            documents = reader if used is None else used.of_documents(reader)
-            batches = batched(documents, batch_bytes_for(memory_limit_mb, num_proc))
+            batch_bytes = batch_bytes_for(memory_limit_mb, num_proc)
+            batches = (
+                batch
+                for first, documents in reader.passes()
+                for batch in batched(documents if used is None else used.of_documents(documents), batch_bytes, first)
+            )
             with closing(tokenise(batches, spec, seed, validation_fraction, num_proc, unit == "sentences")) as results:
                 tokens = results if used is None else used.of_results(results)
                 splits, counts, left_out = _write_blocks(partial, tokens, spec, block_size, pad)
@@ -247,6 +276,8 @@ def _write(
                 checksums=checksums(partial, FILES if used is None else CUT_FILES),
                 whole_tokenizer=None if used is None else whole,
                 format_version=UNCUT_FORMAT if used is None else FORMAT_VERSION,
+                language_exponent=reader.exponent if isinstance(reader, LanguageReader) else None,
+                languages=reader.languages if isinstance(reader, LanguageReader) else [],
             ).save(partial)
     except OSError as error:
         # Readers raise a `PotstillError` for their own errors, so this error is about writing.
@@ -341,10 +372,9 @@ def _kind_of_tokenizer(model_type: str | None) -> "TokenizerKind":
     return new_tokenizer_kind(model_type)
 
 
-def _training_documents(
-    sources: list[Source], options: ReadingOptions, seed: int, validation_fraction: float
-) -> Iterator[bytes]:
+def _training_documents(reader: Reader, seed: int, validation_fraction: float) -> Iterator[bytes]:
     """Yield the documents that are not held out: a vocabulary must not be trained on the validation split."""
-    for number, document in enumerate(DocumentReader(sources, options)):
-        if not is_held_out(number, seed, validation_fraction):
-            yield document
+    for first, documents in reader.passes():
+        for number, document in enumerate(documents, first):
+            if document and not is_held_out(number, seed, validation_fraction):
+                yield document

@@ -33,15 +33,16 @@ class UsedTokens:
         self.used = np.zeros(spec.vocab_size, dtype=np.bool_)
         self.sample: list[bytes] = []
         self._sample_bytes = sample_bytes
+        self._number, self._step = 0, 1
 
     def of_documents(self, documents: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the documents."""
-        step = 1
-        for number, document in enumerate(documents):
-            if number % step == 0:
+        """Yield the documents. Further calls continue with the documents of further passes."""
+        for document in documents:
+            if self._number % self._step == 0:
                 self.sample.append(document)
                 while len(self.sample) > 1 and sum(map(len, self.sample)) > self._sample_bytes:
-                    self.sample, step = self.sample[::2], 2 * step
+                    self.sample, self._step = self.sample[::2], 2 * self._step
+            self._number += 1
             yield document
 
     def of_results(self, results: Iterable[Tokens]) -> Iterator[Tokens]:

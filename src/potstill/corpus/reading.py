@@ -77,6 +77,13 @@ class DocumentReader:
                     size, sha256 = yield from self._hub(source)
             self.records.append(SourceRecord(source.name, size, sha256, self.documents - before))
 
+    def passes(self) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Yield each pass over documents: the number of its first document, and all of them in order.
+
+        A document has the same number in each pass. An empty one stands for a document that is left out of a pass.
+        """
+        yield 0, iter(self)
+
     def _line_file(self, source: Source) -> Generator[bytes, None, tuple[int, str]]:
         with open_hashed(source.name) as file:
             lines = decoded_lines(source.name, file, JSON_LINE_BYTES if source.kind == "json" else MAX_DOCUMENT_BYTES)

@@ -33,6 +33,11 @@ class Source:
 
 
 def find_sources(names: list[str], output_dir: Path) -> list[Source]:
+    """Return the sources of all names in one list: see `find_sources_of_each`."""
+    return [source for sources in find_sources_of_each(names, output_dir) for source in sources]
+
+
+def find_sources_of_each(names: list[str], output_dir: Path) -> list[list[Source]]:
     """Expand files, folders, patterns and hub ids. Sources keep the order of the names; those of one name are sorted.
 
     A folder is searched with all its subfolders and symbolic links. Hidden files, files of other kinds and files that
@@ -45,7 +50,7 @@ def find_sources(names: list[str], output_dir: Path) -> list[Source]:
     if not names:
         raise PotstillError("There is no text to prepare: name files, folders, patterns or a hub dataset with --text.")
     finder = _Finder(output_dir)
-    return [source for name in names for source in finder.expand(name)]
+    return [finder.expand(name) for name in names]
 
 
 def compression_of(path: str) -> str | None:

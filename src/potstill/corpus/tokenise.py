@@ -49,9 +49,12 @@ class Tokens:
     read_bytes: int
 
 
-def batched(documents: Iterable[bytes], batch_bytes: int) -> Iterator[Batch]:
-    """Group consecutive documents into batches of at least `batch_bytes` bytes; only the last one may be smaller."""
-    first, batch, size = 0, [], 0
+def batched(documents: Iterable[bytes], batch_bytes: int, first: int = 0) -> Iterator[Batch]:
+    """Group consecutive documents into batches of at least `batch_bytes` bytes; only the last one may be smaller.
+
+    `first` is the number of the first document.
+    """
+    batch, size = [], 0
     for document in documents:
         batch.append(document)
         size += len(document)
@@ -114,7 +117,7 @@ def tokenise(
             validation=np.frombuffer(validation, spec.dtype),
             train_documents=train_documents,
             validation_documents=validation_documents,
-            read_documents=len(batch.documents),
+            read_documents=sum(map(bool, batch.documents)),  # an empty one was left out by the reader
             read_bytes=sum(map(len, batch.documents)),
         )
 

@@ -311,10 +311,16 @@ def _corpus(manifest: Manifest) -> str:
             f" The vocabulary of {name_of(whole.name)} was cut to the {manifest.tokenizer.vocab_size:,} of its "
             f"{whole.vocab_size:,} tokens that the corpus needs."
         )
+    sampled = ""
+    if manifest.language_exponent is not None:
+        sampled = (
+            f" Each of its {len(manifest.languages):,} languages was read in proportion to its size to the power of "
+            f"{manifest.language_exponent:g}."
+        )
     return "\n\n".join(
         [
             "## Corpus",
-            f"Blocks of {manifest.block_size} tokens, without padding.{cut}",
+            f"Blocks of {manifest.block_size} tokens, without padding.{cut}{sampled}",
             table(["split", "documents", "blocks", "tokens"], splits),
             table(["source", "documents", "SHA-256, first 16"], sources),
         ]
