@@ -146,9 +146,12 @@ def test_a_layer_that_is_wired_by_its_number_takes_no_other_place() -> None:
 
 
 def test_it_grows() -> None:
-    model = random_model(KNOWN["llama"](num_hidden_layers=2))
+    striped = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    model = random_model(KNOWN["qwen2"](**striped))
     grown = grow(model, 4)
+    assert [p.shape for p in grown.model.layers.parameters()] == [p.shape for p in model.model.layers.parameters()] * 2
     assert torch.equal(grown.model.layers[3].mlp.up_proj.weight, model.model.layers[1].mlp.up_proj.weight)
+    assert grown.config.layer_types == ["sliding_attention", "full_attention"] * 2
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -25,7 +25,7 @@ from potstill import (
 from potstill.student import load_masked_lm
 from potstill.student.family import new_tokenizer_kind
 from potstill.training.compatibility import check_fit
-from potstill.training.parts import load_teacher
+from potstill.training.parts import load_teachers
 
 STEPS = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "eval_on_start": True}
 
@@ -94,7 +94,7 @@ def test_the_first_held_out_figures_are_those_of_the_teachers_kept_tokens(
 ) -> None:
     args = distillation(teacher_folder, cut_corpus, tmp_path / "student", **STEPS)
     corpus = Corpus.open(cut_corpus)
-    teacher, tokenizer = load_teacher(str(teacher_folder), corpus)
+    [teacher], tokenizer = load_teachers([str(teacher_folder)], corpus)
     trainer = DistillationTrainer(build_student(teacher), corpus, args, teacher, processing_class=tokenizer)
     batch = trainer.held_out_masking(corpus.validation[0]["input_ids"][None], torch.tensor([0]))
     kept = torch.from_numpy(corpus.kept_tokens)
@@ -127,7 +127,7 @@ def test_a_named_teacher_is_cut_and_a_whole_model_is_refused(
 
 
 def test_a_cut_model_fits_no_whole_corpus(teacher_folder: Path, cut_corpus: Path, corpus: Corpus) -> None:
-    small, tokenizer = load_teacher(str(teacher_folder), Corpus.open(cut_corpus))
+    [small], tokenizer = load_teachers([str(teacher_folder)], Corpus.open(cut_corpus))
     with pytest.raises(PotstillError, match="prepare the corpus with the teacher's own tokenizer"):
         check_fit(small, small, corpus, corpus.tokenizer(), None)  # type: ignore[arg-type]
     with pytest.raises(PotstillError, match="is not that of the student: prepare the text again"):
@@ -168,8 +168,8 @@ def test_padded_rows_of_the_teacher_go_too(teacher_folder: Path, cut_corpus: Pat
     (padded / "config.json").write_text(json.dumps(config | {"vocab_size": rows + 6}))
     save_file(state, padded / "model.safetensors", {"format": "pt"})
     corpus = Corpus.open(cut_corpus)
-    teacher, _ = load_teacher(str(padded), corpus)
-    expected, _ = load_teacher(str(teacher_folder), corpus)
+    [teacher], _ = load_teachers([str(padded)], corpus)
+    [expected], _ = load_teachers([str(teacher_folder)], corpus)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(teacher.state_dict()[name], tensor), name
 

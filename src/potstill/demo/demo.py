@@ -22,7 +22,7 @@ from potstill.recipe import DistillationArguments
 from potstill.report import html
 from potstill.report.plots import line_plot, logged
 from potstill.student import load_masked_lm
-from potstill.training.distill import distill
+from potstill.training.distill import distill_language_model
 from potstill.training.layer_search import blocks_to_read
 from potstill.training.output import RESULTS
 
@@ -117,10 +117,10 @@ def demo(output_dir: str = "demo", steps: int = 30, seed: int = 0, overwrite_out
         }
         console.rule("2 · distill: teacher → student")
         found: dict[str, Any] = {"layers": "auto", "layers_seconds": 120}
-        student = distill(DistillationArguments(output_dir=str(folder / "student"), **common, **found))
+        student = distill_language_model(DistillationArguments(output_dir=str(folder / "student"), **common, **found))
         found["layers"] = _listed_layers(read_object(student / RESULTS, "The results"))
         console.rule("3 · the same student without the teacher: masked LM alone")
-        alone = distill(
+        alone = distill_language_model(
             DistillationArguments(
                 output_dir=str(folder / "without-teacher"), alpha_ce=0, alpha_cos=0, **common, **found
             )

@@ -166,13 +166,8 @@ class Generic(SameClass):
         Raises:
             PotstillError: Transformers builds no model of these layers.
         """
-        depth = teacher_config.num_hidden_layers
-        lists = [name for name, value in vars(teacher_config).items() if _is_per_layer(name, value, depth)]
-        config = copy.deepcopy(teacher_config)
-        config.num_hidden_layers = len(layers)
-        for name in lists:
-            value = getattr(teacher_config, name)
-            setattr(config, name, type(value)(value[layer] for layer in layers))
+        config = _with_layers(teacher_config, layers)
+        lists = _per_layer(teacher_config)
         refused = f"a model of type {self.model_type!r} has no student of the layers {', '.join(map(str, layers))}"
         try:
             reloaded = type(config).from_dict(config.to_dict())
@@ -186,6 +181,10 @@ class Generic(SameClass):
         if len(self.layers(model)) != len(layers):
             raise PotstillError(f"{refused}: it would be built with {len(self.layers(model))} layers")
         return config
+
+    def grown_config(self, config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
+        """See `Family.grown_config`. Lists with an entry for each layer go on as they began."""
+        return _with_layers(config, [self.grown_from(config, place) for place in range(depth)])
 
     def copy_weights(
         self, teacher: PreTrainedModel, student: PreTrainedModel, layers: list[int], fold_token_types: bool
@@ -233,10 +232,24 @@ def _first(mapping: Any, config_class: type[PreTrainedConfig]) -> Any:
     return found[0] if isinstance(found, tuple | list) else found
 
 
-def _is_per_layer(name: str, value: Any, depth: int) -> bool:
-    """Return whether something in a config is a list with an entry for each layer."""
-    own = name.startswith("_") or name.endswith(("_token_id", "_token_ids")) or hasattr(PreTrainedConfig, name)
-    return isinstance(value, list | tuple) and len(value) == depth and not own
+def _with_layers(config: PreTrainedConfig, layers: list[int]) -> PreTrainedConfig:
+    """Return a config of these layers of a model, with what its own config says of each of them."""
+    changed = copy.deepcopy(config)
+    changed.num_hidden_layers = len(layers)
+    for name in _per_layer(config):
+        value = getattr(config, name)
+        setattr(changed, name, type(value)(value[layer] for layer in layers))
+    return changed
+
+
+def _per_layer(config: PreTrainedConfig) -> list[str]:
+    """Return the names of the lists in a config that have an entry for each layer."""
+    found = []
+    for name, value in vars(config).items():
+        other = name.startswith("_") or name.endswith(("_token_id", "_token_ids")) or hasattr(PreTrainedConfig, name)
+        if isinstance(value, list | tuple) and len(value) == config.num_hidden_layers and not other:
+            found.append(name)
+    return found
 
 
 def _difference(theirs: nn.Module, ours: nn.Module, old: int, new: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The verb `distill`: a teacher and a corpus in, a student folder out."""
+"""Distil a language model: a teacher and a corpus in, a student folder out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from potstill.corpus import Corpus
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import build_student, takes_token_types
+from potstill.student import takes_token_types
 from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import ensemble_of, objective_of
+from potstill.training.new_student import choose_sizes, new_student
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.parts import load_teachers
 from potstill.training.trainer import DistillationTrainer
 
 
-def distill(args: DistillationArguments) -> Path:
-    """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+def distill_language_model(args: DistillationArguments) -> Path:
+    """Distil a teacher into a shallower or narrower student over a prepared corpus, and write the student's folder.
 
     With several teachers the student learns from their mean, and is built from the first one.
 
@@ -44,15 +45,9 @@ def distill(args: DistillationArguments) -> Path:
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
         teachers, tokenizer = load_teachers(args.teachers, corpus)
-        args, search = decide_layers(args, teachers[0], corpus)
-        student = build_student(
-            teachers[0],
-            args.num_hidden_layers,
-            args.layers or "alternate",
-            args.initialise,
-            args.fold_token_types,
-            args.seed,
-        )
+        sizes, estimate = choose_sizes(args, teachers[0], corpus)
+        args, search = decide_layers(args, teachers, corpus, tokenizer, sizes)
+        student = new_student(args, teachers[0], corpus, sizes)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
@@ -60,5 +55,5 @@ def distill(args: DistillationArguments) -> Path:
         trainer.recipe = recipe
         trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        write_output(trainer, folder)
+        write_output(trainer, folder, estimate)
     return folder
