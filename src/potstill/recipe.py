@@ -90,7 +90,7 @@ class DistillationArguments(Recipe):
     teacher: list[str] | str | None = option(
         None,
         "Folder or hub name of the teacher, a model with its language-model head. With several names the student "
-        "learns from the mean of these teachers, and is built from the first one.",
+        "learns their mean, and copies the first one.",
         required=True,
         several=True,
     )
@@ -100,7 +100,7 @@ class DistillationArguments(Recipe):
     teacher_mean: Literal["probabilities", "logits"] = option(
         "probabilities", "With several teachers: whether soft targets are the mean of probabilities or of logits."
     )
-    num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
+    num_hidden_layers: int | None = option(None, "Depth of the student; by default half its teacher's.")
     hidden_size: int | None = option(None, "Width of the student; the teacher's if not given.")
     num_attention_heads: int | None = option(
         None, "Attention heads of the student. If not given, they are as wide as the teacher's."
@@ -115,14 +115,13 @@ class DistillationArguments(Recipe):
     )
     max_size: str | None = option(
         None,
-        "Choose depth and width so that the student keeps to this: 50MB or 50MiB on disk, 20M parameters, or 2.5x "
-        "faster than the teacher, estimated by FLOPs. Sizes that are given stay as they are.",
+        "Choose the sizes that are not given so that the student keeps to this: 50MB or 50MiB on disk, 20M parameters, "
+        "or 2.5x faster by FLOPs.",
     )
     layers: str | None = option(
         None,
-        "Teacher layers that the student starts from: auto (the best ones, measured on held-out blocks), alternate "
-        "(0,2,4,7,9,11 of 12), first, last, even, or a list such as 0,3,6. Default: auto if the corpus has held-out "
-        "blocks, else alternate.",
+        "Teacher layers to start from: auto (measured on held-out blocks; the default if there are any), alternate "
+        "(0,2,4,7,9,11 of 12), first, last, even, or a list such as 0,3,6.",
     )
     layers_seconds: float = option(30.0, "Time limit of --layers auto, in seconds.")
     initialise: Literal["teacher", "random"] = option(
