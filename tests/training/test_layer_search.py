@@ -40,7 +40,7 @@ class Scores:
 
 def searched(loss: Any, depth: int = 3, end: float = float("inf")) -> tuple[Scores, list[LayerScore], bool]:
     scores = Scores(loss)
-    choices = layer_search._Choices(random_model(CONFIGS["bert"](num_hidden_layers=7)), depth)
+    choices = layer_search.Choices(random_model(CONFIGS["bert"](num_hidden_layers=7)), depth)
     return scores, *layer_search._search(scores, choices, end, lambda line: None)
 
 

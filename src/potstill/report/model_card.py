@@ -81,7 +81,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
             else:
                 rest = "The teacher's segment embeddings were dropped."
             whose = "the teacher's" if isinstance(recipe["teacher"], str) else "the first teacher's"
-            lines.append(f"It started from {whose} layers {_by_rule(recipe['layers'])}. {rest}")
+            lines.append(f"It started from {whose} layers{_by_rule(recipe.get('layers'))}. {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
@@ -127,8 +127,10 @@ def _size(recipe: dict[str, Any], results: dict[str, Any]) -> str:
     )
 
 
-def _by_rule(layers: str) -> str:
-    return f"{layers}, counted from 0" if re.fullmatch(r"[\d, ]+", layers) else f"by the rule {code(layers)}"
+def _by_rule(layers: str | None) -> str:
+    if layers is None:  # a checkpoint without a record of them was resumed
+        return ""
+    return f" {layers}, counted from 0" if re.fullmatch(r"[\d, ]+", layers) else f" by the rule {code(layers)}"
 
 
 _FILL = (

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from potstill.corpus import Corpus
+from potstill.corpus import Corpus, ShuffledSampler
 from potstill.recipe import DistillationArguments
 from potstill.student.layers import AUTO
 from potstill.training.checkpoints import load_run_state
-from potstill.training.layer_search import LayerSearch, find_layers
+from potstill.training.layer_search import Choices, LayerSearch, find_layers
 from potstill.training.memory import fitting_memory
+from potstill.training.new_student import new_student
+from potstill.training.parts import gather_parts
 
 
 def decide_layers(
-    args: DistillationArguments, teacher: PreTrainedModel, corpus: Corpus, depth: int | None = None
+    args: DistillationArguments,
+    teachers: Sequence[PreTrainedModel],
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    sizes: dict[str, int | None],
 ) -> tuple[DistillationArguments, LayerSearch | None]:
     """Return the options with the layers that the student starts from, and the search that found them, if any.
 
@@ -29,12 +36,14 @@ def decide_layers(
 
     Args:
         args: options of the run; they are not changed.
-        teacher: the model to search; it moves to the device of the run.
+        teachers: of the run. The first one is searched; it moves to the device of the run.
         corpus: the prepared text.
-        depth: layers of the student; half of the teacher's if None.
+        tokenizer: of the teachers.
+        sizes: of the student, see `choose_sizes`.
 
     Raises:
-        PotstillError: the layers are to be measured, and this is not possible; see `find_layers`.
+        PotstillError: the layers are to be measured, and this is not possible (see `find_layers`), or something else in
+            the run does not fit together. That is found before the search, because the search takes time.
     """
     if args.layers not in (None, AUTO):
         return args, None
@@ -52,14 +61,16 @@ def decide_layers(
         )
         args.layers = "alternate"
         return args, None
-    search = None
+    if len(corpus.validation):
+        _check_run(args, teachers, corpus, tokenizer, sizes)
+    teacher, search = teachers[0], None
     if args.process_index == 0:
         teacher.to(args.device)
         with fitting_memory(args, evaluation=True):
             search = find_layers(
                 teacher,
                 corpus,
-                depth,
+                sizes["num_hidden_layers"],
                 args.layers_seconds,
                 args.fold_token_types,
                 args.per_device_eval_batch_size,
@@ -69,6 +80,21 @@ def decide_layers(
     layers = _shared(args, teacher, search)
     args.layers = ",".join(map(str, layers))
     return args, search
+
+
+def _check_run(
+    args: DistillationArguments,
+    teachers: Sequence[PreTrainedModel],
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    sizes: dict[str, int | None],
+) -> None:
+    """Make the checks that the trainer makes, with a student of the same shape."""
+    alike = copy.copy(args)
+    any_layers = next(Choices(teachers[0], sizes["num_hidden_layers"]).of_rules())
+    alike.layers, alike.initialise = ",".join(map(str, any_layers)), "random"
+    gather_parts(new_student(alike, teachers[0], corpus, sizes), corpus, args, teachers, tokenizer)
+    ShuffledSampler(len(corpus.train), args.blocks_per_step, args.seed)
 
 
 def _recorded(checkpoint: str) -> str | None:

@@ -46,7 +46,7 @@ def distill_language_model(args: DistillationArguments) -> Path:
         corpus = Corpus.open(args.corpus)
         teachers, tokenizer = load_teachers(args.teachers, corpus)
         sizes, estimate = choose_sizes(args, teachers[0], corpus)
-        args, search = decide_layers(args, teachers[0], corpus, sizes["num_hidden_layers"])
+        args, search = decide_layers(args, teachers, corpus, tokenizer, sizes)
         student = new_student(args, teachers[0], corpus, sizes)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)

@@ -110,7 +110,7 @@ def find_layers(
     else:
         check_finite(teacher, "the teacher")
     check_reading([("teacher", teacher)], corpus, corpus.tokenizer())
-    choices = _Choices(teacher, num_hidden_layers)
+    choices = Choices(teacher, num_hidden_layers)
     chosen, evaluated_too = _blocks(corpus, max_eval_samples)
     was_training = teacher.training
     teacher.eval()
@@ -134,7 +134,7 @@ def blocks_to_read(block_size: int) -> int:
     return max(FEWEST_BLOCKS, math.ceil(FEWEST_TOKENS / block_size))
 
 
-class _Choices:
+class Choices:
     """The choices of layers that a student may start from.
 
     Args:
@@ -176,7 +176,7 @@ class _Choices:
 
 
 def _search(
-    students: UntrainedStudents, choices: _Choices, end: float, report: Callable[[str], None]
+    students: UntrainedStudents, choices: Choices, end: float, report: Callable[[str], None]
 ) -> tuple[list[LayerScore], bool]:
     """Return the scores of all choices that were measured, the best one first, and whether the search is complete."""
     tried: dict[tuple[int, ...], LayerScore] = {}

@@ -84,6 +84,8 @@ class RunRecord:
             for field in dataclasses.fields(args)
             if field.init and (field.name not in MAY_CHANGE or field.name in OPTIMISER | LENGTH)
         }
+        if options.get("layers", "") is None:  # the student was built by other means than the options
+            del options["layers"]
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return cls(options, batch, fingerprints, args.world_size)
 
