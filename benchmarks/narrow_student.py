@@ -10,15 +10,13 @@ relations of the teacher's last attention. The script prints held-out metrics at
 
 from __future__ import annotations
 
-import copy
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import AutoModelForMaskedLM
 
-from potstill import DistillationArguments, DistillationTrainer
+from potstill import DistillationArguments, DistillationTrainer, build_student
 from potstill.arguments import option
 from potstill.signatures import call
 from potstill.student import load_masked_lm
@@ -34,13 +32,15 @@ class Arguments(DistillationArguments):
 def narrow_student(args: Arguments) -> str:
     """Train the student and return its held-out metrics before and after, as text."""
     teacher = load_masked_lm(args.teacher or "")
-    config = copy.deepcopy(teacher.config)
+    teacher.config.hidden_dropout_prob = teacher.config.attention_probs_dropout_prob = 0.0
     depth = teacher.config.num_hidden_layers
-    config.num_hidden_layers, config.hidden_size = depth // 2, args.hidden_size
-    config.intermediate_size = 4 * args.hidden_size
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    torch.manual_seed(args.seed)
-    student = AutoModelForMaskedLM.from_config(config)
+    student = build_student(
+        teacher,
+        initialise="random",
+        seed=args.seed,
+        hidden_size=args.hidden_size,
+        num_attention_heads=teacher.config.num_attention_heads,
+    )
     losses: dict[str, Any] = {
         "soft_targets": {"weight": 5, "tokens": "masked"},
         "masked_lm": 2,

@@ -12,10 +12,10 @@ import pytest
 
 from potstill.corpus import Corpus, prepare
 from potstill.demo.demo import demo
+from potstill.distillation import distill
 from potstill.finetuning.finetune import finetune
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.recipe import DistillationArguments
-from potstill.training.distill import distill
 
 DATA = os.environ.get("POTSTILL_TEST_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="POTSTILL_TEST_DATA names no folder of real corpora")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.corpus import Corpus, prepare
+    from potstill.distillation import distill
     from potstill.errors import PotstillError
     from potstill.evaluation.compare import compare
     from potstill.evaluation.evaluate import evaluate
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from potstill.objective import DistillationObjective, Objective
     from potstill.recipe import DistillationArguments, PretrainingArguments
     from potstill.student import build_student, choose_layers, prune_embeddings, prune_vocabulary
-    from potstill.training.distill import distill
     from potstill.training.pretrain import pretrain
     from potstill.training.trainer import DistillationTrainer
 
@@ -33,7 +33,7 @@ _MODULES = {
     "build_student": "potstill.student",
     "choose_layers": "potstill.student",
     "compare": "potstill.evaluation.compare",
-    "distill": "potstill.training.distill",
+    "distill": "potstill.distillation",
     "evaluate": "potstill.evaluation.evaluate",
     "finetune": "potstill.finetuning.finetune",
     "prepare": "potstill.corpus",

@@ -20,7 +20,7 @@ from potstill.processes import first_to_fail, leave_group
 
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("potstill.corpus.prepare:prepare", "turn text into token blocks of one length"),
-    "distill": ("potstill.training.distill:distill", "train a student of half the teacher's depth"),
+    "distill": ("potstill.distillation:distill", "train a student of half the teacher's depth"),
     "pretrain": ("potstill.training.pretrain:pretrain", "train a masked LM from scratch, without a teacher"),
     "finetune": ("potstill.finetuning.finetune:finetune", "train a model on a task and score it"),
     "evaluate": ("potstill.evaluation.evaluate:evaluate", "run models × tasks × seeds and print tables with retention"),

@@ -27,7 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "distill": {
         "Input": ("teacher", "corpus", "config"),
         "Output": ("output_dir", "overwrite_output_dir", "report_to"),
-        "The student": ("num_hidden_layers", "layers"),
+        "The student": ("num_hidden_layers", "layers", "hidden_size", "max_size"),
         "The losses": ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets"),
         "Time and memory": (*_TRAINING, "max_train_minutes", "learning_rate", "bf16", "use_cpu"),
         "Resume": _RESUME,
@@ -50,7 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Resume": ("resume_from_checkpoint", "save_strategy"),
     },
     "evaluate": {
-        "Input": ("models", "suite", "task_data", "config"),
+        "Input": ("models", "suite", "task_data", "sts_data", "retrieval_data", "rerank_data", "config"),
         "Output": ("output_dir",),
         "Measurement": ("seeds", "search", "second_distillation", "max_train_samples", "max_eval_samples"),
         "Time and memory": (

@@ -101,6 +101,23 @@ class DistillationArguments(Recipe):
         "probabilities", "With several teachers: whether soft targets are the mean of probabilities or of logits."
     )
     num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
+    hidden_size: int | None = option(None, "Width of the student; the teacher's if not given.")
+    num_attention_heads: int | None = option(
+        None, "Attention heads of the student. If not given, they are as wide as the teacher's."
+    )
+    intermediate_size: int | None = option(
+        None, "Width of the student's feed-forward layers. If not given, in proportion to the hidden states."
+    )
+    narrow_by: Literal["importance", "random"] = option(
+        "importance",
+        "What a narrower student keeps of the teacher's dimensions, heads and neurons: the most important, measured on "
+        "a few blocks of the corpus, or random ones.",
+    )
+    max_size: str | None = option(
+        None,
+        "Choose depth and width so that the student keeps to this: 50MB or 50MiB on disk, 20M parameters, or 2.5x "
+        "faster than the teacher, estimated by FLOPs. Sizes that are given stay as they are.",
+    )
     layers: str = option(
         "alternate",
         "Teacher layers that the student starts from: alternate (0,2,4,7,9,11 of 12), first, last, even, or a list "
@@ -135,6 +152,13 @@ class DistillationArguments(Recipe):
                 raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]
+        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
+            value = getattr(self, name)
+            self._check(name, value is None or value > 0, "must be above 0")
+        if self.max_size is not None:
+            from potstill.student.sizing import Budget  # here, because reading a recipe needs no models
+
+            Budget.parse(self.max_size)
         for name in self._replaced_by_losses():
             if getattr(self, name) != getattr(type(self), name):
                 raise PotstillError(

@@ -55,7 +55,7 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "camembert": lambda **options: CamembertConfig(**(FROM_PADDING | options)),
     "gpt2": lambda **options: GPT2Config(**(GPT2 | options)),
     "modernbert": lambda **options: ModernBertConfig(**(SIZES | SPECIAL | {"local_attention": 8} | options)),
-    "electra": lambda **options: ElectraConfig(**(SIZES | {"embedding_size": 16} | options)),
+    "electra": lambda **options: ElectraConfig(**(SIZES | {"embedding_size": 12} | options)),
     "deberta-v2": lambda **options: DebertaV2Config(**(SIZES | DISTANCES | options)),
     "mpnet": lambda **options: MPNetConfig(**(SIZES | {"max_position_embeddings": LENGTH + 2} | options)),
 }

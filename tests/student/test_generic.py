@@ -189,7 +189,6 @@ def test_copies_in_16_bits_keep_the_frequencies_of_positions(tied: bool) -> None
     torch.testing.assert_close(found.last.float(), expected.last, rtol=0.1, atol=0.3)
     assert seen == [torch.float32] * 2
 
-<<<<<<< HEAD
     copied = copy.deepcopy(model)
     cast_parameters(copied, torch.bfloat16)
     assert {parameter.dtype for parameter in copied.parameters()} == {torch.bfloat16}
@@ -197,8 +196,6 @@ def test_copies_in_16_bits_keep_the_frequencies_of_positions(tied: bool) -> None
     assert copied.model.rotary_emb.inv_freq.dtype == torch.float32
     assert (copied.lm_head.weight is copied.model.embed_tokens.weight) == tied
 
-=======
->>>>>>> a0d9a7b (The method's page lists the teachers; grown models of the generic path keep what is said of each layer)
 
 @pytest.mark.parametrize("name", ["opt", "gpt_neox", "llama"])
 def test_twenty_steps_lower_the_loss(name: str) -> None:

@@ -33,15 +33,19 @@ from potstill.errors import PotstillError
 from potstill.files import check_output_file
 from potstill.json_files import check_finite
 from potstill.objective import objective_from
-from potstill.student import build_student, family_of, load_masked_lm
+from potstill.student import family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
+from potstill.training.new_student import new_student
 from potstill.training.part_clock import PartClock, synchronise
 from potstill.training.parts import load_teachers
 from potstill.training.pretrain import ends, initial_model
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
+
+RANDOM_WIDTH = 768
+"""Width of random models if none is given."""
 
 
 def bench_train(args: BenchTrainArguments) -> TrainBench:
@@ -263,6 +267,7 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
 def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel, PreTrainedModel | None]:
     """Return the model to train and its teacher, with the same weights in each call."""
     shape = copy.copy(args)
+    shape.hidden_size = args.hidden_size or RANDOM_WIDTH
     shape.max_position_embeddings = max(args.max_position_embeddings, corpus.train.block_size)
     if args.teachers:
         name = args.teachers[0]
@@ -274,9 +279,7 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
         teacher = initial_model(shape, depth, len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer))
     if args.pretrain:
         return teacher, None
-    student = build_student(
-        teacher, args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
-    )
+    student, _ = new_student(args, teacher, corpus)
     return student, teacher
 
 

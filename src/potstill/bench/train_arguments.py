@@ -27,6 +27,15 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     num_hidden_layers: int | None = option(  # type: ignore[assignment]
         None, "Layers of the student, half of the teacher's if not given. With --pretrain, layers of the model."
     )
+    hidden_size: int | None = option(  # type: ignore[assignment]
+        None, "Width of the student. Without --teacher, that of the random teacher or model too; 768 if not given."
+    )
+    num_attention_heads: int | None = option(
+        None, "Attention heads, of the same models as --hidden_size; one for every 64 of the width if not given."
+    )
+    intermediate_size: int | None = option(
+        None, "Width of the feed-forward layers, of the same models; 4 × hidden_size if not given."
+    )
     bench_steps: int = option(20, "Optimiser steps to measure.")
     bench_warmup: int = option(5, "Optimiser steps before the measured ones. The first includes compilation.")
     gradient_accumulation_steps: int = option(1, "Micro-batches of a step, but no more than --bench_accumulation.")

@@ -22,7 +22,7 @@ from potstill.recipe import DistillationArguments
 from potstill.report import html
 from potstill.report.plots import line_plot, logged
 from potstill.student import load_masked_lm
-from potstill.training.distill import distill
+from potstill.training.distill import distill_language_model
 from potstill.training.output import RESULTS
 
 SENTENCES = (
@@ -109,9 +109,9 @@ def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_out
             "overwrite_output_dir": overwrite_output_dir,
         }
         console.rule("2 · distill: teacher → student")
-        student = distill(DistillationArguments(output_dir=str(folder / "student"), **common))
+        student = distill_language_model(DistillationArguments(output_dir=str(folder / "student"), **common))
         console.rule("3 · the same student without the teacher: masked LM alone")
-        alone = distill(
+        alone = distill_language_model(
             DistillationArguments(output_dir=str(folder / "without-teacher"), alpha_ce=0, alpha_cos=0, **common)
         )
         console.rule("4 · comparison")

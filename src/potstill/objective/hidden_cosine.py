@@ -19,7 +19,7 @@ from potstill.student import Reads
 class HiddenCosine(Term):
     """Mean over all tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
 
-    It requires equal widths.
+    It requires equal widths. Padding does not count.
     """
 
     name: ClassVar[str] = "hidden_cosine"
@@ -40,8 +40,9 @@ class HiddenCosine(Term):
         if teacher.hidden_size != student.hidden_size:
             raise PotstillError(
                 f"The cosine compares hidden states of equal width, but the teacher's are {teacher.hidden_size} wide "
-                f"and the student's {student.hidden_size}: pass --alpha_cos 0 or leave hidden_cosine out of losses. "
-                "The loss hidden_mse learns a projection between different widths."
+                f"and the student's {student.hidden_size}: pass --alpha_cos 0 or leave hidden_cosine out of losses; "
+                "or replace it by hidden_mse, which learns a projection between the widths, as in "
+                "--losses '{soft_targets: 5, masked_lm: 2, hidden_mse: 1}' (causal_lm for a causal model)."
             )
 
     def value(self, batch: Batch) -> Tensor:
@@ -49,4 +50,6 @@ class HiddenCosine(Term):
         assert batch.teacher is not None
         student, teacher = batch.student.last, batch.teacher.last
         dtype = torch.promote_types(student.dtype, torch.float32)
-        return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()
+        cosine = F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1)
+        rows = batch.student.rows
+        return 1 - cosine.mean() if rows is None else rows.mean_over_tokens(1 - cosine)

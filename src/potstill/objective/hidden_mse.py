@@ -85,5 +85,7 @@ class HiddenMSE(Term):
                 weight, bias = projection.weight.to(student.dtype), projection.bias.to(student.dtype)
                 student = F.linear(student, weight, bias)
             dtype = torch.promote_types(student.dtype, torch.float32)
-            values.append(F.mse_loss(student.to(dtype), teacher.to(dtype)))
+            error = (student.to(dtype) - teacher.to(dtype)).square().mean(-1)
+            rows = batch.student.rows
+            values.append(error.mean() if rows is None else rows.mean_over_tokens(error))
         return torch.stack(values).mean()

@@ -9,6 +9,7 @@ from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.objective.attention_relations import AttentionRelations
+from potstill.objective.embeddings import EmbeddingCosine, EmbeddingMSE, Similarities
 from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.hidden_mse import HiddenMSE
 from potstill.objective.objective import Objective
@@ -25,6 +26,9 @@ LOSSES: dict[str, type[Weighted]] = {
         HiddenCosine,
         HiddenMSE,
         AttentionRelations,
+        EmbeddingCosine,
+        EmbeddingMSE,
+        Similarities,
     )
 }
 

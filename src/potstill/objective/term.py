@@ -13,14 +13,22 @@ from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
 from potstill.objective.ensemble import Ensemble
-from potstill.student import Reads, States, VocabularyHead
+from potstill.student import Reads, Rows, States, VocabularyHead
 
 
 @dataclass(frozen=True)
 class Encoded(States):
-    """The outputs of a model for a batch before its logits: the states that are read, and the head for the logits."""
+    """The outputs of a model for a batch before its logits: the states that are read, and the head for the logits.
 
-    head: VocabularyHead
+    Attributes:
+        head: makes the logits; None for a model without one.
+        rows: the texts in the blocks; None for blocks of running text.
+        pooled: (B · S, D), the embedding of each text in `rows`, if it is read.
+    """
+
+    head: VocabularyHead | None
+    rows: Rows | None = None
+    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class Vocabulary(Term):
                 return first + second, logged | logged_too
         batch = batches[0]
         positions, labels, head = batch.positions, batch.labels, batch.student.head
+        assert head is not None
         hidden = batch.student.last
         every_token = self.student_reads.logits == "all"
         if every_token:
@@ -176,6 +177,7 @@ def _projection(batch: Batch, every_token: bool) -> Projection:
     """Return the projection that gives the teacher's logits, at every token or only at the masked ones."""
     assert batch.teacher is not None
     head, hidden = batch.teacher.head, batch.teacher.last
+    assert head is not None
     transformed = head.transform(hidden if every_token else _at(hidden, batch.positions))
     return Projection(transformed.flatten(0, 1), head.weight, head.bias)
 

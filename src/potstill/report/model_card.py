@@ -41,6 +41,7 @@ def model_card(
         _summary(config, recipe, results, same_class),
         _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
         _teachers(teachers, results["held_out"]["final"] or {}, recipe),
+        _size(recipe, results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
@@ -66,7 +67,9 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
         if recipe["initialise"] == "random":
             lines.append("It started from random weights.")
         else:
-            if same_class:
+            if "sizes" in results:
+                rest = _narrowed(recipe, results["sizes"])
+            elif same_class:
                 rest = "Everything outside of the layers was copied unchanged."
             elif recipe["fold_token_types"]:
                 rest = (
@@ -93,6 +96,33 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
         "```",
     ]
     return "\n".join(lines + usage)
+
+
+def _narrowed(recipe: dict[str, Any], sizes: dict[str, dict[str, int]]) -> str:
+    """Return a sentence on what a narrower student has kept of its teacher."""
+    teacher, student = sizes["teacher"], sizes["student"]
+    kept = ", ".join(
+        f"{student[name]:,} of {teacher[name]:,} {what}"
+        for name, what in (
+            ("hidden_size", "dimensions of the hidden states"),
+            ("num_attention_heads", "attention heads of each layer"),
+            ("intermediate_size", "feed-forward neurons of each layer"),
+        )
+    )
+    how = "chosen at random" if recipe["narrow_by"] == "random" else "the most important ones (arXiv 2407.14679)"
+    return f"Of every tensor it has {kept}: {how}."
+
+
+def _size(recipe: dict[str, Any], results: dict[str, Any]) -> str:
+    """Return the section on a shape that was chosen by `max_size`; "" if none was."""
+    if "max_size" not in results:
+        return ""
+    estimate, written = results["max_size"]["estimate"], results["max_size"]["file_bytes"]
+    return (
+        f"## Size\n\nDepth and width were chosen to keep to {code(recipe['max_size'])}. The weights have "
+        f"{written:,} bytes on disk, and {estimate['file_bytes']:,} were estimated before training. By its FLOPs per "
+        f"token the student is about {estimate['speed_up']:.2f} times faster than its teacher, which is an estimate."
+    )
 
 
 _FILL = (

@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 
-from potstill.errors import PotstillError
 from potstill.sentences.encoder import SentenceEncoder
+from potstill.student import family_of
 from potstill.student.build import check_initialise, initialised_from, layers_to_copy
-from potstill.student.headless import copy_layers, layer_prefix, shallower_config
+from potstill.student.headless import copy_layers, shallower_config
 
 
 def build_sentence_student(
@@ -48,11 +48,7 @@ def build_sentence_student(
     if not isinstance(encoder, SentenceEncoder):
         encoder = SentenceEncoder.load(encoder)
     teacher = encoder.model
-    if layer_prefix(teacher) is None:
-        raise PotstillError(
-            f"the layers of a {type(teacher).__name__} are not one list of as many modules as its config has layers, "
-            "so potstill cannot choose among them: use a teacher of another architecture"
-        )
+    family_of(teacher).prefix_in(teacher)  # refuses layers that cannot be told apart
     chosen = layers_to_copy(teacher.config, num_hidden_layers, layers)
     config = shallower_config(teacher.config, chosen)
     with initialised_from(seed):

@@ -7,6 +7,8 @@ from potstill.student.grow import grow, grow_optimizer_state
 from potstill.student.interface import Family, VocabularyHead
 from potstill.student.layers import choose_layers
 from potstill.student.loading import load_masked_lm
+from potstill.student.narrow import narrow
+from potstill.student.rows import Rows
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, Tokens
 from potstill.student.vocabulary_pruning import prune_embeddings, prune_vocabulary
 
@@ -15,6 +17,7 @@ __all__ = [
     "AttentionInputs",
     "Family",
     "Reads",
+    "Rows",
     "States",
     "Tokens",
     "VocabularyHead",
@@ -24,6 +27,7 @@ __all__ = [
     "grow",
     "grow_optimizer_state",
     "load_masked_lm",
+    "narrow",
     "prune_embeddings",
     "prune_vocabulary",
     "takes_token_types",

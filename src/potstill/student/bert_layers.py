@@ -4,7 +4,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.student.fused import LinearGelu, is_exact_gelu
-from potstill.student.interface import Family
+from potstill.student.interface import Family, LayerWidths
+from potstill.student.rows import Rows
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 
 
@@ -12,6 +13,13 @@ class BertLayers(Family):
     """A family of encoders with BERT's embeddings and layers."""
 
     dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    reads_rows = True
+    widths: LayerWidths | None = LayerWidths(
+        heads_out=("attention.self.query", "attention.self.key", "attention.self.value"),
+        heads_in=("attention.output.dense",),
+        neurons_out=("intermediate.dense",),
+        neurons_in=("output.dense",),
+    )
     exports_plainly = True
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
@@ -31,6 +39,16 @@ class BertLayers(Family):
     def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
         """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
         return run_layers(self.layers(model), self.embed(model, input_ids), keep, self.attention_inputs)
+
+    def encode_rows(self, model: PreTrainedModel, input_ids: Tensor, rows: Rows, keep: Reads = LAST_HIDDEN) -> States:
+        """See `Family.encode_rows`. Positions that are counted from padding on begin later in every text."""
+        base = model.base_model
+        usable = self.usable_length(model.config) or model.config.max_position_embeddings
+        first = model.config.max_position_embeddings - usable
+        hidden = base.embeddings(input_ids=input_ids, position_ids=rows.positions + first)
+        mask = rows.mask(hidden.dtype)
+        layers = self.layers(model)
+        return run_layers(layers, hidden, keep, self.attention_inputs, lambda layer, hidden: layer(hidden, mask))
 
     def attention_inputs(self, layer: nn.Module, hidden: Tensor, asking: Tensor | None = None) -> AttentionInputs:
         """See `Family.attention_inputs`."""

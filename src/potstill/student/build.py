@@ -4,15 +4,19 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of, family_or_none
 from potstill.student.layers import choose_layers, explicit_layers
 from potstill.student.loading import load_masked_lm, quiet_loading
+from potstill.student.narrow import NarrowBy, narrow
+from potstill.student.sizes import sizes_of, wanted_sizes, with_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +28,20 @@ def build_student(
     initialise: Literal["teacher", "random"] = "teacher",
     fold_token_types: bool = True,
     seed: int = 0,
+    *,
+    hidden_size: int | None = None,
+    num_attention_heads: int | None = None,
+    intermediate_size: int | None = None,
+    narrow_by: NarrowBy = "importance",
+    blocks: Tensor | None = None,
 ) -> PreTrainedModel:
     """The student of `teacher`, before any training (Sanh et al. 2019, section 3).
 
     The student of a BERT is a `DistilBertForMaskedLM`: no token-type embeddings, no pooler, fewer layers, everything
     else of the same shape. That of any other teacher is of its own class, with fewer layers. All that has a counterpart
     is copied: word and position embeddings and their LayerNorm, the chosen layers whole, and the language-model head
-    whole, its transform and LayerNorm included. The caller's random state is left as it was.
+    whole, its transform and LayerNorm included. A student that is to be narrower is first made at full width, and then
+    narrowed: see `narrow`. The caller's random state is left as it was.
 
     Args:
         teacher: A language model of a known family, or its folder or hub name.
@@ -43,15 +54,21 @@ def build_student(
             (the ablation of Sanh et al. 2019, table 4), and then `layers` gives the depth at most.
         fold_token_types: Add the teacher's segment-0 embedding into the student's position embeddings. The embedding
             outputs of both are then equal for text of a single segment; without it every input is shifted.
-        seed: Of the random initialisation.
+        seed: Of everything that is random.
+        hidden_size: Width of the hidden states; the teacher's by default. See `wanted_sizes` for what follows from the
+            sizes that are given.
+        num_attention_heads: Heads of each layer.
+        intermediate_size: Width of the feed-forward layers.
+        narrow_by: Which parts of the teacher a narrower student keeps; see `narrow`.
+        blocks: (B, L) int64, some text on which `narrow` measures what is important.
 
     Returns:
         The student in evaluation mode, on the teacher's device and in its precision, but never below float32: it is
         to be trained.
 
     Raises:
-        PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth or
-            the choice of layers is impossible; `initialise` is neither of the two.
+        PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth, the
+            choice of layers or a size is impossible; `initialise` or `narrow_by` is neither of its two values.
     """
     check_initialise(initialise)
     if not isinstance(teacher, PreTrainedModel):
@@ -67,12 +84,17 @@ def build_student(
         raise PotstillError(f"the teacher cannot be used: it {reason}")
     chosen = layers_to_copy(teacher.config, num_hidden_layers, layers)
     config = family.student_config(teacher.config, chosen)
+    sizes = wanted_sizes(config, hidden_size, num_attention_heads, intermediate_size, copied=initialise == "teacher")
+    if initialise == "random":
+        config = with_sizes(config, sizes)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
     with initialised_from(seed):
         student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
     student.to(dtype=dtype)
     if initialise == "teacher":
         family.copy_weights(teacher, student, chosen, fold_token_types)
+        if sizes != sizes_of(config):
+            student = narrow(student, **asdict(sizes), narrow_by=narrow_by, blocks=blocks, seed=seed)
     return student.to(device=teacher.device).eval()
 
 

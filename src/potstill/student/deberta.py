@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.student.bert_layers import BertLayers
 from potstill.student.counting import matrix_weights
-from potstill.student.interface import VocabularyHead
+from potstill.student.interface import LayerWidths, VocabularyHead
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 
@@ -23,6 +23,12 @@ class DebertaV2(BertLayers, SameClass):
     model_type = "deberta-v2"
     layer_prefix = "deberta.encoder.layer."
     exports_plainly = False
+    widths = LayerWidths(
+        heads_out=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+        heads_in=("attention.output.dense",),
+        neurons_out=("intermediate.dense",),
+        neurons_in=("output.dense",),
+    )
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.student.fused import LinearGelu, is_exact_gelu
-from potstill.student.interface import VocabularyHead
+from potstill.student.interface import LayerWidths, VocabularyHead
+from potstill.student.rows import Rows
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 
@@ -15,6 +16,14 @@ class DistilBert(SameClass):
     model_type = "distilbert"
     layer_prefix = "distilbert.transformer.layer."
     dropouts = ("dropout", "attention_dropout")
+    reads_rows = True
+    widths = LayerWidths(
+        heads_out=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        heads_in=("attention.out_lin",),
+        neurons_out=("ffn.lin1",),
+        neurons_in=("ffn.lin2",),
+    )
+    intermediate_name = "hidden_dim"
     exports_plainly = True
 
     def embed(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
@@ -24,6 +33,13 @@ class DistilBert(SameClass):
     def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
         """See `Family.encode`; the model's own forward would make a mask of ones while a CUDA graph is recorded."""
         return run_layers(self.layers(model), self.embed(model, input_ids), keep, self.attention_inputs)
+
+    def encode_rows(self, model: PreTrainedModel, input_ids: Tensor, rows: Rows, keep: Reads = LAST_HIDDEN) -> States:
+        """See `Family.encode_rows`."""
+        hidden = model.base_model.embeddings(input_ids=input_ids, position_ids=rows.positions)
+        mask = rows.mask(hidden.dtype)
+        layers = self.layers(model)
+        return run_layers(layers, hidden, keep, self.attention_inputs, lambda layer, hidden: layer(hidden, mask))
 
     def attention_inputs(self, layer: nn.Module, hidden: Tensor, asking: Tensor | None = None) -> AttentionInputs:
         """See `Family.attention_inputs`."""

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig, Pre
 
 from potstill.errors import PotstillError
 from potstill.student.byte_level import EndOfText
-from potstill.student.interface import Shape, VocabularyHead
+from potstill.student.interface import LayerWidths, Shape, VocabularyHead
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 
@@ -20,6 +20,10 @@ class Gpt2(SameClass):
     causal = True
     dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     tokenizer = EndOfText()
+    widths = LayerWidths(
+        heads_out=("attn.c_attn",), heads_in=("attn.c_proj",), neurons_out=("mlp.c_fc",), neurons_in=("mlp.c_proj",)
+    )
+    intermediate_name = "n_inner"
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

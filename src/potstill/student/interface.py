@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.student.counting import matrix_weights
+from potstill.student.rows import Rows
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
 
@@ -65,6 +66,27 @@ class Shape:
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerWidths:
+    """The modules of a layer in which its attention heads and its feed-forward neurons lie.
+
+    They are linear layers or GPT-2's `Conv1D`, by their names inside a layer. A module that computes several things at
+    once (queries, keys and values, or a feed-forward layer and its gate) has these one after the other in its output.
+    All other tensors of a model that depend on its width go over the dimensions of its hidden states.
+
+    Attributes:
+        heads_out: what makes queries, keys and values, in this order. Their outputs are heads side by side.
+        heads_in: what reads the mixed values of the heads.
+        neurons_out: what makes the neurons.
+        neurons_in: what reads them.
+    """
+
+    heads_out: tuple[str, ...]
+    heads_in: tuple[str, ...]
+    neurons_out: tuple[str, ...]
+    neurons_in: tuple[str, ...]
 
 
 class TokenizerKind(ABC):
@@ -124,9 +146,12 @@ class Family(ABC):
             token at every position, and nothing is masked.
         dropouts: Names that its configs have for the dropouts of hidden states and attention.
         tokenizer: The kind of tokenizer that a new model of the family gets; None if no new ones are made.
+        widths: Where heads and neurons lie in a layer; None if a model of the family cannot be made narrower.
+        intermediate_name: Name that its configs have for the width of the feed-forward layers.
         encodes_whole: Whether `encode` runs all of a model but its projection onto the vocabulary. The transform of its
             head is then the identity.
         shows_attention: Whether `attention_inputs` knows where the layers make queries, keys and values.
+        reads_rows: Whether its models can read several texts in a block: see `encode_rows`.
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
             attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
             which not every runtime knows. Such a family has `after_attention`.
@@ -140,8 +165,11 @@ class Family(ABC):
     causal: bool = False
     dropouts: tuple[str, ...]
     tokenizer: TokenizerKind | None = None
+    widths: LayerWidths | None = None
+    intermediate_name: str = "intermediate_size"
     encodes_whole: bool = False
     shows_attention: bool = True
+    reads_rows: bool = False
     exports_plainly: bool = False
     stand_ins: Mapping[str, str] = MappingProxyType({})
 
@@ -200,6 +228,17 @@ class Family(ABC):
         Blocks hold no padding, so there is no mask for it; all tokens are segment 0; and the vocabulary head is not
         computed. It may not wait for the device: CUDA graphs record it.
         """
+
+    def encode_rows(self, model: PreTrainedModel, input_ids: Tensor, rows: Rows, keep: Reads = LAST_HIDDEN) -> States:
+        """Hidden states of blocks of whole texts, of which none attends to another. Needed if `reads_rows` is set.
+
+        Args:
+            model: With `rows.ATTENTION` as its attention.
+            input_ids: (B, L) int64.
+            rows: The texts in them.
+            keep: See `encode`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def attention_inputs(self, layer: nn.Module, hidden: Tensor, asking: Tensor | None = None) -> AttentionInputs:

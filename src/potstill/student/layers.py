@@ -56,6 +56,26 @@ def choose_layers(teacher_layers: int, student_layers: int, rule: str | Sequence
     return list(range(teacher_layers - student_layers, teacher_layers))
 
 
+def student_layers(
+    teacher_layers: int, num_hidden_layers: int | None, rule: str | Sequence[int] = "alternate"
+) -> list[int]:
+    """The teacher layers to copy: as `choose_layers`, with a depth that may be left out.
+
+    Args:
+        teacher_layers: Number of layers of the teacher.
+        num_hidden_layers: Number of layers of the student; None for as many as `rule` lists, or for half the teacher's
+            (rounded down, at least 1) where it lists none.
+        rule: See `choose_layers`.
+
+    Raises:
+        PotstillError: See `choose_layers`.
+    """
+    if num_hidden_layers is None:
+        listed = explicit_layers(rule)
+        num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
+    return choose_layers(teacher_layers, num_hidden_layers, rule)
+
+
 def explicit_layers(rule: str | Sequence[int]) -> list[int] | None:
     """The layers that `rule` lists itself, or None when it is the name of a rule.
 

@@ -10,7 +10,7 @@ from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.byte_level import ByteLevel
-from potstill.student.interface import Shape, VocabularyHead
+from potstill.student.interface import LayerWidths, Shape, VocabularyHead
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 
@@ -38,6 +38,9 @@ class ModernBert(SameClass):
     layer_prefix = "model.layers."
     dropouts = ("embedding_dropout", "attention_dropout", "mlp_dropout")
     tokenizer = ByteLevel()
+    widths = LayerWidths(
+        heads_out=("attn.Wqkv",), heads_in=("attn.Wo",), neurons_out=("mlp.Wi",), neurons_in=("mlp.Wo",)
+    )
     stand_ins = MappingProxyType({"model.layers.0.attn_norm": "model.embeddings.norm"})
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:

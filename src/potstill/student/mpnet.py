@@ -23,6 +23,7 @@ class MPNet(BertLayers, SameClass):
     model_type = "mpnet"
     layer_prefix = "mpnet.encoder.layer."
     exports_plainly = False
+    widths = None  # all layers add one bias for each head, so a head cannot be left out of one layer alone
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

@@ -23,21 +23,23 @@ class Reads:
         hidden: layers whose output is read. That of the last layer is what the head reads, so it comes after the
             final LayerNorm in a model that has one.
         attention: layers whose queries, keys and values are read.
+        pooled: whether the embeddings of whole texts are read, which are pooled from the last hidden states.
     """
 
     logits: Tokens = "none"
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
+    pooled: bool = False
 
     def __post_init__(self) -> None:
-        last = frozenset({-1}) if self.logits != "none" else frozenset()
+        last = frozenset({-1}) if self.logits != "none" or self.pooled else frozenset()
         object.__setattr__(self, "hidden", frozenset(self.hidden) | last)
         object.__setattr__(self, "attention", frozenset(self.attention))
 
     def __or__(self, other: Reads) -> Reads:
         """Return what is read by either."""
         logits = max(self.logits, other.logits, key=_SHARES.index)
-        return Reads(logits, self.hidden | other.hidden, self.attention | other.attention)
+        return Reads(logits, self.hidden | other.hidden, self.attention | other.attention, self.pooled or other.pooled)
 
     def __bool__(self) -> bool:
         """Return whether anything is read."""

@@ -1,4 +1,4 @@
-"""The verb `distill`: a teacher and a corpus in, a student folder out."""
+"""Distil a language model: a teacher and a corpus in, a student folder out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from potstill.corpus import Corpus
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import build_student, takes_token_types
+from potstill.student import takes_token_types
 from potstill.training.compatibility import ensemble_of, objective_of
+from potstill.training.new_student import new_student
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.parts import load_teachers
 from potstill.training.trainer import DistillationTrainer
 
 
-def distill(args: DistillationArguments) -> Path:
-    """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+def distill_language_model(args: DistillationArguments) -> Path:
+    """Distil a teacher into a shallower or narrower student over a prepared corpus, and write the student's folder.
 
     With several teachers the student learns from their mean, and is built from the first one.
 
@@ -43,14 +44,12 @@ def distill(args: DistillationArguments) -> Path:
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
         teachers, tokenizer = load_teachers(args.teachers, corpus)
-        student = build_student(
-            teachers[0], args.num_hidden_layers, args.layers, args.initialise, args.fold_token_types, args.seed
-        )
+        student, estimate = new_student(args, teachers[0], corpus)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
         trainer = DistillationTrainer(student, corpus, args, teachers, processing_class=tokenizer)
         trainer.recipe = recipe
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        write_output(trainer, folder)
+        write_output(trainer, folder, estimate)
     return folder

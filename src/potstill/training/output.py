@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from potstill.files import check_output_dir
 from potstill.locks import locked
 from potstill.permissions import share
 from potstill.report.model_card import model_card
+from potstill.student.sizes import sizes_of
+from potstill.student.sizing import Estimate, megabytes
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
     cannot_write,
@@ -124,12 +128,14 @@ def atomic_output(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_output(trainer: DistillationTrainer, folder: Path) -> None:
+def write_output(trainer: DistillationTrainer, folder: Path, estimate: Estimate | None = None) -> None:
     """Evaluate the trained model and write its folder. Every file is complete before it appears there.
 
     Args:
         trainer: after training, with its recipe.
         folder: the run's output folder; checkpoints in it stay.
+        estimate: what the student was estimated to take, if its shape was chosen by that. It is compared with the
+            files.
 
     Raises:
         PotstillError: the folder cannot be written. The last checkpoint is still there.
@@ -140,6 +146,11 @@ def write_output(trainer: DistillationTrainer, folder: Path) -> None:
     with atomic_output(folder) as staging:
         trainer.student.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
+        if estimate is not None:
+            written = sum(file.stat().st_size for file in staging.glob("model*.safetensors"))
+            results["max_size"] = {"estimate": estimate.as_record(), "file_bytes": written}
+            line = f"weights on disk: {megabytes(written)}, estimated {megabytes(estimate.file_bytes)}"
+            print(line, file=sys.stderr, flush=True)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         student, recipe = trainer.student.config, recipe_values(trainer.args)
@@ -168,6 +179,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
             "hardware": hardware(trainer.args.device),
         },
         **({"teachers": teachers_of(trainer)} if len(trainer.teachers) > 1 else {}),
+        **_narrowed(trainer),
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
@@ -187,6 +199,14 @@ def teachers_of(trainer: DistillationTrainer) -> list[dict[str, Any]]:
         }
         for number, teacher in enumerate(trainer.teachers)
     ]
+
+
+def _narrowed(trainer: DistillationTrainer) -> dict[str, Any]:
+    """Return the sizes of teacher and student if they differ."""
+    if trainer.teacher is None:
+        return {}
+    teacher, student = (asdict(sizes_of(model.config)) for model in (trainer.teacher, trainer.student))
+    return {} if teacher == student else {"sizes": {"teacher": teacher, "student": student}}
 
 
 def _metrics(entry: dict[str, float]) -> dict[str, float]:

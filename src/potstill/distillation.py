@@ -1,0 +1,41 @@
+"""The verb `distill`: the corpus decides whether a language model or a sentence encoder is distilled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from potstill.corpus import Manifest
+from potstill.errors import PotstillError
+from potstill.recipe import DistillationArguments
+
+
+def distill(args: DistillationArguments) -> Path:
+    """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
+
+    A corpus of blocks of running text is for a language model: see `distill_language_model`. A corpus of whole texts,
+    prepared with `--unit`, is for a sentence encoder: see `distill_sentences`.
+
+    Args:
+        args: at least `teacher`, `corpus` and `output_dir`.
+
+    Returns:
+        The student's folder.
+
+    Raises:
+        PotstillError: bad input, reported before anything is written if possible.
+        TrainingInterrupted: a signal ended training. It can be resumed from the checkpoint.
+    """
+    # Here, because the two kinds import much, and only one of them is needed.
+    if args.teachers and args.corpus and Manifest.load(Path(args.corpus).expanduser()).unit != "blocks":
+        from potstill.sentences.distill import distill_sentences
+
+        return distill_sentences(args)
+    for name in args.teachers:
+        if (Path(name).expanduser() / "modules.json").is_file():
+            raise PotstillError(
+                f"The teacher {name} is a sentence encoder, which reads whole texts: prepare the text with --unit "
+                "sentences, or with --unit texts."
+            )
+    from potstill.training.distill import distill_language_model
+
+    return distill_language_model(args)

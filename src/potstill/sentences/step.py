@@ -1,0 +1,232 @@
+"""One micro-batch of a sentence encoder: run teacher and student on blocks of whole texts, and return the losses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedConfig
+
+from potstill.errors import PotstillError
+from potstill.objective import Encoded, Objective
+from potstill.sentences.encoder import SentenceEncoder
+from potstill.sentences.rows_pooling import pool_rows
+from potstill.student import Reads, Rows, family_of
+from potstill.student.family import family_or_none
+from potstill.student.rows import ATTENTION
+from potstill.student.tensors import cast_parameters
+from potstill.training.checkpoints import load_modules, save_modules
+from potstill.training.graphs import Graphed
+from potstill.training.step import FLOAT32_SUMS
+from potstill.training.teachers import ignore
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """How whole texts are told apart in the blocks of a corpus.
+
+    Attributes:
+        first: id of the token that begins each text.
+        padding: id of the token that fills a block.
+        slots: largest number of texts in a block.
+        per_block: average number of texts in a block.
+    """
+
+    first: int
+    padding: int
+    slots: int
+    per_block: float
+
+    def __call__(self, input_ids: Tensor) -> Rows:
+        """Return the texts in blocks (B, L)."""
+        return Rows.of(input_ids, self.first, self.padding, self.slots, self.per_block)
+
+
+class SentenceStep(nn.Module):
+    """The module that training runs and wraps for data parallelism.
+
+    Its parameters are those of the student and of the modules that the objective trains. On a GPU under autocast both
+    encoders compute in the autocast type, on copies of their parameters.
+
+    Args:
+        student: the encoder in training.
+        teacher: is frozen.
+        objective: computes losses from the states of both.
+        rows: finds the texts in a block.
+        seed: decides the initial weights of the modules that the objective trains.
+
+    Attributes:
+        student: as given.
+        objective: as given.
+        objective_modules: modules that the objective trains besides the student, by the name of the term.
+        mark: called at the end of each part of the step with the name of the part, for measurements.
+
+    Raises:
+        PotstillError: an encoder cannot read blocks of whole texts.
+    """
+
+    def __init__(
+        self, student: SentenceEncoder, teacher: SentenceEncoder, objective: Objective, rows: RowFormat, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self.rows = rows
+        self.mark: Callable[[str], None] = ignore
+        self.objective_modules = objective.modules([described(teacher)], described(student), seed)
+        teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        for encoder, role in ((student, "student"), (teacher, "teacher")):
+            prepare_for_rows(encoder, role)
+        self._teachers: dict[torch.dtype | None, _Encoder] = {None: _Encoder(teacher, objective.teacher_reads)}
+        self._student = (_Encoder(student, objective.student_reads),)
+        self._compile_options: dict[str, Any] | None = None
+        self._compiled_values: dict[str, Any] = {}
+        self._graphed: Graphed | None = None
+
+    @property
+    def teacher(self) -> SentenceEncoder:
+        """The frozen teacher."""
+        return self._teachers[None].encoder
+
+    def to_device(self, device: torch.device) -> None:
+        """Move the teacher, which is no part of this module, to the device of the run."""
+        self.teacher.to(device)
+
+    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Return the named losses, each a float32 scalar, of (B, L) int64 blocks of whole texts."""
+        return (self._graphed or self._losses)(input_ids)
+
+    def _losses(self, input_ids: Tensor) -> dict[str, Tensor]:
+        device = input_ids.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        rows = self.rows(input_ids)
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            teacher = self._teacher_in(dtype)(input_ids, rows)
+        self.mark("teacher")
+        copied = dtype if device in FLOAT32_SUMS else None
+        with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
+            student = self._run_student(input_ids, rows, copied)
+            self.mark("student")
+            none = input_ids.new_empty((len(input_ids), 0))
+            losses = self.objective(student, [teacher], none, none, self.objective_modules, self._compiled_values)
+            self.mark("losses")
+        return losses
+
+    def _run_student(self, input_ids: Tensor, rows: Rows, dtype: torch.dtype | None) -> Encoded:
+        (encoder,) = self._student
+        if dtype is None:
+            return encoder(input_ids, rows)
+        copies = {name: tensor.to(dtype) for name, tensor in encoder.named_parameters()}
+        return functional_call(encoder, copies, (input_ids, rows))
+
+    def _teacher_in(self, dtype: torch.dtype | None) -> _Encoder:
+        if dtype not in self._teachers:
+            encoder = copy.deepcopy(self.teacher)
+            cast_parameters(encoder, dtype or torch.float32)
+            if encoder.model.device.type == "cuda":
+                family_of(encoder.model).fuse_gelu(encoder.model)
+            self._teachers[dtype] = _Encoder(encoder, self.objective.teacher_reads)
+            if self._compile_options is not None:
+                self._teachers[dtype].compile_layers(self._compile_options)
+        return self._teachers[dtype]
+
+    def embeddings(self, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the embeddings (N, D) of student and teacher for blocks of whole texts, and which of the N exist."""
+        rows = self.rows(input_ids)
+        reads = Reads(pooled=True)
+        student, teacher = (_Encoder(one, reads)(input_ids, rows).pooled for one in (self.student, self.teacher))
+        assert student is not None
+        assert teacher is not None
+        return student, teacher, rows.filled
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile the parts of a step, with the options of `torch.compile`."""
+        self._compile_options = options
+        self._compiled_values = self.objective.compiled(**options)
+        self._student[0].compile_layers(options)
+
+    def record_graphs(self) -> None:
+        """Replay each step, its backward pass included, as one CUDA graph."""
+        self._graphed = Graphed(self._losses, lambda: list(self.parameters()))
+
+    def refresh(self) -> None:
+        """Forget recorded steps: the parameters of the student may be others since the last call."""
+        if self._graphed is not None:
+            self._graphed.clear()
+
+    def save_objective(self, folder: str | Path) -> None:
+        """Write the modules that the objective trains into a checkpoint. Write no file if there are none."""
+        save_modules(self._checkpointed, folder)
+
+    def load_objective(self, folder: str | Path) -> None:
+        """Read what `save_objective` wrote.
+
+        Raises:
+            PotstillError: the file was written with other losses than those of this objective, or cannot be read.
+        """
+        load_modules(self._checkpointed, folder)
+
+    @property
+    def _checkpointed(self) -> nn.ModuleDict:
+        """The modules that are trained and not part of the student's model."""
+        modules = dict(self.objective_modules.items())
+        if len(self.student.dense):
+            modules["dense_of_student"] = self.student.dense
+        return nn.ModuleDict(modules)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Make the student recompute activations to save memory, as `TrainingArguments` requests."""
+        self.student.model.gradient_checkpointing_enable(**options)
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Make the student recompute activations to save memory, as newer `TrainingArguments` request."""
+        self.student.model.activation_checkpointing_enable(**options)
+
+
+class _Encoder(nn.Module):
+    """An encoder as a function of blocks: its states, and the embeddings of the texts."""
+
+    def __init__(self, encoder: SentenceEncoder, reads: Reads) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.reads = reads
+
+    def forward(self, input_ids: Tensor, rows: Rows) -> Encoded:
+        model = self.encoder.model
+        states = family_of(model).encode_rows(model, input_ids, rows, self.reads)
+        pooled = None
+        if self.reads.pooled:
+            pooled = self.encoder.finish(pool_rows(self.encoder.pooling.modes, states.last, rows))
+        return Encoded(states.hidden, states.attention, None, rows, pooled)
+
+    def compile_layers(self, options: dict[str, Any]) -> None:
+        for layer in family_of(self.encoder.model).layers(self.encoder.model):
+            layer.compile(**options)
+
+
+def prepare_for_rows(encoder: SentenceEncoder, role: str) -> None:
+    """Let an encoder read blocks of whole texts: its attention stays inside of a text, and has no dropout.
+
+    Raises:
+        PotstillError: its architecture cannot read such blocks.
+    """
+    family = family_or_none(encoder.model.config)
+    if family is None or not family.reads_rows:
+        raise PotstillError(
+            f"The {role} is a {encoder.model.config.model_type}, which cannot read several texts in one block: use a "
+            "BERT, DistilBERT, RoBERTa, XLM-RoBERTa or CamemBERT."
+        )
+    encoder.model.set_attn_implementation(ATTENTION)
+
+
+def described(encoder: SentenceEncoder) -> PreTrainedConfig:
+    """Return the config of an encoder's model with the width of its embeddings, which the losses need to know."""
+    config = copy.deepcopy(encoder.model.config)
+    config.embedding_width = encoder.width
+    return config
