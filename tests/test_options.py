@@ -48,7 +48,7 @@ def test_defaults_are_distilberts(parsed: Callable[..., DistillationArguments]) 
     assert (args.weight_decay, args.max_grad_norm, args.warmup_steps, args.num_train_epochs) == (0.0, 5.0, 0.05, 3)
     assert (args.mlm_probability, args.mlm_smoothing, args.masking) == (0.15, 0.7, "frequency")
     assert (args.layers, args.soft_targets, args.initialise, args.fold_token_types) == (
-        "alternate",
+        None,
         "all",
         "teacher",
         True,

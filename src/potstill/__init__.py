@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from potstill.objective import DistillationObjective, Objective
     from potstill.recipe import DistillationArguments, PretrainingArguments
     from potstill.student import build_student, choose_layers, prune_embeddings, prune_vocabulary
+    from potstill.training.layer_search import find_layers
     from potstill.training.pretrain import pretrain
     from potstill.training.trainer import DistillationTrainer
 
@@ -35,6 +36,7 @@ _MODULES = {
     "compare": "potstill.evaluation.compare",
     "distill": "potstill.distillation",
     "evaluate": "potstill.evaluation.evaluate",
+    "find_layers": "potstill.training.layer_search",
     "finetune": "potstill.finetuning.finetune",
     "prepare": "potstill.corpus",
     "pretrain": "potstill.training.pretrain",
@@ -57,6 +59,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "find_layers",
     "finetune",
     "prepare",
     "pretrain",

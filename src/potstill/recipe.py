@@ -118,11 +118,13 @@ class DistillationArguments(Recipe):
         "Choose depth and width so that the student keeps to this: 50MB or 50MiB on disk, 20M parameters, or 2.5x "
         "faster than the teacher, estimated by FLOPs. Sizes that are given stay as they are.",
     )
-    layers: str = option(
-        "alternate",
-        "Teacher layers that the student starts from: alternate (0,2,4,7,9,11 of 12), first, last, even, or a list "
-        "such as 0,3,6.",
+    layers: str | None = option(
+        None,
+        "Teacher layers that the student starts from: auto (the best ones, measured on held-out blocks), alternate "
+        "(0,2,4,7,9,11 of 12), first, last, even, or a list such as 0,3,6. Default: auto if the corpus has held-out "
+        "blocks, else alternate.",
     )
+    layers_seconds: float = option(30.0, "Time limit of --layers auto, in seconds.")
     initialise: Literal["teacher", "random"] = option(
         "teacher", "Start from the teacher's weights or from random ones."
     )
@@ -150,6 +152,7 @@ class DistillationArguments(Recipe):
                 self.losses = yaml.safe_load(self.losses) or {}  # a later check refuses {}
             except yaml.YAMLError as error:
                 raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+        self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]
         for name in ("hidden_size", "num_attention_heads", "intermediate_size"):

@@ -78,6 +78,31 @@ def test_it_prints_the_figures_that_its_runs_measured(shown: tuple[Path, str]) -
     assert text.count("[MASK]") == 3
 
 
+def test_the_student_keeps_what_the_teacher_knows(shown: tuple[Path, str]) -> None:
+    held_out = {
+        run: json.loads((shown[0] / run / "results.json").read_text())["held_out"]
+        for run in ("student", "without-teacher")
+    }
+    initial, final = held_out["student"]["initial"], held_out["student"]["final"]
+    assert final["accuracy"] >= 0.9 * final["teacher_accuracy"]
+    for worse in (initial, held_out["without-teacher"]["final"]):
+        assert final["loss"] < worse["loss"]
+
+
+def test_both_students_start_from_the_layers_that_were_measured_on_other_blocks(shown: tuple[Path, str]) -> None:
+    folder, _ = shown
+    results = json.loads((folder / "student" / "results.json").read_text())
+    search = results["layer_search"]
+    assert not search["evaluated_too"]
+    assert search["blocks"] == 32
+    layers = ",".join(map(str, search["tried"][0]["layers"]))
+    for run in ("student", "without-teacher"):
+        assert f"layers: {layers}\n" in (folder / run / "recipe.yaml").read_text()
+    assert f"the teacher's layers {layers}, counted from 0" in (folder / "report.html").read_text().replace(
+        "&#x27;", "'"
+    )
+
+
 def test_two_students_differ_in_nothing_but_the_teacher(shown: tuple[Path, str]) -> None:
     folder, _ = shown
     recipes = [(folder / run / "recipe.yaml").read_text().splitlines() for run in ("student", "without-teacher")]

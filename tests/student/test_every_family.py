@@ -18,10 +18,11 @@ from potstill import DistillationArguments, DistillationTrainer, prepare
 from potstill.corpus import Corpus
 from potstill.export.export import export
 from potstill.export.runtime import ExportedFolder
-from potstill.student import build_student, family_of, load_masked_lm, takes_token_types, usable_length
+from potstill.student import Reads, build_student, family_of, load_masked_lm, takes_token_types, usable_length
 from potstill.student.byte_level import ByteLevel
 from potstill.student.family import FAMILIES, new_model_family, new_tokenizer_kind
 from potstill.training.graphs import Graphed
+from potstill.training.predictor import Predictor
 
 LAYERS = {"modernbert": [0, 3]}
 """The layers that a student copies, where a family has no student of layers 3 and 0."""
@@ -120,6 +121,25 @@ def test_what_an_export_computes_of_a_layer_is_what_the_layer_computes(model_typ
     )
     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(family.after_attention(layer, mixed, hidden), layer(hidden), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_copies_in_16_bits_compute_the_same_with_gradients_for_all(model_type: str, tied: bool) -> None:
+    model = random_model(SAMPLES[model_type](tie_word_embeddings=tied))
+    predict = Predictor(model, Reads("all", {1}))
+    weights = torch.randn(5, LENGTH, 101, generator=torch.Generator().manual_seed(0))
+    results = []
+    for dtype in (torch.bfloat16, None):
+        found = predict(ids(), dtype)
+        assert {hidden.dtype for hidden in found.hidden.values()} == {dtype or torch.float32}
+        head = found.head
+        logits = head.transform(found.last).float() @ head.weight.T
+        model.zero_grad()
+        (logits * weights).sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append([found.hidden[1].float(), logits.detach(), torch.cat([g.flatten() for g in gradients])])
+    for rounded, exact in zip(*results, strict=True):
+        assert (rounded - exact).norm() < 0.1 * exact.norm()
 
 
 class _Operations(TorchDispatchMode):

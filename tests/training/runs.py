@@ -68,7 +68,7 @@ def pretraining(corpus: Path, output_dir: Path, **options: Any) -> PretrainingAr
 def new_trainer(args: DistillationArguments, callbacks: list[TrainerCallback] | None = None) -> DistillationTrainer:
     """The trainer that `distill` makes of these arguments."""
     teacher = load_masked_lm(args.teacher)
-    student = build_student(teacher, args.num_hidden_layers, args.layers, seed=args.seed)
+    student = build_student(teacher, args.num_hidden_layers, args.layers or "alternate", seed=args.seed)
     return DistillationTrainer(student, args.corpus, args, teacher, callbacks=callbacks)
 
 

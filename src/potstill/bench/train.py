@@ -279,7 +279,7 @@ def _models(args: BenchTrainArguments, corpus: Corpus) -> tuple[PreTrainedModel,
         teacher = initial_model(shape, depth, len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer))
     if args.pretrain:
         return teacher, None
-    student, _ = new_student(args, teacher, corpus)
+    student = new_student(args, teacher, corpus)
     return student, teacher
 
 

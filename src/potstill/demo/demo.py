@@ -23,6 +23,7 @@ from potstill.report import html
 from potstill.report.plots import line_plot, logged
 from potstill.student import load_masked_lm
 from potstill.training.distill import distill_language_model
+from potstill.training.layer_search import blocks_to_read
 from potstill.training.output import RESULTS
 
 SENTENCES = (
@@ -31,6 +32,8 @@ SENTENCES = (
     "She was an American {mask} and actress.",
 )
 TIMED_SENTENCES = 40
+BLOCK_SIZE = 128
+LEARNING_RATE = 3e-4  # the student starts near its teacher, and a higher rate would first take it away
 
 
 @dataclass
@@ -60,11 +63,12 @@ CAPTION = (
 )
 
 
-def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_output_dir: bool = False) -> Path:
+def demo(output_dir: str = "demo", steps: int = 30, seed: int = 0, overwrite_output_dir: bool = False) -> Path:
     """Distil the embedded teacher to half its depth on an excerpt of Simple English Wikipedia, and show the result.
 
-    Two students start from the same layers of the teacher. They see the same blocks under the same masks for the same
-    number of steps. One learns from the teacher, the other from masked LM alone.
+    The layers of the teacher that make the best start are found by measurement. Two students start from them. They see
+    the same blocks under the same masks for the same number of steps. One learns from the teacher, the other from
+    masked LM alone.
 
     Args:
         output_dir: Folder for the blocks, both students and report.html.
@@ -90,7 +94,7 @@ def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_out
             text=[str(assets / "simple-wikipedia.jsonl.gz")],
             tokenizer=teacher_folder,
             output_dir=str(folder / "blocks"),
-            block_size=128,
+            block_size=BLOCK_SIZE,
             validation_fraction=0.1,
             overwrite_output_dir=overwrite_output_dir,
         )
@@ -100,8 +104,11 @@ def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_out
             "corpus": str(corpus.folder),
             "max_steps": steps,
             "per_device_train_batch_size": 16,
-            "learning_rate": 1e-3,
+            "learning_rate": LEARNING_RATE,
+            "masking": "uniform",  # as in the evaluation: such short training would not make up for the difference
             "eval_strategy": "no",
+            # The blocks on which the layers are chosen are left out of the evaluation.
+            "max_eval_samples": len(corpus.validation) - blocks_to_read(BLOCK_SIZE),
             "save_strategy": "no",
             "logging_steps": max(1, steps // 15),
             "seed": seed,
@@ -109,10 +116,14 @@ def demo(output_dir: str = "demo", steps: int = 50, seed: int = 0, overwrite_out
             "overwrite_output_dir": overwrite_output_dir,
         }
         console.rule("2 · distill: teacher → student")
-        student = distill_language_model(DistillationArguments(output_dir=str(folder / "student"), **common))
+        found: dict[str, Any] = {"layers": "auto", "layers_seconds": 120}
+        student = distill_language_model(DistillationArguments(output_dir=str(folder / "student"), **common, **found))
+        found["layers"] = _listed_layers(read_object(student / RESULTS, "The results"))
         console.rule("3 · the same student without the teacher: masked LM alone")
         alone = distill_language_model(
-            DistillationArguments(output_dir=str(folder / "without-teacher"), alpha_ce=0, alpha_cos=0, **common)
+            DistillationArguments(
+                output_dir=str(folder / "without-teacher"), alpha_ce=0, alpha_cos=0, **common, **found
+            )
         )
         console.rule("4 · comparison")
         _show(console, corpus, load_masked_lm(teacher_folder), student, alone, report)
@@ -162,6 +173,11 @@ def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: P
     write_text(report, _report(rows, filled, results))
 
 
+def _listed_layers(results: dict[str, Any]) -> str:
+    """Return the teacher's layers that the search of a run chose, as an option of `distill`."""
+    return ",".join(map(str, results["layer_search"]["tried"][0]["layers"]))
+
+
 def _milliseconds(models: dict[str, PreTrainedModel], corpus: Corpus) -> dict[str, float]:
     """Return the median time of one sentence. The models take turns, so that a busy machine slows all of them."""
     tokenizer = corpus.tokenizer()
@@ -206,7 +222,9 @@ def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any]) 
             html.paragraph(
                 f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds with the teacher and "
                 f"{alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that "
-                "neither teacher nor students trained on."
+                "neither teacher nor students trained on. Both students started from the teacher's layers "
+                f"{_listed_layers(results['student'])}, counted from 0: the best of "
+                f"{len(results['student']['layer_search']['tried'])} choices that were measured before training."
             ),
             html.table(HEADER, [row.cells() for row in rows]),
             html.paragraph(CAPTION),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -42,6 +43,7 @@ def model_card(
         _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
         _teachers(teachers, results["held_out"]["final"] or {}, recipe),
         _size(recipe, results),
+        _layer_search(results.get("layer_search")),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
@@ -79,7 +81,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
             else:
                 rest = "The teacher's segment embeddings were dropped."
             whose = "the teacher's" if isinstance(recipe["teacher"], str) else "the first teacher's"
-            lines.append(f"It started from {whose} layers by the rule {code(recipe['layers'])}. {rest}")
+            lines.append(f"It started from {whose} layers {_by_rule(recipe['layers'])}. {rest}")
     else:
         lines += [
             f"# A {plain(config.model_type)} of {config.num_hidden_layers} layers",
@@ -123,6 +125,10 @@ def _size(recipe: dict[str, Any], results: dict[str, Any]) -> str:
         f"{written:,} bytes on disk, and {estimate['file_bytes']:,} were estimated before training. By its FLOPs per "
         f"token the student is about {estimate['speed_up']:.2f} times faster than its teacher, which is an estimate."
     )
+
+
+def _by_rule(layers: str) -> str:
+    return f"{layers}, counted from 0" if re.fullmatch(r"[\d, ]+", layers) else f"by the rule {code(layers)}"
 
 
 _FILL = (
@@ -191,6 +197,35 @@ def _held_out(
         whole = "accuracy of the teachers' mean" if several_teachers else "teacher's accuracy"
         paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the {whole}.")
     return "\n\n".join(paragraphs)
+
+
+SHOWN_CHOICES = 10
+
+
+def _layer_search(search: dict[str, Any] | None) -> str:
+    """Return the section on how the teacher's layers were chosen; "" if no search chose them."""
+    if search is None:
+        return ""
+    tried = search["tried"]
+    rows = [
+        [
+            ",".join(map(str, choice["layers"])),
+            *(figure(choice[name], _HELD_OUT[name][1]) for name in ("loss", "accuracy", "kl")),
+        ]
+        for choice in tried[:SHOWN_CHOICES]
+    ]
+    blocks = "Some of these blocks are" if search["evaluated_too"] else "None of these blocks is"
+    text = (
+        f"The layers of the teacher were chosen by measurement: the students of {len(tried):,} choices of layers were "
+        f"compared before any training, on {search['tokens']:,} tokens of {search['blocks']:,} held-out blocks. "
+        f"{blocks} among those that the figures above were measured on."
+    )
+    if not search["finished"]:
+        text += " The time limit ended the search."
+    if len(tried) > SHOWN_CHOICES:
+        text += f" These are the best {SHOWN_CHOICES} choices; `results.json` has all."
+    headings = ["layers", *(_HELD_OUT[name][0] for name in ("loss", "accuracy", "kl"))]
+    return "\n\n".join(["## Layers of the teacher", text, table(headings, rows, figures=True)])
 
 
 _MEASURED_MASKED = (

@@ -39,7 +39,9 @@ def distill_sentences(args: DistillationArguments) -> Path:
         kept = corpus.cut_needed(teacher.tokenizer, args.teachers[0])
         if kept is not None:
             teacher.model, teacher.tokenizer = prune_embeddings(teacher.model, kept), corpus.tokenizer()
-        student = build_sentence_student(teacher, args.num_hidden_layers, args.layers, args.initialise, args.seed)
+        student = build_sentence_student(
+            teacher, args.num_hidden_layers, args.layers or "alternate", args.initialise, args.seed
+        )
         recipe = recipe_text("distill", args)
         trainer = SentenceTrainer(student, corpus, args, teacher)
         trainer.recipe = recipe

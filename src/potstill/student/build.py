@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of, family_or_none
-from potstill.student.layers import choose_layers, explicit_layers
+from potstill.student.layers import choose_layers, default_depth, explicit_layers
 from potstill.student.loading import load_masked_lm, quiet_loading
 from potstill.student.narrow import NarrowBy, narrow
 from potstill.student.sizes import sizes_of, wanted_sizes, with_sizes
@@ -113,7 +113,7 @@ def layers_to_copy(
     """
     listed = explicit_layers(layers)
     if num_hidden_layers is None:
-        num_hidden_layers = max(1, config.num_hidden_layers // 2) if listed is None else len(listed)
+        num_hidden_layers = default_depth(config.num_hidden_layers) if listed is None else len(listed)
     chosen = choose_layers(config.num_hidden_layers, num_hidden_layers, layers)
     family = family_or_none(config)
     if listed is not None or family is None:

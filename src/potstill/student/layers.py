@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from potstill.errors import PotstillError
 
 LAYER_RULES = ("alternate", "first", "last", "even")
+AUTO = "auto"
+"""The layers are chosen by measurement, which needs a corpus: see `potstill.training.layer_search.find_layers`."""
 
 
 def choose_layers(teacher_layers: int, student_layers: int, rule: str | Sequence[int] = "alternate") -> list[int]:
@@ -72,8 +74,13 @@ def student_layers(
     """
     if num_hidden_layers is None:
         listed = explicit_layers(rule)
-        num_hidden_layers = max(1, teacher_layers // 2) if listed is None else len(listed)
+        num_hidden_layers = default_depth(teacher_layers) if listed is None else len(listed)
     return choose_layers(teacher_layers, num_hidden_layers, rule)
+
+
+def default_depth(teacher_layers: int) -> int:
+    """The depth of a student if none is given: half of its teacher's, rounded down, and at least 1."""
+    return max(1, teacher_layers // 2)
 
 
 def explicit_layers(rule: str | Sequence[int]) -> list[int] | None:
@@ -87,10 +94,14 @@ def explicit_layers(rule: str | Sequence[int]) -> list[int] | None:
             return None
         if re.fullmatch(r"\s*-?\d+\s*(,\s*-?\d+\s*)*", rule):
             return [int(part) for part in rule.split(",")]
+        if rule == AUTO:
+            raise PotstillError(
+                "the choice of layers 'auto' is measured on a corpus: call find_layers, and give the layers it finds"
+            )
     elif isinstance(rule, Sequence) and all(_is_integer(layer) for layer in rule):
         return [int(layer) for layer in rule]
     raise PotstillError(
-        f"the choice of layers {rule!r} is neither a rule ({', '.join(LAYER_RULES)}) "
+        f"the choice of layers {rule!r} is neither a rule ({', '.join((AUTO, *LAYER_RULES))}) "
         "nor a list of layer numbers such as 0,2,4"
     )
 

@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import recover_folder, recover_folders, replace_folder
+from potstill.json_files import read_object
 from potstill.permissions import share
 from potstill.training.overwriting import is_overwriting, replacing_old_output
 
@@ -29,6 +30,7 @@ PARTS = (TRAINER_STATE, RUN_STATE, "optimizer.pt", "scheduler.pt")
 FORMAT = 2
 """Version of the checkpoint format. The first one had no checksums and did not record what was trained."""
 OBJECTIVE = "objective.safetensors"  # modules that the losses train besides the student, such as projections
+LAYER_SEARCH = "layer_search.json"  # what was measured to choose the teacher's layers
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch.save raises a RuntimeError on a full disk
 
 _verified: set[tuple[Path, int]] = set()
@@ -252,6 +254,22 @@ def load_modules(modules: nn.Module, checkpoint: str | Path) -> None:
             "with the losses that the checkpoint was written with."
         )
     modules.load_state_dict(state)
+
+
+def save_layer_search(search: dict[str, Any] | None, checkpoint: str | Path) -> None:
+    """Write the record of the search for layers. Write no file if there was none."""
+    if search is not None:
+        (Path(checkpoint) / LAYER_SEARCH).write_text(json.dumps(search) + "\n", encoding="utf-8")
+
+
+def load_layer_search(checkpoint: str | Path) -> dict[str, Any] | None:
+    """Read what `save_layer_search` wrote; None if it wrote no file.
+
+    Raises:
+        PotstillError: the file cannot be read.
+    """
+    file = Path(checkpoint) / LAYER_SEARCH
+    return read_object(file, "The record of the search for layers", finite=False) if file.is_file() else None
 
 
 def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArguments, resumed: bool = False) -> None:

@@ -137,11 +137,6 @@ def check_fit(
             raise PotstillError(
                 f"The {role} and the student must read alike, but one of them is causal and the other reads both ways."
             )
-    if not causal and tokenizer.mask_token_id is None:
-        raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
-    corpus.check_framing(causal)
-    objective.check_direction(causal)
-    block_size = corpus.train.block_size
     for name, teacher in zip(names[1:], teachers[1:], strict=True):
         ours, theirs = teachers[0].config.vocab_size, teacher.config.vocab_size
         if ours != theirs and corpus.kept_tokens is None:  # if it is cut, the check below says what to do
@@ -149,7 +144,38 @@ def check_fit(
                 f"All teachers must have the same tokenizer and vocabulary, but {names[0]} has {ours} entries and "
                 f"{name} has {theirs}: leave one of them out."
             )
-    for role, model in (*zip(roles, teachers, strict=True), ("student", student)):
+    check_reading([*zip(roles, teachers, strict=True), ("student", student)], corpus, tokenizer)
+    objective.check_direction(causal)
+    for teacher in teachers:  # the evaluation compares with every teacher, whatever the losses are
+        check_vocabularies(teacher.config, student.config)
+    for number, config in enumerate([teacher.config for teacher in teachers] or [None]):
+        try:
+            objective.check(config, student.config)
+        except PotstillError as error:
+            if len(teachers) < 2:
+                raise
+            raise PotstillError(f"With the teacher {names[number]}: {error}") from error
+
+
+def check_reading(
+    models: Sequence[tuple[str, PreTrainedModel]], corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Check that models can read the blocks of a corpus.
+
+    Args:
+        models: role, for messages, and model; at least one pair. All are causal, or none is.
+        corpus: the prepared text.
+        tokenizer: of the corpus.
+
+    Raises:
+        PotstillError: something does not fit. The message is about the first problem and says what to do.
+    """
+    causal = family_of(models[0][1]).causal
+    if not causal and tokenizer.mask_token_id is None:
+        raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
+    corpus.check_framing(causal)
+    block_size = corpus.train.block_size
+    for role, model in models:
         if model.config.vocab_size < len(tokenizer):
             raise PotstillError(
                 f"The {role} knows {model.config.vocab_size} tokens but the tokenizer of the corpus has "
@@ -168,12 +194,3 @@ def check_fit(
                 f"The {role} reads at most {longest} tokens but the blocks of "
                 f"{corpus.folder} have {block_size}: prepare the corpus with a smaller --block_size."
             )
-    for teacher in teachers:  # the evaluation compares with every teacher, whatever the losses are
-        check_vocabularies(teacher.config, student.config)
-    for number, config in enumerate([teacher.config for teacher in teachers] or [None]):
-        try:
-            objective.check(config, student.config)
-        except PotstillError as error:
-            if len(teachers) < 2:
-                raise
-            raise PotstillError(f"With the teacher {names[number]}: {error}") from error

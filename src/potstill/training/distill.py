@@ -10,8 +10,9 @@ from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 from potstill.student import takes_token_types
+from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import ensemble_of, objective_of
-from potstill.training.new_student import new_student
+from potstill.training.new_student import choose_sizes, new_student
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.parts import load_teachers
 from potstill.training.trainer import DistillationTrainer
@@ -44,12 +45,15 @@ def distill_language_model(args: DistillationArguments) -> Path:
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
         teachers, tokenizer = load_teachers(args.teachers, corpus)
-        student, estimate = new_student(args, teachers[0], corpus)
+        sizes, estimate = choose_sizes(args, teachers[0], corpus)
+        args, search = decide_layers(args, teachers[0], corpus, sizes["num_hidden_layers"])
+        student = new_student(args, teachers[0], corpus, sizes)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         recipe = recipe_text("distill", args)
         trainer = DistillationTrainer(student, corpus, args, teachers, processing_class=tokenizer)
         trainer.recipe = recipe
+        trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         write_output(trainer, folder, estimate)
     return folder

@@ -58,7 +58,7 @@ def held_out_metrics(
     device = student.device
     teachers = as_tuple(teacher)
     ensemble = ensemble or Ensemble.of(len(teachers))
-    chosen = torch.linspace(0, len(blocks) - 1, min(max_samples, len(blocks))).round().long().tolist()
+    chosen = evaluated_blocks(len(blocks), max_samples)
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     # Apple's GPUs have no float64. Float32 is precise enough there for sums over a few thousand tokens.
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -101,6 +101,16 @@ def held_out_metrics(
     return metrics
 
 
+def evaluated_blocks(blocks: int, max_samples: int) -> list[int]:
+    """Return the numbers of the blocks that an evaluation reads, in ascending order, spread evenly over the split.
+
+    Args:
+        blocks: number of blocks of the split.
+        max_samples: largest number of blocks to use.
+    """
+    return torch.linspace(0, blocks - 1, min(max_samples, blocks)).round().long().tolist()
+
+
 def perplexity(loss: float) -> float:
     """Return exp(loss), infinite where that is more than a float can hold."""
     try:
@@ -113,14 +123,13 @@ def _batch_sums(
     student: PreTrainedModel, teachers: Sequence[PreTrainedModel], ensemble: Ensemble, labelled: LabelledBlocks
 ) -> Tensor:
     """Return the sums from which the metrics are computed as quotients: nine, and two more for each teacher."""
-    input_ids, positions, kept = labelled.input_ids, labelled.positions, labelled.labels >= 0
-    target = labelled.labels[kept]
-    hidden, log_probs = _read(student, input_ids, positions, kept)
-    sums = [kept.sum(), *_score(log_probs, target)]
+    input_ids, target = labelled.input_ids, labelled.labels[labelled.labels >= 0]
+    hidden, log_probs = predictions(student, labelled)
+    sums = [torch.tensor(target.numel()), *_score(log_probs, target)]
     if not teachers:
         sums += [torch.zeros(())] * 6
     else:
-        read = [_read(teacher, input_ids, positions, kept) for teacher in teachers]
+        read = [predictions(teacher, labelled) for teacher in teachers]
         teacher_hidden, teacher_log_probs = read[0][0], ensemble.log_probabilities([found for _, found in read])
         sums += [
             *_score(teacher_log_probs, target),
@@ -142,10 +151,16 @@ def _score(log_probs: Tensor, target: Tensor) -> list[Tensor]:
     return [F.nll_loss(log_probs, target, reduction="sum"), (log_probs.argmax(-1) == target).sum()]
 
 
-def _read(model: PreTrainedModel, input_ids: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B, L, H) hidden states and (N, V) log-probabilities at the N masked tokens, both float32."""
+def predictions(model: PreTrainedModel, labelled: LabelledBlocks) -> tuple[Tensor, Tensor]:
+    """Return the (B, L, H) last hidden states and the (N, V) log-probabilities at the N labelled tokens, both float32.
+
+    Args:
+        model: any language model of a known family.
+        labelled: B blocks of L tokens, with N labels.
+    """
     family = family_of(model)
-    hidden, head = family.encode(model, input_ids).last, family.head(model)
-    masked = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))[kept]
+    hidden, head = family.encode(model, labelled.input_ids).last, family.head(model)
+    positions = labelled.positions[..., None].expand(-1, -1, hidden.shape[-1])
+    masked = hidden.gather(1, positions)[labelled.labels >= 0]
     logits = F.linear(head.transform(masked), head.weight, head.bias)
     return hidden.float(), logits.float().log_softmax(-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +11,17 @@ from transformers import PreTrainedModel
 from potstill.corpus import Corpus
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student
-from potstill.student.layers import explicit_layers
+from potstill.student.layers import AUTO, explicit_layers
 from potstill.student.sizing import Budget, Estimate, largest_student
 
 MEASURED_BLOCKS = 16
 """Blocks of the corpus on which the importance of heads, neurons and dimensions is measured."""
 
 
-def new_student(
+def choose_sizes(
     args: DistillationArguments, teacher: PreTrainedModel, corpus: Corpus
-) -> tuple[PreTrainedModel, Estimate | None]:
-    """Make the student that the options describe. With `max_size` its shape is chosen and printed first.
+) -> tuple[dict[str, int | None], Estimate | None]:
+    """Return the sizes of the student that the options give. With `max_size` they are chosen and printed.
 
     Args:
         args: options of the run.
@@ -30,31 +29,49 @@ def new_student(
         corpus: what the student will be trained on.
 
     Returns:
-        The student, and with `max_size` the estimate of what it takes.
+        The sizes by the names of their options, None for what `build_student` decides; and with `max_size` the estimate
+        of what the student takes.
 
     Raises:
-        PotstillError: there is no such student.
+        PotstillError: no student keeps to `max_size`.
     """
-    sizes: dict[str, Any] = {
+    sizes: dict[str, int | None] = {
         "num_hidden_layers": args.num_hidden_layers,
         "hidden_size": args.hidden_size,
         "num_attention_heads": args.num_attention_heads,
         "intermediate_size": args.intermediate_size,
     }
-    chosen = None
-    if args.max_size is not None:
-        listed = explicit_layers(args.layers)
-        if sizes["num_hidden_layers"] is None and listed is not None:
-            sizes["num_hidden_layers"] = len(listed)
-        block_size, copied = corpus.train.block_size, args.initialise == "teacher"
-        chosen = largest_student(teacher, Budget.parse(args.max_size), block_size, **sizes, copied=copied)
-        sizes = {name: chosen.as_record()[name] for name in sizes}
-        if args.process_index == 0:
-            print(f"--max_size {args.max_size}: {chosen}", file=sys.stderr, flush=True)
-    student = build_student(
+    if args.max_size is None:
+        return sizes, None
+    listed = None if args.layers in (None, AUTO) else explicit_layers(args.layers)
+    if sizes["num_hidden_layers"] is None and listed is not None:
+        sizes["num_hidden_layers"] = len(listed)
+    block_size, copied = corpus.train.block_size, args.initialise == "teacher"
+    chosen = largest_student(teacher, Budget.parse(args.max_size), block_size, **sizes, copied=copied)
+    if args.process_index == 0:
+        print(f"--max_size {args.max_size}: {chosen}", file=sys.stderr, flush=True)
+    return {name: chosen.as_record()[name] for name in sizes}, chosen
+
+
+def new_student(
+    args: DistillationArguments, teacher: PreTrainedModel, corpus: Corpus, sizes: dict[str, int | None] | None = None
+) -> PreTrainedModel:
+    """Make the student that the options describe.
+
+    Args:
+        args: options of the run. Without `layers`, or with `auto`, layers are copied by the rule `alternate`.
+        teacher: with the vocabulary of the corpus.
+        corpus: what the student will be trained on.
+        sizes: from `choose_sizes`, which is called if they are not given.
+
+    Raises:
+        PotstillError: there is no such student.
+    """
+    sizes = dict(sizes or choose_sizes(args, teacher, corpus)[0])
+    return build_student(
         teacher,
         sizes.pop("num_hidden_layers"),
-        args.layers,
+        "alternate" if args.layers in (None, AUTO) else args.layers,
         args.initialise,
         args.fold_token_types,
         args.seed,
@@ -62,7 +79,6 @@ def new_student(
         narrow_by=args.narrow_by,
         blocks=_some_blocks(corpus),
     )
-    return student, chosen
 
 
 def _some_blocks(corpus: Corpus) -> Tensor:

@@ -171,6 +171,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
             "initial": _metrics(evaluations[0]) if evaluations and evaluations[0]["step"] == 0 else None,
             "final": _metrics(evaluations[-1]) if evaluations else None,
         },
+        "layer_search": trainer.layer_search,
         "cost": {
             "steps": trainer.state.global_step,
             "tokens": trainer.state.global_step * trainer.tokens_per_step,

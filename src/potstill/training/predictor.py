@@ -37,9 +37,10 @@ class Predictor:
         They are not looked up at every call, because that would take longer than the layers of a small model.
         """
         head = family_of(self.model).head(self.model)
-        # Buffers stay as they are: frequencies of rotary positions, for example, are no use in 16 bits.
+        # Buffers stay as they are: frequencies of rotary positions, for example, are no use in 16 bits. A tied matrix
+        # appears under both of its names, because the embeddings are looked up by one and the head by the other.
+        tensors = dict(self._encoder.named_parameters(remove_duplicate=False))
         whole = family_of(self.model).encodes_whole
-        tensors = dict(self._encoder.named_parameters(remove_duplicate=not whole))
         prefix = "model." if whole else f"model.{self.model.base_model_prefix}."
         self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self._head_tensors = {

@@ -48,7 +48,7 @@ EVALUATION = {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per
 EVALUATION |= {"prediction_loss_only", "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"}
 EVALUATION |= {"include_for_metrics", "batch_eval_metrics", "max_eval_samples", "load_best_model_at_end"}
 EVALUATION |= {"metric_for_best_model", "greater_is_better", "do_train", "do_eval", "do_predict"}
-EVALUATION |= {"without_teacher_too", "n_best", "null_threshold", "max_answer_length"}
+EVALUATION |= {"layers_seconds", "without_teacher_too", "n_best", "null_threshold", "max_answer_length"}
 
 SAVING = {"save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"}
 SAVING |= {"enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"}

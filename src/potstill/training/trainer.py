@@ -18,6 +18,7 @@ from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
 from potstill.student import family_of
+from potstill.training.checkpoints import load_layer_search, save_layer_search
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
@@ -53,6 +54,8 @@ class DistillationTrainer(ResumableTrainer):
     Attributes:
         student: the model in training.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
+        layer_search: the record of the search for the layers that the student started from; None if there was none.
+            Checkpoints keep it for the results.
         teacher_times: measures the time of each of several teachers; None with one teacher or none.
 
     Raises:
@@ -79,6 +82,7 @@ class DistillationTrainer(ResumableTrainer):
         sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble)
         self.corpus = corpus
+        self.layer_search: dict[str, Any] | None = None
         self._lengths: Counter[torch.Size] = Counter()  # how many batches of each shape were read
         self.splitter: BlockSplitter | None = None
         self._teacher_hashes: list[str] = []
@@ -211,10 +215,12 @@ class DistillationTrainer(ResumableTrainer):
         super()._save(output_dir, state_dict)
         if self._staging is not None and self.args.should_save:  # this is a checkpoint, not just the student
             self.step.save_objective(output_dir or self.args.output_dir)
+            save_layer_search(self.layer_search, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.step.load_objective(resume_from_checkpoint)
+        self.layer_search = load_layer_search(resume_from_checkpoint)
 
     def _held_out(self, blocks: Blocks, labelling: Labelling) -> dict[str, float]:
         return held_out_metrics(
