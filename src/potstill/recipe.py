@@ -89,8 +89,7 @@ class DistillationArguments(Recipe):
 
     teacher: list[str] | str | None = option(
         None,
-        "Folder or hub name of the teacher, a model with its language-model head. With several names the student "
-        "learns from the mean of these teachers, and is built from the first one.",
+        "Folder or hub name of a language model to learn from; with several, from their mean.",
         required=True,
         several=True,
     )
@@ -100,7 +99,7 @@ class DistillationArguments(Recipe):
     teacher_mean: Literal["probabilities", "logits"] = option(
         "probabilities", "With several teachers: whether soft targets are the mean of probabilities or of logits."
     )
-    num_hidden_layers: int | None = option(None, "Layers of the student; half of the teacher's if not given.")
+    num_hidden_layers: int | None = option(None, "Layers of the student; by default half the teacher's.")
     hidden_size: int | None = option(None, "Width of the student; the teacher's if not given.")
     num_attention_heads: int | None = option(
         None, "Attention heads of the student. If not given, they are as wide as the teacher's."
@@ -115,8 +114,8 @@ class DistillationArguments(Recipe):
     )
     max_size: str | None = option(
         None,
-        "Choose depth and width so that the student keeps to this: 50MB or 50MiB on disk, 20M parameters, or 2.5x "
-        "faster than the teacher, estimated by FLOPs. Sizes that are given stay as they are.",
+        "Choose depth and width for 50MB or 50MiB on disk, 20M parameters, or 2.5x the teacher's speed by FLOPs. Sizes "
+        "that are given are kept.",
     )
     layers: str | None = option(
         None,
