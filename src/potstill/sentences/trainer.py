@@ -73,6 +73,7 @@ class SentenceTrainer(ResumableTrainer):
         )
         self._lengths: Counter[torch.Size] = Counter()
         self._teacher_hash = ""
+        self.layer_search: list[dict[str, Any]] | None = None  # layers are not measured for sentence encoders
         super().__init__(
             step,
             args,
