@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from potstill import (
 from potstill.corpus import Corpus, next_tokens
 from potstill.objective import CausalLM, MaskedLM, Objective, SoftTargets
 from potstill.student import load_masked_lm
+from potstill.training.compatibility import check_fit
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,45 @@ def test_its_student_is_half_as_deep_and_loads_anywhere(teacher: Path, gpt2_corp
     final = json.loads((folder / "results.json").read_text())["held_out"]["final"]
     assert final["teacher_perplexity"] == pytest.approx(math.exp(final["teacher_loss"]))
     assert "| teacher |" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("mean", ["probabilities", "logits"])
+def test_a_student_of_two_learns_from_their_mean(mean: str, teacher: Path, gpt2_corpus: Path, tmp_path: Path) -> None:
+    two = [load_masked_lm(teacher, dtype=torch.float64) for _ in range(2)]
+    with torch.no_grad():
+        for parameter in two[1].parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+    student = build_student(two[0])
+    args = arguments(gpt2_corpus, tmp_path, teacher_weights=[3, 1], teacher_mean=mean)
+    trainer = DistillationTrainer(student, str(gpt2_corpus), args, two)
+    batch = trainer.corpus.train.__getitems__([0, 3, 5])
+    losses = trainer.compute_losses(trainer.step.eval(), batch)
+    with torch.no_grad():
+        first, second = (model(batch["input_ids"]).logits / 2 for model in two)
+        log_q = (student(batch["input_ids"]).logits / 2).log_softmax(-1)
+    if mean == "logits":
+        p = (0.75 * first + 0.25 * second).softmax(-1)
+    else:
+        p = 0.75 * first.softmax(-1) + 0.25 * second.softmax(-1)
+    torch.testing.assert_close(losses["ce"], (p * (p.log() - log_q)).sum(-1).mean() * 4, check_dtype=False)
+    measured = trainer.evaluate()
+    for name in ("", "teacher_", "teacher_1_", "teacher_2_"):
+        assert measured[f"eval_{name}perplexity"] == pytest.approx(math.exp(measured[f"eval_{name}loss"]))
+
+
+def test_a_masked_model_among_causal_teachers_is_named(
+    teacher: Path, gpt2_corpus: Path, make_teacher: Callable[..., Path], tmp_path: Path
+) -> None:
+    causal = load_masked_lm(teacher)
+    masked = load_masked_lm(make_teacher())
+    with pytest.raises(PotstillError, match=f"The teacher {masked.name_or_path} and the student must read alike"):
+        check_fit(
+            build_student(causal),
+            [causal, masked],
+            Corpus.open(gpt2_corpus),
+            Corpus.open(gpt2_corpus).tokenizer(),
+            DistillationObjective(causal=True),
+        )
 
 
 def test_the_losses_are_those_of_a_naive_version_in_float64(teacher: Path, gpt2_corpus: Path, tmp_path: Path) -> None:

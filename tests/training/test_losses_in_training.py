@@ -122,7 +122,7 @@ def test_losses_that_do_not_fit_the_models_are_told_before_training(
     narrow: Path, teacher_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     for losses, told in (
-        ({"hidden_cosine": 1}, "hidden_mse learns a projection"),
+        ({"hidden_cosine": 1}, "hidden_mse, which learns a projection"),
         ({"hidden_mse": {"layers": {2: 0}}}, "layers of hidden_mse names layer 2 of the student, which has 2 layers"),
         ({"attention_relations": {"teacher_layer": 4}}, "teacher_layer of attention_relations names layer 4"),
         ({"attention_relations": {"relation_heads": 16}}, "do not divide the student's width of 24"),

@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 
 from potstill import (
     Corpus,
+    DistillationObjective,
     DistillationTrainer,
     PotstillError,
     build_student,
@@ -96,7 +97,7 @@ def test_the_first_held_out_figures_are_those_of_the_teachers_kept_tokens(
     corpus = Corpus.open(cut_corpus)
     [teacher], tokenizer = load_teachers([str(teacher_folder)], corpus)
     trainer = DistillationTrainer(build_student(teacher), corpus, args, teacher, processing_class=tokenizer)
-    batch = trainer.held_out_masking(corpus.validation[0]["input_ids"][None], torch.tensor([0]))
+    batch = trainer.held_out_labelling(corpus.validation[0]["input_ids"][None], torch.tensor([0]))
     kept = torch.from_numpy(corpus.kept_tokens)
     whole = load_masked_lm(teacher_folder)
     with torch.no_grad():
@@ -126,11 +127,30 @@ def test_a_named_teacher_is_cut_and_a_whole_model_is_refused(
         )
 
 
+def test_several_named_teachers_are_cut(
+    teacher_folder: Path, make_teacher: Callable[..., Path], cut_corpus: Path, tmp_path: Path
+) -> None:
+    args = distillation(teacher_folder, cut_corpus, tmp_path / "student", **STEPS)
+    args.teacher = [str(teacher_folder), str(make_teacher(seed=1))]
+    folder = distill(args)
+    assert AutoModelForMaskedLM.from_pretrained(folder).config.vocab_size == 14
+    assert "teacher_2_loss" in json.loads((folder / "results.json").read_text())["held_out"]["final"]
+
+
+def test_of_several_teachers_the_whole_one_is_named(teacher_folder: Path, cut_corpus: Path, tmp_path: Path) -> None:
+    args = distillation(teacher_folder, cut_corpus, tmp_path / "student")
+    [teacher], _ = load_teachers([str(teacher_folder)], Corpus.open(cut_corpus))
+    whole = load_masked_lm(teacher_folder)
+    whole.name_or_path = ""
+    with pytest.raises(PotstillError, match=r"The teacher number 2 knows \d+ tokens, .* cut the teacher number 2"):
+        DistillationTrainer(build_student(teacher), cut_corpus, args, [teacher, whole])
+
+
 def test_a_cut_model_fits_no_whole_corpus(teacher_folder: Path, cut_corpus: Path, corpus: Corpus) -> None:
     [small], tokenizer = load_teachers([str(teacher_folder)], Corpus.open(cut_corpus))
     with pytest.raises(PotstillError, match="prepare the corpus with the teacher's own tokenizer"):
-        check_fit(small, small, corpus, corpus.tokenizer(), None)  # type: ignore[arg-type]
-    with pytest.raises(PotstillError, match="is not that of the student: prepare the text again"):
+        check_fit(small, [small], corpus, corpus.tokenizer(), DistillationObjective())
+    with pytest.raises(PotstillError, match="different from that of the student: prepare the text again"):
         corpus.check_tokenizer(tokenizer, "the student")
 
 
@@ -151,7 +171,7 @@ def test_another_teacher_is_refused_before_its_weights_are_read(
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(other)
-    with pytest.raises(PotstillError, match=r"is not that of .*other: prepare the text again"):
+    with pytest.raises(PotstillError, match=r"different from that of .*other: prepare the text again"):
         distill(distillation(other, cut_corpus, tmp_path / "student"))
 
 

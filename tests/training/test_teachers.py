@@ -107,8 +107,8 @@ def test_one_teacher_named_twice_teaches_as_it_does_alone(
     [
         ((0, 2), "the 2nd teacher is not the one that the run began with"),
         ((1, 0), "the 2nd teacher is not the one"),
-        ((0, 1, 2), "the run began without a 3rd teacher, and one is given now"),
-        ((0,), "the run began with a 2nd teacher, and none is given now"),
+        ((0, 1, 2), "the run began without a 3rd teacher, but now there is one"),
+        ((0,), "the run began with a 2nd teacher, but now there is none"),
     ],
 )
 def test_other_teachers_are_refused(

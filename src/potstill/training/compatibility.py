@@ -139,7 +139,7 @@ def check_fit(
             )
     for name, teacher in zip(names[1:], teachers[1:], strict=True):
         ours, theirs = teachers[0].config.vocab_size, teacher.config.vocab_size
-        if ours != theirs:
+        if ours != theirs and corpus.kept_tokens is None:  # if it is cut, the check below says what to do
             raise PotstillError(
                 f"All teachers must have the same tokenizer and vocabulary, but {names[0]} has {ours} entries and "
                 f"{name} has {theirs}: leave one of them out."
@@ -185,7 +185,7 @@ def check_reading(
         if kept is not None and whole is not None and model.config.vocab_size != len(kept):
             raise PotstillError(
                 f"The {role} knows {model.config.vocab_size} tokens, but the vocabulary of the corpus {corpus.folder} "
-                f"is cut to {len(kept)} of {whole.vocab_size}: cut the {role} with prune_embeddings({role}, "
+                f"is cut to {len(kept)} of {whole.vocab_size}: cut the {role} with prune_embeddings(model, "
                 "corpus.kept_tokens)."
             )
         longest = usable_length(model.config)

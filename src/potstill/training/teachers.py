@@ -34,9 +34,14 @@ def as_tuple(teacher: OneOrMore) -> tuple[PreTrainedModel, ...]:
 
 
 def name_of_teacher(teacher: PreTrainedModel | str, number: int) -> str:
-    """Return the folder or hub name of a teacher, or a name made from its number (counted from 0) if it has none."""
+    """Return the folder or hub name of a teacher. If it has none, return its number, counted from 1.
+
+    Args:
+        teacher: the teacher.
+        number: its number, counted from 0.
+    """
     name = teacher if isinstance(teacher, str) else getattr(teacher, "name_or_path", "")
-    return name or f"teacher {number + 1}"
+    return name or f"number {number + 1}"
 
 
 class FrozenTeacher:
@@ -59,7 +64,7 @@ class FrozenTeacher:
         self._predictors.clear()
 
     def __call__(self, input_ids: Tensor, dtype: torch.dtype | None) -> Encoded:
-        """Run the encoder over (B, L) blocks in a type. For another type than its own it is a copy."""
+        """Run the encoder over (B, L) blocks in a type. For another type than its own, a copy of the model runs."""
         if dtype not in self._predictors:
             model = self.model
             if dtype is not None:
