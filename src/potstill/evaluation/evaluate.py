@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from potstill.arguments import named_models
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
+from potstill.evaluation.encoders import EncoderRuns, read_inputs
 from potstill.evaluation.evaluate_arguments import DISTILLED, LEARNING_RATES, EvaluateArguments
 from potstill.evaluation.pool import EvaluationProgress, do_all
-from potstill.evaluation.results import PLAN, Plan, load_results
+from potstill.evaluation.results import PLAN, Plan, another_run, load_results, option_differences
 from potstill.evaluation.run import PlannedRun, clear_cache, data_fingerprint, task_data
 from potstill.files import check_writable
 from potstill.finetuning.finetune_arguments import FinetuneArguments
@@ -35,6 +34,8 @@ SMALL = 50_000_000
 
 def evaluate(args: EvaluateArguments) -> str:
     """Fine-tune models on tasks with several seeds, save each score, and compare the models.
+
+    Sentence encoders and rerankers are scored as they are on the suites sts, retrieval and rerank, without seeds.
 
     To continue after an interruption, give the same command again: finished runs are not repeated. If only the models,
     tasks or seeds are changed, finished runs are kept and missing ones are done. On GPUs the runs are done in separate
@@ -57,16 +58,22 @@ def evaluate(args: EvaluateArguments) -> str:
     inputs = _Inputs(resuming=(folder / PLAN).is_file())
     _read_models(args, inputs)
     _read_data(args, inputs)
-    plan = args.plan(inputs.absent)
+    encoder_inputs = read_inputs(args)
+    absent = inputs.absent | encoder_inputs.absent
+    plan = args.plan(absent, encoder_inputs.names)
     if not plan.present:
-        raise PotstillError(f"None of the tasks has data: {' '.join(inputs.absent.values())}")
+        raise PotstillError(f"None of the tasks has data: {' '.join(absent.values())}")
+    plan.check()
     evaluation = _Evaluation(args, plan, folder, inputs)
+    encoder_runs = EncoderRuns(args, plan, folder, encoder_inputs)
     if inputs.resuming:
         evaluation.check_results()
+        encoder_runs.check_results()
     plan.save(folder)
-    for task, reason in inputs.absent.items():
+    for task, reason in absent.items():
         print(f"{title_of(task)} is absent: {reason}", file=sys.stderr, flush=True)
     try:
+        encoder_runs.run()
         evaluation.run()
     finally:
         shutil.rmtree(folder / ".runs", ignore_errors=True)
@@ -104,7 +111,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _read_models(args: EvaluateArguments, inputs: _Inputs) -> None:
-    """Read config and tokenizer of each model in the way in which its runs will read them."""
+    """Read config and tokenizer of each model in the way in which its fine-tuning runs will read them."""
+    if not args.tasks():
+        return
     tokenizers = {}
     for name, path in named_models(args.models):
         # The maximum length differs between tasks.
@@ -167,7 +176,7 @@ class _Evaluation:
         """
         planned = set(self.plan.runs())
         for result in load_results(self.folder)[1]:
-            if (result.model, result.task, result.seed) not in planned:
+            if (result.model, result.task, result.seed) not in planned or result.task not in self.plan.trained:
                 continue
             if self.args.search and result.searched is not None:
                 rate = result.hyperparameters.get("learning_rate")
@@ -190,7 +199,7 @@ class _Evaluation:
         second = [name for name, _ in self.plan.models if name.endswith(DISTILLED)]
         self._run_models([name for name, _ in self.plan.models if name not in second])
         if second:
-            for task in self.plan.present:
+            for task in self.plan.trained:
                 if task not in self.teacher_seeds:
                     self.teacher_seeds[task] = self._median_seed(task)
             self._run_models(second)
@@ -198,7 +207,7 @@ class _Evaluation:
 
     def _run_models(self, models: list[str]) -> None:
         # All models of a task follow each other, so that its data are read once.
-        cells = [(model, task) for task in self.plan.present for model in models]
+        cells = [(model, task) for task in self.plan.trained for model in models]
         if self.args.search:
             missing = [cell for cell in cells if cell not in self.rates]
             self._run_missing(
@@ -286,21 +295,14 @@ class _Evaluation:
             return False
         differing = self._differing(run, RunResult.load(run.file))
         if differing:
-            raise PotstillError(
-                f"{run.file} is of another run: {'; '.join(differing)}. Name another --output_dir, give the options "
-                "of that run, or delete this file."
-            )
+            raise another_run(run.file, differing)
         return True
 
     def _differing(self, run: PlannedRun, result: RunResult) -> list[str]:
         """Return a message for each option, weight or data set of a result that differs from the planned run."""
         args = run.args()
         planned, found = hyperparameters(args), relevant(result.hyperparameters, bool(args.teacher), args.is_question)
-        messages = [
-            f"{name} was {found.get(name, 'not given')} and is {planned.get(name, 'not given')}"
-            for name in sorted({*planned, *found})
-            if _plain(planned.get(name)) != found.get(name)
-        ]
+        messages = option_differences(planned, found)
         task, path = run.options["task"], self.paths[run.model]
         values = {
             "the model": (result.model, run.model),
@@ -324,7 +326,3 @@ class _Evaluation:
         # with the length of its rows.
         parameters = self.inputs.parameters[self.paths[run.model]]
         return rows * (1 + (args.max_length or 128) / 128 * parameters / SMALL)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))

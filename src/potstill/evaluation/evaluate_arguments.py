@@ -1,8 +1,9 @@
-"""The options of `evaluate`: models, suite and seeds. All other options are those of `finetune`, for every run."""
+"""The options of `evaluate`: models, suites, seeds, and the data of some suites. The others are those of `finetune`."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,8 +11,12 @@ from typing import Any, ClassVar
 from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
+from potstill.evaluation.suites import ENCODER_SUITES
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.tasks.registry import TASKS, suites
+
+OPTIONS_READ = ("potstill.evaluation.suites",)
+"""See `potstill.finetuning.finetune_arguments`."""
 
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 """BERT's grid (Devlin et al. 2019), and the higher rates that small models need (Turc et al. 2019)."""
@@ -21,7 +26,7 @@ DISTILLED = " (D)"
 
 
 def _suites_in_words() -> str:
-    *most, last = suites()
+    *most, last = [*suites(), *ENCODER_SUITES]
     return f"{', '.join(most)} or {last}"
 
 
@@ -40,6 +45,16 @@ class EvaluateArguments(FinetuneArguments):
         None, f"{_suites_in_words()}, or several of them; give some tasks of glue as glue:cola,rte.", required=True
     )
     seeds: int = option(5, "Runs of each model and task; their seeds are --seed, --seed + 1 and so on.")
+    sts_data: list[str] | None = option(
+        None,
+        "Files or folders of scored pairs of sentences, for the suite sts; the folder sts of --task_data if not given.",
+    )
+    sts_columns: list[str] | None = option(None, "Names of their columns: score, sentence, sentence.")
+    retrieval_data: list[str] | None = option(
+        None, "Folders with corpus.jsonl, queries.jsonl and qrels.tsv, for the suite retrieval."
+    )
+    rerank_data: list[str] | None = option(None, "Files or folders of queries with passages, for the suite rerank.")
+    rerank_columns: list[str] | None = option(None, "Names of their columns: query, passage, label.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )
@@ -66,7 +81,19 @@ class EvaluateArguments(FinetuneArguments):
         for name, instead in (("model", "--models"), ("task", "--suite"), ("teacher", "--second_distillation")):
             if getattr(self, name) is not None:
                 raise PotstillError(f"--{name} is an option of `finetune`: give {instead}.")
-        if self.seeds < 2:
+        for name in ("sts_columns", "rerank_columns"):
+            columns = getattr(self, name)
+            if columns is not None and len(set(columns)) != 3:
+                raise PotstillError(f"--{name} names {len(set(columns))} columns: it must name 3.")
+        encoder_suites, tasks = self.encoder_suites(), self.tasks()
+        if encoder_suites and self.second_distillation:
+            raise PotstillError(
+                f"--second_distillation fine-tunes models and the suite {encoder_suites[0]} does not: evaluate on it "
+                "separately."
+            )
+        if self.search and not tasks:
+            raise PotstillError(f"--search tries learning rates, but the suite {encoder_suites[0]} trains nothing.")
+        if self.seeds < 2 and tasks:
             raise PotstillError(
                 f"--seeds is {self.seeds}: a median over seeds and their spread need at least 2, better 5; use "
                 "`potstill finetune` for a single run."
@@ -90,20 +117,32 @@ class EvaluateArguments(FinetuneArguments):
             if name not in names[1:]:
                 others = ", ".join(names[1:]) or "there is none"
                 raise PotstillError(f"--second_distillation {name!r} is none of the models after the first: {others}.")
-        self.plan({}).check()
+        self.plan({}, encoder_suites).check()
         # The arguments of the runs check the other options.
-        options = [self.run_options(names[0], task, self.seed) for task in self.tasks()]
+        options = [self.run_options(names[0], task, self.seed) for task in tasks]
         for run_options in options:
             FinetuneArguments(**run_options | ({"teacher": names[0]} if self.second_distillation else {}))
 
     def tasks(self) -> list[str]:
-        """Return the tasks of the suites, in order.
+        """Return the tasks that models are fine-tuned on, in the order of the suites.
 
         Raises:
             PotstillError: there is no such suite or task.
         """
-        found: list[str] = []
-        known = suites()
+        return [task for suite, task in self._chosen() if suite not in ENCODER_SUITES]
+
+    def encoder_suites(self) -> list[str]:
+        """Return the suites that train nothing, in order.
+
+        Raises:
+            PotstillError: there is no such suite or task.
+        """
+        return [suite for suite, _ in self._chosen() if suite in ENCODER_SUITES]
+
+    def _chosen(self) -> list[tuple[str, str]]:
+        """Return suite and task; the task of a suite that trains nothing is the suite."""
+        found: list[tuple[str, str]] = []
+        known = suites() | {name: (name,) for name in ENCODER_SUITES}
         for suite in self.suite or []:
             name, colon, selected = suite.partition(":")
             if name not in known:
@@ -114,21 +153,25 @@ class EvaluateArguments(FinetuneArguments):
             for task in chosen:
                 if task not in known[name]:
                     raise PotstillError(f"The suite {name} has no task {task!r}; it has {', '.join(known[name])}.")
-            found += chosen
+            found += [(name, task) for task in chosen]
         if not found:
             raise PotstillError(f"--suite is missing: name one or several of {', '.join(known)}.")
         return list(dict.fromkeys(found))
 
-    def plan(self, absent: dict[str, str]) -> Plan:
+    def plan(self, absent: dict[str, str], sets: Sequence[str] = ()) -> Plan:
         """Return the plan of the runs.
 
         Args:
-            absent: task → why it has no data.
+            absent: task, or suite that trains nothing → why it has no data.
+            sets: names of the sets of the suites that train nothing.
         """
         models = named_models(self.models)
         paths = dict(models)
         models += [(name + DISTILLED, paths[name]) for name in self.second_distillation or []]
-        return Plan(models, self.tasks(), absent, list(range(self.seed, self.seed + self.seeds)))
+        trained = self.tasks()
+        tasks = [*trained, *sets, *(suite for suite in self.encoder_suites() if suite in absent)]
+        seeds = list(range(self.seed, self.seed + self.seeds)) if trained else []
+        return Plan(models, tasks, absent, seeds, [*tasks[len(trained) :]] or None)
 
     def run_options(self, model: str, task: str, seed: int) -> dict[str, Any]:
         """Return the options of one run, as `FinetuneArguments` takes them.

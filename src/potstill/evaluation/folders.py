@@ -76,7 +76,8 @@ class _Merged:
         models: name → folder or hub name.
         tasks: names, as the keys of a dictionary.
         absent: task → why an evaluation had no data for it.
-        seeds: the seeds of all runs.
+        untrained: tasks that models are scored on as they are.
+        seeds: the seeds of all other runs.
         runs: (model, task, seed) → result.
         sources: (model, task, seed) → the folder of results that holds it.
     """
@@ -84,6 +85,7 @@ class _Merged:
     models: dict[str, str] = field(default_factory=dict)
     tasks: dict[str, None] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    untrained: dict[str, None] = field(default_factory=dict)
     seeds: set[int] = field(default_factory=set)
     runs: dict[Key, RunResult] = field(default_factory=dict)
     sources: dict[Key, Path] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class _Merged:
             self.models.setdefault(name, path)
         self.tasks |= dict.fromkeys(plan.tasks)
         self.absent |= plan.absent
+        self.untrained |= dict.fromkeys(plan.untrained or ())
         self.seeds |= {*plan.seeds}
         planned = set(plan.runs())
         for run in runs:
@@ -120,4 +123,4 @@ class _Merged:
         """Return the plan of an evaluation with these runs."""
         with_runs = {run.task for run in self.runs.values()}
         absent = {task: why for task, why in self.absent.items() if task not in with_runs}
-        return Plan([*self.models.items()], [*self.tasks], absent, sorted(self.seeds))
+        return Plan([*self.models.items()], [*self.tasks], absent, sorted(self.seeds), [*self.untrained] or None)

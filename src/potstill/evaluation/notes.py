@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from potstill.evaluation.results import RunResult
-from potstill.evaluation.statistics import MACRO_SUITE, Comparison, beyond_spread, chance_beyond_spread
+from potstill.evaluation.statistics import NOISE, Comparison, beyond_spread, chance_beyond_spread
 from potstill.evaluation.tables import BEYOND, INCOMPLETE
 from potstill.report.markdown import NOTHING
+from potstill.tasks.glue import SUITE
 from potstill.tasks.registry import suites
 
 
@@ -18,6 +19,7 @@ def notes(comparison: Comparison) -> list[str]:
     return [
         *_mismatches(comparison),
         *_missing(comparison),
+        *_left_out(comparison),
         *_macro(comparison),
         *_spread(comparison),
         *_undefined(comparison),
@@ -55,11 +57,11 @@ def _missing(comparison: Comparison) -> list[str]:
     models = []
     for model in comparison.models:
         missing = {task: comparison.missing(model, task) for task in plan.present}
-        if missing and all(seeds == plan.seeds for seeds in missing.values()):
+        if missing and all(seeds == plan.seeds_of(task) for task, seeds in missing.items()):
             models.append(f"{model} on all tasks")
             continue
         tasks = [
-            titles[task] if seeds == plan.seeds else f"{titles[task]} ({_seeds(seeds)})"
+            titles[task] if seeds == plan.seeds_of(task) else f"{titles[task]} ({_seeds(seeds)})"
             for task, seeds in missing.items()
             if seeds
         ]
@@ -83,29 +85,42 @@ def _missing(comparison: Comparison) -> list[str]:
     return messages
 
 
+def _left_out(comparison: Comparison) -> list[str]:
+    """Report the rows of the sets without training that no model is scored on."""
+    counts = {
+        f"{run.title} {number:,} {reason}": None
+        for run in comparison.runs
+        if run.task in (comparison.plan.untrained or ())
+        for reason, number in (run.bad_rows or {}).items()
+    }
+    return [f"Rows and queries that are left out: {', '.join(counts)}."] if counts else []
+
+
 def _macro(comparison: Comparison) -> list[str]:
-    titles = comparison.titles
-    if not comparison.macros:
-        return ["No GLUE macro: it needs at least two GLUE tasks that are complete for all models."]
-    main, *others = comparison.macros
-    single = len(comparison.plan.seeds) == 1
-    statistic = "mean of the scores" if single else "median over the seeds of each seed's mean"
-    over = f"{len(main.tasks)} of the {len(suites()[MACRO_SUITE])} tasks, for all models"
-    messages = [f"{main.title}: {statistic} over {over}: {_titled(titles, main.tasks)}."]
-    left_out = [task for task in comparison.plan.present if task not in main.tasks]
-    if left_out:
-        messages[0] += f" Not included, because incomplete or not in GLUE: {_titled(titles, left_out)}."
-    messages += [
-        f"{column.title}: over the other {len(column.tasks)} tasks; WNLI is too small to distinguish models."
-        for column in others
-    ]
+    titles, plan = comparison.titles, comparison.plan
+    messages = []
+    if plan.trained and not any(column.suite == SUITE for column in comparison.macros):
+        messages.append("No GLUE macro: it needs at least two GLUE tasks that are complete for all models.")
+    for column in comparison.macros:
+        if column.suite != SUITE:
+            over = f"{len(column.tasks)} sets, for all models: {_titled(titles, column.tasks)}"
+            messages.append(f"{column.title}: mean of the scores over {over}.")
+        elif NOISE in column.tasks or len(messages) == 0:
+            statistic = "mean of the scores" if len(plan.seeds) == 1 else "median over the seeds of each seed's mean"
+            over = f"{len(column.tasks)} of the {len(suites()[SUITE])} tasks, for all models"
+            left_out = [task for task in plan.trained if task not in column.tasks]
+            rest = f" Not included, because incomplete or not in GLUE: {_titled(titles, left_out)}." if left_out else ""
+            messages.append(f"{column.title}: {statistic} over {over}: {_titled(titles, column.tasks)}.{rest}")
+        else:
+            over = f"over the other {len(column.tasks)} tasks"
+            messages.append(f"{column.title}: {over}; WNLI is too small to distinguish models.")
     return messages
 
 
 def _spread(comparison: Comparison) -> list[str]:
     """Explain the mark of a difference beyond the spread, and give the probability that chance alone sets it."""
     reference = comparison.reference
-    if len(comparison.models) == 1:
+    if len(comparison.models) == 1 or not comparison.plan.trained:
         return []
     if len(comparison.plan.seeds) == 1:
         return ["1 seed: no spread, so nothing here shows whether a difference is more than chance."]

@@ -41,7 +41,7 @@ class EvaluationProgress:
         self.size_done = 0.0
         self.started = time.monotonic()
 
-    def log(self, run: PlannedRun, size: float, outcome: RunResult | str) -> None:
+    def log(self, run: PlannedRun | str, size: float, outcome: RunResult | str) -> None:
         """Count a run as done, and print its score, or the reason why it has no result."""
         self.done += 1
         self.size_done += size
@@ -88,12 +88,12 @@ def do_here(planned: Sequence[SizedRun], progress: EvaluationProgress) -> None:
             outcome = do(run)
         except PotstillError as error:
             if error.exit_status > 128:
-                raise _interrupted(error.exit_status) from error
+                raise interrupted(error.exit_status) from error
             if not run.may_fail:
-                raise _failed(run, str(error)) from error
+                raise failed(run, str(error)) from error
             outcome = str(error)
         except KeyboardInterrupt as error:
-            raise _interrupted(128 + signal.SIGINT) from error
+            raise interrupted() from error
         progress.log(run, size, outcome)
 
 
@@ -135,7 +135,7 @@ def do_in_processes(planned: Sequence[SizedRun], devices: Sequence[str | None], 
                 if is_bug:
                     raise RuntimeError(f"{run}:\n{outcome}")
                 if isinstance(outcome, str) and not run.may_fail:
-                    raise _failed(run, outcome)
+                    raise failed(run, outcome)
                 progress.log(run, size, outcome)
                 following = next(waiting, None)
                 if following is None:
@@ -147,7 +147,7 @@ def do_in_processes(planned: Sequence[SizedRun], devices: Sequence[str | None], 
         for worker in workers:
             worker.process.join(10)
     except KeyboardInterrupt as error:
-        raise _interrupted(128 + signal.SIGINT) from error
+        raise interrupted() from error
     finally:
         # SIGKILL, because a training saves a checkpoint on SIGTERM. It damages no result: each is written atomically.
         for worker in workers:
@@ -237,11 +237,13 @@ def _died(worker: _Worker) -> PotstillError:
     )
 
 
-def _failed(run: PlannedRun, message: str) -> PotstillError:
+def failed(run: PlannedRun | str, message: str) -> PotstillError:
+    """Return the error for a run without a result."""
     return PotstillError(f"{run}: {message.rstrip('.')} (the finished runs are kept).")
 
 
-def _interrupted(status: int) -> PotstillError:
+def interrupted(status: int = 128 + signal.SIGINT) -> PotstillError:
+    """Return the error for runs that a signal ended; `status` is the exit status."""
     error = PotstillError("Interrupted; the finished runs are kept: give the same command again to continue.")
     error.exit_status = status
     return error

@@ -1,9 +1,12 @@
-"""The files of an evaluation: a plan, and one JSON file for each fine-tuning run, `MODEL/TASK/seed-SEED.json`."""
+"""The files of an evaluation: a plan, and one JSON file for each run, `MODEL/TASK/seed-SEED.json`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.finetuning.result import RunResult, run_path
@@ -11,10 +14,13 @@ from potstill.records import read_record, write_record
 from potstill.report.markdown import visible
 
 PLAN = "plan.json"
-FORMAT_VERSION = 1
-"""The version of the plan's format."""
+FORMAT_VERSION = 2
+"""The version of the plan's format. Format 1 has no `untrained`."""
 
-__all__ = ["PLAN", "Plan", "RunResult", "load_results", "run_path"]
+ONE_RUN = 0
+"""The number that stands for a seed where nothing is trained. A second run would have the same result."""
+
+__all__ = ["ONE_RUN", "PLAN", "Plan", "RunResult", "another_run", "load_results", "option_differences", "run_path"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +31,16 @@ class Plan:
         models: (name, folder or hub name), in the order of the tables; the first is the reference.
         tasks: names, in the order of the tables.
         absent: task → why it has no data.
-        seeds: one run of each model and task for each seed.
+        seeds: one run of each model and task for each seed; empty if all tasks are in `untrained`.
+        untrained: tasks that models are scored on as they are, without fine-tuning. Each model has one run of them,
+            with `ONE_RUN` in the place of its seed. None means that there are none.
     """
 
     models: list[tuple[str, str]]
     tasks: list[str]
     absent: dict[str, str]
     seeds: list[int]
+    untrained: list[str] | None = None
 
     def save(self, folder: Path) -> Path:
         """Write `plan.json` and return its path.
@@ -73,8 +82,9 @@ class Plan:
             PotstillError: there is nothing to run, a name or seed occurs twice, or a name is not valid for a folder.
         """
         names = [name for name, _ in self.models]
+        trained = set(self.tasks) - {*(self.untrained or ())}
         for what, values in (("model", names), ("task", self.tasks), ("seed", self.seeds)):
-            if not values:
+            if not values and (what != "seed" or trained):
                 raise PotstillError(f"Name at least one {what} to evaluate.")
             # Some file systems do not distinguish upper and lower case.
             folded = [str(value).casefold() for value in values]
@@ -90,9 +100,36 @@ class Plan:
         """Tasks that have data."""
         return [task for task in self.tasks if task not in self.absent]
 
+    @property
+    def trained(self) -> list[str]:
+        """Tasks that have data and that models are fine-tuned on."""
+        return [task for task in self.present if task not in (self.untrained or ())]
+
+    def seeds_of(self, task: str) -> list[int]:
+        """Return the seeds of a task's runs; `ONE_RUN` alone if nothing is trained."""
+        return [ONE_RUN] if task in (self.untrained or ()) else self.seeds
+
     def runs(self) -> list[tuple[str, str, int]]:
         """Return model, task and seed of every planned run."""
-        return [(name, task, seed) for name, _ in self.models for task in self.present for seed in self.seeds]
+        return [(name, task, seed) for name, _ in self.models for task in self.present for seed in self.seeds_of(task)]
+
+
+def option_differences(planned: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return a message for each option of a result that differs from the planned run's."""
+    planned = json.loads(json.dumps(planned))  # as it is written: a tuple becomes a list
+    return [
+        f"{name} was {found.get(name, 'not given')} and is {planned.get(name, 'not given')}"
+        for name in sorted({*planned, *found})
+        if planned.get(name) != found.get(name)
+    ]
+
+
+def another_run(file: Path, differing: Sequence[str]) -> PotstillError:
+    """Return the error for a result that is not the planned run's; `differing` says in what it differs."""
+    return PotstillError(
+        f"{file} is of another run: {'; '.join(differing)}. Name another --output_dir, give the options of that run, "
+        "or delete this file."
+    )
 
 
 def load_results(folder: str | Path) -> tuple[Plan, list[RunResult]]:

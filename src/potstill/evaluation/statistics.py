@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan, RunResult
+from potstill.evaluation.suites import ENCODER_SUITES
 from potstill.tasks.glue import SUITE
 from potstill.tasks.registry import title_of
 
-MACRO_SUITE = SUITE  # no published mean includes IMDb or SQuAD
+MEANS = {SUITE: "GLUE macro"} | {suite.name: f"{suite.title} mean" for suite in ENCODER_SUITES.values()}
+"""Suite → title of the mean over its tasks. No published mean includes IMDb or SQuAD."""
+
 NOISE = "wnli"  # it has 71 development examples, and few models beat its majority class
 
 
@@ -34,14 +37,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class MacroColumn:
-    """The macro score of all models.
+    """The mean over the tasks of a suite, for all models.
 
     Attributes:
+        suite: the suite.
         title: the column's title.
         tasks: the tasks that it is the mean over; the same for all models.
         by_model: model → its macro scores.
     """
 
+    suite: str
     title: str
     tasks: tuple[str, ...]
     by_model: Mapping[str, Scores]
@@ -57,7 +62,7 @@ class Comparison:
         unplanned: results of runs that are not in the plan; they are in no score.
         reference: name of the model that the others are compared with.
         scores: (model, task) → scores, if there is a run.
-        macros: columns of macro scores; empty if fewer than two GLUE tasks are complete for all models.
+        macros: columns of means; a suite has none if fewer than two of its tasks are complete for all models.
     """
 
     plan: Plan
@@ -82,7 +87,7 @@ class Comparison:
     def missing(self, model: str, task: str) -> list[int]:
         """Return the planned seeds that have no run."""
         scores = self.scores.get((model, task))
-        return [seed for seed in self.plan.seeds if scores is None or seed not in scores.by_seed]
+        return [seed for seed in self.plan.seeds_of(task) if scores is None or seed not in scores.by_seed]
 
 
 def compare_runs(plan: Plan, runs: Sequence[RunResult], reference: str | None = None) -> Comparison:
@@ -140,25 +145,28 @@ def chance_beyond_spread(seeds: int, others: int) -> float:
 
 
 def _macros(plan: Plan, runs: Sequence[RunResult], scores: Mapping[tuple[str, str], Scores]) -> tuple[MacroColumn, ...]:
-    """Return the macro score, also without WNLI, over the tasks that are complete for all models."""
-    suite = {run.task for run in runs if run.suite == MACRO_SUITE}
+    """Return the mean of each suite over the tasks that are complete for all models; that of GLUE also without WNLI."""
+    suite_of = {run.task: run.suite for run in runs}
     names = [name for name, _ in plan.models]
-    complete = [
-        task
-        for task in plan.present
-        if task in suite
-        if all((name, task) in scores and len(scores[name, task].by_seed) == len(plan.seeds) for name in names)
-    ]
-    kinds = {"GLUE macro": complete}
-    if NOISE in complete:
-        kinds["without WNLI"] = [task for task in complete if task != NOISE]
-    return tuple(
-        MacroColumn(
-            title, tuple(tasks), {name: _macro([scores[name, task] for task in tasks], plan.seeds) for name in names}
-        )
-        for title, tasks in kinds.items()
-        if len(tasks) > 1
-    )
+    columns = []
+    for suite, title in MEANS.items():
+        complete = [
+            task
+            for task in plan.present
+            if suite_of.get(task) == suite
+            if all(
+                (name, task) in scores and len(scores[name, task].by_seed) == len(plan.seeds_of(task)) for name in names
+            )
+        ]
+        kinds = {title: complete}
+        if NOISE in complete:
+            kinds["without WNLI"] = [task for task in complete if task != NOISE]
+        for kind, tasks in kinds.items():
+            if len(tasks) > 1:
+                seeds = plan.seeds_of(tasks[0])
+                by_model = {name: _macro([scores[name, task] for task in tasks], seeds) for name in names}
+                columns.append(MacroColumn(suite, kind, tuple(tasks), by_model))
+    return tuple(columns)
 
 
 def _macro(tasks: Sequence[Scores], seeds: Sequence[int]) -> Scores:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from potstill.evaluation.results import RunResult
 from potstill.evaluation.statistics import Comparison, Scores, beyond_spread, retention
+from potstill.evaluation.suites import ENCODER_SUITES
 from potstill.report.markdown import NOTHING, plain, table, visible
 from potstill.tasks.registry import short_names
 
@@ -85,7 +86,7 @@ def markdown(tables: Sequence[Grid], notes: Sequence[str]) -> str:
 def _scores(comparison: Comparison) -> Grid:
     seeds = len(comparison.plan.seeds)
     # The word "median" would be misleading for a single seed.
-    what = f"median of {seeds} seeds, lowest–highest" if seeds > 1 else "1 seed: no spread"
+    what = {0: "", 1: " (1 seed: no spread)"}.get(seeds, f" (median of {seeds} seeds, lowest–highest)")
     rows = []
     for model in comparison.models:
         cells = [_figure(column.by_model[model]) for column in comparison.macros]
@@ -94,7 +95,7 @@ def _scores(comparison: Comparison) -> Grid:
             mark = INCOMPLETE if scores and comparison.missing(model, task) else ""
             cells.append(mark + _figure(scores) if scores else NOTHING)
         rows.append((model, cells))
-    return Grid(f"Score in percent ({what})", _columns(comparison), rows)
+    return Grid(f"Score in percent{what}", _columns(comparison), rows)
 
 
 def _retention(comparison: Comparison) -> Grid:
@@ -144,7 +145,8 @@ def _metrics(comparison: Comparison) -> Grid:
 def _parts(run: RunResult) -> dict[str, float]:
     """Return the single metrics, or the splits' scores, that belong to a run's score, by the short names in papers."""
     parts = {}
-    short = short_names(run.task)
+    suite = ENCODER_SUITES.get(run.suite)
+    short = short_names(run.task) | dict(suite.metrics if suite else {})
     for name, value in run.metrics.items():
         if isinstance(value, dict):
             if "score" in value:

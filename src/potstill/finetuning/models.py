@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -100,14 +100,23 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
             f"the teacher {name!r} has {config.num_labels} labels, but the task has {count}: give one that is "
             "fine-tuned on this task"
         )
-    model, report = load_as(head, name, config, "teacher")
+    return load_trained(head, name, config, "teacher")
+
+
+def load_trained(head: AutoHead, name: str, config: PreTrainedConfig, role: str) -> PreTrainedModel:
+    """Load a model with its trained head in float32, in evaluation mode and without gradients.
+
+    Raises:
+        PotstillError: see `load_as`; or the head, or another part, is not in the files.
+    """
+    model, report = load_as(head, name, config, role)
     untrained = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if untrained:
         raise PotstillError(
-            f"the teacher {name!r} has no trained head for this task (its weights lack {untrained[0]}): "
+            f"the {role} {name!r} has no trained head for this task (its weights lack {untrained[0]}): "
             "fine-tune it first and give the folder of the result"
         )
-    return model.eval().requires_grad_(False)
+    return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 
 def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int = 0) -> tuple[Any, dict[str, Any]]:

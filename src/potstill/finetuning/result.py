@@ -58,7 +58,8 @@ class RunResult:
         model_fingerprint: hash of the encoder's weights before fine-tuning; None if it was not recorded.
         date: date and time of the run's end, ISO 8601; None if it was not recorded.
         searched: hyper-parameter → values tried; None if none was searched.
-        bad_rows: split → number of rows left out because they could not be used; None in older results.
+        bad_rows: split → number of rows left out because they could not be used; None in older results. For suites that
+            train nothing it is reason → number.
         bad_answers: number of answers left out because their context does not contain them.
         steps: number of steps of the optimiser.
         rows_per_second: rows that training read per second.

@@ -118,7 +118,7 @@ def _local_rows(task: SentenceTask, split: str, folder: str, option: str, bad: B
     path = str(file)
     typed = ".tsv" not in file.suffixes
     table = task.hub if typed else task.official
-    rows = list(rows_of(path, bad) if typed else _tsv_rows(path, table, bad))
+    rows = list(rows_of(path, bad) if typed else tsv_rows(path, table, bad))
     names = named_classes(path).get(str(table.label))
     order = None if names is None else match_names(task.labels, names)
     if order is not None:  # the file may number the same classes in another order
@@ -136,8 +136,18 @@ def _parsed(
     return found
 
 
-def _tsv_rows(path: str, table: Table, bad: BadRows) -> Iterator[NumberedRow]:
-    """Yield the rows of a table with fields separated by tabs. A quotation mark has no special meaning."""
+def tsv_rows(path: str, table: Table, bad: BadRows) -> Iterator[NumberedRow]:
+    """Yield the rows of a table with fields separated by tabs. A quotation mark has no special meaning.
+
+    Args:
+        path: the file.
+        table: the columns to read.
+        bad: takes a row with more or fewer fields than the others.
+
+    Raises:
+        PotstillError: the file cannot be read, or has not exactly one of each column; or a row has too many or too few
+            fields and `bad` does not take it.
+    """
     places: dict[str | int, int] | None = None
     columns = 0
     for number, line in text_lines(path, bad):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
@@ -112,6 +113,38 @@ def json_rows(path: str, bad: BadRows) -> Iterator[NumberedRow]:
             yield number, row
         else:
             bad.add(f"{path}, line {number}, is not a JSON object")
+
+
+def csv_rows(path: str, bad: BadRows) -> Iterator[NumberedRow]:
+    """Yield the rows of a file of comma-separated fields, by the names in its first line. Fields may be quoted.
+
+    Blank lines do not count. The number of a row is that of its last line, because a quoted field may have several.
+
+    Raises:
+        PotstillError: the file cannot be read or has two columns of one name; or a row has more or fewer fields than
+            the first line or a quotation mark that is not closed, unless `bad` takes it.
+    """
+    reader = csv.reader((line + "\n" for _, line in text_lines(path, bad)), strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            bad.add(f"{path}, line {reader.line_num}, is not CSV: {first_line(error)}")
+            continue
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise PotstillError(f"{path} has {header.count(twice)} columns {twice!r}: keep only one of them.")
+        elif len(fields) != len(header):
+            bad.add(f"{path}, line {reader.line_num}, has {len(fields)} columns instead of {len(header)}")
+        else:
+            yield reader.line_num, dict(zip(header, fields, strict=True))
 
 
 def parquet_rows(path: str) -> list[NumberedRow]:
