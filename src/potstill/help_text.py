@@ -50,7 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Resume": ("resume_from_checkpoint", "save_strategy"),
     },
     "evaluate": {
-        "Input": ("models", "suite", "task_data", "config"),
+        "Input": ("models", "suite", "task_data", "sts_data", "retrieval_data", "rerank_data", "config"),
         "Output": ("output_dir",),
         "Measurement": ("seeds", "search", "second_distillation", "max_train_samples", "max_eval_samples"),
         "Time and memory": (

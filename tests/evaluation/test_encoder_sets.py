@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,14 @@ def test_a_folder_without_one_of_its_files(tmp_path: Path) -> None:
     put(tmp_path, queries_jsonl=QUERIES)
     with pytest.raises(PotstillError, match=r"has no qrels\.tsv"):
         retrieval.read([tmp_path], None, "stop")
+
+
+@pytest.mark.skipif("POTSTILL_TEST_DATA" not in os.environ, reason="POTSTILL_TEST_DATA names no folder of real data")
+def test_real_files_hold_the_published_numbers_of_pairs() -> None:
+    """Expected there: `sts/YEAR-NAME.tsv` of 2013 to 2015, and `rerank/trecqa-{dev,test}.csv`."""
+    folder = Path(os.environ["POTSTILL_TEST_DATA"])
+    pairs = {one.name: one.rows["pairs"] for one in sts.read([folder / "sts"], None, "stop")}
+    assert [pairs[name] for name in ("STS13", "STS14", "STS15")] == [1500, 3750, 3000]
+    clean = {one.name: one.rows for one in rerank.read([folder / "rerank"], None, "stop")}  # Rao et al. 2016
+    assert clean["trecqa-dev"] == {"queries": 65, "passages": 1117}
+    assert clean["trecqa-test"] == {"queries": 68, "passages": 1442}

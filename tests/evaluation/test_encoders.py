@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from evaluation_samples import Flags, comparable, listing, refused
-from potstill.sentences.encoder import SentenceEncoder
 from samples import WORDS
 from scipy.stats import rankdata
 from transformers import (
@@ -26,6 +25,7 @@ from transformers import (
 
 from potstill.cli import main
 from potstill.evaluation.results import Plan
+from potstill.sentences.encoder import SentenceEncoder
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub")
 
@@ -158,6 +158,10 @@ def test_scores_are_those_of_a_plain_computation(
     )
     assert "nDCG@10/MRR@10/R@10/R@100" in printed.out
     assert "Spearman/a/b" in printed.out
+    assert "Retention of these metrics: percent of those of teacher" in printed.out
+    mrr = [json.loads((tmp_path / f"results/{name}/wiki/seed-0.json").read_text())["metrics"] for name in encoders]
+    kept = [100 * mrr[1][name] / mrr[0][name] for name in ("ndcg@10", "mrr@10", "recall@10", "recall@100")]
+    assert "/".join(f"{figure:.1f}" for figure in kept) in printed.out
     assert "GLUE" not in printed.out
 
     # Given again nothing is left to do, and one missing result is made again.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import gc
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from potstill.arguments import named_models
 from potstill.errors import PotstillError
@@ -20,10 +18,8 @@ from potstill.evaluation.scorers import Scorer
 from potstill.evaluation.suite import EncoderSet, EncoderSuite
 from potstill.evaluation.suites import ENCODER_SUITES
 from potstill.json_files import check_finite
-from potstill.student.loading import CONFIG, model_folder
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.training.hardware import hardware
-from potstill.training.run_record import model_fingerprint
 from potstill.versions import versions
 
 
@@ -33,14 +29,12 @@ class EncoderInputs:
 
     Attributes:
         sets: (suite, set), in the order of the tables.
-        settings: model → what its scores depend on besides its weights.
-        weights: model → fingerprint of its weights.
+        scorers: name of a model → the model, on the CPU.
         absent: suite → why it has no data.
     """
 
     sets: list[tuple[EncoderSuite, EncoderSet]]
-    settings: dict[str, dict[str, Any]]
-    weights: dict[str, str]
+    scorers: dict[str, Scorer]
     absent: dict[str, str]
 
     @property
@@ -50,12 +44,12 @@ class EncoderInputs:
 
 
 def read_inputs(args: EvaluateArguments) -> EncoderInputs:
-    """Read the data of the suites, and load each model once, so that bad input is reported before the first run.
+    """Read the data of the suites, and load the models, so that bad input is reported before the first run.
 
     Raises:
         PotstillError: data or a model cannot be read, or a suite does not suit a model.
     """
-    inputs = EncoderInputs([], {}, {}, {})
+    inputs = EncoderInputs([], {}, {})
     chosen = [ENCODER_SUITES[name] for name in args.encoder_suites()]
     for suite in chosen:
         try:
@@ -67,14 +61,13 @@ def read_inputs(args: EvaluateArguments) -> EncoderInputs:
         inputs.sets.extend((suite, one) for one in suite.read(sources, columns, args.on_bad_rows))
     for name, path in named_models(args.models) if inputs.sets else ():
         try:
-            scorer = _scorer(args, path)
+            scorer = Scorer(path, args.max_length, args.per_device_eval_batch_size)
         except PotstillError as error:
             raise PotstillError(f"{name}: {error}") from error
         wrong = next((suite.name for suite in chosen if suite.embeds and not scorer.embeds), None)
         if wrong is not None:
             raise PotstillError(f"{name}: {path} is a reranker, and the suite {wrong} needs embeddings: leave out one.")
-        inputs.settings[name] = scorer.settings
-        inputs.weights[name] = model_fingerprint(_weights_folder(path))
+        inputs.scorers[name] = scorer
     return inputs
 
 
@@ -97,14 +90,14 @@ class EncoderRuns:
         Raises:
             PotstillError: a result is damaged, or its run had other options, weights or data.
         """
-        for model, _ in self.plan.models:
+        for model, scorer in self.inputs.scorers.items():
             for _, one in self.inputs.sets:
                 file = run_path(self.folder, model, one.name, ONE_RUN)
                 if not file.is_file():
                     continue
                 result = RunResult.load(file)
-                differing = option_differences(self.inputs.settings[model], result.hyperparameters)
-                if result.model_fingerprint != self.inputs.weights[model]:
+                differing = option_differences(scorer.settings, result.hyperparameters)
+                if result.model_fingerprint != scorer.weights:
                     differing.append(f"the weights of {model} were different")
                 if result.data_fingerprint != one.fingerprint:
                     differing.append(f"the data of {one.name} were different")
@@ -129,7 +122,6 @@ class EncoderRuns:
         for model, path, sets in cells:
             if sets:
                 self._run_model(model, path, sets, progress)
-                gc.collect()
 
     def _missing(self, model: str) -> list[tuple[EncoderSuite, EncoderSet]]:
         return [
@@ -141,7 +133,7 @@ class EncoderRuns:
     def _run_model(
         self, model: str, path: str, sets: Sequence[tuple[EncoderSuite, EncoderSet]], progress: EvaluationProgress
     ) -> None:
-        scorer = _scorer(self.args, path)
+        scorer = self.inputs.scorers[model].to(self.args.device)
         for suite, one in sets:
             run = f"{model} · {one.name}"
             scorer.cut, started = 0, time.monotonic()
@@ -162,18 +154,19 @@ class EncoderRuns:
                 score=metrics["score"],
                 metrics=metrics,
                 teacher=None,
-                hyperparameters=self.inputs.settings[model],
+                hyperparameters=scorer.settings,
                 versions=versions("potstill", "torch", "transformers", "tokenizers"),
                 hardware=hardware(self.args.device),
                 seconds={"scoring": time.monotonic() - started},
                 rows=one.rows | ({"texts cut": scorer.cut} if scorer.cut else {}),
                 data_fingerprint=one.fingerprint,
-                model_fingerprint=self.inputs.weights[model],
+                model_fingerprint=scorer.weights,
                 date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 bad_rows=one.left_out,
             )
             result.save(self.folder)
             progress.log(run, _size(one), result)
+        scorer.to("cpu")
 
 
 def _sources(args: EvaluateArguments, suite: EncoderSuite) -> list[Path]:
@@ -190,16 +183,6 @@ def _sources(args: EvaluateArguments, suite: EncoderSuite) -> list[Path]:
     if not found:
         raise TaskDataAbsentError(f"{folder} has no folder {suite.name}: name its data with --{suite.name}_data.")
     return found
-
-
-def _scorer(args: EvaluateArguments, path: str) -> Scorer:
-    return Scorer(path, args.max_length, args.per_device_eval_batch_size, args.device)
-
-
-def _weights_folder(path: str) -> Path:
-    """Return the folder with the weights; early versions of sentence-transformers made a subfolder for them."""
-    folder = model_folder(path, "model")
-    return next((inner for inner in (folder, *sorted(folder.glob("0_*"))) if (inner / CONFIG).is_file()), folder)
 
 
 def _size(one: EncoderSet) -> int:

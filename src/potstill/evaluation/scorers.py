@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +16,10 @@ from potstill.errors import PotstillError
 from potstill.finetuning.models import load_config
 from potstill.json_files import read_json
 from potstill.sentences.encoder import SentenceEncoder
+from potstill.sentences.folder import FETCHED, MODULES, read_layout
 from potstill.sentences.reranker import Reranker
-from potstill.student.loading import CONFIG
+from potstill.student.loading import CONFIG, model_folder
+from potstill.training.run_record import model_fingerprint
 
 Kind = Literal["sentence", "query", "passage"]
 """What a text is. Some encoders put another prompt in front of each kind."""
@@ -34,15 +35,15 @@ OTHER_HEADS = ("ForQuestionAnswering", "ForTokenClassification", "ForMultipleCho
 
 
 class Scorer:
-    """A model on its device.
+    """A model, on the CPU until `to` moves it.
 
     Args:
         path: folder or hub name.
         max_length: longest input in tokens; the model's own if None.
         batch_size: texts at a time.
-        device: where it runs.
 
     Attributes:
+        weights: fingerprint of the weights.
         cut: number of texts so far that were longer than the model reads and were cut; rerankers do not count them.
         settings: what its scores depend on besides its weights, by name, as results record it.
 
@@ -51,7 +52,7 @@ class Scorer:
             or `max_length` is more than it reads.
     """
 
-    def __init__(self, path: str, max_length: int | None, batch_size: int, device: torch.device) -> None:
+    def __init__(self, path: str, max_length: int | None, batch_size: int) -> None:
         self.model = Reranker.load(path, "model") if is_reranker(path) else SentenceEncoder.load(path, "model")
         self.path, self.batch_size = path, batch_size
         if max_length is not None:
@@ -61,8 +62,16 @@ class Scorer:
                     f"--max_length is {max_length}, but the model {path!r} reads at most {limit} tokens: lower it."
                 )
             self.model.max_length = max_length
-        (self.model.model if isinstance(self.model, Reranker) else self.model).to(device)
-        self.device, self.cut = device, 0
+        folder = model_folder(path, "model", FETCHED)
+        transformer = folder if isinstance(self.model, Reranker) else read_layout(folder, path).transformer
+        self.weights = model_fingerprint(transformer)
+        self.device, self.cut = torch.device("cpu"), 0
+
+    def to(self, device: torch.device | str) -> Scorer:
+        """Move the model to a device, and return the scorer."""
+        self.device = torch.device(device)
+        (self.model.model if isinstance(self.model, Reranker) else self.model).to(self.device)
+        return self
 
     @property
     def embeds(self) -> bool:
@@ -148,11 +157,12 @@ def is_reranker(path: str) -> bool:
     Raises:
         PotstillError: it is neither; or it has no config that can be read.
     """
-    modules = Path(path).expanduser() / "modules.json"
+    folder = model_folder(path, "model", FETCHED)
+    modules = folder / MODULES
     if modules.is_file():
         listed = read_json(modules, "The list of modules", "restore it")
         kinds = {str(module.get("type")).rpartition(".")[2] for module in listed if isinstance(module, dict)}
-        if "Pooling" in kinds or not (modules.parent / CONFIG).is_file():
+        if "Pooling" in kinds or not (folder / CONFIG).is_file():
             return False
     config = load_config(path, "model")
     for architecture in config.architectures or []:

@@ -40,8 +40,8 @@ class Grid:
 
 
 def grids(comparison: Comparison) -> list[Grid]:
-    """Return the tables of scores, of retention, and of the metrics of tasks whose score is a mean of several."""
-    all_grids = (_scores(comparison), _retention(comparison), _metrics(comparison))
+    """Return the tables of scores, of retention, and of the metrics of tasks that have several."""
+    all_grids = (_scores(comparison), _retention(comparison), _metrics(comparison), _metrics(comparison, relative=True))
     return [grid for grid in all_grids if grid.header and grid.rows]
 
 
@@ -115,30 +115,43 @@ def _retention(comparison: Comparison) -> Grid:
     return Grid(f"Retention: percent of the score of {comparison.reference}", _columns(comparison), rows)
 
 
-def _metrics(comparison: Comparison) -> Grid:
-    """Return the metrics of tasks that have several; each figure is that metric's own median."""
+def _metrics(comparison: Comparison, relative: bool = False) -> Grid:
+    """Return the metrics of tasks that have several; each figure is that metric's own median.
+
+    With `relative` it is in percent of the reference's figure, and only tasks are shown on which nothing is trained:
+    their score is one of the metrics and not the mean.
+    """
     runs: dict[tuple[str, str], list[RunResult]] = {}
     names: dict[str, list[str]] = {}
     for run in comparison.runs:
         runs.setdefault((run.model, run.task), []).append(run)
         if len(parts := _parts(run)) > 1:
             names.setdefault(run.task, list(parts))
-    tasks = [task for task in comparison.plan.present if task in names]
+    kept = comparison.plan.untrained or () if relative else names
+    tasks = [task for task in comparison.plan.present if task in names and task in kept]
+
+    def medians(model: str, task: str) -> list[float]:
+        measured = [_parts(run) for run in runs.get((model, task), [])]
+        if not measured or not all(name in parts for parts in measured for name in names[task]):
+            return []
+        return [statistics.median(parts[name] for parts in measured) for name in names[task]]
+
     rows = []
     for model in comparison.models:
         cells = []
         for task in tasks:
-            measured = [_parts(run) for run in runs.get((model, task), [])]
-            mark = INCOMPLETE if measured and comparison.missing(model, task) else ""
-            medians = [
-                f"{statistics.median(parts[name] for parts in measured):.1f}"
-                for name in names[task]
-                if measured and all(name in parts for parts in measured)
-            ]
-            cells.append(mark + ("/".join(medians) if len(medians) == len(names[task]) else NOTHING))
-        rows.append((model, cells))
-    what = ", the median of each" if len(comparison.plan.seeds) > 1 else ""
+            figures: list[float | None] = [*medians(model, task)]
+            if relative:
+                others = medians(comparison.reference, task)
+                figures = [retention(one or 0, other) for one, other in zip(figures, others, strict=False)]
+            mark = INCOMPLETE if (model, task) in runs and comparison.missing(model, task) else ""
+            cells.append(mark + ("/".join(NOTHING if one is None else f"{one:.1f}" for one in figures) or NOTHING))
+        if not relative or model != comparison.reference:
+            rows.append((model, cells))
     header = [f"{visible(comparison.titles[task])}\n{visible('/'.join(names[task]))}" for task in tasks]
+    if relative:
+        return Grid(f"Retention of these metrics: percent of those of {comparison.reference}", header, rows)
+    what = ", the median of each" if len(comparison.plan.seeds) > 1 else ""
     return Grid(f"Metrics of the tasks that have several{what}", header, rows)
 
 
