@@ -215,6 +215,13 @@ def test_a_folder_without_one_of_its_files(tmp_path: Path) -> None:
         retrieval.read([tmp_path], None, "stop")
 
 
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "2013-a.tsv").write_text("1\ta\tb\n")
+    (tmp_path / "2013-a.csv").write_text("sentence1,sentence2,score\na,b,1\n")
+    with pytest.raises(PotstillError, match=r"2013-a\.tsv would be read as a of STS13, as another file is"):
+        sts.read([tmp_path], None, "stop")
+
+
 @pytest.mark.skipif("POTSTILL_TEST_DATA" not in os.environ, reason="POTSTILL_TEST_DATA names no folder of real data")
 def test_real_files_hold_the_published_numbers_of_pairs() -> None:
     """Expected there: `sts/YEAR-NAME.tsv` of 2013 to 2015, and `rerank/trecqa-{dev,test}.csv`."""

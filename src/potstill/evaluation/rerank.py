@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,7 +42,7 @@ class RerankSet:
         """The numbers of queries and of passages."""
         return {"queries": len(self.queries), "passages": sum(map(len, self.queries.values()))}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """See `EncoderSet`."""
         return fingerprint_of(self.queries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,7 +46,7 @@ class RetrievalSet:
         """The numbers of queries and of passages."""
         return {"queries": len(self.queries), "passages": len(self.passages)}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """See `EncoderSet`."""
         return fingerprint_of([self.passages, self.queries, self.relevant])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from potstill.errors import PotstillError
 from potstill.evaluation.scorers import Scorer
 from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder, read_pairs, stem, table_files
 from potstill.tasks.glue import STSB
@@ -42,7 +44,7 @@ class StsSet:
         """The number of pairs."""
         return {"pairs": sum(map(len, self.parts.values()))}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """See `EncoderSet`."""
         return fingerprint_of(self.parts)
@@ -70,7 +72,7 @@ def read(sources: Sequence[Path], columns: Sequence[str] | None, on_bad_rows: On
         on_bad_rows: ``stop`` or ``skip``.
 
     Raises:
-        PotstillError: see `table_files` and `read_pairs`.
+        PotstillError: see `table_files` and `read_pairs`; or two files have the same name.
     """
     tables = COLUMNS if columns is None else (Table(columns[1], columns[2], columns[0], None),)
     sets: dict[str, StsSet] = {}
@@ -81,8 +83,10 @@ def read(sources: Sequence[Path], columns: Sequence[str] | None, on_bad_rows: On
             name = f"{file.resolve().parent.name} {name}"
         bad = BadRows(on_bad_rows)
         rows, without = read_pairs(file, PAIRS, tables, bad, lone_texts=True)
-        one = sets.setdefault(name, StsSet(name, {}))
-        one.parts[year[2] if year else name] = rows
+        one, part = sets.setdefault(name, StsSet(name, {})), year[2] if year else name
+        if part in one.parts:
+            raise PotstillError(f"{file} would be read as {part} of {name}, as another file is: give it another name.")
+        one.parts[part] = rows
         for reason, count in (("without a score", without), ("bad", bad.count)):
             if count:
                 one.left_out[reason] = one.left_out.get(reason, 0) + count
