@@ -127,6 +127,11 @@ class DistillationArguments(Recipe):
     initialise: Literal["teacher", "random"] = option(
         "teacher", "Start from the teacher's weights or from random ones."
     )
+    trim_vocabulary: bool = option(
+        False,
+        "Cut the rows of the teacher's vocabulary that are beyond the tokens of its tokenizer. They are left out of "
+        "the losses in any case.",
+    )
     fold_token_types: bool = option(
         True,
         "Add the teacher's segment-0 vector to the student's position embeddings, so that both embed text equally.",

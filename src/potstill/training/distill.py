@@ -44,7 +44,7 @@ def distill_language_model(args: DistillationArguments) -> Path:
     ensemble_of(args, len(args.teachers))
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        teachers, tokenizer = load_teachers(args.teachers, corpus)
+        teachers, tokenizer = load_teachers(args.teachers, corpus, args.trim_vocabulary)
         sizes, estimate = choose_sizes(args, teachers[0], corpus)
         args, search = decide_layers(args, teachers, corpus, tokenizer, sizes)
         student = new_student(args, teachers[0], corpus, sizes)

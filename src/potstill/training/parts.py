@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.objective import Ensemble, Objective
 from potstill.recipe import Recipe
 from potstill.student import family_of, load_masked_lm, prune_embeddings, takes_token_types
+from potstill.student.padded_vocabulary import limit_vocabulary
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_fit, check_launch, check_one_tokenizer, ensemble_of, objective_of
 from potstill.training.teachers import name_of_teacher
@@ -75,6 +77,8 @@ def gather_parts(
     check_launch(args)
     objective = objective_of(args, objective, family_of(student).causal)
     check_fit(student, teachers, corpus, tokenizer, objective)
+    for model in (student, *teachers):
+        limit_vocabulary(model, corpus.manifest.tokenizer.vocab_size)
     args = copy.copy(args)
     if objective.student_reads.logits == "none":  # the student's head, and perhaps its last layers, get no gradient
         args.ddp_find_unused_parameters = True
@@ -83,12 +87,15 @@ def gather_parts(
     return Parts(student, teachers, ensemble, corpus, tokenizer, objective, args)
 
 
-def load_teachers(names: Sequence[str], corpus: Corpus) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:
+def load_teachers(
+    names: Sequence[str], corpus: Corpus, trim: bool = False
+) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:
     """Load teachers, and cut their vocabulary if that of the corpus is cut.
 
     Args:
         names: folders or hub names, at least one.
         corpus: the text that the teachers are to read.
+        trim: also cut rows of a vocabulary that are beyond the tokens of its tokenizer.
 
     Returns:
         The teachers, and the tokenizer for them and their students.
@@ -101,6 +108,15 @@ def load_teachers(names: Sequence[str], corpus: Corpus) -> tuple[list[PreTrained
     kept = corpus.cut_needed(tokenizers[0], names[0])  # before the teachers' weights are downloaded
     teachers = [load_masked_lm(name) for name in names]
     if kept is None:
+        tokens = corpus.manifest.tokenizer.vocab_size
+        if trim:
+            longer = [teacher.config.vocab_size > tokens for teacher in teachers]
+            teachers = [
+                prune_embeddings(teacher, np.arange(tokens)) if cut else teacher
+                for teacher, cut in zip(teachers, longer, strict=True)
+            ]
+        for teacher in teachers:
+            limit_vocabulary(teacher, tokens)
         return teachers, tokenizers[0]
     return [prune_embeddings(teacher, kept) for teacher in teachers], corpus.tokenizer()
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from potstill.objective import Encoded
 from potstill.student import Reads, States, VocabularyHead, family_of
+from potstill.student.padded_vocabulary import known_head
 
 COMPILATIONS = 64
 """Times that the code of a layer may be compiled. It is compiled for each kind of layer, for each length of block, for
@@ -62,7 +63,7 @@ class Predictor:
             dtype: compute in this type, on copies of the parameters; gradients flow through the copies to the
                 parameters. The projection onto the vocabulary is returned without a copy.
         """
-        head = family_of(self.model).head(self.model)
+        head = known_head(self.model)
         if dtype is None:
             return _encoded(self._encoder(input_ids), VocabularyHead(self._transform, head.weight, head.bias))
 
