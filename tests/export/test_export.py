@@ -202,7 +202,7 @@ def test_nothing_but_an_export_is_replaced(classifier: Path, tmp_path: Path, cap
     for folder in (model, tmp_path):
         words = ["export", "--model", str(model), "--format", "onnx", "--output_dir", str(folder)]
         assert main([*words, "--overwrite_output_dir"]) == 1
-        assert capsys.readouterr().err.count("holds something other than an export, which is not replaced") == 1
+        assert capsys.readouterr().err.count("holds something other than an export, so it is not replaced") == 1
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 

@@ -47,10 +47,13 @@ FROM_BERT = {
 Run = Callable[..., DistillationTrainer]
 
 
-GENERIC_PARAMS = [pytest.param(name, marks=pytest.mark.slow if number else ()) for number, name in enumerate(GENERIC)]
+SAME_CODE = ("xlm-roberta", "camembert", *list(GENERIC)[1:])
+"""Families that run the code of another one in this list: the long suite tests them."""
+
+PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SAME_CODE else ()) for name in (*CONFIGS, *GENERIC)]
 
 
-@pytest.fixture(params=[*CONFIGS, *GENERIC_PARAMS], scope="module")
+@pytest.fixture(params=PARAMS, scope="module")
 def model_type(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -53,9 +53,9 @@ def test_distances_are_projected_once_for_a_batch(options: dict[str, Any], kinds
 
 def test_the_head_counts_where_it_is_read() -> None:
     model = random_model(SAMPLES["electra"]())
-    inside = 4 * (4 * 24 * 24 + 2 * 24 * 40) + 16 * 24  # layers, and the projection of the embeddings
+    inside = 4 * (4 * 24 * 24 + 2 * 24 * 40) + 12 * 24  # layers, and the projection of the embeddings
     attention = 4 * 4 * LENGTH * 24
     assert forward_flops(model, LENGTH, 0.0) == 2 * inside + attention
-    assert forward_flops(model, LENGTH, 0.5) == 2 * inside + attention + 24 * 16 + 16 * 101
+    assert forward_flops(model, LENGTH, 0.5) == 2 * inside + attention + 24 * 12 + 12 * 101
     half = forward_flops(model, LENGTH, 0.0, Reads(hidden={1}))
     assert half == 2 * inside + attention - 2 * 2 * (4 * 24 * 24 + 2 * 24 * 40) - 2 * 4 * LENGTH * 24

@@ -19,12 +19,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM, ModernBertForMaskedLM
 
 from potstill import DistillationArguments, PotstillError, distill, prepare, pretrain
 from potstill.bench.flops import forward_flops
-from potstill.objective import DistillationObjective
 from potstill.student import LAST_HIDDEN, build_student, choose_layers, family_of, grow, load_masked_lm
 from potstill.student.interface import Shape
 from potstill.student.modernbert import ModernBert
 from potstill.training.predictor import Predictor
-from potstill.training.step import DistillationStep
+from potstill.training.teachers import FrozenTeacher
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 LONG = 32
@@ -145,14 +144,15 @@ def test_rotary_frequencies_keep_their_precision_in_16_bits() -> None:
     """In bfloat16 the angle of position 500 would be wrong by a radian and more."""
     teacher = model_of(torch.float32)
     student = build_student(teacher)
-    step = DistillationStep(student, teacher, DistillationObjective())
+    frozen = FrozenTeacher(teacher, LAST_HIDDEN)
+    frozen(ids(), torch.bfloat16)
     seen: list[Tensor] = []
 
     def note(module: nn.Module, inputs: Any) -> None:
         seen.extend(getattr(module, f"{kind}_inv_freq") for kind in (FULL, LOCAL))
 
-    step._teacher_in(torch.bfloat16).model.model.rotary_emb.register_forward_pre_hook(note)
-    step._teacher_in(torch.bfloat16)(ids())
+    frozen._predictors[torch.bfloat16].model.model.rotary_emb.register_forward_pre_hook(note)
+    frozen(ids(), torch.bfloat16)
     student.model.rotary_emb.register_forward_pre_hook(note)
     hidden = Predictor(student, LAST_HIDDEN)(ids(), torch.bfloat16).last
     assert hidden.dtype == torch.bfloat16

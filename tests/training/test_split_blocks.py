@@ -71,7 +71,7 @@ def test_held_out_text_is_scored_at_both_lengths(
     said = capsys.readouterr().err
     assert "50% of them cut to 8" in said
     assert f"cut short {final['short_loss']:.3f}" in said
-    assert "cut to 8 tokens" in (folder / "README.md").read_text()
+    assert "split to 8 tokens" in (folder / "README.md").read_text()
 
 
 def test_cut_held_out_text_is_that_of_the_blocks(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:

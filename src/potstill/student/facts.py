@@ -16,6 +16,9 @@ def usable_length(config: PreTrainedConfig) -> int | None:
     id of padding + 1 on, so that 514 of them serve 512 tokens. A model of no family is one of these relatives if its
     code in transformers counts positions that way.
     """
+    positions = getattr(config, "max_position_embeddings", 1)
+    if not isinstance(positions, int) or positions < 1:
+        return None
     return _family(config).usable_length(config)
 
 
