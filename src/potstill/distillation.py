@@ -37,9 +37,9 @@ def distill(args: DistillationArguments) -> Path:
     for name in args.teachers:
         if (Path(name).expanduser() / "modules.json").is_file():
             logger.warning(
-                "The teacher %s is a sentence encoder, and the corpus holds blocks: its hidden states and attention are "
-                "distilled, into an encoder for fine-tuning. A corpus prepared with --unit sentences would distil its "
-                "embeddings.",
+                "The teacher %s is a sentence encoder, and the corpus holds blocks: its hidden states and attention "
+                "are distilled, into an encoder for fine-tuning. A corpus prepared with --unit sentences would distil "
+                "its embeddings.",
                 name,
             )
             args = copy.copy(args)
