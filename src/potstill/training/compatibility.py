@@ -158,8 +158,8 @@ def check_fit(
     if (objective.student_reads | objective.teacher_reads).pooled:
         names = [term.name for term in objective.terms if (term.student_reads | term.teacher_reads).pooled]
         raise PotstillError(
-            f"losses: {' and '.join(names)} cannot be computed here, because the corpus {corpus.folder} holds blocks and "
-            "not whole texts: prepare the text with --unit sentences, or choose other losses."
+            f"losses: {' and '.join(names)} cannot be computed here, because the corpus {corpus.folder} holds blocks "
+            "and not whole texts: prepare the text with --unit sentences, or choose other losses."
         )
     check_reading([*zip(roles, teachers, strict=True), ("student", student)], corpus, tokenizer)
     objective.check_direction(causal)
