@@ -130,7 +130,7 @@ class TokenizerKind(ABC):
 
 def is_headless(model: PreTrainedModel) -> bool:
     """Whether a model is an encoder alone, as `AutoModel` loads it, without the head of a language model or a task."""
-    return model.base_model is model and model.get_output_embeddings() is None
+    return getattr(model, "base_model", None) is model and model.get_output_embeddings() is None
 
 
 class Family(ABC):
