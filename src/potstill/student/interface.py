@@ -130,7 +130,8 @@ class TokenizerKind(ABC):
 
 def is_headless(model: PreTrainedModel) -> bool:
     """Whether a model is an encoder alone, as `AutoModel` loads it, without the head of a language model or a task."""
-    return getattr(model, "base_model", None) is model and model.get_output_embeddings() is None
+    base: object = getattr(model, "base_model", None)
+    return base is model and model.get_output_embeddings() is None
 
 
 class Family(ABC):
