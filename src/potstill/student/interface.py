@@ -130,8 +130,8 @@ class TokenizerKind(ABC):
 
 def is_headless(model: PreTrainedModel) -> bool:
     """Whether a model is an encoder alone, as `AutoModel` loads it, without the head of a language model or a task."""
-    base: object = getattr(model, "base_model", None)
-    return base is model and model.get_output_embeddings() is None
+    is_base = id(getattr(model, "base_model", None)) == id(model)  # not `is`, which would narrow the type
+    return is_base and model.get_output_embeddings() is None
 
 
 class Family(ABC):
