@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Learned, assert_alike, checkpoints, learned, tensors
+from runs import WHOLE_BATCHES, Learned, assert_alike, checkpoints, distillation, learned, tensors
 from torch.distributed import TCPStore
 
-from potstill import PotstillError
+from potstill import PotstillError, distill
 from potstill import processes as processes_module
 from potstill.cli import main
 from potstill.processes import first_to_fail, once
@@ -304,3 +304,21 @@ def test_a_run_that_is_done_leaves_its_group(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("potstill.signatures.apply", training)
     assert main(["demo"]) == 0
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_an_encoder_without_a_head(teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    """A narrower one, with the projection that is trained beside it; its pooler gets no gradient."""
+    choices = {"headless": True, "layers": "alternate", "hidden_size": 16}
+    job = options(teacher_without_dropout, corpus_folder, tmp_path / "two", **choices, eval_strategy="epoch")
+    finished = launch(TORCHRUN, "-m", "potstill", "distill", *job)
+    assert finished.returncode == 0, finished.stderr
+    assert processes(tmp_path / "two") == 2
+    args = distillation(teacher_without_dropout, corpus_folder, tmp_path / "one", **WHOLE_BATCHES, **choices)
+    one, two = tensors(distill(args)), tensors(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=2e-4, rtol=0, msg=name)
+    final = [json.loads((tmp_path / name / "results.json").read_text())["held_out"]["final"] for name in ("one", "two")]
+    assert final[1]["loss"] == pytest.approx(final[0]["loss"], rel=1e-3)
+    assert final[1]["cosine"] == pytest.approx(final[0]["cosine"], rel=1e-3)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, ShuffledSampler, next_tokens
-from potstill.corpus.labelling import LabelledBlocks, Labelling
+from potstill.corpus.labelling import LabelledBlocks, Labelling, unlabelled
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
-from potstill.student import family_of
+from potstill.student import family_of, is_headless
 from potstill.training.checkpoints import load_layer_search, save_layer_search
+from potstill.training.encoder_evaluation import encoder_metrics
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.memory import fitting_memory
@@ -77,7 +78,7 @@ class DistillationTrainer(ResumableTrainer):
     ) -> None:
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
         corpus, tokenizer, args = parts.corpus, parts.tokenizer, parts.args
-        labelling, self.held_out_labelling = _labellings(family_of(student).causal, corpus, tokenizer, args)
+        labelling, self.held_out_labelling = _labellings(student, corpus, tokenizer, args)
         seed = args.seed if args.data_seed is None else args.data_seed
         sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble)
@@ -116,7 +117,8 @@ class DistillationTrainer(ResumableTrainer):
         self.labelling = labelling
         if args.records:
             self.step.record_graphs()
-            self.labelling = GraphedLabelling(labelling)
+            if labelling is not unlabelled:
+                self.labelling = GraphedLabelling(labelling)
 
     @property
     def step(self) -> DistillationStep:
@@ -187,7 +189,7 @@ class DistillationTrainer(ResumableTrainer):
     def evaluate(
         self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate student and teachers on held-out blocks: see `held_out_metrics` for the metrics.
+        """Evaluate student and teachers on held-out blocks: see `held_out_metrics`; `encoder_metrics` without a head.
 
         With `short_block_size` they are evaluated again on the same blocks after cutting: `short_loss` and so on.
 
@@ -223,18 +225,16 @@ class DistillationTrainer(ResumableTrainer):
         self.layer_search = load_layer_search(resume_from_checkpoint)
 
     def _held_out(self, blocks: Blocks, labelling: Labelling) -> dict[str, float]:
-        return held_out_metrics(
-            self.student,
-            self.teachers,
-            blocks,
-            labelling,
-            batch_size=self.args.per_device_eval_batch_size,
-            max_samples=self.args.max_eval_samples,
-            process_index=self.args.process_index,
-            num_processes=self.args.world_size,
-            reduce=lambda sums: self.accelerator.reduce(sums, "sum"),
-            ensemble=self.step.ensemble,
-        )
+        shared: dict[str, Any] = {
+            "batch_size": self.args.per_device_eval_batch_size,
+            "max_samples": self.args.max_eval_samples,
+            "process_index": self.args.process_index,
+            "num_processes": self.args.world_size,
+            "reduce": lambda sums: self.accelerator.reduce(sums, "sum"),
+        }
+        if is_headless(self.student):
+            return encoder_metrics(self.step, blocks, labelling, **shared)
+        return held_out_metrics(self.student, self.teachers, blocks, labelling, **shared, ensemble=self.step.ensemble)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Do as `Trainer` does, but let the step compile its layers itself."""
@@ -264,10 +264,12 @@ def _nth_teacher(number: int) -> str:
 
 
 def _labellings(
-    causal: bool, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: Recipe
+    student: PreTrainedModel, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: Recipe
 ) -> tuple[Labelling, Labelling]:
     """Return what labels the blocks in training, and what labels the held-out ones."""
-    if causal:
+    if is_headless(student):
+        return unlabelled, unlabelled
+    if family_of(student).causal:
         return next_tokens, next_tokens
     counts = torch.from_numpy(corpus.token_counts)
     special, mask = control_ids(tokenizer), tokenizer.mask_token_id
