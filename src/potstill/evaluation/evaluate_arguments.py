@@ -21,6 +21,9 @@ OPTIONS_READ = ("potstill.evaluation.suites",)
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 """BERT's grid (Devlin et al. 2019), and the higher rates that small models need (Turc et al. 2019)."""
 
+OF_FINETUNE = ("train_data", "eval_data", "losses", "num_hidden_layers", "layers")
+"""Options of `finetune` that make no sense for several models or tasks."""
+
 DISTILLED = " (D)"
 """Added to the name of a model for the same model with the second distillation, as in the paper."""
 
@@ -55,6 +58,11 @@ class EvaluateArguments(FinetuneArguments):
     )
     rerank_data: list[str] | None = option(None, "Files or folders of queries with passages, for the suite rerank.")
     rerank_columns: list[str] | None = option(None, "Names of their columns: query, passage, label.")
+    train_data: str | None = option(None, "An option of `finetune`.")
+    eval_data: str | None = option(None, "An option of `finetune`; use --rerank_data here.")
+    losses: dict | str | None = option(None, "An option of `finetune`.")
+    num_hidden_layers: int | None = option(None, "An option of `finetune`.")
+    layers: str | None = option(None, "An option of `finetune`.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )
@@ -69,7 +77,8 @@ class EvaluateArguments(FinetuneArguments):
     task: str | None = option(None, "An option of `finetune`; use --suite here.")
 
     not_offered: ClassVar[frozenset[str]] = FinetuneArguments.not_offered | {
-        *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir")
+        *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir"),
+        *OF_FINETUNE,
     }
 
     def __post_init__(self) -> None:
@@ -81,6 +90,9 @@ class EvaluateArguments(FinetuneArguments):
         for name, instead in (("model", "--models"), ("task", "--suite"), ("teacher", "--second_distillation")):
             if getattr(self, name) is not None:
                 raise PotstillError(f"--{name} is an option of `finetune`: give {instead}.")
+        for name in OF_FINETUNE:
+            if getattr(self, name) is not None:
+                raise PotstillError(f"--{name} is an option of `finetune`: leave it out.")
         for name in ("sts_columns", "rerank_columns"):
             columns = getattr(self, name)
             if columns is not None and len(set(columns)) != 3:
@@ -184,4 +196,10 @@ class EvaluateArguments(FinetuneArguments):
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FinetuneArguments) if f.init}
         path = dict(named_models(self.models))[model.removesuffix(DISTILLED)]
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")
-        return given | {"model": path, "task": task, "seed": seed, "output_dir": output, "save_strategy": "no"}
+        return (
+            given
+            | {"model": path, "task": task, "seed": seed, "output_dir": output, "save_strategy": "no"}
+            | {
+                "rerank_columns": None  # of the suite, which trains nothing
+            }
+        )

@@ -196,7 +196,8 @@ def _triples(path: str, rows: Sequence[NumberedRow], bad: BadRows) -> list[Passa
 def _lists(path: str, rows: Sequence[NumberedRow], bad: BadRows) -> list[PassageList]:
     found = []
     for number, row in rows:
-        query, passages, labels = row.get("query"), row.get("passages"), row.get("labels")
+        values: tuple[Any, Any, Any] = (row.get("query"), row.get("passages"), row.get("labels"))
+        query, passages, labels = values
         fault = _fault(query)
         if fault is None and (not isinstance(passages, list) or not passages):
             fault = "has no list of passages"
