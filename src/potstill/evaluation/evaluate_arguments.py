@@ -42,7 +42,10 @@ class EvaluateArguments(FinetuneArguments):
     """
 
     models: list[str] | None = option(
-        None, "Models as NAME=FOLDER; the others are compared with the first one.", required=True
+        None,
+        "Models as NAME=FOLDER; the others are compared with the first one. Several folders of one name are seeds of "
+        "one model, for suites that train nothing.",
+        required=True,
     )
     suite: list[str] | None = option(
         None, f"{_suites_in_words()}, or several of them; give some tasks of glue as glue:cola,rte.", required=True
@@ -177,13 +180,35 @@ class EvaluateArguments(FinetuneArguments):
             absent: task, or suite that trains nothing → why it has no data.
             sets: names of the sets of the suites that train nothing.
         """
-        models = named_models(self.models)
+        folders = self.folders()
+        models = [(name, paths[0]) for name, paths in folders.items()]
         paths = dict(models)
         models += [(name + DISTILLED, paths[name]) for name in self.second_distillation or []]
         trained = self.tasks()
         tasks = [*trained, *sets, *(suite for suite in self.encoder_suites() if suite in absent)]
         seeds = list(range(self.seed, self.seed + self.seeds)) if trained else []
-        return Plan(models, tasks, absent, seeds, [*tasks[len(trained) :]] or None)
+        several = {name: found for name, found in folders.items() if len(found) > 1}
+        return Plan(models, tasks, absent, seeds, [*tasks[len(trained) :]] or None, several or None)
+
+    def folders(self) -> dict[str, list[str]]:
+        """Return the folders of each model, by its name.
+
+        Raises:
+            PotstillError: a model has several folders although models are to be fine-tuned, or one folder twice.
+        """
+        folders: dict[str, list[str]] = {}
+        for name, path in named_models(self.models):
+            folders.setdefault(name, []).append(path)
+        for name, found in folders.items():
+            if len(found) > 1 and self.tasks():
+                raise PotstillError(
+                    f"The model {name!r} occurs twice, and several folders of a model are only for suites that train "
+                    f"nothing ({', '.join(ENCODER_SUITES)}): give each a name of its own."
+                )
+            twice = next((path for path in found if found.count(path) > 1), None)
+            if twice is not None:
+                raise PotstillError(f"The model {name!r} occurs twice with the folder {twice}: leave one out.")
+        return folders
 
     def run_options(self, model: str, task: str, seed: int) -> dict[str, Any]:
         """Return the options of one run, as `FinetuneArguments` takes them.

@@ -132,11 +132,10 @@ def without_duplicates(path: str, lists: Sequence[PassageList], bad: BadRows) ->
         marks: dict[str, set[bool | None]] = {}
         for passage, mark in zip(one.passages, one.relevant or [None] * len(one.passages), strict=True):
             marks.setdefault(passage, set()).add(mark)
-        contradicted = [passage for passage, values in marks.items() if len(values) > 1]
-        for passage in contradicted:
+        for passage in [passage for passage, values in marks.items() if len(values) > 1]:
             bad.add(f"{path}: a passage of the query {one.query[:60]!r} is relevant and not relevant: {passage[:60]!r}")
             del marks[passage]
-        twice += len(one.passages) - len(marks) - len(contradicted)
+        twice += sum(passage in marks for passage in one.passages) - len(marks)
         if marks:
             relevant = None if one.relevant is None else tuple(values == {True} for values in marks.values())
             found.append(PassageList(one.query, tuple(marks), relevant))
