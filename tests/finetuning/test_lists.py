@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -17,7 +15,8 @@ def sampler_of(sizes: list[int], batch_size: int, seed: int = 0) -> ListSampler:
 
 
 def batches_of(sampler: ListSampler) -> list[list[Part]]:
-    batches = list(itertools.batched(sampler, sampler.batch_size))
+    parts, size = [*sampler], sampler.batch_size
+    batches = [parts[start : start + size] for start in range(0, len(parts), size)]
     assert all(len(batch) == sampler.batch_size for batch in batches)
     assert len(batches) == sampler.batches == len(sampler) / sampler.batch_size
     return [[part for part in batch if part] for batch in batches]
