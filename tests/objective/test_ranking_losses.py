@@ -51,9 +51,7 @@ def plain(name: str, batch: RankedBatch, temperature: float = 1.0) -> Tensor:
         if len(rows) < 2:
             continue
         if name == "margin_mse":
-            margins = [
-                ((scores[i] - scores[j]) - (teacher[i] - teacher[j])) ** 2 for i in rows for j in rows if i < j
-            ]
+            margins = [((scores[i] - scores[j]) - (teacher[i] - teacher[j])) ** 2 for i in rows for j in rows if i < j]
             found.append(torch.stack(margins).mean())
         else:
             p = softmax([teacher[row] / temperature for row in rows])
@@ -115,7 +113,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     ("losses", "taught", "message"),
     [
         ({"margin_msee": 1}, True, "there is no loss 'margin_msee'; did you mean margin_mse?"),
-        ({"list_kl": {"temprature": 2}}, True, "list_kl has no option 'temprature'; did you mean temperature?"),
+        ({"list_kl": {"temperature_": 2}}, True, "list_kl has no option 'temperature_'; did you mean temperature?"),
         ({"list_kl": {"temperature": 0}}, True, "temperature of list_kl is 0: it must be a number above 0."),
         ({"labels": 0}, False, "no loss has a weight above 0"),
         ({"labels": -1}, False, "weight of labels is -1"),

@@ -29,7 +29,7 @@ DISTILLED = " (D)"
 
 
 def _suites_in_words() -> str:
-    *most, last = [*suites(), *ENCODER_SUITES]
+    *most, last = dict.fromkeys([*suites(), *ENCODER_SUITES])
     return f"{', '.join(most)} or {last}"
 
 
