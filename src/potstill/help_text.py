@@ -40,7 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Resume": _RESUME,
     },
     "finetune": {
-        "Input": ("model", "task", "task_data", "train_data", "eval_data", "max_length", "config"),
+        "Input": ("model", "task", "task_data", "train_data", "eval_data", "config"),
         "Output": ("output_dir", "overwrite_output_dir"),
         "The student": ("num_hidden_layers",),
         "A teacher of the task": ("teacher", "alpha_ce", "alpha_task", "losses"),

@@ -58,7 +58,7 @@ def test_rows_without_labels_and_triples(write: Write, ending: str) -> None:
     triples = [{"query": "a?", "positive": "one", "negative": other} for other in ("two", "three")]
     found = read_lists(write(ending, triples), None, BadRows())
     assert found == [PassageList("a?", ("one", other), (True, False)) for other in ("two", "three")]
-    with pytest.raises(PotstillError, match="has no column(s 'query', 'passage', 'label'| 'passage')"):
+    with pytest.raises(PotstillError, match=r"has no column(s 'query', 'passage', 'label'| 'passage')"):
         read_lists(write(ending, triples), None, BadRows(), labelled=True, triples=False)
 
 
