@@ -154,6 +154,8 @@ def _macros(plan: Plan, runs: Sequence[RunResult], scores: Mapping[tuple[str, st
             task
             for task in plan.present
             if suite_of.get(task) == suite
+            # The dev score of a fine-tuned reranker is no set of the suite of that name.
+            if suite == SUITE or task in (plan.untrained or ())
             if all(
                 (name, task) in scores and len(scores[name, task].by_seed) == len(plan.seeds_of(task, name))
                 for name in names

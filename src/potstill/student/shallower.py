@@ -35,7 +35,12 @@ def chosen_layers(
         )
     if not isinstance(getattr(config, "num_hidden_layers", None), int):
         raise PotstillError("--num_hidden_layers is given, but the config of the model does not say its layers.")
-    return layers_to_copy(config, num_hidden_layers, layers or "alternate")
+    try:
+        return layers_to_copy(config, num_hidden_layers, layers or "alternate")
+    except PotstillError as error:
+        raise PotstillError(
+            f"--num_hidden_layers or --layers does not fit --model, here the teacher: {error}"
+        ) from error
 
 
 def shallower(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
