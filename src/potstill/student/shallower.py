@@ -38,9 +38,7 @@ def chosen_layers(
     try:
         return layers_to_copy(config, num_hidden_layers, layers or "alternate")
     except PotstillError as error:
-        raise PotstillError(
-            f"--num_hidden_layers or --layers does not fit --model, here the teacher: {error}"
-        ) from error
+        raise PotstillError(f"the layers of --model (here the teacher) cannot be chosen so: {error}") from error
 
 
 def shallower(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
