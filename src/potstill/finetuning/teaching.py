@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import ttest_1samp
 
 from potstill.finetuning.rerank import marks_of
 from potstill.finetuning.rows import Array, Rows
@@ -171,7 +171,7 @@ def fit_of_lists(scores: Array, rows: Rows) -> Fit | None:
         f"the MAP of its scores is {mean:.1f} % (expected by chance: {chance:.1f} %)",
     )
     # A teacher that knows nothing is below chance by so much in one case of twenty, however few the lists are.
-    below = ttest_1samp(precisions - by_chance, 0, alternative="less") if len(counted) > 1 else None
+    below = stats.ttest_1samp(precisions - by_chance, 0, alternative="less") if len(counted) > 1 else None
     if below is None or not below.pvalue < 0.05:
         return fit
     return Fit(
