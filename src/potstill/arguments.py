@@ -171,6 +171,20 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def parsed_losses(losses: Any) -> Any:
+    """Return the value of `--losses`: a text of YAML is read, anything else stays as it is.
+
+    Raises:
+        PotstillError: the text is not YAML.
+    """
+    if not isinstance(losses, str):
+        return losses
+    try:
+        return yaml.safe_load(losses) or {}  # a later check refuses {}
+    except yaml.YAMLError as error:
+        raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+
+
 def named_models(words: Sequence[str] | None) -> list[tuple[str, str]]:
     """Return the name and the folder of each model in `--models`, in order.
 

@@ -40,12 +40,13 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Resume": _RESUME,
     },
     "finetune": {
-        "Input": ("model", "task", "task_data", "max_length", "config"),
+        "Input": ("model", "task", "task_data", "train_data", "eval_data", "config"),
         "Output": ("output_dir", "overwrite_output_dir"),
-        "A teacher of the task": ("teacher", "alpha_ce", "alpha_task", "alpha_cos", "temperature"),
+        "The student": ("num_hidden_layers",),
+        "A teacher of the task": ("teacher", "alpha_ce", "alpha_task", "losses"),
         "Time and memory": (
             *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "max_train_samples"),
-            *("max_eval_samples", "freeze_encoder", "bf16", "use_cpu", "seed"),
+            *("bf16", "use_cpu", "seed"),
         ),
         "Resume": ("resume_from_checkpoint", "save_strategy"),
     },

@@ -11,9 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
-from potstill.arguments import RunArguments, option
+from potstill.arguments import RunArguments, option, parsed_losses
 from potstill.errors import PotstillError
 
 
@@ -156,11 +154,7 @@ class DistillationArguments(Recipe):
     soft_targets: Literal["all", "masked"] = option("all", "Tokens whose soft targets are used.")
 
     def __post_init__(self) -> None:
-        if isinstance(self.losses, str):
-            try:
-                self.losses = yaml.safe_load(self.losses) or {}  # a later check refuses {}
-            except yaml.YAMLError as error:
-                raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+        self.losses = parsed_losses(self.losses)
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]

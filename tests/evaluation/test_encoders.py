@@ -292,3 +292,39 @@ def test_beside_fine_tuning(
     assert (tasks["sst2"]["n"], tasks["STS13"]["n"]) == (2, 1)
     told = refused(capsys, flags(suite=["sts", "glue:sst2"], sts_data=files / "sts", second_distillation=["student"]))
     assert told.startswith("--second_distillation fine-tunes models and the suite sts does not")
+
+
+def test_folders_of_one_name_are_seeds_of_a_model(
+    files: Path, make_teacher: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [make_teacher(seed) for seed in (0, 1, 2)]
+    words = [f"teacher={folders[0]}", *(f"student={folder}" for folder in folders)]
+    argv = ["evaluate", "--use_cpu", "true", "--suite", "rerank", "--task_data", str(files), "--models", *words]
+    assert main([*argv, "--output_dir", str(tmp_path / "results")]) == 0
+    printed = capsys.readouterr()
+    scores = [
+        json.loads((tmp_path / "results" / "student" / "answers" / f"seed-{seed}.json").read_text())["score"]
+        for seed in range(3)
+    ]
+    assert len(set(scores)) == 3
+    low, middle, high = sorted(scores)
+    assert f"{low:.1f}–{high:.1f}" in printed.out
+    assert f"{middle:.1f}" in printed.out
+    assert "median of up to 3 seeds, lowest–highest" in printed.out
+    assert "NOT COMPARABLE" not in printed.out
+    assert "[4/4] student · folder 3 · answers" in printed.err
+    plan = Plan.load(tmp_path / "results")
+    assert plan.folders == {"student": [str(folder) for folder in folders]}
+    assert main([*argv, "--output_dir", str(tmp_path / "results")]) == 0  # nothing is left to do
+    assert "runs without training" not in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "results"), "--format", "json"]) == 0
+    student = json.loads(capsys.readouterr().out)["models"]["student"]["tasks"]["answers"]
+    assert (student["n"], student["value"], student["min"]) == (3, pytest.approx(middle), pytest.approx(low))
+
+    swapped = [*argv[:-2], words[3], words[2]]
+    assert refused(capsys, [*swapped, "--output_dir", str(tmp_path / "results")]).count("weights of student") == 1
+    twice = refused(capsys, [*argv, words[1], "--output_dir", str(tmp_path / "other")])
+    assert f"The model 'student' occurs twice with the folder {folders[0]}: leave one out." in twice
+    trained = [word if word != "rerank" else "glue:sst2" for word in argv]
+    told = refused(capsys, [*trained, "--output_dir", str(tmp_path / "other")])
+    assert "several folders of a model are only for suites that train nothing" in told

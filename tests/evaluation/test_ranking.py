@@ -9,13 +9,14 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, ndcg_score
 
-from potstill.evaluation import ranking
-from potstill.evaluation.ranking import average_precision, ndcg, recall, reciprocal_rank, search, worst_order
+from potstill.evaluation import search as search_module
+from potstill.evaluation.search import search
+from potstill.tasks.ranking import average_precision, ndcg, recall, reciprocal_rank, worst_order
 
 
 @pytest.mark.parametrize("k", [1, 10, 100, 1000])
 def test_search_finds_what_a_full_sort_finds(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "SCORES_AT_A_TIME", 200)  # several blocks of queries
+    monkeypatch.setattr(search_module, "SCORES_AT_A_TIME", 200)  # several blocks of queries
     rng = np.random.default_rng()
     queries, passages = rng.normal(size=(17, 8)).astype(np.float32), rng.normal(size=(150, 8)).astype(np.float32)
     blocks = torch.from_numpy(passages).split(64)

@@ -1,4 +1,8 @@
-"""Scores sentence encoders and rerankers on the sets of their suites. Nothing is trained, so there are no seeds."""
+"""Scores sentence encoders and rerankers on the sets of their suites.
+
+Nothing is trained, so a folder has one run of a set. The folders of a model that was trained with several seeds are
+runs of one model: see `Plan.folders`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.arguments import named_models
 from potstill.errors import PotstillError
 from potstill.evaluation.evaluate_arguments import EvaluateArguments
 from potstill.evaluation.pool import EvaluationProgress, failed, interrupted
@@ -29,12 +32,12 @@ class EncoderInputs:
 
     Attributes:
         sets: (suite, set), in the order of the tables.
-        scorers: name of a model → the model, on the CPU.
+        scorers: name of a model and number of its folder → the model, on the CPU.
         absent: suite → why it has no data.
     """
 
     sets: list[tuple[EncoderSuite, EncoderSet]]
-    scorers: dict[str, Scorer]
+    scorers: dict[tuple[str, int], Scorer]
     absent: dict[str, str]
 
     @property
@@ -59,7 +62,8 @@ def read_inputs(args: EvaluateArguments) -> EncoderInputs:
             continue
         columns = getattr(args, f"{suite.name}_columns", None)
         inputs.sets.extend((suite, one) for one in suite.read(sources, columns, args.on_bad_rows))
-    for name, path in named_models(args.models) if inputs.sets else ():
+    folders = args.folders() if inputs.sets else {}
+    for name, seed, path in ((name, *item) for name, paths in folders.items() for item in enumerate(paths, ONE_RUN)):
         try:
             scorer = Scorer(path, args.max_length, args.per_device_eval_batch_size)
         except PotstillError as error:
@@ -67,7 +71,7 @@ def read_inputs(args: EvaluateArguments) -> EncoderInputs:
         wrong = next((suite.name for suite in chosen if suite.embeds and not scorer.embeds), None)
         if wrong is not None:
             raise PotstillError(f"{name}: {path} is a reranker, and the suite {wrong} needs embeddings: leave out one.")
-        inputs.scorers[name] = scorer
+        inputs.scorers[name, seed] = scorer
     return inputs
 
 
@@ -90,9 +94,9 @@ class EncoderRuns:
         Raises:
             PotstillError: a result is damaged, or its run had other options, weights or data.
         """
-        for model, scorer in self.inputs.scorers.items():
+        for (model, seed), scorer in self.inputs.scorers.items():
             for _, one in self.inputs.sets:
-                file = run_path(self.folder, model, one.name, ONE_RUN)
+                file = run_path(self.folder, model, one.name, seed)
                 if not file.is_file():
                     continue
                 result = RunResult.load(file)
@@ -110,7 +114,7 @@ class EncoderRuns:
         Raises:
             PotstillError: a model cannot be scored, or the runs were interrupted. Finished runs are kept.
         """
-        cells = [(model, path, self._missing(model)) for model, path in self.plan.models]
+        cells = [(model, seed, self._missing(model, seed)) for model, seed in self.inputs.scorers]
         count = len(cells) * len(self.inputs.sets)
         missing = sum(len(sets) for *_, sets in cells)
         if not missing:
@@ -119,23 +123,24 @@ class EncoderRuns:
         progress = EvaluationProgress(size, count, count - missing)
         before = f", {count - missing} of them done before" if missing < count else ""
         print(f"{count} runs without training{before}", file=sys.stderr, flush=True)
-        for model, path, sets in cells:
+        for model, seed, sets in cells:
             if sets:
-                self._run_model(model, path, sets, progress)
+                self._run_model(model, seed, sets, progress)
 
-    def _missing(self, model: str) -> list[tuple[EncoderSuite, EncoderSet]]:
+    def _missing(self, model: str, seed: int) -> list[tuple[EncoderSuite, EncoderSet]]:
         return [
             (suite, one)
             for suite, one in self.inputs.sets
-            if not run_path(self.folder, model, one.name, ONE_RUN).is_file()
+            if not run_path(self.folder, model, one.name, seed).is_file()
         ]
 
     def _run_model(
-        self, model: str, path: str, sets: Sequence[tuple[EncoderSuite, EncoderSet]], progress: EvaluationProgress
+        self, model: str, seed: int, sets: Sequence[tuple[EncoderSuite, EncoderSet]], progress: EvaluationProgress
     ) -> None:
-        scorer = self.inputs.scorers[model].to(self.args.device)
+        scorer = self.inputs.scorers[model, seed].to(self.args.device)
+        several = f" · folder {seed + 1}" if model in (self.plan.folders or {}) else ""
         for suite, one in sets:
-            run = f"{model} · {one.name}"
+            run = f"{model}{several} · {one.name}"
             scorer.cut, started = 0, time.monotonic()
             try:
                 metrics = one.score(scorer)
@@ -146,11 +151,11 @@ class EncoderRuns:
                 raise interrupted() from error
             result = RunResult(
                 model=model,
-                model_path=path,
+                model_path=scorer.path,
                 task=one.name,
                 title=one.name,
                 suite=suite.name,
-                seed=ONE_RUN,
+                seed=seed,
                 score=metrics["score"],
                 metrics=metrics,
                 teacher=None,

@@ -21,12 +21,15 @@ OPTIONS_READ = ("potstill.evaluation.suites",)
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 """BERT's grid (Devlin et al. 2019), and the higher rates that small models need (Turc et al. 2019)."""
 
+OF_FINETUNE = ("train_data", "eval_data", "losses", "num_hidden_layers", "layers")
+"""Options of `finetune` that make no sense for several models or tasks."""
+
 DISTILLED = " (D)"
 """Added to the name of a model for the same model with the second distillation, as in the paper."""
 
 
 def _suites_in_words() -> str:
-    *most, last = [*suites(), *ENCODER_SUITES]
+    *most, last = dict.fromkeys([*suites(), *ENCODER_SUITES])
     return f"{', '.join(most)} or {last}"
 
 
@@ -39,7 +42,10 @@ class EvaluateArguments(FinetuneArguments):
     """
 
     models: list[str] | None = option(
-        None, "Models as NAME=FOLDER; the others are compared with the first one.", required=True
+        None,
+        "Models as NAME=FOLDER; the others are compared with the first one. Several folders of one name are seeds of "
+        "one model, for suites that train nothing.",
+        required=True,
     )
     suite: list[str] | None = option(
         None, f"{_suites_in_words()}, or several of them; give some tasks of glue as glue:cola,rte.", required=True
@@ -55,6 +61,11 @@ class EvaluateArguments(FinetuneArguments):
     )
     rerank_data: list[str] | None = option(None, "Files or folders of queries with passages, for the suite rerank.")
     rerank_columns: list[str] | None = option(None, "Names of their columns: query, passage, label.")
+    train_data: str | None = option(None, "An option of `finetune`.")
+    eval_data: str | None = option(None, "An option of `finetune`; use --rerank_data here.")
+    losses: dict | str | None = option(None, "An option of `finetune`.")
+    num_hidden_layers: int | None = option(None, "An option of `finetune`.")
+    layers: str | None = option(None, "An option of `finetune`.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )
@@ -69,7 +80,8 @@ class EvaluateArguments(FinetuneArguments):
     task: str | None = option(None, "An option of `finetune`; use --suite here.")
 
     not_offered: ClassVar[frozenset[str]] = FinetuneArguments.not_offered | {
-        *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir")
+        *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir"),
+        *OF_FINETUNE,
     }
 
     def __post_init__(self) -> None:
@@ -81,6 +93,9 @@ class EvaluateArguments(FinetuneArguments):
         for name, instead in (("model", "--models"), ("task", "--suite"), ("teacher", "--second_distillation")):
             if getattr(self, name) is not None:
                 raise PotstillError(f"--{name} is an option of `finetune`: give {instead}.")
+        for name in OF_FINETUNE:
+            if getattr(self, name) is not None:
+                raise PotstillError(f"--{name} is an option of `finetune`: leave it out.")
         for name in ("sts_columns", "rerank_columns"):
             columns = getattr(self, name)
             if columns is not None and len(set(columns)) != 3:
@@ -165,13 +180,35 @@ class EvaluateArguments(FinetuneArguments):
             absent: task, or suite that trains nothing → why it has no data.
             sets: names of the sets of the suites that train nothing.
         """
-        models = named_models(self.models)
+        folders = self.folders()
+        models = [(name, paths[0]) for name, paths in folders.items()]
         paths = dict(models)
         models += [(name + DISTILLED, paths[name]) for name in self.second_distillation or []]
         trained = self.tasks()
         tasks = [*trained, *sets, *(suite for suite in self.encoder_suites() if suite in absent)]
         seeds = list(range(self.seed, self.seed + self.seeds)) if trained else []
-        return Plan(models, tasks, absent, seeds, [*tasks[len(trained) :]] or None)
+        several = {name: found for name, found in folders.items() if len(found) > 1}
+        return Plan(models, tasks, absent, seeds, [*tasks[len(trained) :]] or None, several or None)
+
+    def folders(self) -> dict[str, list[str]]:
+        """Return the folders of each model, by its name.
+
+        Raises:
+            PotstillError: a model has several folders although models are to be fine-tuned, or one folder twice.
+        """
+        folders: dict[str, list[str]] = {}
+        for name, path in named_models(self.models):
+            folders.setdefault(name, []).append(path)
+        for name, found in folders.items():
+            if len(found) > 1 and self.tasks():
+                raise PotstillError(
+                    f"The model {name!r} occurs twice, and several folders of a model are only for suites that train "
+                    f"nothing ({', '.join(ENCODER_SUITES)}): give each a name of its own."
+                )
+            twice = next((path for path in found if found.count(path) > 1), None)
+            if twice is not None:
+                raise PotstillError(f"The model {name!r} occurs twice with the folder {twice}: leave one out.")
+        return folders
 
     def run_options(self, model: str, task: str, seed: int) -> dict[str, Any]:
         """Return the options of one run, as `FinetuneArguments` takes them.
@@ -184,4 +221,10 @@ class EvaluateArguments(FinetuneArguments):
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FinetuneArguments) if f.init}
         path = dict(named_models(self.models))[model.removesuffix(DISTILLED)]
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")
-        return given | {"model": path, "task": task, "seed": seed, "output_dir": output, "save_strategy": "no"}
+        return (
+            given
+            | {"model": path, "task": task, "seed": seed, "output_dir": output, "save_strategy": "no"}
+            | {
+                "rerank_columns": None  # of the suite, which trains nothing
+            }
+        )

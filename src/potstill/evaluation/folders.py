@@ -80,6 +80,7 @@ class _Merged:
         seeds: the seeds of all other runs.
         runs: (model, task, seed) → result.
         sources: (model, task, seed) → the folder of results that holds it.
+        folders: see `Plan`.
     """
 
     models: dict[str, str] = field(default_factory=dict)
@@ -89,6 +90,7 @@ class _Merged:
     seeds: set[int] = field(default_factory=set)
     runs: dict[Key, RunResult] = field(default_factory=dict)
     sources: dict[Key, Path] = field(default_factory=dict)
+    folders: dict[str, list[str]] = field(default_factory=dict)
 
     def add_evaluation(self, folder: Path, plan: Plan, runs: Sequence[RunResult]) -> None:
         """Add the plan of an evaluation and its planned runs."""
@@ -98,6 +100,7 @@ class _Merged:
         self.absent |= plan.absent
         self.untrained |= dict.fromkeys(plan.untrained or ())
         self.seeds |= {*plan.seeds}
+        self.folders |= plan.folders or {}
         planned = set(plan.runs())
         for run in runs:
             if (run.model, run.task, run.seed) in planned:
@@ -123,4 +126,5 @@ class _Merged:
         """Return the plan of an evaluation with these runs."""
         with_runs = {run.task for run in self.runs.values()}
         absent = {task: why for task, why in self.absent.items() if task not in with_runs}
-        return Plan([*self.models.items()], [*self.tasks], absent, sorted(self.seeds), [*self.untrained] or None)
+        untrained, folders = [*self.untrained] or None, self.folders or None
+        return Plan([*self.models.items()], [*self.tasks], absent, sorted(self.seeds), untrained, folders)

@@ -41,7 +41,8 @@ def _mismatches(comparison: Comparison) -> list[str]:
             groups = "; ".join(f"{mark}: {_distinct(models)}" for mark, models in by_data.items())
             messages.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({groups}).")
     for model in comparison.models:
-        fingerprints = [run.model_fingerprint for run in comparison.runs if run.model == model]
+        several = model in (comparison.plan.folders or {})  # of which each has weights of its own
+        fingerprints = [run.model_fingerprint for run in comparison.runs if run.model == model and not several]
         weights = dict.fromkeys(weight for weight in fingerprints if weight is not None)
         if len(weights) > 1:
             messages.append(
@@ -57,11 +58,11 @@ def _missing(comparison: Comparison) -> list[str]:
     models = []
     for model in comparison.models:
         missing = {task: comparison.missing(model, task) for task in plan.present}
-        if missing and all(seeds == plan.seeds_of(task) for task, seeds in missing.items()):
+        if missing and all(seeds == plan.seeds_of(task, model) for task, seeds in missing.items()):
             models.append(f"{model} on all tasks")
             continue
         tasks = [
-            titles[task] if seeds == plan.seeds_of(task) else f"{titles[task]} ({_seeds(seeds)})"
+            titles[task] if seeds == plan.seeds_of(task, model) else f"{titles[task]} ({_seeds(seeds)})"
             for task, seeds in missing.items()
             if seeds
         ]
@@ -120,9 +121,9 @@ def _macro(comparison: Comparison) -> list[str]:
 def _spread(comparison: Comparison) -> list[str]:
     """Explain the mark of a difference beyond the spread, and give the probability that chance alone sets it."""
     reference = comparison.reference
-    if len(comparison.models) == 1 or not comparison.plan.trained:
+    if len(comparison.models) == 1 or not comparison.plan.most_seeds:
         return []
-    if len(comparison.plan.seeds) == 1:
+    if comparison.plan.most_seeds == 1:
         return ["1 seed: no spread, so nothing here shows whether a difference is more than chance."]
     counts = {
         (len(scores.by_seed), len(other.by_seed))

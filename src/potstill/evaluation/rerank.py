@@ -6,21 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from potstill.errors import PotstillError
-from potstill.evaluation.ranking import average_precision, reciprocal_rank, worst_order
 from potstill.evaluation.scorers import Scorer
-from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder, read_pairs, stem, table_files
+from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder
+from potstill.tasks.pairs import stem, table_files
+from potstill.tasks.ranking import rank_measures
+from potstill.tasks.rerank_lists import read_lists
 from potstill.tasks.rows import BadRows, OnBadRows
-from potstill.tasks.sentence import SentenceTask, Table
-
-COLUMNS = tuple(
-    Table(query, passage, "label", None)
-    for query, passage in (("query", "passage"), ("qtext", "atext"), ("question", "answer"), ("query", "text"))
-)
-ROWS = SentenceTask("rerank", "Rerank", labels=(), metrics=("spearman",), official=COLUMNS[0], hub=COLUMNS[0])
 
 
 @dataclass(frozen=True)
@@ -54,20 +48,11 @@ class RerankSet:
         """
         pairs = [(query, passage) for query, passages in self.queries.items() for passage, _ in passages]
         found = scorer.scores([query for query, _ in pairs], [passage for _, passage in pairs])
-        precisions, ranks = [], []
-        start = 0
-        for passages in self.queries.values():
-            relevant = [mark for _, mark in passages]
-            gains = [float(relevant[place]) for place in worst_order(found[start : start + len(passages)], relevant)]
-            precisions.append(average_precision(gains))
-            ranks.append(reciprocal_rank(gains))
-            start += len(passages)
-        mean = 100 * fmean(precisions)
-        return {"map": mean, "mrr": 100 * fmean(ranks), "score": mean}
+        return rank_measures(found, [[mark for _, mark in passages] for passages in self.queries.values()])
 
 
 def read(sources: Sequence[Path], columns: Sequence[str] | None, on_bad_rows: OnBadRows) -> list[RerankSet]:
-    """Read files of query, passage and label; each file is a set. A label above 0 marks a relevant passage.
+    """Read files of query, passage and label, or of lists of passages: see `read_lists`. Each file is a set.
 
     Queries without a relevant passage, or without another one, are left out and counted: every order of their passages
     is as good as any other. The clean sets of TREC-QA leave them out too.
@@ -78,15 +63,14 @@ def read(sources: Sequence[Path], columns: Sequence[str] | None, on_bad_rows: On
         on_bad_rows: ``stop`` or ``skip``.
 
     Raises:
-        PotstillError: see `table_files` and `read_pairs`; or no query is left.
+        PotstillError: see `table_files` and `read_lists`; or no query is left.
     """
-    tables = COLUMNS if columns is None else (Table(columns[0], columns[1], columns[2], None),)
     sets = []
     for file in table_files(sources, "--rerank_data"):
         bad = BadRows(on_bad_rows)
         queries: dict[str, list[tuple[str, bool]]] = {}
-        for query, passage, label in read_pairs(file, ROWS, tables, bad)[0]:
-            queries.setdefault(query, []).append((passage or "", label > 0))
+        for one in read_lists(file, columns, bad, labelled=True, triples=False):
+            queries.setdefault(one.query, []).extend(zip(one.passages, one.relevant or (), strict=True))
         marks = {query: {mark for _, mark in passages} for query, passages in queries.items()}
         left_out = {
             "queries without a relevant passage": sum(found == {False} for found in marks.values()),

@@ -14,8 +14,8 @@ from potstill.records import read_record, write_record
 from potstill.report.markdown import visible
 
 PLAN = "plan.json"
-FORMAT_VERSION = 2
-"""The version of the plan's format. Format 1 has no `untrained`."""
+FORMAT_VERSION = 3
+"""The version of the plan's format. Format 1 has no `untrained`, and format 2 has no `folders`."""
 
 ONE_RUN = 0
 """The number that stands for a seed where nothing is trained. A second run would have the same result."""
@@ -34,6 +34,8 @@ class Plan:
         seeds: one run of each model and task for each seed; empty if all tasks are in `untrained`.
         untrained: tasks that models are scored on as they are, without fine-tuning. Each model has one run of them,
             with `ONE_RUN` in the place of its seed. None means that there are none.
+        folders: name of a model → all of its folders, for a model that was trained with several seeds. It has a run of
+            each folder on the tasks in `untrained`; the places of the folders, from 0, are its seeds.
     """
 
     models: list[tuple[str, str]]
@@ -41,6 +43,7 @@ class Plan:
     absent: dict[str, str]
     seeds: list[int]
     untrained: list[str] | None = None
+    folders: dict[str, list[str]] | None = None
 
     def save(self, folder: Path) -> Path:
         """Write `plan.json` and return its path.
@@ -105,13 +108,22 @@ class Plan:
         """Tasks that have data and that models are fine-tuned on."""
         return [task for task in self.present if task not in (self.untrained or ())]
 
-    def seeds_of(self, task: str) -> list[int]:
-        """Return the seeds of a task's runs; `ONE_RUN` alone if nothing is trained."""
-        return [ONE_RUN] if task in (self.untrained or ()) else self.seeds
+    def seeds_of(self, task: str, model: str) -> list[int]:
+        """Return the seeds of a model's runs of a task; `ONE_RUN` alone if nothing is trained and it has one folder."""
+        if task not in (self.untrained or ()):
+            return self.seeds
+        return [*range(ONE_RUN, ONE_RUN + len((self.folders or {}).get(model, [""])))]
+
+    @property
+    def most_seeds(self) -> int:
+        """The largest number of seeds of a model; 0 if nothing is trained and each model has one folder."""
+        return max([len(self.seeds), *map(len, (self.folders or {}).values())])
 
     def runs(self) -> list[tuple[str, str, int]]:
         """Return model, task and seed of every planned run."""
-        return [(name, task, seed) for name, _ in self.models for task in self.present for seed in self.seeds_of(task)]
+        return [
+            (name, task, seed) for name, _ in self.models for task in self.present for seed in self.seeds_of(task, name)
+        ]
 
 
 def option_differences(planned: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

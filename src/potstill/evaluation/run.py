@@ -90,7 +90,7 @@ def do(run: PlannedRun) -> RunResult:
     if args.device.type == "cuda":
         gc.collect()  # a trainer and its callbacks refer to each other, which keeps the weights in memory
         torch.cuda.empty_cache()
-    fields = {"model": run.model, "teacher": run.teacher_name, "searched": run.searched}
+    fields: dict[str, Any] = {"model": run.model, "teacher": run.teacher_name, "searched": run.searched}
     result = result_of(args, job.data, measured, data_fingerprint(job.data), **fields)
     result.save_as(run.file)
     if received_signal is not None:

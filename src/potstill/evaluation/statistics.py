@@ -87,7 +87,7 @@ class Comparison:
     def missing(self, model: str, task: str) -> list[int]:
         """Return the planned seeds that have no run."""
         scores = self.scores.get((model, task))
-        return [seed for seed in self.plan.seeds_of(task) if scores is None or seed not in scores.by_seed]
+        return [seed for seed in self.plan.seeds_of(task, model) if scores is None or seed not in scores.by_seed]
 
 
 def compare_runs(plan: Plan, runs: Sequence[RunResult], reference: str | None = None) -> Comparison:
@@ -154,8 +154,11 @@ def _macros(plan: Plan, runs: Sequence[RunResult], scores: Mapping[tuple[str, st
             task
             for task in plan.present
             if suite_of.get(task) == suite
+            # The dev score of a fine-tuned reranker is no set of the suite of that name.
+            if suite == SUITE or task in (plan.untrained or ())
             if all(
-                (name, task) in scores and len(scores[name, task].by_seed) == len(plan.seeds_of(task)) for name in names
+                (name, task) in scores and len(scores[name, task].by_seed) == len(plan.seeds_of(task, name))
+                for name in names
             )
         ]
         kinds = {title: complete}
@@ -163,8 +166,10 @@ def _macros(plan: Plan, runs: Sequence[RunResult], scores: Mapping[tuple[str, st
             kinds["without WNLI"] = [task for task in complete if task != NOISE]
         for kind, tasks in kinds.items():
             if len(tasks) > 1:
-                seeds = plan.seeds_of(tasks[0])
-                by_model = {name: _macro([scores[name, task] for task in tasks], seeds) for name in names}
+                by_model = {
+                    name: _macro([scores[name, task] for task in tasks], plan.seeds_of(tasks[0], name))
+                    for name in names
+                }
                 columns.append(MacroColumn(suite, kind, tuple(tasks), by_model))
     return tuple(columns)
 

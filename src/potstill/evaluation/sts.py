@@ -11,10 +11,11 @@ from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.evaluation.scorers import Scorer
-from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder, read_pairs, stem, table_files
+from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder
 from potstill.tasks.glue import STSB
 from potstill.tasks.load import TaskDataAbsentError, find_split
 from potstill.tasks.metrics import METRICS
+from potstill.tasks.pairs import read_pairs, stem, table_files
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import Row, SentenceTask, Table
 

@@ -84,9 +84,10 @@ def markdown(tables: Sequence[Grid], notes: Sequence[str]) -> str:
 
 
 def _scores(comparison: Comparison) -> Grid:
-    seeds = len(comparison.plan.seeds)
+    seeds = comparison.plan.most_seeds
     # The word "median" would be misleading for a single seed.
-    what = {0: "", 1: " (1 seed: no spread)"}.get(seeds, f" (median of {seeds} seeds, lowest–highest)")
+    each = "up to " if comparison.plan.folders else ""
+    what = {0: "", 1: " (1 seed: no spread)"}.get(seeds, f" (median of {each}{seeds} seeds, lowest–highest)")
     rows = []
     for model in comparison.models:
         cells = [_figure(column.by_model[model]) for column in comparison.macros]
@@ -151,7 +152,7 @@ def _metrics(comparison: Comparison, relative: bool = False) -> Grid:
     header = [f"{visible(comparison.titles[task])}\n{visible('/'.join(names[task]))}" for task in tasks]
     if relative:
         return Grid(f"Retention of these metrics: percent of those of {comparison.reference}", header, rows)
-    what = ", the median of each" if len(comparison.plan.seeds) > 1 else ""
+    what = ", the median of each" if comparison.plan.most_seeds > 1 else ""
     return Grid(f"Metrics of the tasks that have several{what}", header, rows)
 
 

@@ -12,9 +12,11 @@ from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.models import AutoHead
 from potstill.finetuning.questions import QuestionData
+from potstill.finetuning.rerank import RerankData, files_of
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import SentenceData
 from potstill.tasks.questions import QuestionTask
+from potstill.tasks.rerank import RerankTask
 from potstill.tasks.sentence import SentenceTask
 from potstill.tasks.task import Task
 
@@ -76,8 +78,15 @@ def _questions(task: QuestionTask, args: FinetuneArguments) -> TaskData:
     return QuestionData(task, args.task_data, options, args.max_train_samples, args.max_eval_samples)
 
 
+def _rerank(task: RerankTask, args: FinetuneArguments) -> TaskData:
+    files = files_of(args.train_data, args.eval_data, args.task_data)
+    limits = (args.max_train_samples, args.max_eval_samples)
+    return RerankData(files, args.rerank_columns, args.ranking_objective(), *limits, args.on_bad_rows)
+
+
 KINDS: dict[type[Task], Callable[[Any, FinetuneArguments], TaskData]] = {
     SentenceTask: _sentences,
     QuestionTask: _questions,
+    RerankTask: _rerank,
 }
 """Class of a declaration → function that reads the data of such tasks."""

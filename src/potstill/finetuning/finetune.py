@@ -78,11 +78,12 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     more: dict[str, Any] = {
         "teacher_on_labels": job.teacher_on_labels,
         "changed_on_resume": trainer.changes or None,
+        "layers": job.layers,
         "log_history": trainer.state.log_history,
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
-    if args.teacher and args.without_teacher_too:
+    if args.teacher and args.without_teacher_too and getattr(job.data, "labelled", True):
         result = dataclasses.replace(result, without_teacher=_without_teacher(plain, folder))
         _write(trainer, folder, result)
     return Finetuned(folder, result.record)
@@ -93,6 +94,7 @@ def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
     temporary = folder / ".without_teacher"
     # The settings stay the same, although the defaults without a teacher may be different.
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
+    changed["losses"] = None
     args = dataclasses.replace(job.args, teacher=None, **changed)
     try:
         return train_once(dataclasses.replace(job, args=args))[1]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast
 
 import torch
 
-from potstill.arguments import RunArguments, option
+from potstill.arguments import RunArguments, option, parsed_losses
 from potstill.errors import PotstillError
 from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
+from potstill.objective.ranking import RANKING_LOSSES, RankingObjective
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.registry import TASKS, find_task
 from potstill.tasks.rows import ON_BAD_ROWS, OnBadRows
 from potstill.tasks.task import USUAL, Task
 
-OPTIONS_READ = ("potstill.tasks.registry",)
+OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 """Other modules whose contents are in the help of the options."""
+
+
+WEIGHTS: dict[str, Any] = {field.name: field.default for field in fields(TaskObjective)}
+"""Option of a teacher's losses → its default. Rerankers have `losses` in their place."""
 
 
 def _lengths() -> str:
@@ -44,6 +49,17 @@ class FinetuneArguments(RunArguments):
     task_data: str | None = option(
         None, "Folder with the data of the task or of all tasks, or one file for SQuAD; the hub's dataset if not given."
     )
+    train_data: str | None = option(None, "Rerank: file to train on, in place of --task_data.")
+    eval_data: str | None = option(None, "Rerank: file to score, in place of --task_data.")
+    rerank_columns: list[str] | None = option(
+        None, "Rerank: names of the columns of query, passage and label; of query and passage if there are no labels."
+    )
+    num_hidden_layers: int | None = option(
+        None, "Fine-tune a model with only so many layers of --model; all of them if not given."
+    )
+    layers: str | None = option(
+        None, "The layers to keep: alternate (if not given), first, last, even, or a list such as 0,2,5."
+    )
     max_length: int | None = option(None, f"Longest input in tokens; {_lengths()} if not given.")
     max_train_samples: int | None = option(
         None, "Number of training rows, a random sample that is the same for all seeds; all if not given."
@@ -55,14 +71,24 @@ class FinetuneArguments(RunArguments):
         False, "Do not train the encoder; train a BiLSTM with attention on its hidden states, as was done with ELMo."
     )
     teacher: str | None = option(None, "Folder or hub name of a model that is already fine-tuned on the task.")
-    alpha_ce: float = option(0.5, "Weight of the teacher's soft targets.")
-    alpha_task: float = option(0.5, "Weight of the labels, if there is a teacher.")
-    alpha_cos: float = option(
-        0.0, "Weight of the cosine loss between hidden states of model and teacher; their widths must be equal."
+    losses: dict | str | None = option(
+        None,
+        f"Rerank: losses, each with its weight or a mapping of options: {', '.join(RANKING_LOSSES)}. For example "
+        "'{margin_mse: 1, labels: 0.5}'.",
     )
-    temperature: float = option(2.0, "Temperature of the soft targets.")
-    soft_positions: Literal["answer", "all"] = option(
-        "answer", "Tokens for the soft targets of a span: those where an answer may start or end, or all."
+    alpha_ce: float | None = option(None, f"Weight of the teacher's soft targets; {WEIGHTS['alpha_ce']} if not given.")
+    alpha_task: float | None = option(
+        None, f"Weight of the labels, if there is a teacher; {WEIGHTS['alpha_task']} if not given."
+    )
+    alpha_cos: float | None = option(
+        None,
+        "Weight of the cosine loss between hidden states of model and teacher, whose widths must be equal; 0 if "
+        "not given.",
+    )
+    temperature: float | None = option(None, f"Temperature of the soft targets; {WEIGHTS['temperature']} if not given.")
+    soft_positions: Literal["answer", "all"] | None = option(
+        None,
+        "Tokens for the soft targets of a span: answer (those where an answer may start or end, if not given) or all.",
     )
     without_teacher_too: bool = option(
         True, "With --teacher, also do the same run without it, and report that score too."
@@ -108,6 +134,8 @@ class FinetuneArguments(RunArguments):
         if self.per_device_train_batch_size is None:
             self.per_device_train_batch_size = defaults.batch_size
         self.max_length = defaults.max_length if self.max_length is None else self.max_length
+        self._set_losses()
+        self._check_files()
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
@@ -117,19 +145,43 @@ class FinetuneArguments(RunArguments):
         for name in ("max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "must be above 0")
-        for name in ("alpha_ce", "alpha_task", "alpha_cos"):
-            self._check(name, 0 <= getattr(self, name) < math.inf, "must be 0 or more")
-        self._check("temperature", 0 < self.temperature < math.inf, "must be above 0")
-        self._check(
-            "alpha_ce",
-            not self.teacher or self.alpha_ce + self.alpha_task + self.alpha_cos > 0,
-            "is 0, and so is every other weight",
-        )
-        choices = {"soft_positions": ("answer", "all"), "on_bad_answer": ("error", "skip"), "on_bad_rows": ON_BAD_ROWS}
+        choices: dict[str, tuple[str, ...]] = {"on_bad_answer": ("error", "skip"), "on_bad_rows": ON_BAD_ROWS}
         for name, values in choices.items():
             self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
         self._check("freeze_encoder", not (self.freeze_encoder and self.alpha_cos), "does not go with --alpha_cos")
+        depth = self.num_hidden_layers
+        self._check("num_hidden_layers", depth is None or depth > 0, "must be above 0")
         super().__post_init__()
+
+    def _set_losses(self) -> None:
+        """Set and check the losses: `losses` of a ranking, and the weights of `WEIGHTS` of any other task."""
+        self.losses = parsed_losses(self.losses)
+        if self.ranks:
+            for name in WEIGHTS:
+                self._check(name, getattr(self, name) is None, f"is no option of {self.task}: give --losses")
+            self._check("freeze_encoder", not self.freeze_encoder, f"is no option of {self.task}")
+            self.losses = self.ranking_objective().options
+            return
+        self._check("losses", self.losses is None, "is an option of rerank: give --alpha_ce and --alpha_task")
+        for name, default in WEIGHTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, default)
+        for name in ("alpha_ce", "alpha_task", "alpha_cos"):
+            self._check(name, 0 <= getattr(self, name) < math.inf, "must be 0 or more")
+        self._check("temperature", 0 < cast(float, self.temperature) < math.inf, "must be above 0")
+        weights = [getattr(self, name) for name in ("alpha_ce", "alpha_task", "alpha_cos")]
+        self._check("alpha_ce", not self.teacher or sum(weights) > 0, "is 0, and so is every other weight")
+        self._check("soft_positions", self.soft_positions in ("answer", "all"), "must be 'answer' or 'all'")
+
+    def _check_files(self) -> None:
+        own = bool(self.task) and self.declared_task.own_files
+        for name in ("train_data", "eval_data"):
+            self._check(name, own or getattr(self, name) is None, f"is no option of {self.task}: give --task_data")
+        self._check("rerank_columns", self.ranks or self.rerank_columns is None, "is an option of rerank")
+        if self.train_data and self.eval_data:
+            self._check("task_data", self.task_data is None, "is not read, because --train_data and --eval_data are")
+        count = 3 if self.rerank_columns is None else len(set(self.rerank_columns))
+        self._check("rerank_columns", count in (2, 3), "must name query, passage and label, or query and passage")
 
     @property
     def declared_task(self) -> Task:
@@ -148,8 +200,27 @@ class FinetuneArguments(RunArguments):
         return bool(self.task) and isinstance(self.declared_task, QuestionTask)
 
     def objective(self) -> TaskObjective:
-        """Return the losses and their weights."""
-        return TaskObjective(self.alpha_ce, self.alpha_task, self.alpha_cos, self.temperature, self.soft_positions)
+        """Return the losses and their weights, of a task that is no ranking."""
+        return TaskObjective(**{name: getattr(self, name) for name in WEIGHTS})
+
+    def ranking_objective(self) -> RankingObjective:
+        """Return the losses and their weights, of a ranking."""
+        return RankingObjective.read(self.losses, bool(self.teacher))
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the task is to rank passages."""
+        return bool(self.task) and self.declared_task.ranks
+
+    @property
+    def records(self) -> bool:
+        """See `RunArguments.records`. The batches of a ranking have too many shapes to be recorded."""
+        return super().records and not self.ranks
+
+    @property
+    def uses_soft_targets(self) -> bool:
+        """Whether the soft targets of the teacher have a weight."""
+        return bool(self.teacher) and (self.ranks or bool(self.alpha_ce))
 
     def question_options(self) -> QuestionOptions:
         """Return how questions are read and answered."""

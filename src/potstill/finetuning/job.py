@@ -23,6 +23,7 @@ from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.teaching import Fit, class_order, fit_of
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
+from potstill.student.shallower import chosen_layers, shallower
 
 LENGTHS = 8
 """Number of lengths of recorded batches. More lengths would save padding; with fewer, each length occurs more often."""
@@ -40,6 +41,7 @@ class Job:
         dev: split → rows to score.
         hidden_teacher: the teacher, if its hidden states are used.
         teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows.
+        layers: the layers of the model that are kept; None for all.
     """
 
     args: FinetuneArguments
@@ -49,6 +51,7 @@ class Job:
     dev: dict[str, Rows]
     hidden_teacher: PreTrainedModel | None = None
     teacher_on_labels: dict[str, float] | None = None
+    layers: list[int] | None = None
 
     @classmethod
     def prepare(cls, args: FinetuneArguments, data: TaskData | None = None) -> Job:
@@ -58,15 +61,19 @@ class Job:
             PotstillError: data, tokenizer or config are missing, or cannot be used.
         """
         reader = InputReader.of(args, args.model or "", "model")
+        layers = chosen_layers(reader.config, args.num_hidden_layers, args.layers)
         data = data or load_data(args)
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
-        return cls(args, data, reader.tokenizer, train, dev)
+        if args.ranks:  # whoever loads the reranker then reads as many tokens of a pair as the training did
+            reader.tokenizer.model_max_length = reader.max_length
+        return cls(args, data, reader.tokenizer, train, dev, layers=layers)
 
     def new_model(self) -> Any:
         """Load the model with a head initialised with the seed; it returns `logits`, or start and end logits."""
         args = self.args
         model = load_with_head(args.model or "", self.data.head, self.tokenizer, args.seed, **self.data.shape())
+        model = model if self.layers is None else shallower(model, self.layers)
         return FrozenEncoder.on(model, args.is_question, args.seed) if args.freeze_encoder else model
 
     def with_teacher(self) -> Job:
@@ -111,7 +118,7 @@ class Job:
         fit = fit_of(self.data, rows, logits, named)
         if fit is None:
             return None
-        if fit.fault is not None and self.args.alpha_ce:
+        if fit.fault is not None and self.args.uses_soft_targets:
             raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.message}; {fit.fault}.")
         if self.args.should_log:
             print(f"the teacher on the training labels: {fit.message}", file=sys.stderr, flush=True)

@@ -25,10 +25,10 @@ RESULTS = "results.json"
 WHAT = "the result of a run"
 
 NOT_HYPERPARAMETERS = {
-    *("model", "task", "task_data", "seed", "teacher", "without_teacher_too"),
+    *("model", "task", "task_data", "train_data", "eval_data", "seed", "teacher", "without_teacher_too"),
     # A score does not depend on these, so an interrupted run may continue with other values.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
-    "on_bad_rows",  # it changes the data, and so their fingerprint, which is compared
+    *("on_bad_rows", "rerank_columns"),  # they change the data, and so their fingerprint, which is compared
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions"}
@@ -66,6 +66,7 @@ class RunResult:
         teacher_on_labels: name → figure on how well the teacher predicts the training labels.
         without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
         changed_on_resume: for each resumption that changed options, its step, and option → its value before and after.
+        layers: the layers of the model that were kept, from 0; None for all.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -94,6 +95,7 @@ class RunResult:
     teacher_on_labels: dict[str, Any] | None = None
     without_teacher: dict[str, Any] | None = None
     changed_on_resume: list[Any] | None = None
+    layers: list[int] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

@@ -82,45 +82,9 @@ class SentenceData:
         }
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
-        """Tokenise a split.
-
-        Args:
-            split: `train`, or one of `dev`.
-            tokenizer: the tokenizer of the model.
-            max_length: maximum number of tokens in a row; of a pair, the longer sentence is truncated first.
-            multiple: see `Rows`.
-
-        Raises:
-            PotstillError: `max_length` leaves no room for text.
-        """
-        special = tokenizer.num_special_tokens_to_add(pair="pair" in split.column_names)
-        if max_length < special + 2:
-            raise PotstillError(
-                f"--max_length is {max_length}, and {special} of these are special tokens: it must be at least "
-                f"{special + 2}."
-            )
-        parts: dict[str, list[Array]] = {}
-        lengths: list[int] = []
-        for start in range(0, len(split), TOKENISED_AT_A_TIME):
-            chunk = split[start : start + TOKENISED_AT_A_TIME]
-            encoded = tokenizer(
-                chunk["text"], chunk.get("pair"), truncation=True, max_length=max_length, return_attention_mask=False
-            )
-            for row in encoded["input_ids"]:
-                if not row:  # an empty text and a tokenizer without special tokens
-                    row.append(tokenizer.pad_token_id)
-            lengths += map(len, encoded["input_ids"])
-            for name, column in encoded.items():
-                flat = np.fromiter(chain.from_iterable(column), np.int32)
-                parts.setdefault(name, []).append(flat)
-        return Rows(
-            tokens={name: np.concatenate(columns) for name, columns in parts.items()},
-            values={"labels": np.asarray(split["label"][:], np.float32 if self.task.is_regression else np.int64)},
-            lengths=np.array(lengths),
-            padding={"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id},
-            multiple=multiple,
-            limit=max_length,
-        )
+        """Tokenise a split: see `tokenised`."""
+        labels = np.asarray(split["label"][:], np.float32 if self.task.is_regression else np.int64)
+        return tokenised(split, tokenizer, max_length, multiple, {"labels": labels})
 
     def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return a teacher's logits, (rows, C), as a column of `Rows`."""
@@ -150,3 +114,52 @@ class SentenceData:
         if len(by_split) == 1:
             return next(iter(by_split.values()))
         return by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+
+
+def tokenised(
+    split: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    multiple: int,
+    values: dict[str, Array],
+) -> Rows:
+    """Tokenise texts or pairs of texts.
+
+    Args:
+        split: with the column `text`, and perhaps `pair`.
+        tokenizer: the tokenizer of the model.
+        max_length: maximum number of tokens in a row; of a pair, the longer sentence is truncated first.
+        multiple: see `Rows`.
+        values: columns of the rows, one value for each.
+
+    Raises:
+        PotstillError: `max_length` leaves no room for text.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair="pair" in split.column_names)
+    if max_length < special + 2:
+        raise PotstillError(
+            f"--max_length is {max_length}, and {special} of these are special tokens: it must be at least "
+            f"{special + 2}."
+        )
+    parts: dict[str, list[Array]] = {}
+    lengths: list[int] = []
+    for start in range(0, len(split), TOKENISED_AT_A_TIME):
+        chunk = split[start : start + TOKENISED_AT_A_TIME]
+        encoded = tokenizer(
+            chunk["text"], chunk.get("pair"), truncation=True, max_length=max_length, return_attention_mask=False
+        )
+        for row in encoded["input_ids"]:
+            if not row:  # an empty text and a tokenizer without special tokens
+                row.append(tokenizer.pad_token_id)
+        lengths += map(len, encoded["input_ids"])
+        for name, column in encoded.items():
+            flat = np.fromiter(chain.from_iterable(column), np.int32)
+            parts.setdefault(name, []).append(flat)
+    return Rows(
+        tokens={name: np.concatenate(columns) for name, columns in parts.items()},
+        values=values,
+        lengths=np.array(lengths),
+        padding={"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id},
+        multiple=multiple,
+        limit=max_length,
+    )

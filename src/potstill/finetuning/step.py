@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from potstill.finetuning.objective import Losses, TaskObjective
+from potstill.objective.ranking import RankingObjective
 from potstill.training.graphs import Graphed
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -29,13 +30,17 @@ class TaskStep(nn.Module):
         record: whether batches of a repeated shape are replayed as CUDA graphs.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
-    and perhaps `soft`, (B, C); for spans `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and
-    perhaps `soft_start` and `soft_end`, (B, L). The token types for a teacher that takes them are
-    `teacher_token_type_ids`, (B, L).
+    and perhaps `soft`, (B, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
+    `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and perhaps `soft_start` and `soft_end`, (B, L).
+    The token types for a teacher that takes them are `teacher_token_type_ids`, (B, L).
     """
 
     def __init__(
-        self, model: nn.Module, objective: TaskObjective, teacher: nn.Module | None = None, record: bool = False
+        self,
+        model: nn.Module,
+        objective: TaskObjective | RankingObjective,
+        teacher: nn.Module | None = None,
+        record: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -66,6 +71,8 @@ class TaskStep(nn.Module):
     def _losses(self, batch: dict[str, Tensor]) -> Losses:
         hidden = bool(self._teacher)
         outputs = run(self.model, batch, hidden)
+        if isinstance(self.objective, RankingObjective):
+            return self.objective(outputs.logits, batch)
         inside = batch["attention_mask"].bool()
         if "labels" in batch:
             losses = self.objective.sentence(outputs.logits, batch["labels"], batch.get("soft"))

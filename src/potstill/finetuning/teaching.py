@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
+from potstill.finetuning.rerank import marks_of
 from potstill.finetuning.rows import Array, Rows
 from potstill.tasks.labels import match_names
 from potstill.tasks.metrics import pearson
+from potstill.tasks.ranking import average_precision, expected_precision, ranked_gains
 
 BELOW = 1.64
 """A result so many standard deviations below chance counts as a fault; by chance it occurs in one case of twenty."""
@@ -145,6 +148,39 @@ def fit_of_spans(start: Array, end: Array, rows: Rows) -> Fit | None:
     )
 
 
+def fit_of_lists(scores: Array, rows: Rows) -> Fit | None:
+    """Compare the order of the passages of each query with the labels.
+
+    Args:
+        scores: (rows, 1).
+        rows: the passages, with `lists` and `labels`.
+
+    Returns:
+        The mean average precision; None if no list has relevant and irrelevant passages.
+    """
+    marks = marks_of(rows)
+    gains = ranked_gains(np.asarray(scores)[:, 0], marks)
+    counted = [(gain, mark) for gain, mark in zip(gains, marks, strict=True) if len(set(mark)) == 2]
+    if not counted:
+        return None
+    precisions = np.array([average_precision(gain) for gain, _ in counted])
+    by_chance = np.array([expected_precision(len(mark), sum(mark)) for _, mark in counted])
+    mean, chance = 100 * float(precisions.mean()), 100 * float(by_chance.mean())
+    fit = Fit(
+        {"map": mean, "by_chance": chance},
+        f"the MAP of its scores is {mean:.1f} % (expected by chance: {chance:.1f} %)",
+    )
+    # A teacher that knows nothing is below chance by so much in one case of twenty, however few the lists are.
+    below = stats.ttest_1samp(precisions - by_chance, 0, alternative="less") if len(counted) > 1 else None
+    if below is None or not below.pvalue < 0.05:
+        return fit
+    return Fit(
+        fit.measured,
+        fit.message,
+        "it ranks irrelevant passages first: give a reranker whose score is high for a relevant passage",
+    )
+
+
 def fit_of(data: Any, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
     """Compare a teacher's predictions for the training rows with the labels; None if nothing can be compared.
 
@@ -154,6 +190,8 @@ def fit_of(data: Any, rows: Rows, logits: dict[str, Array], named: bool) -> Fit 
         logits: the teacher's logits, as `predict` returns them, in the order of the task's classes.
         named: see `fit_of_classes`.
     """
+    if "lists" in rows.values:
+        return fit_of_lists(logits["logits"], rows) if "labels" in rows.values else None
     if "logits" not in logits:
         return fit_of_spans(logits["start_logits"], logits["end_logits"], rows)
     if data.labels:

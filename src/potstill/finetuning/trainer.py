@@ -17,6 +17,7 @@ from potstill.finetuning.data import TaskData
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
+from potstill.finetuning.lists import ListBatches, ListSampler
 from potstill.finetuning.predict import fingerprint, predict
 from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import LengthGroupedSampler
@@ -59,15 +60,21 @@ class FinetuneTrainer(ResumableTrainer):
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
         record = args.records and not isinstance(model, FrozenEncoder)
+        objective = args.ranking_objective() if args.ranks else args.objective()
+        sampler: LengthGroupedSampler | ListSampler
+        if args.ranks:
+            sampler = ListSampler(job.train.values["lists"], job.train.lengths, args.train_batch_size, args.seed)
+        else:
+            sampler = LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed)
         super().__init__(
-            model=TaskStep(model, args.objective(), teacher, record),
+            model=TaskStep(model, objective, teacher, record),
             args=args,
-            sampler=LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed),
+            sampler=sampler,
             headline=_headline(model, job),
             evaluation_line=_evaluation_line,
             callbacks=callbacks,
             data_collator=_unchanged,
-            train_dataset=job.train,
+            train_dataset=ListBatches(job.train) if args.ranks else job.train,
             eval_dataset=job.dev,  # `evaluate` scores all splits together
             processing_class=job.tokenizer,
         )
@@ -92,13 +99,19 @@ class FinetuneTrainer(ResumableTrainer):
     @property
     def steps_per_epoch(self) -> int:
         """Steps of the optimiser in an epoch; a smaller last batch counts unless it is dropped."""
+        if isinstance(self.sampler, ListSampler):
+            batches = -(-self.sampler.batches // self.args.world_size)
+            return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
         size = self._rows_of(self.args)
         batches = len(self.job.train) // size if self.args.dataloader_drop_last else -(-len(self.job.train) // size)
         return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
     @property
     def units_per_step(self) -> int:
-        """Number of rows that all processes together read for one step of the optimiser."""
+        """Number of rows that all processes together read for one step of the optimiser; for lists their mean."""
+        if isinstance(self.sampler, ListSampler):
+            steps = self.sampler.batches / (self.args.world_size * self.args.gradient_accumulation_steps)
+            return max(1, round(len(self.job.train) / steps))
         return self._rows_of(self.args) * self.args.gradient_accumulation_steps
 
     def evaluate(
@@ -180,7 +193,12 @@ def train_once(
 
 
 def result_of(
-    args: FinetuneArguments, data: TaskData, measured: dict[str, Any], data_hash: str | None = None, **more: Any
+    args: FinetuneArguments,
+    data: TaskData,
+    measured: dict[str, Any],
+    data_hash: str | None = None,
+    layers: list[int] | None = None,
+    **more: Any,
 ) -> RunResult:
     """Return the result of a run, ready to be written.
 
@@ -189,6 +207,7 @@ def result_of(
         data: the data of its task.
         measured: the measurements that `train_once` returns.
         data_hash: the fingerprint of the data, if it is already known.
+        layers: the layers of the model that were kept; None for all.
         more: other fields of `RunResult`, or values that replace those from above.
     """
     task, model = args.declared_task, args.model or ""
@@ -209,6 +228,7 @@ def result_of(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bad_rows": data.bad_rows,
         "bad_answers": data.bad_answers,
+        "layers": layers,
     }
     return RunResult(**values | measured | more)
 
@@ -246,6 +266,8 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     teacher = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
     rows = f"{len(job.train):,} rows, {job.train.lengths.mean():.0f} tokens each"
+    if args.ranks:
+        rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
     return (
         f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
         f"{args.train_batch_size * args.world_size} a step · {precision} on {devices}{hardware(args.device)}"

@@ -44,24 +44,35 @@ def objective_from(losses: Any) -> Objective:
         PotstillError: a loss or option is unknown (the message names the most similar one); a value is not valid; or
             all weights are 0.
     """
+    return Objective(read_losses(losses, LOSSES, "{soft_targets: {weight: 5, temperature: 2}, masked_lm: 2}"))
+
+
+def read_losses(losses: Any, known: Mapping[str, type[Weighted]], example: str) -> list[Weighted]:
+    """Return the losses that `losses:` names, with their options.
+
+    Args:
+        losses: see `objective_from`.
+        known: name → loss.
+        example: a valid value, for the message.
+
+    Raises:
+        PotstillError: a loss or option is unknown, or a value is not valid.
+    """
     if not isinstance(losses, Mapping) or not losses:
-        raise PotstillError(
-            f"losses is {losses!r}: it must map names to weights or options, as in "
-            "{soft_targets: {weight: 5, temperature: 2}, masked_lm: 2}."
-        )
-    return Objective(_loss(name, options) for name, options in losses.items())
+        raise PotstillError(f"losses is {losses!r}: it must map names to weights or options, as in {example}.")
+    return [_loss(name, options, known) for name, options in losses.items()]
 
 
-def _loss(name: Any, options: Any) -> Weighted:
-    if name not in LOSSES:
-        raise PotstillError(f"losses: there is no loss {name!r}{_nearest(name, LOSSES)}")
-    known = [field.name for field in fields(LOSSES[name]) if field.init]
+def _loss(name: Any, options: Any, known: Mapping[str, type[Weighted]]) -> Weighted:
+    if name not in known:
+        raise PotstillError(f"losses: there is no loss {name!r}{_nearest(name, known)}")
+    fields_of = [field.name for field in fields(known[name]) if field.init]
     if not isinstance(options, Mapping):
         options = {"weight": options}
     for option in options:
-        if option not in known:
-            raise PotstillError(f"losses: {name} has no option {option!r}{_nearest(option, known)}")
-    return LOSSES[name](**options)
+        if option not in fields_of:
+            raise PotstillError(f"losses: {name} has no option {option!r}{_nearest(option, fields_of)}")
+    return known[name](**options)
 
 
 def _nearest(name: Any, known: Any) -> str:

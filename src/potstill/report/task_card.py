@@ -20,11 +20,14 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
     """
     pipeline = task.pipeline
     header = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
+    if task.ranks:
+        header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
+        header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
     sections = [
         front_matter(header, recipe["model"]),
         f"# {name_of(recipe['model'])} on {plain(recipe['task'])}",
-        _how(recipe, frozen),
-        _usage(pipeline, frozen),
+        _how(recipe, results, frozen),
+        _RERANKING if task.ranks else _usage(pipeline, frozen),
         _scores(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
@@ -32,11 +35,17 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
     return "\n\n".join(sections) + "\n"
 
 
-def _how(recipe: dict[str, Any], frozen: bool) -> str:
+def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
     what = (
         "A BiLSTM with attention, trained with potstill on the frozen encoder" if frozen else "Fine-tuned with potstill"
     )
-    if "teacher" in recipe:
+    if results.get("layers") is not None:
+        what += f", with only the layers {', '.join(map(str, results['layers']))} of the model"
+    if "losses" in recipe:
+        losses = ", ".join(f"{name} (weight {options['weight']:g})" for name, options in recipe["losses"].items())
+        taught = f", from the scores of {name_of(recipe['teacher'])}" if "teacher" in recipe else ""
+        what += f", by the losses {losses}{taught}"
+    elif "teacher" in recipe:
         what += (
             f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {name_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
@@ -68,6 +77,18 @@ def _usage(pipeline: str, frozen: bool) -> str:
         'model("…")\n```'
     )
 
+
+_RERANKING = """```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("path/of/this/folder")
+query, passages = "Where is Paris?", ["Rome is in Italy.", "Paris is in France."]
+model.predict([(query, passage) for passage in passages])  # one score for each passage
+model.rank(query, passages)  # the best passage first
+```
+
+Without sentence-transformers, the score is the only logit of `AutoModelForSequenceClassification` on a query and a
+passage."""
 
 # transformers 5 no longer has a pipeline for question answering.
 _ANSWERING = """```python

@@ -9,9 +9,10 @@ from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
 from potstill.tasks.metrics import METRICS
 from potstill.tasks.questions import SQUAD, SQUAD_V2
+from potstill.tasks.rerank import RERANK
 from potstill.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2)}
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2, RERANK)}
 """Name → declaration, in the order of help and messages."""
 
 

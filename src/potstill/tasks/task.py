@@ -38,6 +38,9 @@ class Task:
         pipeline: the name of such tasks in `transformers.pipeline`; a class attribute.
         by_token: whether an answer is a position among tokens; a class attribute. A teacher must then read the same
             tokens.
+        own_files: whether `--train_data` and `--eval_data` name its files; a class attribute.
+        ranks: whether its rows are passages in lists, one list for each query; a class attribute. Its losses are those
+            of `potstill.objective.ranking`.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Task:
 
     pipeline: ClassVar[str]
     by_token: ClassVar[bool] = False
+    own_files: ClassVar[bool] = False
+    ranks: ClassVar[bool] = False
 
     @property
     def suite_name(self) -> str:

@@ -1,51 +1,17 @@
-"""Exact search by inner products, and the measures of a ranked list."""
+"""The measures of a ranked list."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-SCORES_AT_A_TIME = 2**26
-"""Scores of queries × passages that are in memory at the same time, 256 MiB in float32."""
 
 
-def search(queries: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Find the passages with the largest inner products, exactly: every query is compared with every passage.
-
-    Args:
-        queries: (Q, D) float32.
-        blocks: the passages in order, as (B, D) float32 on the device of the queries; B may differ between blocks.
-        k: number of passages to find for each query; all passages if there are fewer.
-
-    Returns:
-        Scores and places of the passages, (Q, k) each, the best first; of equal scores the earlier passage first.
-    """
-    best_scores = queries.new_empty((len(queries), 0))
-    best_places = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    start = 0
-    for block in blocks:
-        found = []
-        for some, scores, places in zip(
-            *(part.split(max(1, SCORES_AT_A_TIME // len(block))) for part in (queries, best_scores, best_places)),
-            strict=True,
-        ):
-            new, where = (some @ block.T).topk(min(k, len(block)))
-            scores, places = torch.cat([scores, new], 1), torch.cat([places, where + start], 1)
-            scores, order = scores.topk(min(k, scores.shape[1]))
-            found.append((scores, places.gather(1, order)))
-        best_scores, best_places = (torch.cat(parts) for parts in zip(*found, strict=True))
-        start += len(block)
-    scores, places = best_scores.cpu().numpy(), best_places.cpu().numpy()
-    order = np.lexsort((places, -scores), axis=1)
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
-
-
-def worst_order(scores: NDArray[np.float64], relevant: Sequence[bool]) -> NDArray[np.int64]:
+def worst_order(scores: NDArray[Any], relevant: Sequence[bool]) -> NDArray[np.int64]:
     """Return the order of passages by score, (N,), the best first; of equal scores the irrelevant passages first.
 
     A model that gives all passages the same score must not profit from a file that lists the relevant ones first.
@@ -89,6 +55,43 @@ def ndcg(gains: Sequence[float], judged: Iterable[float], k: int) -> float:
 def recall(gains: Sequence[float], relevant: int, k: int) -> float:
     """Return the share of the relevant passages that are among the first k; `relevant` is their number."""
     return sum(gain > 0 for gain in gains[:k]) / relevant
+
+
+def rank_measures(scores: NDArray[Any], relevant: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """Return the means over lists of average precision (`map`) and reciprocal rank (`mrr`), and MAP as `score`.
+
+    Of passages with equal scores the irrelevant ones count as ranked first.
+
+    Args:
+        scores: (N,) scores of all passages, one list after another.
+        relevant: for each list, whether each passage is relevant; at least one is.
+
+    Returns:
+        The measures in percent.
+    """
+    gains = ranked_gains(scores, relevant)
+    mean = 100 * fmean(map(average_precision, gains))
+    return {"map": mean, "mrr": 100 * fmean(map(reciprocal_rank, gains)), "score": mean}
+
+
+def ranked_gains(scores: NDArray[Any], relevant: Sequence[Sequence[bool]]) -> list[list[float]]:
+    """Return the relevance of the passages of each list in the order of their scores; see `rank_measures`."""
+    gains, start = [], 0
+    for marks in relevant:
+        order = worst_order(scores[start : start + len(marks)], marks)
+        gains.append([float(marks[place]) for place in order])
+        start += len(marks)
+    return gains
+
+
+def expected_precision(passages: int, relevant: int) -> float:
+    """Return the mean average precision, 0 to 1, over all orders of a list of passages of which some are relevant.
+
+    A relevant passage at rank i has i - 1 others before it, and each of these is relevant with the probability
+    (R - 1) / (N - 1). The mean over the ranks i = 1 … N of (1 + (i - 1) (R - 1) / (N - 1)) / i is the result.
+    """
+    share = (relevant - 1) / (passages - 1) if passages > 1 else 0.0
+    return math.fsum((1 + (rank - 1) * share) / rank for rank in range(1, passages + 1)) / passages
 
 
 def _dcg(gains: Iterable[float]) -> float:
