@@ -12,7 +12,8 @@ from typing import Any
 from potstill.errors import PotstillError
 from potstill.evaluation.ranking import average_precision, reciprocal_rank, worst_order
 from potstill.evaluation.scorers import Scorer
-from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder, read_pairs, stem, table_files
+from potstill.evaluation.suite import EncoderSuite, in_subfolder
+from potstill.tasks.pairs import fingerprint_of, read_pairs, stem, table_files
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask, Table
 

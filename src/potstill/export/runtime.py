@@ -16,8 +16,9 @@ from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
 from potstill.versions import versions
 
-NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
-"""Endings of files beside a model that hold no weights: config, tokenizer, notes."""
+NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".safetensors")
+"""Endings of files beside a model that hold no weights: config, tokenizer, notes. The Dense modules of a sentence
+encoder are in the model; their safetensors are for sentence-transformers."""
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,12 @@ class SentenceEncoder(nn.Module):
             attention_mask: (B, L), 1 at tokens and 0 at padding.
             inputs: what else the model reads, such as `token_type_ids`.
         """
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        return self.finish(self.pool(output.last_hidden_state, attention_mask))
+        return self.hidden_and_embeddings(input_ids, attention_mask, **inputs)[1]
+
+    def hidden_and_embeddings(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states (B, L, H) and the embeddings (B, D) of a batch of texts; see `forward`."""
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        return hidden, self.finish(self.pool(hidden, attention_mask))
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64, prompt: str | None = None) -> NDArray[np.float32]:
@@ -215,6 +219,11 @@ class SentenceEncoder(nn.Module):
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.save_pretrained(path)
+        self.save_modules(path)
+        (path / "README.md").write_text(sentence_card(self) if card is None else card, encoding="utf-8")
+
+    def save_modules(self, path: Path) -> None:
+        """Write what sentence-transformers reads beside the model and its tokenizer into a folder that exists."""
         kinds = ["Transformer", "Pooling", *("Dense" for _ in self.dense), *(["Normalize"] if self.normalize else [])]
         modules = [
             # These names are known to every version of sentence-transformers.
@@ -238,7 +247,6 @@ class SentenceEncoder(nn.Module):
         }
         for name, content in files.items():
             (path / name).write_text(json_text(content, f"The file {path / name}") + "\n", encoding="utf-8")
-        (path / "README.md").write_text(sentence_card(self) if card is None else card, encoding="utf-8")
 
     def _tokenised(
         self, texts: Sequence[str], prompt: str | None, takes: Container[str]
