@@ -221,7 +221,9 @@ def _allowed(default: Tolerance, largest: float | None, agreement: float | None,
     return allowed
 
 
-def _judge(source: Source, target: Target, agreement: Agreement | EmbeddingAgreement, allowed: Tolerance, where: str) -> None:
+def _judge(
+    source: Source, target: Target, agreement: Agreement | EmbeddingAgreement, allowed: Tolerance, where: str
+) -> None:
     """Raise a `PotstillError` for an export that is too far from its source."""
     over = []
     if not agreement.relative <= allowed.largest:  # NaN is over it too

@@ -67,6 +67,8 @@ class EncoderModule(ExportModule):
     """
 
     def __init__(self, encoder: SentenceEncoder, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        if getattr(encoder.model, "pooler", None) is not None:
+            encoder.model.pooler = None  # the last hidden states do not pass through it
         super().__init__(encoder.model, inputs, outputs[:1], reads_first_token=False)
         encoder.model = nn.Identity()  # the weights have one name each
         self.encoder = encoder

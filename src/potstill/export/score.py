@@ -97,8 +97,8 @@ def score_both(
         exported: the same model in another runtime.
         task: for sentences the name of a task of `finetune`, whose development set is scored, or None for the user's
             own folder with the model's labels. None for the other heads.
-        check_data: where the data are. For sentences see `load_split`; for sentence encoders `read_sts`; for questions a file in SQuAD's format or its
-            folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
+        check_data: where the data are. For sentences see `load_split`; for sentence encoders `read_sts`; for questions
+            a file in SQuAD's format or its folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
         max_samples: rows to use, spread over the data; all if None.
         on_bad_rows: whether a row that cannot be used is an error, or is left out and counted.
 
@@ -123,8 +123,9 @@ def _score(comparison: Comparison | EmbeddingComparison, examples: Examples) -> 
         results = comparison.run(_padded(source, [examples.rows[place] for place in places]))
         for owner, arrays in zip((f"the model {source.name!r}", "the export"), results, strict=True):
             if not all(np.isfinite(array).all() for array in arrays.values()):
+                what = "logits" if source.encoder is None else "embeddings"
                 raise PotstillError(
-                    f"The {'logits' if source.encoder is None else 'embeddings'} of {owner} for some rows of --check_data are not finite numbers: they have no score."
+                    f"The {what} of {owner} for some rows of --check_data are not finite numbers: they have no score."
                 )
         for side, arrays in zip(sides, results, strict=True):
             for name, array in arrays.items():

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class SentenceEncoder(nn.Module):
         self.cut = 0
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike[str], role: str = "teacher") -> SentenceEncoder:
+    def load(cls, name_or_path: str | os.PathLike[str], role: str = "teacher") -> Self:
         """Load a folder of sentence-transformers, or one of a model alone, here or on the hub.
 
         A model alone pools by the mean and normalises, and a log line says so; a head of the model is left out. Only
@@ -118,6 +118,21 @@ class SentenceEncoder(nn.Module):
                 MODULES,
                 head,
             )
+        return cls.of_layout(layout, model, tokenizer, model_is)
+
+    @classmethod
+    def of_layout(cls, layout: Layout, model: Any, tokenizer: PreTrainedTokenizerFast, model_is: str) -> Self:
+        """Return the encoder of a folder whose model and tokenizer are loaded, in evaluation mode.
+
+        Args:
+            layout: what the folder says.
+            model: without a head; its config has the sizes.
+            tokenizer: of the model.
+            model_is: what the encoder is called in messages: "the teacher 'x'".
+
+        Raises:
+            PotstillError: the modules are damaged, or do not fit each other.
+        """
         width = model.config.hidden_size
         if layout.pooled_size not in (None, width):
             raise PotstillError(
