@@ -117,7 +117,7 @@ def corpus(corpus_folder: Path) -> Corpus:
 
 @pytest.fixture(scope="session")
 def pooled_encoder(tiny_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence encoder with every pooling side by side, a Dense module and a prompt; its embeddings have any length."""
+    """A sentence encoder with all poolings side by side, a Dense module and a prompt; embeddings have any length."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         dense = Dense(32 * len(MODES), 16, activation="Tanh")

@@ -98,7 +98,8 @@ def score_both(
         task: for sentences the name of a task of `finetune`, whose development set is scored, or None for the user's
             own folder with the model's labels. None for the other heads.
         check_data: where the data are. For sentences see `load_split`; for sentence encoders `read_sts`; for questions
-            a file in SQuAD's format or its folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
+            a file in SQuAD's format or its folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads
+            it.
         max_samples: rows to use, spread over the data; all if None.
         on_bad_rows: whether a row that cannot be used is an error, or is left out and counted.
 
