@@ -35,6 +35,7 @@ def test_what_the_page_is_told(tmp_path: Path) -> None:
         "max_length": 128,
         "labels": ["bad", "good"],
         "multi_label": False,
+        "prompt": "",
     }
 
 
