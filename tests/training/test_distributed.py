@@ -76,6 +76,7 @@ def processes(output: Path) -> int:
     return json.loads((output / "results.json").read_text())["cost"]["processes"]
 
 
+@pytest.mark.slow  # test_a_launcher_that_restarts_a_run_lets_it_go_on has two processes as well
 def test_torchrun(torchrun_output: Path, whole_batches: Learned) -> None:
     assert processes(torchrun_output) == 2
     assert checkpoints(torchrun_output) == ["checkpoint-10", "checkpoint-7"]
@@ -224,7 +225,7 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 
 
 def test_a_launcher_that_restarts_a_run_lets_it_go_on(
-    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, torchrun_output: Path
+    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, whole_batches: Learned
 ) -> None:
     script, folder = tmp_path / "script.py", tmp_path / "student"
     script.write_text(WORKER_THAT_DIES)
@@ -237,11 +238,13 @@ def test_a_launcher_that_restarts_a_run_lets_it_go_on(
     launcher = ["torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", f"--master-port={port}"]
     finished = launch(launcher, script, *job, "--overwrite_output_dir", "true")
     assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == f"wrote {folder}/\n"
+    assert processes(folder) == 2
     assert finished.stderr.count("step 1/10") == 1
     assert finished.stderr.count("step 4/10") == 2  # once more from checkpoint-3
     assert checkpoints(folder) == ["checkpoint-10", "checkpoint-3", "checkpoint-6", "checkpoint-9"]
     assert (folder / "checkpoint-9" / "optimizer.pt").is_file()
-    assert_alike(learned(folder), learned(torchrun_output))
+    assert_alike(learned(folder), whole_batches)
 
 
 def waiting(launched: TCPStore, monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> list[str]:

@@ -150,7 +150,7 @@ def check_fit(
         check_vocabularies(teacher.config, student.config)
     for number, config in enumerate([teacher.config for teacher in teachers] or [None]):
         try:
-            objective.check(config, student.config)
+            objective.check(config, student.config, number)
         except PotstillError as error:
             if len(teachers) < 2:
                 raise
