@@ -8,10 +8,13 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from encoder_samples import save_encoder
 from samples import BLOCK_SIZE, VOCABULARY, written_text
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from potstill.corpus import Corpus, prepare
+from potstill.export.export import export
+from potstill.sentences import MODES, Dense
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -119,3 +122,23 @@ def corpus_folder(teacher_folder: Path, text_path: Path, tmp_path_factory: pytes
 @pytest.fixture
 def corpus(corpus_folder: Path) -> Corpus:
     return Corpus.open(corpus_folder)
+
+
+@pytest.fixture(scope="session")
+def pooled_encoder(tiny_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence encoder with all poolings side by side, a Dense module and a prompt; embeddings have any length."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        dense = Dense(32 * len(MODES), 16, activation="Tanh")
+    folder = tmp_path_factory.mktemp("encoder") / "pooled"
+    return save_encoder(folder, tiny_tokenizer, MODES, [dense], normalize=False, prompts={"ask": "bola kir "})
+
+
+@pytest.fixture(scope="session")
+def exported_encoder(pooled_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder as ONNX."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("exported") / "encoder"
+    export(str(pooled_encoder), "onnx", str(folder))
+    return folder

@@ -26,6 +26,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from potstill.sentences import SentenceEncoder
 from potstill.serve.models import ServedModel
 from potstill.serve.server import PageServer
 
@@ -334,3 +335,29 @@ def test_the_answer_is_marked_in_the_text(open_page: Callable[..., Any], exporte
     page.get_by_label("Text to find the answer in").fill("")
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("alert")).to_have_text("Write the text to find the answer in first.")
+
+
+def test_similarities_of_encoders_and_their_order(
+    open_page: Callable[..., Any], pooled_encoder: Path, exported_encoder: Path
+) -> None:
+    encoder = SentenceEncoder.load(pooled_encoder)
+    page = open_page(exported_encoder, exported_encoder)
+    texts = ["bola dom", "kir lun mes", "sote bola kir lun", "bola kir dom"]
+    page.get_by_label("One text").fill("bola kir")
+    page.get_by_label("Texts to compare it with").fill("\n".join(["", *texts, "  "]))
+    page.get_by_role("button", name="Run").click()
+    check_times(page, 2)
+    vectors = encoder.encode(["bola kir", *texts]).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = dict(zip(texts, vectors[1:] @ vectors[0], strict=True))
+    for article in page.locator("article").all():
+        shown = shares(article)
+        assert list(shown) == sorted(texts, key=lambda text: -cosines[text])
+        assert shown == pytest.approx(cosines, abs=0.0006)
+    expect(page.locator("#method")).to_contain_text("Both put the 4 texts in the same order.")
+    page.get_by_label("Texts to compare it with").fill("")
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_have_text("Write the texts to compare it with, one a line.")
+    page.get_by_label("Texts to compare it with").fill(" ".join(["bola"] * 40))
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_contain_text("The text is too long")

@@ -35,6 +35,7 @@ def test_what_the_page_is_told(tmp_path: Path) -> None:
         "max_length": 128,
         "labels": ["bad", "good"],
         "multi_label": False,
+        "prompt": "",
     }
 
 
@@ -89,7 +90,7 @@ def test_folders_that_hold_no_model_for_the_page(tmp_path: Path, capsys: pytest.
     tokens = write_export(tmp_path / "tokens", architectures=["BertForTokenClassification"])
     message = said(capsys, "--model", str(tokens))
     assert "is a BertForTokenClassification" in message
-    assert "fill-mask, text-classification and question-answering" in message
+    assert "fill-mask, text-classification, question-answering and similarity by sentence encoders" in message
 
     headless = write_export(tmp_path / "headless", architectures=None)
     assert "is a model without a head" in said(capsys, "--model", str(headless))

@@ -1,6 +1,6 @@
 /** What the page, its worker and the server say to each other. */
 
-export type Task = "fill-mask" | "text-classification" | "question-answering";
+export type Task = "fill-mask" | "text-classification" | "question-answering" | "feature-extraction";
 
 /** A model as `models.json` describes it. */
 export interface Model {
@@ -20,6 +20,8 @@ export interface Model {
   labels: string[];
   /** Whether several labels can hold at once. */
   multi_label: boolean;
+  /** What a sentence encoder reads before each text. */
+  prompt: string;
 }
 
 /** Where models run: that many threads of the processor, or WebGPU. */
@@ -28,14 +30,24 @@ export type Device = { kind: "wasm"; threads: number } | { kind: "webgpu" };
 export type Question =
   | { task: "fill-mask"; text: string }
   | { task: "text-classification"; text: string; pair: string | null }
-  | { task: "question-answering"; question: string; context: string };
+  | { task: "question-answering"; question: string; context: string }
+  | { task: "feature-extraction"; text: string; others: string[] };
 
 export interface Share {
   text: string;
   probability: number;
 }
 
+export interface Similarity {
+  /** Which of the texts that were given it is. */
+  place: number;
+  text: string;
+  cosine: number;
+}
+
 export type Answer =
+  /** The most similar text first. */
+  | { task: "feature-extraction"; similarities: Similarity[] }
   | { task: "fill-mask"; masks: Share[][] }
   | { task: "text-classification"; labels: Share[]; score: number | null }
   | {

@@ -9,6 +9,7 @@ import type { Device, Model } from "./messages";
 type Runtime = typeof import("onnxruntime-web/wasm");
 
 export interface Input {
+  /** All tokens that are read, without padding. */
   ids: number[];
   feeds: Record<string, Tensor>;
 }
@@ -86,6 +87,21 @@ export class LoadedModel {
    * @throws Told where that is longer than the model.
    */
   input(text: string, pair: string | null = null): Input {
+    const row = this.row(text, pair);
+    return { ids: row.input_ids!, feeds: this.feeds([row]) };
+  }
+
+  /**
+   * What the model reads of several texts at once, padded to the longest.
+   *
+   * @throws Told where one is longer than the model.
+   */
+  batch(texts: readonly string[]): Input {
+    const rows = texts.map((text) => this.row(text, null));
+    return { ids: rows.flatMap((row) => row.input_ids!), feeds: this.feeds(rows) };
+  }
+
+  private row(text: string, pair: string | null): Record<string, number[]> {
     const encoded = encode(this.tokenizer, text, { text_pair: pair, return_token_type_ids: true });
     const ids = encoded.input_ids;
     const most = this.model.max_length;
@@ -95,18 +111,23 @@ export class LoadedModel {
           `${most.toLocaleString("en")} at most. Leave out about ${Math.ceil(100 * (1 - most / ids.length))} % of it.`,
       );
     }
-    const rows: Record<string, number[]> = {
+    return {
       input_ids: ids,
       attention_mask: ids.map(() => 1),
       token_type_ids: encoded.token_type_ids ?? ids.map(() => 0),
     };
-    const feeds = Object.fromEntries(
-      this.session.inputNames.map((name) => [
-        name,
-        new this.ort.Tensor("int64", BigInt64Array.from(rows[name]!, BigInt), [1, ids.length]),
-      ]),
+  }
+
+  private feeds(rows: readonly Record<string, number[]>[]): Record<string, Tensor> {
+    const longest = Math.max(...rows.map((row) => row.input_ids!.length));
+    const padding = (this.tokenizer as unknown as { pad_token_id?: number }).pad_token_id ?? 0;
+    return Object.fromEntries(
+      this.session.inputNames.map((name) => {
+        const all = new BigInt64Array(rows.length * longest).fill(BigInt(name === "input_ids" ? padding : 0));
+        rows.forEach((row, number) => all.set(BigInt64Array.from(row[name]!, BigInt), number * longest));
+        return [name, new this.ort.Tensor("int64", all, [rows.length, longest])];
+      }),
     );
-    return { ids, feeds };
   }
 
   async run(input: Input): Promise<Logits> {

@@ -13,6 +13,17 @@ export function sigmoid(logit: number): number {
   return 1 / (1 + Math.exp(-logit));
 }
 
+/** Cosine of two vectors of one width; 0 where one has no length. */
+export function cosine(one: ArrayLike<number>, other: ArrayLike<number>): number {
+  let [product, first, second] = [0, 0, 0];
+  for (let i = 0; i < one.length; i++) {
+    product += one[i]! * other[i]!;
+    first += one[i]! ** 2;
+    second += other[i]! ** 2;
+  }
+  return first && second ? product / Math.sqrt(first * second) : 0;
+}
+
 /** Places of the `count` largest values, largest first; of equal ones the first. */
 export function largest(values: ArrayLike<number>, count: number): number[] {
   const places: number[] = [];

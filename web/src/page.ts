@@ -2,14 +2,15 @@
 
 import { checkBrowser, deviceName, devices } from "./devices";
 import { sentence, Told } from "./errors";
-import type { Device, FromWorker, Model, Question, Task, ToWorker } from "./messages";
+import type { Answer, Device, FromWorker, Model, Question, Task, ToWorker } from "./messages";
 import { median, quantile } from "./numbers";
-import { answerNodes, facts, megabytes, timeWords } from "./view";
+import { answerNodes, facts, megabytes, orderWords, timeWords } from "./view";
 
 const TASKS: Record<Task, string> = {
   "fill-mask": "fill in the missing word",
   "text-classification": "classify a text",
   "question-answering": "find the answer",
+  "feature-extraction": "compare meanings",
 };
 
 const EXAMPLES: Record<string, string> = {
@@ -19,6 +20,14 @@ const EXAMPLES: Record<string, string> = {
     "A pot still is a kettle in which a fermented liquid is boiled, one batch after another. It is made of copper, " +
     "because copper takes the sulphur out of the vapour. What rises first is the strongest; it is led through the " +
     "swan neck into a worm of cold water and comes out as spirit, of less than half the volume.",
+  query: "How do I get my money back?",
+  others: [
+    "Refunds are paid within five days.",
+    "You can return the goods and are paid what they cost.",
+    "Our shops are open from nine to six.",
+    "The bank lends money to small firms.",
+    "Where can I change my password?",
+  ].join("\n"),
 };
 
 const form = byId("form", HTMLFormElement);
@@ -33,6 +42,7 @@ let ready = false;
 let mask: string | null = null;
 let asked = 0;
 let tokens: number[] = [];
+let answers: Answer[] = [];
 
 try {
   await start();
@@ -119,6 +129,7 @@ function receive(message: FromWorker): void {
       return begin(message.mask);
     case "answer":
       tokens[message.model] = message.tokens;
+      answers[message.model] = message.answer;
       part(message.model, ".answer").replaceChildren(...answerNodes(message.answer, field("context").value));
       return say("Timing …");
     case "times":
@@ -155,6 +166,10 @@ function question(): Question {
       return { task, text: field("text").value, pair: second.open ? field("pair").value : null };
     case "question-answering":
       return { task, question: field("question").value, context: field("context").value };
+    case "feature-extraction": {
+      const lines = field("others").value.split("\n").map((line) => line.trim());
+      return { task, text: field("query").value, others: lines.filter((line) => line) };
+    }
   }
 }
 
@@ -172,7 +187,9 @@ function showTimes(times: readonly number[][]): void {
   const runs = `${times[0]!.length} warm runs${times.length > 1 ? " of each, in turn" : ""}`;
   const [words, spread] = ratioWords(times);
   byId("ratio").replaceChildren(...words);
-  byId("method").textContent = `${spread}${runs}; ${length} tokens; ${device}; without tokenising.`;
+  const together = models[0]!.task === "feature-extraction" ? " of all texts, which run together" : "";
+  byId("method").textContent =
+    `${orderWords(answers)}${spread}${runs}; ${length} tokens${together}; ${device}; without tokenising.`;
   byId("comparison").hidden = false;
   say("Done.");
 }
@@ -195,6 +212,7 @@ function ratioWords(times: readonly number[][]): [(Node | string)[], string] {
 function clearAnswers(): void {
   byId("comparison").hidden = true;
   tokens = [];
+  answers = [];
   for (const answer of document.querySelectorAll(".answer")) answer.replaceChildren();
   for (const time of document.querySelectorAll<HTMLElement>(".time")) time.hidden = true;
 }

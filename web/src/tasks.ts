@@ -4,7 +4,7 @@ import { align, lastPlace } from "./align";
 import { Told } from "./errors";
 import type { Answer, Question } from "./messages";
 import { type Input, type LoadedModel, type Logits, values } from "./model";
-import { largest, sigmoid, softmax } from "./numbers";
+import { cosine, largest, sigmoid, softmax } from "./numbers";
 
 export interface Prepared {
   input: Input;
@@ -15,6 +15,8 @@ export interface Prepared {
 const TOP = 5;
 /** Tokens in the longest answer: as `potstill finetune` scores SQuAD. */
 const LONGEST_ANSWER = 30;
+/** Texts that one is compared with: they run together, and all their hidden states are in memory. */
+const MOST_TEXTS = 64;
 
 /**
  * Prepare what a model is asked.
@@ -30,6 +32,8 @@ export function prepare(model: LoadedModel, question: Question, mask: string | n
       return classify(model, question.text, question.pair);
     case "question-answering":
       return answerFrom(model, question.question, question.context);
+    case "feature-extraction":
+      return compare(model, question.text, question.others);
   }
 }
 
@@ -109,6 +113,31 @@ function answerFrom(model: LoadedModel, question: string, context: string): Prep
         span,
         probability: shares[best]!,
         none: shares[0]!,
+      };
+    },
+  };
+}
+
+function compare(model: LoadedModel, text: string, others: string[]): Prepared {
+  given(text, "a text");
+  if (others.length === 0) throw new Told("Write the texts to compare it with, one a line.");
+  if (others.length > MOST_TEXTS) {
+    throw new Told(`There are ${others.length} texts to compare with, and the page takes ${MOST_TEXTS} at most.`);
+  }
+  return {
+    input: model.batch([text, ...others].map((one) => model.model.prompt + one)),
+    answer(outputs) {
+      const all = values(outputs, "sentence_embedding");
+      const width = all.length / (others.length + 1);
+      const vector = (row: number): Float32Array => all.subarray(row * width, (row + 1) * width);
+      const cosines = others.map((_, place) => cosine(vector(0), vector(place + 1)));
+      return {
+        task: "feature-extraction",
+        similarities: largest(cosines, cosines.length).map((place) => ({
+          place,
+          text: others[place]!,
+          cosine: cosines[place]!,
+        })),
       };
     },
   };

@@ -38,6 +38,14 @@ export function answerNodes(answer: Answer, context: string): Node[] {
     case "text-classification":
       if (answer.score === null) return [list(answer.labels)];
       return [element("p", "found score", answer.score.toFixed(3)), element("p", "hint", "score")];
+    case "feature-extraction": {
+      const items = answer.similarities.map(({ text, cosine }) => {
+        const item = element("li", "", element("span", "", text), element("span", "", cosine.toFixed(3)));
+        item.style.setProperty("--share", `${100 * Math.max(0, cosine)}%`);
+        return item;
+      });
+      return [element("ol", "shares ranked", ...items), element("p", "hint", "cosine, the most similar text first")];
+    }
     case "question-answering": {
       const nodes: Node[] = [
         element("p", "found", answer.text),
@@ -61,6 +69,16 @@ export function milliseconds(value: number): string {
 
 export function percent(share: number): string {
   return `${(100 * share).toFixed(1)}${NARROW}%`;
+}
+
+/** In words, how many texts two encoders put in another place. */
+export function orderWords(answers: readonly Answer[]): string {
+  const orders = answers.map((answer) => (answer.task === "feature-extraction" ? answer.similarities : []));
+  const [own, other] = orders;
+  if (own === undefined || other === undefined || own.length === 0) return "";
+  const moved = own.filter(({ place }, rank) => other[rank]?.place !== place).length;
+  const texts = `${own.length} ${own.length === 1 ? "text" : "texts"}`;
+  return moved === 0 ? `Both put the ${texts} in the same order. ` : `${moved} of ${texts} have another place in the order. `;
 }
 
 function digits(value: number): string {

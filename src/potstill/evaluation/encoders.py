@@ -160,7 +160,8 @@ class EncoderRuns:
                 metrics=metrics,
                 teacher=None,
                 hyperparameters=scorer.settings,
-                versions=versions("potstill", "torch", "transformers", "tokenizers"),
+                versions=versions("potstill", "torch", "transformers", "tokenizers")
+                | (scorer.exported.versions if scorer.exported else {}),
                 hardware=hardware(self.args.device),
                 seconds={"scoring": time.monotonic() - started},
                 rows=one.rows | ({"texts cut": scorer.cut} if scorer.cut else {}),

@@ -10,8 +10,8 @@ from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.evaluation.scorers import Scorer
-from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder
-from potstill.tasks.pairs import stem, table_files
+from potstill.evaluation.suite import EncoderSuite, in_subfolder
+from potstill.tasks.pairs import fingerprint_of, stem, table_files
 from potstill.tasks.ranking import rank_measures
 from potstill.tasks.rerank_lists import read_lists
 from potstill.tasks.rows import BadRows, OnBadRows

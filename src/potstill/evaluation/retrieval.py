@@ -12,8 +12,9 @@ from typing import Any
 from potstill.errors import PotstillError
 from potstill.evaluation.scorers import Scorer
 from potstill.evaluation.search import search
-from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder
+from potstill.evaluation.suite import EncoderSuite, in_subfolder
 from potstill.tasks.labels import score_of
+from potstill.tasks.pairs import fingerprint_of
 from potstill.tasks.ranking import ndcg, recall, reciprocal_rank
 from potstill.tasks.rows import PACKED, BadRows, NumberedRow, OnBadRows, json_rows, text_fault, text_lines
 

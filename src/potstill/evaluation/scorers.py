@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potstill.errors import PotstillError
+from potstill.export.loaded import load_exported
+from potstill.export.runtime import ExportedFolder
 from potstill.finetuning.models import load_config
-from potstill.json_files import read_json
 from potstill.sentences.encoder import SentenceEncoder
-from potstill.sentences.folder import FETCHED, MODULES, read_layout
+from potstill.sentences.folder import FETCHED, MODULES, has_pooling, read_layout
 from potstill.sentences.reranker import Reranker
 from potstill.student.loading import CONFIG, model_folder
 from potstill.training.run_record import model_fingerprint
@@ -38,11 +40,12 @@ class Scorer:
     """A model, on the CPU until `to` moves it.
 
     Args:
-        path: folder or hub name.
+        path: folder or hub name; a folder that `export` wrote runs in its own runtime, on the CPU.
         max_length: longest input in tokens; the model's own if None.
         batch_size: texts at a time.
 
     Attributes:
+        exported: description of the folder if `export` wrote it, else None.
         weights: fingerprint of the weights.
         cut: number of texts so far that were longer than the model reads and were cut; rerankers do not count them.
         settings: what its scores depend on besides its weights, by name, as results record it.
@@ -53,7 +56,15 @@ class Scorer:
     """
 
     def __init__(self, path: str, max_length: int | None, batch_size: int) -> None:
-        self.model = Reranker.load(path, "model") if is_reranker(path) else SentenceEncoder.load(path, "model")
+        self.exported: ExportedFolder | None = None
+        self.model: SentenceEncoder | Reranker
+        if ExportedFolder.is_one(Path(path).expanduser()):
+            self.exported = ExportedFolder.read(Path(path).expanduser())
+            self.model = load_exported(self.exported)
+        elif is_reranker(path):
+            self.model = Reranker.load(path, "model")
+        else:
+            self.model = SentenceEncoder.load(path, "model")
         self.path, self.batch_size = path, batch_size
         if max_length is not None:
             limit = self.model.max_length
@@ -62,9 +73,12 @@ class Scorer:
                     f"--max_length is {max_length}, but the model {path!r} reads at most {limit} tokens: lower it."
                 )
             self.model.max_length = max_length
-        folder = model_folder(path, "model", FETCHED)
-        transformer = folder if isinstance(self.model, Reranker) else read_layout(folder, path).transformer
-        self.weights = model_fingerprint(transformer)
+        if self.exported is not None:
+            self.weights = self.exported.fingerprint
+        else:
+            folder = model_folder(path, "model", FETCHED)
+            transformer = folder if isinstance(self.model, Reranker) else read_layout(folder, path).transformer
+            self.weights = model_fingerprint(transformer)
         self.device, self.cut = torch.device("cpu"), 0
 
     def to(self, device: torch.device | str) -> Scorer:
@@ -81,8 +95,9 @@ class Scorer:
     @property
     def settings(self) -> dict[str, Any]:
         """See the attribute."""
+        runtime = {} if self.exported is None else {"runtime": self.exported.title}
         if isinstance(self.model, Reranker):
-            return {"kind": "reranker", "max_length": self.model.max_length}
+            return {"kind": "reranker", "max_length": self.model.max_length} | runtime
         encoder = self.model
         digest = hashlib.sha256()
         for name, tensor in encoder.dense.state_dict().items():
@@ -95,7 +110,7 @@ class Scorer:
             "normalize": encoder.normalize,
             "similarity": self._similarity,
             "prompts": {kind: prompt for kind in PROMPTS if (prompt := self._prompt(kind))},
-        }
+        } | runtime
 
     def embeddings(self, texts: Sequence[str], kind: Kind) -> Tensor:
         """Return the embeddings of texts, (N, D) float32 on the scorer's device. Equal texts are encoded once.
@@ -158,12 +173,8 @@ def is_reranker(path: str) -> bool:
         PotstillError: it is neither; or it has no config that can be read.
     """
     folder = model_folder(path, "model", FETCHED)
-    modules = folder / MODULES
-    if modules.is_file():
-        listed = read_json(modules, "The list of modules", "restore it")
-        kinds = {str(module.get("type")).rpartition(".")[2] for module in listed if isinstance(module, dict)}
-        if "Pooling" in kinds or not (folder / CONFIG).is_file():
-            return False
+    if (folder / MODULES).is_file() and (has_pooling(folder) or not (folder / CONFIG).is_file()):
+        return False
     config = load_config(path, "model")
     for architecture in config.architectures or []:
         several = architecture.endswith("ForSequenceClassification") and config.num_labels != 1

@@ -1,97 +1,14 @@
-"""Semantic textual similarity: whether cosines of sentences are in the order of human scores (Agirre et al. 2012)."""
+"""The suite of semantic textual similarity; see `potstill.tasks.sts`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from potstill.errors import PotstillError
-from potstill.evaluation.scorers import Scorer
-from potstill.evaluation.suite import EncoderSuite, fingerprint_of, in_subfolder
+from potstill.evaluation.suite import EncoderSuite, in_subfolder
 from potstill.tasks.glue import STSB
 from potstill.tasks.load import TaskDataAbsentError, find_split
 from potstill.tasks.metrics import METRICS
-from potstill.tasks.pairs import read_pairs, stem, table_files
-from potstill.tasks.rows import BadRows, OnBadRows
-from potstill.tasks.sentence import Row, SentenceTask, Table
-
-COLUMNS = tuple(Table("sentence1", "sentence2", score, None) for score in ("score", "label"))
-PAIRS = SentenceTask("sts", "STS", labels=(), metrics=("spearman",), official=Table(1, 2, 0, None), hub=COLUMNS[0])
-"""Files of the shared tasks of SemEval have no header: score, sentence, sentence."""
-
-SPLITS = {"train", "dev", "test", "validation"}
-
-
-@dataclass(frozen=True)
-class StsSet:
-    """The pairs of a set; see `EncoderSet`.
-
-    Attributes:
-        name: ``STS13`` for all files of 2013; else the name of the file.
-        parts: name of a file in the set → its pairs.
-        left_out: see `EncoderSet`.
-    """
-
-    name: str
-    parts: dict[str, list[Row]]
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> dict[str, int]:
-        """The number of pairs."""
-        return {"pairs": sum(map(len, self.parts.values()))}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """See `EncoderSet`."""
-        return fingerprint_of(self.parts)
-
-    def score(self, scorer: Scorer) -> dict[str, Any]:
-        """Return Spearman's correlation of the cosines with the scores, over all pairs together, and for each file."""
-        rows = [row for part in self.parts.values() for row in part]
-        found = scorer.cosines([text for text, _, _ in rows], [pair or "" for _, pair, _ in rows])
-        whole = METRICS["spearman"](found, [score for *_, score in rows])
-        metrics: dict[str, Any] = {"spearman": whole, "score": whole}
-        start = 0
-        for name, part in self.parts.items() if len(self.parts) > 1 else ():
-            of_part = METRICS["spearman"](found[start : start + len(part)], [score for *_, score in part])
-            metrics[name] = {"spearman": of_part, "score": of_part}
-            start += len(part)
-        return metrics
-
-
-def read(sources: Sequence[Path], columns: Sequence[str] | None, on_bad_rows: OnBadRows) -> list[StsSet]:
-    """Read STS files. The files of a year are one set: the benchmark takes the correlation over all their pairs.
-
-    Args:
-        sources: files, and folders of files. `YEAR-NAME.tsv` is a file of the year.
-        columns: names of the columns of the score and of both sentences, if they have names of their own.
-        on_bad_rows: ``stop`` or ``skip``.
-
-    Raises:
-        PotstillError: see `table_files` and `read_pairs`; or two files have the same name.
-    """
-    tables = COLUMNS if columns is None else (Table(columns[1], columns[2], columns[0], None),)
-    sets: dict[str, StsSet] = {}
-    for file in table_files(sources, "--sts_data"):
-        year = re.fullmatch(r"(?:19|20)(\d\d)-(.+)", stem(file))
-        name = f"STS{year[1]}" if year else stem(file)
-        if name in SPLITS:
-            name = f"{file.resolve().parent.name} {name}"
-        bad = BadRows(on_bad_rows)
-        rows, without = read_pairs(file, PAIRS, tables, bad, lone_texts=True)
-        one, part = sets.setdefault(name, StsSet(name, {})), year[2] if year else name
-        if part in one.parts:
-            raise PotstillError(f"{file} would be read as {part} of {name}, as another file is: give it another name.")
-        one.parts[part] = rows
-        for reason, count in (("without a score", without), ("bad", bad.count)):
-            if count:
-                one.left_out[reason] = one.left_out.get(reason, 0) + count
-    return [*sets.values()]
+from potstill.tasks.sts import read_sts
 
 
 def _find(folder: Path) -> list[Path]:
@@ -102,4 +19,4 @@ def _find(folder: Path) -> list[Path]:
         return found
 
 
-SUITE = EncoderSuite("sts", "STS", {"spearman": METRICS["spearman"].short}, embeds=True, read=read, find=_find)
+SUITE = EncoderSuite("sts", "STS", {"spearman": METRICS["spearman"].short}, embeds=True, read=read_sts, find=_find)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +52,6 @@ class EncoderSuite:
     embeds: bool
     read: Callable[[Sequence[Path], Sequence[str] | None, Any], Sequence[EncoderSet]]
     find: Callable[[Path], list[Path]]
-
-
-def fingerprint_of(value: Any) -> str:
-    """Return a SHA-256, in hexadecimal, of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def in_subfolder(name: str) -> Callable[[Path], list[Path]]:

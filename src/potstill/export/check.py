@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from potstill.errors import PotstillError
+from potstill.export.embeddings import EmbeddingAgreement, EmbeddingComparison, check_embeddings
 from potstill.export.source import Arrays, Source
 from potstill.export.texts import embedded_texts
 
@@ -143,7 +144,16 @@ def check_source(source: Source) -> None:
     Raises:
         PotstillError: its logits are not all finite numbers.
     """
-    _check_numbers(source, source.run(_read(source, embedded_texts(1))))
+    found = source.run(_read(source, embedded_texts(1)))
+    if source.encoder is not None:
+        check_embeddings(source, found)
+    else:
+        _check_numbers(source, found)
+
+
+def comparison_of(source: Source, exported: Runtime) -> Comparison | EmbeddingComparison:
+    """Return what compares a model with its export: logits, or embeddings of a sentence encoder."""
+    return (Comparison if source.encoder is None else EmbeddingComparison)(source, exported)
 
 
 def _check_numbers(source: Source, logits: Arrays) -> None:
@@ -154,7 +164,7 @@ def _check_numbers(source: Source, logits: Arrays) -> None:
         )
 
 
-def compare(source: Source, exported: Runtime, seed: int = 0) -> Agreement:
+def compare(source: Source, exported: Runtime, seed: int = 0) -> Agreement | EmbeddingAgreement:
     """Compare source and export on real texts and random tokens: short ones, the longest possible, batched and padded.
 
     Args:
@@ -165,7 +175,7 @@ def compare(source: Source, exported: Runtime, seed: int = 0) -> Agreement:
     Raises:
         PotstillError: the exported model cannot run one of the batches.
     """
-    comparison = Comparison(source, exported)
+    comparison = comparison_of(source, exported)
     for inputs in real_batches(source, embedded_texts(TEXTS)):
         comparison.run(inputs)
     for inputs in random_batches(source, seed):

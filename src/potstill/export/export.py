@@ -13,6 +13,7 @@ from typing import Any
 from potstill.errors import PotstillError
 from potstill.export.check import TEXTS, Agreement, check_source, compare, real_batches
 from potstill.export.disk import cannot_write, disk_errors_reported
+from potstill.export.embeddings import EmbeddingAgreement
 from potstill.export.format import SUMMARY, Quantization, Target, Tolerance
 from potstill.export.formats import FORMATS, FormatName, choose_target
 from potstill.export.score import Scores, score_both
@@ -50,7 +51,7 @@ class Exported:
     task: str
     bytes: int
     source_bytes: int
-    agreement: Agreement | None
+    agreement: Agreement | EmbeddingAgreement | None
     scores: Scores | None
 
     def __str__(self) -> str:
@@ -79,7 +80,8 @@ def export(
 ) -> Exported:
     """Write a model for another runtime, load it there, and check that it gives the same answers.
 
-    Models for fill-mask, text classification, token classification and question answering can be exported.
+    Models for fill-mask, text classification, token classification and question answering can be exported, and
+    sentence encoders: those of sentence-transformers, and models without a head.
 
     Args:
         model: Folder or hub name of the model.
@@ -94,12 +96,15 @@ def export(
         check_data: Labelled data on which source and export are scored. With a task, the folder of its data, as for
             finetune. Without a task, for classification a folder with a dev.jsonl (text, text_pair if the model reads
             pairs, label), for question answering a file like SQuAD's, for token classification a file with tokens and
-            tags, for fill-mask a text.
+            tags, for fill-mask a text. For a sentence encoder a file or folder of pairs with scores, as for --sts_data
+            of evaluate.
         max_check_samples: Rows to score, spread over the data; all if not given. For text it counts the first lines,
             1,000 if not given.
         tolerance: Largest difference of a logit from the source's, as a share of their range. An export above it fails
-            and leaves no files. 0.001 in float32, 0.02 in float16, 0.25 in int8 and 0.4 with 4 bits if not given.
-        min_agreement: Least share of answers that must be the same; 0.99, 0.95, 0.8 and 0.7 if not given.
+            and leaves no files. 0.001 in float32, 0.02 in float16, 0.25 in int8 and 0.4 with 4 bits if not given. For
+            a sentence encoder it is the length of the difference of two embeddings, as a share of their length.
+        min_agreement: Least share of answers that must be the same; 0.99, 0.95, 0.8 and 0.7 if not given. For a
+            sentence encoder the answer is the nearest neighbour of a text.
         score_tolerance: Largest share of the source's score that may be lost; 0.001, 0.005, 0.01 and 0.02 if not
             given.
         on_bad_rows: What to do with rows of check_data that cannot be used, such as broken lines: stop, or skip and
@@ -130,6 +135,11 @@ def export(
         )
     with claimed_folder(output_dir, overwrite_output_dir, SUMMARY, "an export") as folder:
         source = Source.open(model)
+        if source.encoder is not None and not chosen.encoders:
+            able = ", ".join(name for name, one in FORMATS.items() if one.encoders)
+            raise PotstillError(
+                f"The model {model!r} is a sentence encoder, which --format {format} is not for: use one of {able}."
+            )
         check_source(source)
         texts: list[str] = []
         if target.quantization == "static":
@@ -162,6 +172,8 @@ def export(
                 source.tokenizer.save_pretrained(partial)
                 settings = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
                 weights = [path for path in partial.rglob("*") if path.is_file() and path not in settings]
+                if source.encoder is not None:
+                    source.encoder.save_modules(partial)
                 result = Exported(
                     folder=folder,
                     file=folder / chosen.file,
@@ -209,7 +221,9 @@ def _allowed(default: Tolerance, largest: float | None, agreement: float | None,
     return allowed
 
 
-def _judge(source: Source, target: Target, agreement: Agreement, allowed: Tolerance, where: str) -> None:
+def _judge(
+    source: Source, target: Target, agreement: Agreement | EmbeddingAgreement, allowed: Tolerance, where: str
+) -> None:
     """Raise a `PotstillError` for an export that is too far from its source."""
     over = []
     if not agreement.relative <= allowed.largest:  # NaN is over it too

@@ -72,6 +72,7 @@ class Format:
         only_on: the only system that runs it, as `platform.system` names it and in words; None if every system does.
         not_compared: message on other systems, in place of a comparison.
         in_browser: whether the page of `serve` can load it.
+        encoders: whether sentence encoders can be written in it, which have two outputs of different shapes.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Format:
     only_on: tuple[str, str] | None = None
     not_compared: str = ""
     in_browser: bool = False
+    encoders: bool = False
 
     @property
     def runs_here(self) -> bool:

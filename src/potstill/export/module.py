@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from potstill.sentences.encoder import SentenceEncoder
 from potstill.student.family import family_or_none
 from potstill.student.interface import Family
 
@@ -54,6 +55,29 @@ class ExportModule(nn.Module):
             inputs["attention_mask"] = (1.0 - seen) * HIDDEN
         outputs = self.model(**inputs)
         return tuple(outputs[name] for name in self.outputs)
+
+
+class EncoderModule(ExportModule):
+    """A sentence encoder as it is exported: it returns the last hidden states and the embeddings.
+
+    Args:
+        encoder: in evaluation mode. It is changed: do not use it for anything else afterwards.
+        inputs: see `ExportModule`.
+        outputs: names of the last hidden states and of the embeddings.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        if getattr(encoder.model, "pooler", None) is not None:
+            encoder.model.pooler = None  # the last hidden states do not pass through it
+        super().__init__(encoder.model, inputs, outputs[:1], reads_first_token=False)
+        encoder.model = nn.Identity()  # the weights have one name each
+        self.encoder = encoder
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the last hidden states (B, L, H) and the embeddings (B, D) for (B, L) inputs."""
+        (hidden,) = super().forward(*tensors)
+        mask = tensors[self.inputs.index("attention_mask")]
+        return hidden, self.encoder.finish(self.encoder.pool(hidden, mask))
 
 
 class _FirstToken(nn.Module):

@@ -144,4 +144,4 @@ def _write(source: Source, file: Path, target: Target, examples: Iterator[Arrays
     write_onnx(source, file)
 
 
-FORMAT = Format("onnx", RUNTIME, FLOAT, EXTRA, PACKAGES, MODULE, _write, open_onnx, in_browser=True)
+FORMAT = Format("onnx", RUNTIME, FLOAT, EXTRA, PACKAGES, MODULE, _write, open_onnx, in_browser=True, encoders=True)

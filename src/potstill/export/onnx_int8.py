@@ -286,4 +286,5 @@ FORMAT = Format(
     bits_in_memory={4: 8},
     nearer=in_float.FORMAT.name,
     in_browser=True,
+    encoders=True,
 )

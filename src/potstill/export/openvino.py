@@ -122,7 +122,7 @@ def _open(file: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads
     return OpenvinoModel(file, threads)
 
 
-FORMAT = Format("openvino", "OpenVINO", FILE, "openvino", PACKAGES, "openvino", _write, _open)
+FORMAT = Format("openvino", "OpenVINO", FILE, "openvino", PACKAGES, "openvino", _write, _open, encoders=True)
 INT8 = Format(
     "openvino-int8",
     "OpenVINO",
@@ -135,4 +135,5 @@ INT8 = Format(
     bits=(8, 4),
     activations={8: ("static", "dynamic"), 4: ("dynamic",)},
     nearer=FORMAT.name,
+    encoders=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
 from potstill.versions import versions
 
-NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt")
-"""Endings of files beside a model that hold no weights: config, tokenizer, notes."""
+NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".safetensors")
+"""Endings of files beside a model that hold no weights: config, tokenizer, notes. The Dense modules of a sentence
+encoder are in the model; their safetensors are for sentence-transformers."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,17 @@ class ExportedFolder:
         """Size of the model's files on disk, without config and tokenizer."""
         files = (path for path in self.folder.rglob("*") if path.is_file() and path.suffix not in NO_WEIGHTS)
         return sum(path.stat().st_size for path in files)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of its config and its model."""
+        digest = hashlib.sha256()
+        files = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix not in NO_WEIGHTS]
+        for file in sorted([self.folder / "config.json", *files]):
+            digest.update(file.relative_to(self.folder).as_posix().encode())
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()
 
     @property
     def package(self) -> str:

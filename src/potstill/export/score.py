@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 
 from potstill.errors import PotstillError
-from potstill.export.check import Agreement, Comparison, Runtime
+from potstill.export.check import Agreement, Comparison, Runtime, comparison_of
+from potstill.export.embeddings import EmbeddingAgreement, EmbeddingComparison
 from potstill.export.quiet import quiet
-from potstill.export.source import Arrays, Source
+from potstill.export.source import EMBEDDING, ENCODER, Arrays, Source
 from potstill.export.tags import read_tagged, tag_batches, tag_scores
 from potstill.export.texts import read_texts
 from potstill.finetuning.rows import sample_rows
 from potstill.tasks.labels import ClassNames, match_names
 from potstill.tasks.load import TaskDataAbsentError, load_split
+from potstill.tasks.metrics import METRICS
 from potstill.tasks.registry import find_task
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask, Table
@@ -25,6 +28,7 @@ from potstill.tasks.squad import read_squad
 from potstill.tasks.squad_answers import find_answers
 from potstill.tasks.squad_score import score_answers
 from potstill.tasks.squad_windows import make_windows
+from potstill.tasks.sts import read_sts
 
 ROWS_AT_A_TIME = 8
 MASKED_SHARE = 0.15
@@ -47,7 +51,7 @@ class Scores:
 
     before: Metrics
     after: Metrics
-    agreement: Agreement
+    agreement: Agreement | EmbeddingAgreement
     bad_rows: int = 0
 
     @property
@@ -93,15 +97,16 @@ def score_both(
         exported: the same model in another runtime.
         task: for sentences the name of a task of `finetune`, whose development set is scored, or None for the user's
             own folder with the model's labels. None for the other heads.
-        check_data: where the data are. For sentences see `load_split`; for questions a file in SQuAD's format or its
-            folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads it.
+        check_data: where the data are. For sentences see `load_split`; for sentence encoders `read_sts`; for questions
+            a file in SQuAD's format or its folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads
+            it.
         max_samples: rows to use, spread over the data; all if None.
         on_bad_rows: whether a row that cannot be used is an error, or is left out and counted.
 
     Raises:
         PotstillError: the data cannot be read, the model is not for them, or its logits are not all finite numbers.
     """
-    comparison, bad = Comparison(source, exported), BadRows(on_bad_rows)
+    comparison, bad = comparison_of(source, exported), BadRows(on_bad_rows)
     found = [_score(comparison, examples) for examples in _examples(source, task, check_data, max_samples, bad)]
     before, after = (
         {name: float(np.mean([metrics[side][name] for metrics in found])) for name in found[0][side]} for side in (0, 1)
@@ -109,7 +114,7 @@ def score_both(
     return Scores(before, after, comparison.agreement(), bad.count)
 
 
-def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics]:
+def _score(comparison: Comparison | EmbeddingComparison, examples: Examples) -> tuple[Metrics, Metrics]:
     source = comparison.source
     lengths = [len(row["input_ids"]) for row in examples.rows]
     order = np.argsort(lengths, kind="stable")
@@ -119,14 +124,15 @@ def _score(comparison: Comparison, examples: Examples) -> tuple[Metrics, Metrics
         results = comparison.run(_padded(source, [examples.rows[place] for place in places]))
         for owner, arrays in zip((f"the model {source.name!r}", "the export"), results, strict=True):
             if not all(np.isfinite(array).all() for array in arrays.values()):
+                what = "logits" if source.encoder is None else "embeddings"
                 raise PotstillError(
-                    f"The logits of {owner} for some rows of --check_data are not finite numbers: they have no score."
+                    f"The {what} of {owner} for some rows of --check_data are not finite numbers: they have no score."
                 )
         for side, arrays in zip(sides, results, strict=True):
             for name, array in arrays.items():
                 logits = side.setdefault(name, [np.empty(0)] * len(order))
                 for place, row in zip(places, array, strict=True):
-                    if source.head.task != "text-classification":
+                    if source.head.task not in ("text-classification", ENCODER.task):
                         row = row[: lengths[place]]
                     kept = row if examples.keep is None else examples.keep(int(place), row)
                     logits[place] = np.array(kept, np.float32)  # a copy, so that the batch can be freed
@@ -155,6 +161,9 @@ def _examples(
     source: Source, task: str | None, data: str | None, limit: int | None, bad: BadRows
 ) -> Iterator[Examples]:
     kind = source.head.task
+    if source.encoder is not None:
+        yield from _pairs(source, task, data, limit, bad)
+        return
     if task is not None and find_task(task).pipeline != kind:
         raise PotstillError(f"The model {source.name!r} is for {kind}, not for the task {task}.")
     if kind == "text-classification":
@@ -210,6 +219,35 @@ def _sentences(
         return task.score(found, labels)
 
     return Examples(_rows(source, rows["text"][:], rows["pair"][:] if "pair" in rows.features else None), score)
+
+
+def _pairs(source: Source, task: str | None, data: str | None, limit: int | None, bad: BadRows) -> Iterator[Examples]:
+    """Yield each set of pairs with human scores. Its score is Spearman's correlation of the cosines with them."""
+    if task is not None or data is None:
+        raise PotstillError(
+            f"The model {source.name!r} is a sentence encoder, which --task is not for: name a file or a folder of "
+            "pairs with scores as --check_data."
+        )
+    assert source.encoder is not None
+    prompt = source.encoder.prompts.get(source.encoder.default_prompt_name or "", "")
+    for one in read_sts([Path(data).expanduser()], None, bad.on_bad_rows, "--check_data"):
+        bad.count += one.left_out.get("bad", 0)
+        pairs = [(text, pair or "", score) for part in one.parts.values() for text, pair, score in part]
+        if limit is not None and limit < len(pairs):
+            pairs = [pairs[number * len(pairs) // limit] for number in range(limit)]
+        places = {text: place for place, text in enumerate(dict.fromkeys(of for row in pairs for of in row[:2]))}
+        ends = np.array([[places[text], places[pair]] for text, pair, _ in pairs])
+        scores = [of for *_, of in pairs]
+
+        def score(found: dict[str, Logits], ends: Any = ends, scores: Any = scores) -> Metrics:
+            vectors = np.stack(found[EMBEDDING]).astype(np.float64)
+            ones, others = vectors[ends[:, 0]], vectors[ends[:, 1]]
+            lengths = np.linalg.norm(ones, axis=1) * np.linalg.norm(others, axis=1)
+            cosines = (ones * others).sum(axis=1) / np.maximum(lengths, 1e-12)
+            spearman = METRICS["spearman"](cosines, scores)
+            return {"spearman": spearman, "score": spearman}
+
+        yield Examples(_rows(source, [prompt + text for text in places]), score)
 
 
 def _questions(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -24,9 +25,11 @@ from transformers import (
 
 from potstill.corpus import load_tokenizer
 from potstill.errors import PotstillError
-from potstill.export.module import ExportModule
+from potstill.export.module import EncoderModule, ExportModule
 from potstill.export.quiet import quiet
 from potstill.finetuning.models import load_as, load_config
+from potstill.sentences.encoder import SentenceEncoder
+from potstill.sentences.folder import FETCHED, MODULES, has_pooling, read_layout
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 
@@ -56,6 +59,13 @@ HEADS = {
     "ForTokenClassification": Head("token-classification", AutoModelForTokenClassification),
     "ForQuestionAnswering": Head("question-answering", AutoModelForQuestionAnswering, ("start_logits", "end_logits")),
 }
+ENCODER = Head("feature-extraction", AutoModel, ("last_hidden_state", "sentence_embedding"))
+"""A sentence encoder, which has no head. sentence-transformers' ONNX and OpenVINO backends and the pipeline of
+transformers.js ask for an output with the name of the first. optimum-intel refuses a model with the two outputs
+`token_embeddings` and `sentence_embedding`."""
+
+EMBEDDING = ENCODER.outputs[1]
+
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -71,6 +81,7 @@ class Source:
         head: of the model.
         inputs: names of its inputs, in order, each (B, L) int64.
         max_length: longest input, in tokens.
+        encoder: the whole sentence encoder whose transformer `model` is; None for a model with a head.
     """
 
     name: str
@@ -80,22 +91,29 @@ class Source:
     head: Head
     inputs: tuple[str, ...]
     max_length: int
+    encoder: SentenceEncoder | None = None
 
     @classmethod
     def open(cls, name: str) -> Source:
-        """Load a model with the head that its config names.
+        """Load a model with the head that its config names, or a sentence encoder.
+
+        A folder of sentence-transformers and a model without a head are sentence encoders.
 
         Raises:
             PotstillError: there is no such model, its head is not in `HEADS`, its weights are damaged or incomplete,
                 or its tokenizer gives ids that the model cannot read.
         """
+        if has_pooling(model_folder(name, "model", (MODULES,))):
+            return cls._open_encoder(name)
         config = load_config(name)
         architecture = (config.architectures or ["none"])[0]
+        if is_headless(architecture):
+            return cls._open_encoder(name)
         head = next((head for ending, head in HEADS.items() if architecture.endswith(ending)), None)
         if head is None:
             raise PotstillError(
                 f"The model {name!r} is a {architecture}, which has no head to export: give a model for "
-                f"{', '.join(dict.fromkeys(head.task for head in HEADS.values()))}."
+                f"{', '.join(dict.fromkeys(head.task for head in HEADS.values()))}, or a sentence encoder."
             )
         folder = model_folder(name, "model")
         tokenizer = load_tokenizer(name)
@@ -116,6 +134,16 @@ class Source:
         inputs = fit_inputs(tokenizer, model)
         return cls(name, folder, model.eval(), tokenizer, head, inputs, longest_input(tokenizer, config))
 
+    @classmethod
+    def _open_encoder(cls, name: str) -> Source:
+        encoder = SentenceEncoder.load(name, "model")
+        tokenizer, model = encoder.tokenizer, encoder.model
+        if tokenizer.pad_token is None:
+            raise PotstillError(f"The tokenizer of the model {name!r} has no pad_token: set it in its settings.")
+        folder = read_layout(model_folder(name, "model", FETCHED), f"the model {name!r}").transformer
+        inputs = fit_inputs(tokenizer, model)
+        return cls(name, folder, model, tokenizer, ENCODER, inputs, encoder.max_length, encoder)
+
     @property
     def is_regression(self) -> bool:
         """Whether the model gives a text a number instead of a class."""
@@ -124,14 +152,22 @@ class Source:
     def module(self) -> nn.Module:
         """Return the module to export. It takes `inputs` in order and returns the logits of `head.outputs` in order."""
         reads_first_token = self.head.task == "text-classification"
+        if self.encoder is not None:
+            encoder = copy.deepcopy(self.encoder)
+            encoder.model.config.use_cache = False
+            return EncoderModule(encoder, self.inputs, self.head.outputs).eval()
         model = copy.deepcopy(self.model)
         model.config.use_cache = False  # a causal model would return its keys and values beside the logits
         return ExportModule(model, self.inputs, self.head.outputs, reads_first_token).eval()
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the float32 logits by name of output."""
+        """Return the float32 logits, or hidden states and embeddings, by name of output."""
         with torch.inference_mode():
-            outputs = self.model(**{name: torch.from_numpy(inputs[name]) for name in self.inputs})
+            tensors = {name: torch.from_numpy(inputs[name]) for name in self.inputs}
+            if self.encoder is not None:
+                found = self.encoder.hidden_and_embeddings(**tensors)
+                return {name: of.numpy() for name, of in zip(self.head.outputs, found, strict=True)}
+            outputs = self.model(**tensors)
         return {name: outputs[name].numpy() for name in self.head.outputs}
 
     def tokenise(self, texts: list[str], pairs: list[str] | None = None) -> Arrays:
@@ -140,6 +176,11 @@ class Source:
             texts, pairs, padding=True, truncation=True, max_length=self.max_length, return_tensors="np"
         )
         return {name: np.asarray(encoded[name], np.int64) for name in self.inputs}
+
+
+def is_headless(architecture: str) -> bool:
+    """Return whether a class of transformers has no head, by its name."""
+    return architecture.endswith("Model") and not any(architecture.endswith(ending) for ending in HEADS)
 
 
 def fit_inputs(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class SentenceEncoder(nn.Module):
         self.cut = 0
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike[str], role: str = "teacher") -> SentenceEncoder:
+    def load(cls, name_or_path: str | os.PathLike[str], role: str = "teacher") -> Self:
         """Load a folder of sentence-transformers, or one of a model alone, here or on the hub.
 
         A model alone pools by the mean and normalises, and a log line says so; a head of the model is left out. Only
@@ -118,6 +118,21 @@ class SentenceEncoder(nn.Module):
                 MODULES,
                 head,
             )
+        return cls.of_layout(layout, model, tokenizer, model_is)
+
+    @classmethod
+    def of_layout(cls, layout: Layout, model: Any, tokenizer: PreTrainedTokenizerFast, model_is: str) -> Self:
+        """Return the encoder of a folder whose model and tokenizer are loaded, in evaluation mode.
+
+        Args:
+            layout: what the folder says.
+            model: without a head; its config has the sizes.
+            tokenizer: of the model.
+            model_is: what the encoder is called in messages: "the teacher 'x'".
+
+        Raises:
+            PotstillError: the modules are damaged, or do not fit each other.
+        """
         width = model.config.hidden_size
         if layout.pooled_size not in (None, width):
             raise PotstillError(
@@ -163,8 +178,12 @@ class SentenceEncoder(nn.Module):
             attention_mask: (B, L), 1 at tokens and 0 at padding.
             inputs: what else the model reads, such as `token_type_ids`.
         """
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        return self.finish(self.pool(output.last_hidden_state, attention_mask))
+        return self.hidden_and_embeddings(input_ids, attention_mask, **inputs)[1]
+
+    def hidden_and_embeddings(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states (B, L, H) and the embeddings (B, D) of a batch of texts; see `forward`."""
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        return hidden, self.finish(self.pool(hidden, attention_mask))
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64, prompt: str | None = None) -> NDArray[np.float32]:
@@ -215,6 +234,11 @@ class SentenceEncoder(nn.Module):
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.save_pretrained(path)
+        self.save_modules(path)
+        (path / "README.md").write_text(sentence_card(self) if card is None else card, encoding="utf-8")
+
+    def save_modules(self, path: Path) -> None:
+        """Write what sentence-transformers reads beside the model and its tokenizer into a folder that exists."""
         kinds = ["Transformer", "Pooling", *("Dense" for _ in self.dense), *(["Normalize"] if self.normalize else [])]
         modules = [
             # These names are known to every version of sentence-transformers.
@@ -238,7 +262,6 @@ class SentenceEncoder(nn.Module):
         }
         for name, content in files.items():
             (path / name).write_text(json_text(content, f"The file {path / name}") + "\n", encoding="utf-8")
-        (path / "README.md").write_text(sentence_card(self) if card is None else card, encoding="utf-8")
 
     def _tokenised(
         self, texts: Sequence[str], prompt: str | None, takes: Container[str]

@@ -104,6 +104,19 @@ def read_layout(folder: Path, model_is: str) -> Layout:
     )
 
 
+def has_pooling(folder: Path) -> bool:
+    """Return whether a folder is one of sentence-transformers that pools: a sentence encoder, and not a cross-encoder.
+
+    Raises:
+        PotstillError: its list of modules cannot be read.
+    """
+    if not (folder / MODULES).is_file():
+        return False
+    listed = read_json(folder / MODULES, "The list of modules", _ADVICE)
+    modules = [module for module in listed if isinstance(module, dict)] if isinstance(listed, list) else []
+    return any(str(module.get("type")).rpartition(".")[2] == "Pooling" for module in modules)
+
+
 def _modules(folder: Path, model_is: str) -> list[tuple[str, str, Path]]:
     """Return kind, name and folder of each module, in an order that potstill computes."""
     wrong = f"the {MODULES} of {model_is}"

@@ -25,6 +25,11 @@ TASKS = {
 }
 """End of an architecture's name → task of the page."""
 
+ENCODER = "feature-extraction"
+"""Task of sentence encoders, which have no head. `export` writes it into its description."""
+
+ENCODER_SETTINGS = "config_sentence_transformers.json"
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -40,6 +45,7 @@ class ServedModel:
         max_length: longest text that it can read, in tokens.
         labels: of a classifier, by number; empty if it gives one score.
         multi_label: whether a text can have several labels.
+        prompt: text that a sentence encoder puts in front of each text; empty if there is none.
     """
 
     folder: Path
@@ -51,6 +57,7 @@ class ServedModel:
     max_length: int
     labels: tuple[str, ...]
     multi_label: bool
+    prompt: str = ""
 
     @classmethod
     def open(cls, folder: str, flag: str) -> ServedModel:
@@ -87,10 +94,12 @@ class ServedModel:
         config = _config(path, f"{flag} {folder}")
         architecture = str((config.architectures or ["model without a head"])[0])
         task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
+        if _summary(path, flag).get("task") == ENCODER:
+            task = ENCODER
         if task is None:
             raise PotstillError(
-                f"{flag} {folder} is a {architecture}, which the page cannot run: it does "
-                f"{', '.join(list(TASKS.values())[:-1])} and {list(TASKS.values())[-1]}."
+                f"{flag} {folder} is a {architecture}, which the page cannot run: it does {', '.join(TASKS.values())} "
+                "and similarity by sentence encoders that potstill exported."
             )
         labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label))
         return cls(
@@ -103,6 +112,7 @@ class ServedModel:
             max_length=_max_length(path, config, flag),
             labels=labels if task == "text-classification" and len(labels) > 1 else (),
             multi_label=config.problem_type == "multi_label_classification",
+            prompt=_prompt(path, flag) if task == ENCODER else "",
         )
 
     @property
@@ -127,6 +137,7 @@ class ServedModel:
             "max_length": self.max_length,
             "labels": list(self.labels),
             "multi_label": self.multi_label,
+            "prompt": self.prompt,
         }
 
 
@@ -180,17 +191,44 @@ def _config(path: Path, what: str) -> Any:
     return config
 
 
+def _summary(path: Path, flag: str) -> dict[str, Any]:
+    """Return the description of an export; an empty one if another program made the folder.
+
+    Raises:
+        PotstillError: the description is damaged.
+    """
+    if not (path / SUMMARY).is_file():
+        return {}
+    return read_object(path / SUMMARY, f"{flag}: the file", AGAIN) or {"max_length": None}
+
+
+def _prompt(path: Path, flag: str) -> str:
+    """Return the default prompt of a sentence encoder.
+
+    Raises:
+        PotstillError: its settings are missing or damaged.
+    """
+    settings = read_object(path / ENCODER_SETTINGS, f"{flag}: the file", AGAIN)
+    prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if name is None:
+        return ""
+    if not isinstance(prompts, dict) or not isinstance(prompts.get(name), str):
+        raise PotstillError(
+            f"{flag}: the file {path / ENCODER_SETTINGS} is damaged: it lacks its prompt {name!r}; {AGAIN}."
+        )
+    return str(prompts[name])
+
+
 def _max_length(path: Path, config: Any, flag: str) -> int:
     """Return the longest text in tokens: from the export's description, or else from tokenizer and config.
 
     Raises:
         PotstillError: the description is damaged.
     """
-    summary = path / SUMMARY
-    if summary.is_file():
-        length = read_object(summary, f"{flag}: the file", AGAIN).get("max_length")
+    if summary := _summary(path, flag):
+        length = summary.get("max_length")
         if (measured := _positive_integer(length)) is None:
-            raise PotstillError(f"{flag}: the file {summary} is damaged: its max_length is {length!r}; {AGAIN}.")
+            raise PotstillError(f"{flag}: the file {path / SUMMARY} is damaged: its max_length is {length!r}; {AGAIN}.")
         return min(measured, _positive_integer(getattr(config, "max_position_embeddings", None)) or 512)
     from potstill.student import usable_length  # not at the top: an export of potstill is served without torch
 

@@ -14,8 +14,9 @@ from potstill.serve.server import PageServer
 def serve(model: str, compare: str | None = None, port: int = 8000, open: bool = False) -> str:
     """Serve a page that runs an exported model in the browser, until Ctrl-C. A second model can be compared with it.
 
-    The page does fill-mask, text classification and question answering. The models run in the browser. This server only
-    sends it the files, and answers no other machine.
+    The page does fill-mask, text classification, question answering, and for sentence encoders the similarity of one
+    text to several others. The models run in the browser. This server only sends it the files, and answers no other
+    machine.
 
     Args:
         model: Folder that export wrote with --format onnx or onnx-int8.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,3 +115,8 @@ def table_rows(path: str, task: SentenceTask, tables: Sequence[Table], bad: BadR
 def _matching(tables: Sequence[Table], columns: Iterable[Any]) -> Table | None:
     known = set(columns)
     return next((table for table in tables if {table.text, table.pair, table.label} <= known), None)
+
+
+def fingerprint_of(value: Any) -> str:
+    """Return a SHA-256, in hexadecimal, of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -15,12 +15,14 @@ from potstill.bench.inference.inference_arguments import ELMO
 from potstill.bench.inference.requests import STSB
 from potstill.errors import PotstillError, first_line
 from potstill.export.runtime import ExportedFolder
-from potstill.export.source import HEADS, Source
+from potstill.export.source import ENCODER, HEADS, Source
 from potstill.finetuning.models import load_config
+from potstill.sentences.encoder import SentenceEncoder, load_encoder_tokenizer
+from potstill.sentences.folder import MODULES, has_pooling, read_layout
 from potstill.student.loading import CONFIG, model_folder, quiet_loading
 
 Runner = Literal["eager", "compiled", "exported", "elmo"]
-ENCODING = "feature-extraction"
+ENCODING = ENCODER.task
 SCORING = "text-classification"
 
 
@@ -79,10 +81,17 @@ class Model:
         shape = self.shape(device)
         if self.exported is None:
             return shape, shape
-        head = next(head for head in HEADS.values() if head.task == self.task)
+        head = next((head for head in HEADS.values() if head.task == self.task), ENCODER)
         no_tokenizer: Any = None
-        exported = self.exported
-        source = Source(self.name, exported.folder, shape, no_tokenizer, head, exported.inputs, exported.max_length)
+        exported, encoder = self.exported, None
+        if head is ENCODER:
+            layout, tokenizer = read_layout(exported.folder, self.name), load_encoder_tokenizer(exported.folder)
+            encoder = SentenceEncoder.of_layout(layout, shape, tokenizer, self.name).to(device)
+        source = Source(
+            *(self.name, exported.folder, shape, no_tokenizer, head, exported.inputs),
+            exported.max_length,
+            encoder,
+        )
         return source.module(), shape
 
     def bytes_on_disk(self) -> int:
@@ -182,6 +191,8 @@ def _read(name: str, path: str) -> Model:
         raise PotstillError(f"--models {name}={path}: {str(error).rstrip('.')}.") from error
     if exported is not None:
         return Model(name, path, exported.task, config, exported=exported)
+    if has_pooling(model_folder(path, "model", (MODULES,))):
+        return Model(name, path, ENCODING, config)
     architecture = (config.architectures or ["Model"])[0]
     for ending, head in HEADS.items():
         if architecture.endswith(ending):

@@ -82,9 +82,15 @@ class TorchRunner(_Tokenised):
         from potstill.corpus import load_tokenizer
         from potstill.export.source import Source, fit_inputs, longest_input
         from potstill.finetuning.models import load_as, load_config, load_with_head
-        from potstill.student.loading import check_vocabulary
+        from potstill.sentences.encoder import SentenceEncoder
+        from potstill.sentences.folder import FETCHED, has_pooling
+        from potstill.student.loading import check_vocabulary, model_folder
 
-        if form.num_labels is None and form.task != ENCODING:
+        if form.num_labels is None and form.task == ENCODING and has_pooling(model_folder(form.path, "model", FETCHED)):
+            encoder = SentenceEncoder.load(form.path, "model")
+            model, self.tokenizer, self.longest = encoder, encoder.tokenizer, encoder.max_length
+            self.inputs = fit_inputs(self.tokenizer, encoder.model)
+        elif form.num_labels is None and form.task != ENCODING:
             source = Source.open(form.path)
             model, self.tokenizer, self.inputs, self.longest = (
                 *(source.model, source.tokenizer, source.inputs),
