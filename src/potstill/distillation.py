@@ -36,6 +36,10 @@ def distill(args: DistillationArguments) -> Path:
                 f"The teacher {name} is a sentence encoder, which reads whole texts: prepare the text with --unit "
                 "sentences, or with --unit texts."
             )
+    if args.teacher_embeddings != "computed":
+        raise PotstillError(
+            "--teacher_embeddings is for sentence encoders, which learn embeddings of whole texts: leave it out."
+        )
     from potstill.training.distill import distill_language_model
 
     return distill_language_model(args)

@@ -127,6 +127,11 @@ class DistillationArguments(Recipe):
     initialise: Literal["teacher", "random"] = option(
         "teacher", "Start from the teacher's weights or from random ones."
     )
+    teacher_embeddings: Literal["computed", "kept"] = option(
+        "computed",
+        "For a sentence encoder: compute the teacher's embeddings in each step, or once for all texts of the corpus "
+        "and keep them on disk for this run and later ones. See docs/sentences.md.",
+    )
     trim_vocabulary: bool = option(
         False,
         "Cut the rows of the teacher's vocabulary that are beyond the tokens of its tokenizer. They are left out of "
@@ -156,6 +161,8 @@ class DistillationArguments(Recipe):
                 self.losses = yaml.safe_load(self.losses) or {}  # a later check refuses {}
             except yaml.YAMLError as error:
                 raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+        kinds = ("computed", "kept")
+        self._check("teacher_embeddings", self.teacher_embeddings in kinds, "must be 'computed' or 'kept'")
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]

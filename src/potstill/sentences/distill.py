@@ -119,6 +119,8 @@ def _some_texts(corpus: Corpus, encoder: SentenceEncoder) -> Tensor:
 def _write_output(trainer: SentenceTrainer, folder: Path) -> None:
     """Evaluate the trained encoder and write its folder. Every file is complete before it appears there."""
     results = run_results(trainer)
+    if trainer.kept_embeddings is not None:
+        results["teacher_embeddings"] = trainer.kept_embeddings
     if not trainer.args.should_save:
         return
     with atomic_output(folder) as staging:

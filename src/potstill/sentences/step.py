@@ -97,20 +97,47 @@ class SentenceStep(ObjectiveStep):
         """Move the teacher, which is no part of this module, to the device of the run."""
         self.teacher.to(device)
 
-    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Return the named losses, each a float32 scalar, of (B, L) int64 blocks of whole texts."""
-        return self._step(input_ids)
+    def forward(self, input_ids: Tensor, embeddings: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the named losses, each a float32 scalar.
+
+        Args:
+            input_ids: (B, L) int64, blocks of whole texts.
+            embeddings: (B, S, D), the teacher's embeddings of the texts in each block, if they are known. The teacher
+                does not run then.
+        """
+        return self._step(input_ids) if embeddings is None else self._step(input_ids, embeddings)
 
     def _losses(self, *inputs: Tensor) -> dict[str, Tensor]:
-        (input_ids,) = inputs
-        device = input_ids.device.type
-        dtype = autocast_dtype(device)
+        input_ids, *known = inputs
+        dtype = autocast_dtype(input_ids.device.type)
         rows = self.rows(input_ids)
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            teacher = self._teacher_in(dtype)(input_ids, rows)
+        if known:
+            teacher = Encoded({}, {}, None, rows, known[0].flatten(0, 1).float())
+        else:
+            teacher = self._run_teacher(input_ids, rows, dtype)
         self.mark("teacher")
         none = input_ids.new_empty((len(input_ids), 0))
         return self._compare(lambda copied: self._run_student(input_ids, rows, copied), [teacher], none, none, dtype)
+
+    def teacher_embeddings(self, input_ids: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """Return the teacher's embeddings (B · S, D) of the texts in blocks (B, L), computed in a type.
+
+        Args:
+            input_ids: the blocks.
+            dtype: None for the teacher's own.
+        """
+        pooled = self._run_teacher(input_ids, self.rows(input_ids), dtype).pooled
+        assert pooled is not None
+        return pooled
+
+    def forget_teacher_copies(self) -> None:
+        """Free the memory of copies of the teacher in other types than its own. They are made again if needed."""
+        self._teachers = {None: self._teachers[None]}
+
+    @torch.no_grad()
+    def _run_teacher(self, input_ids: Tensor, rows: Rows, dtype: torch.dtype | None) -> Encoded:
+        with torch.autocast(input_ids.device.type, enabled=False):
+            return self._teacher_in(dtype)(input_ids, rows)
 
     @property
     def _recomputes(self) -> bool:

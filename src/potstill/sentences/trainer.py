@@ -18,13 +18,16 @@ from potstill.errors import PotstillError
 from potstill.objective import Objective, objective_from
 from potstill.recipe import DistillationArguments
 from potstill.sentences.encoder import SentenceEncoder
+from potstill.sentences.kept_embeddings import EmbeddedBlocks
 from potstill.sentences.step import RowFormat, SentenceStep, described
+from potstill.sentences.teacher_embeddings import check_reads, keep_embeddings
 from potstill.student import usable_length
 from potstill.student.weights import check_finite
 from potstill.training.block_trainer import BlockTrainer
 from potstill.training.compatibility import check_launch
 from potstill.training.evaluation import evaluated_blocks
 from potstill.training.hardware import hardware
+from potstill.training.objective_step import autocast_dtype
 from potstill.training.run_record import weights_hash
 
 COUNTED_BLOCKS = 4096
@@ -41,6 +44,9 @@ class SentenceTrainer(BlockTrainer):
         teacher: the encoder to learn from.
         callbacks: as in `Trainer`.
         objective: what is minimised, in place of the losses of `args`.
+
+    Attributes:
+        kept_embeddings: with `teacher_embeddings: kept` the record of `keep_embeddings`, once training has begun.
 
     The arguments are not changed. Without losses those of `default_losses` are used.
 
@@ -61,6 +67,8 @@ class SentenceTrainer(BlockTrainer):
         losses = default_losses(teacher, student) if args.losses is None else args.losses
         objective = objective or objective_from(losses)
         check_encoders(student, teacher, corpus, objective)
+        if args.teacher_embeddings == "kept":
+            check_reads(objective)
         check_launch(args)
         args = copy.copy(args)
         if len(corpus.validation) == 0:
@@ -68,6 +76,7 @@ class SentenceTrainer(BlockTrainer):
         args.ddp_find_unused_parameters = True  # a pooler has no gradient
         step = SentenceStep(student, teacher, objective, row_format(corpus, student), args.seed)
         self._teacher_hash = ""
+        self.kept_embeddings: dict[str, Any] | None = None
         line = _headline(step, corpus, args)
         super().__init__(step, corpus, args, student.tokenizer, line, _held_out_line, callbacks=callbacks)
         step.to_device(args.device)
@@ -96,14 +105,34 @@ class SentenceTrainer(BlockTrainer):
     @property
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the contents of the corpus and of the teacher."""
+        return {"corpus": self.corpus.fingerprint, "teacher": self.teacher_hash, **self.sources}
+
+    @property
+    def teacher_hash(self) -> str:
+        """Hash of the teacher's weights."""
         self._teacher_hash = self._teacher_hash or weights_hash(self.step.teacher)
-        return {"corpus": self.corpus.fingerprint, "teacher": self._teacher_hash, **self.sources}
+        return self._teacher_hash
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
+        """Train as `BlockTrainer.train` does. If the teacher's embeddings are to be kept, they are computed before.
+
+        Raises:
+            EmbeddingInterrupted: a signal came meanwhile.
+        """
+        if self.args.teacher_embeddings == "kept":
+            with self.accelerator.autocast():
+                dtype = autocast_dtype(self.args.device.type)
+            kept, self.kept_embeddings = keep_embeddings(
+                self.step, self.corpus, self.args, self.teacher_hash, dtype, self.accelerator.wait_for_everyone
+            )
+            self.train_dataset = EmbeddedBlocks(self.corpus.train, kept)
+        return super().train(resume_from_checkpoint, **options)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses of a micro-batch by name."""
         input_ids = inputs["input_ids"]
         self.exclude_first_steps(input_ids.shape)
-        return model(input_ids)
+        return model(input_ids, inputs["embeddings"]) if "embeddings" in inputs else model(input_ids)
 
     @torch.no_grad()
     def held_out(self, blocks: Blocks) -> dict[str, float]:
