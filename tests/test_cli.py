@@ -81,12 +81,13 @@ def test_corpus_of_another_tokenizer(
     assert f"--tokenizer {other}" in message
 
 
-def test_teacher_without_a_head(
+def test_language_model_options_for_a_teacher_without_a_head(
     refused: Callable[..., str], job: Callable[..., list[object]], teacher_folder: Path, tmp_path: Path
 ) -> None:
     BertModel.from_pretrained(teacher_folder).save_pretrained(tmp_path / "encoder")
     BertTokenizer.from_pretrained(teacher_folder).save_pretrained(tmp_path / "encoder")
-    assert "has no complete language-model head" in refused("distill", *job(teacher=tmp_path / "encoder"))
+    message = refused("distill", *job(teacher=tmp_path / "encoder"), "--temperature", "3")
+    assert "--temperature is for language models, but the teacher is distilled without a head" in message
 
 
 def test_teacher_that_does_not_exist(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from pathlib import Path
 
 from potstill.corpus import Manifest
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 
+logger = logging.getLogger(__name__)
+
 
 def distill(args: DistillationArguments) -> Path:
     """Distil a teacher into a shallower student over a prepared corpus, and write the student's folder.
 
-    A corpus of blocks of running text is for a language model: see `distill_language_model`. A corpus of whole texts,
-    prepared with `--unit`, is for a sentence encoder: see `distill_sentences`.
+    A corpus of blocks of running text is for a language model, or for an encoder that is to be fine-tuned: see
+    `distill_language_model`. A corpus of whole texts, prepared with `--unit`, is for a sentence encoder: see
+    `distill_sentences`.
 
     Args:
         args: at least `teacher`, `corpus` and `output_dir`.
@@ -32,10 +37,14 @@ def distill(args: DistillationArguments) -> Path:
         return distill_sentences(args)
     for name in args.teachers:
         if (Path(name).expanduser() / "modules.json").is_file():
-            raise PotstillError(
-                f"The teacher {name} is a sentence encoder, which reads whole texts: prepare the text with --unit "
-                "sentences, or with --unit texts."
+            logger.warning(
+                "The teacher %s is a sentence encoder, and the corpus holds blocks: its hidden states and attention "
+                "are distilled, into an encoder for fine-tuning. A corpus prepared with --unit sentences would distil "
+                "its embeddings.",
+                name,
             )
+            args = copy.copy(args)
+            args.headless = True
     if args.teacher_embeddings != "computed":
         raise PotstillError(
             "--teacher_embeddings is for sentence encoders, which learn embeddings of whole texts: leave it out."

@@ -89,7 +89,7 @@ class DistillationArguments(Recipe):
 
     teacher: list[str] | str | None = option(
         None,
-        "Folder or hub name of the teacher, a language model or a sentence encoder. With several names the student "
+        "Folder or hub name of the teacher, a language model or an encoder. With several names the student "
         "learns from their mean, and is built from the first one.",
         required=True,
         several=True,
@@ -140,6 +140,11 @@ class DistillationArguments(Recipe):
     fold_token_types: bool = option(
         True,
         "Add the teacher's segment-0 vector to the student's position embeddings, so that both embed text equally.",
+    )
+    headless: bool = option(
+        False,
+        "Distil the encoder alone, without a language-model head, for fine-tuning. A teacher without a head is always "
+        "distilled so.",
     )
     losses: dict | str | None = option(
         None,

@@ -11,7 +11,7 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     BertForMaskedLM,
-    BertModel,
+    BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForMaskedLM,
 )
@@ -197,8 +197,8 @@ def test_teachers_that_cannot_be_one(make_bert: MakeBert) -> None:
         build_student(make_bert(is_decoder=True))
     with pytest.raises(PotstillError, match="'relative_key' positions"):
         build_student(make_bert(position_embedding_type="relative_key"))
-    with pytest.raises(PotstillError, match="BertModel, which has no language-model head"):
-        build_student(BertModel(make_bert().config))
+    with pytest.raises(PotstillError, match="BertForSequenceClassification, which has no language-model head"):
+        build_student(BertForSequenceClassification(make_bert().config))
 
 
 def test_options_that_cannot_be(make_bert: MakeBert) -> None:

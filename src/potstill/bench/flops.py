@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from potstill.objective import Objective
-from potstill.student import LAST_HIDDEN, Reads, family_of
+from potstill.student import LAST_HIDDEN, Reads, family_of, is_headless
 from potstill.student.counting import MATRICES
 from potstill.training.part_clock import synchronise
 
@@ -87,11 +87,17 @@ def forward_flops(
     flops = sum(family.layer_flops(model, layer, block_size) for layer in range(run))
     if any(layer % depth >= run for layer in reads.attention):
         flops += 2 * 3 * width * width
-    vocabulary = family.head(model).weight
+    vocabulary = None if is_headless(model) else family.head(model).weight
     in_layers, in_base = ({*part.modules()} for part in (family.layers(model), model.base_model))
-    projections, transform = 0, vocabulary.numel()
+    projections, transform = 0, 0 if vocabulary is None else vocabulary.numel()
+    pooler = {*model.pooler.modules()} if getattr(model, "pooler", None) is not None else set()  # of one token a block
     for part in model.modules():
-        if isinstance(part, MATRICES) and part not in in_layers and part.weight is not vocabulary:
+        if (
+            isinstance(part, MATRICES)
+            and part not in pooler
+            and part not in in_layers
+            and part.weight is not vocabulary
+        ):
             if part in in_base:  # of the embeddings, so of every token
                 projections += part.weight.numel()
             else:

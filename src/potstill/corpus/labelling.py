@@ -1,4 +1,4 @@
-"""Blocks with what is to be predicted of them, and the labels of a causal language model."""
+"""Blocks with what is to be predicted of them: the labels of a causal language model, or none."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ class LabelledBlocks:
 
 Labelling = Callable[[Tensor, Tensor], LabelledBlocks]
 """Turns blocks (B, L) and their sample indices (B,) into labelled blocks."""
+
+
+def unlabelled(input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
+    """Leave the blocks as they are, with nothing to predict: K is 0.
+
+    Args:
+        input_ids: (B, L) int64.
+        sample_index: (B,) int64; it changes nothing.
+    """
+    none = input_ids.new_empty((len(input_ids), 0))
+    return LabelledBlocks(input_ids, none, none)
 
 
 def next_tokens(input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:

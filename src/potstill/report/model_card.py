@@ -19,6 +19,7 @@ def model_card(
     results: dict[str, Any],
     manifest: Manifest,
     same_class: bool = False,
+    headless: bool = False,
 ) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
@@ -28,19 +29,22 @@ def model_card(
         results: measured figures, as `run_results` returns them.
         manifest: manifest of the corpus.
         same_class: whether a student has the class of its teacher, with segment embeddings.
+        headless: whether it is an encoder without a language-model head.
     """
     teacher = recipe.get("teacher")
     causal = family_of(config).causal
     teachers = results.get("teachers", [])
     header = {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation" if causal else "fill-mask",
+        "pipeline_tag": "feature-extraction" if headless else "text-generation" if causal else "fill-mask",
         "tags": ["potstill", "distillation" if teacher else "causal-lm" if causal else "masked-lm"],
     }
     sections = [
         front_matter(header, teacher),
-        _summary(config, recipe, results, same_class),
-        _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
+        _summary(config, recipe, results, same_class, headless),
+        _nearness(results["held_out"], recipe)
+        if headless
+        else _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
         _teachers(teachers, results["held_out"]["final"] or {}, recipe),
         _size(recipe, results),
         _layer_search(results.get("layer_search")),
@@ -51,18 +55,23 @@ def model_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], same_class: bool) -> str:
+def _summary(
+    config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str, Any], same_class: bool, headless: bool
+) -> str:
     causal = family_of(config).causal
     shape = (
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, vocabulary of {config.vocab_size:,}, "
-        f"{results['parameters']:,} parameters with its language-model head"
+        f"{results['parameters']:,} parameters{'' if headless else ' with its language-model head'}"
     )
     lines = []
     if "teacher" in recipe:
         lines += [
             f"# A student of {_names(recipe['teacher'])}",
             "",
-            f"A {code(config.model_type)} of {shape}, distilled with potstill by the "
+            f"An encoder for fine-tuning, without a head: a {code(config.model_type)} of {shape}, distilled with "
+            "potstill by its teacher's hidden states and attention."
+            if headless
+            else f"A {code(config.model_type)} of {shape}, distilled with potstill by the "
             "method of DistilBERT (Sanh et al. 2019, arXiv 1910.01108).",
             "",
         ]
@@ -92,9 +101,7 @@ def _summary(config: PreTrainedConfig, recipe: dict[str, Any], results: dict[str
     usage = [
         "",
         "```python",
-        "from transformers import pipeline",
-        "",
-        *(_GENERATE if causal else _FILL),
+        *(_ENCODE if headless else _GENERATE if causal else _FILL),
         "```",
     ]
     return "\n".join(lines + usage)
@@ -133,11 +140,26 @@ def _by_rule(layers: str | None) -> str:
     return f" {layers}, counted from 0" if re.fullmatch(r"[\d, ]+", layers) else f" by the rule {code(layers)}"
 
 
+_ENCODE = (
+    "from transformers import AutoModel, AutoTokenizer",
+    "",
+    'folder = "path/of/this/folder"',
+    "tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)",
+    'hidden = model(**tokenizer("Some text", return_tensors="pt")).last_hidden_state',
+    "```",
+    "",
+    "```bash",
+    "potstill finetune --model path/of/this/folder --task sst2 --output_dir sst2",
+)
 _FILL = (
+    "from transformers import pipeline",
+    "",
     'fill = pipeline("fill-mask", model="path/of/this/folder")',
     'fill(f"The capital of France is {fill.tokenizer.mask_token}.")',
 )
 _GENERATE = (
+    "from transformers import pipeline",
+    "",
     'generate = pipeline("text-generation", model="path/of/this/folder")',
     'generate("The capital of France is", max_new_tokens=10)',
 )
@@ -201,6 +223,27 @@ def _held_out(
     return "\n\n".join(paragraphs)
 
 
+def _nearness(held_out: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """Return the section on how near an encoder without a head is to its teacher."""
+    final, initial = held_out["final"], held_out["initial"]
+    if final is None:
+        return "## Held-out text\n\nNot measured: the corpus has no held-out block."
+    rows = [_row("student, as initialised", initial)] if initial else []
+    rows.append(_row("student, trained", final))
+    if "short_loss" in final:
+        at_short = {key.removeprefix("short_"): value for key, value in final.items() if key.startswith("short_")}
+        rows.append(_row(f"student, trained, blocks split to {recipe['short_block_size']} tokens", at_short))
+    columns = {"loss": "loss", "cosine": "cosine"}
+    return "\n\n".join(
+        [
+            "## Held-out text",
+            _MEASURED_STATES,
+            _without_empty_columns(["", *(columns.get(key, "") for key in _HELD_OUT)], rows),
+            *no_figures({"as initialised": initial or {}, "trained": final}),
+        ]
+    )
+
+
 SHOWN_CHOICES = 10
 
 
@@ -209,10 +252,12 @@ def _layer_search(search: dict[str, Any] | None) -> str:
     if search is None:
         return ""
     tried = search["tried"]
+    distance = "accuracy" not in tried[0]  # of an encoder without a head
+    columns = ("loss",) if distance else ("loss", "accuracy", "kl")
     rows = [
         [
             ",".join(map(str, choice["layers"])),
-            *(figure(choice[name], _HELD_OUT[name][1]) for name in ("loss", "accuracy", "kl")),
+            *(figure(choice[name], ".4f" if distance else _HELD_OUT[name][1]) for name in columns),
         ]
         for choice in tried[:SHOWN_CHOICES]
     ]
@@ -226,7 +271,7 @@ def _layer_search(search: dict[str, Any] | None) -> str:
         text += " The time limit ended the search."
     if len(tried) > SHOWN_CHOICES:
         text += f" These are the best {SHOWN_CHOICES} choices; `results.json` has all."
-    headings = ["layers", *(_HELD_OUT[name][0] for name in ("loss", "accuracy", "kl"))]
+    headings = ["layers", *("1 − cosine" if distance else _HELD_OUT[name][0] for name in columns)]
     return "\n\n".join(["## Layers of the teacher", text, table(headings, rows, figures=True)])
 
 
@@ -234,6 +279,11 @@ _MEASURED_MASKED = (
     "Masked LM on documents that were not used for training. 15 % of the tokens are masked uniformly, with the same "
     "masks for every row. KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at the "
     "masked tokens, the cosine of the last hidden states at all tokens."
+)
+_MEASURED_STATES = (
+    "Measured on documents that were not used for training. The loss is the weighted sum of the losses in the recipe. "
+    "The cosine compares the last hidden states of student and teacher, mean over all tokens. Where the student is "
+    "narrower, its states first go through the projection that was trained with it."
 )
 _MEASURED_CAUSAL = (
     "Causal LM on documents that were not used for training. Perplexity is exp(loss), by tokens of this vocabulary. "

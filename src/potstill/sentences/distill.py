@@ -29,7 +29,7 @@ MEASURED_BLOCKS = 64
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share"),
-    *("teacher_weights", "teacher_mean", "fold_token_types", "max_size", "layers_seconds", *OF_LOSSES),
+    *("teacher_weights", "teacher_mean", "fold_token_types", "max_size", "layers_seconds", "headless", *OF_LOSSES),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
 

@@ -15,7 +15,7 @@ from potstill.errors import PotstillError
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.student import family_of
 from potstill.student.build import check_initialise, initialised_from, layers_to_copy
-from potstill.student.headless import copy_layers, shallower_config
+from potstill.student.headless import copy_layers, new_encoder, shallower_config
 from potstill.student.narrow import NarrowBy, narrow
 from potstill.student.sizes import wanted_sizes, with_sizes
 
@@ -80,10 +80,8 @@ def build_sentence_student(
         if not copied:
             config = with_sizes(config, sizes)
     with initialised_from(seed):
-        model = type(teacher)(config)
+        model = new_encoder(teacher, config)
         dense = [part.fresh() for part in encoder.dense]
-    if getattr(teacher, "pooler", None) is None and hasattr(teacher, "pooler"):
-        model.pooler = None
     model.to(dtype=torch.promote_types(teacher.dtype, torch.float32))
     if initialise == "teacher":
         copy_layers(teacher, model, chosen)

@@ -25,7 +25,7 @@ from potstill.student import usable_length
 from potstill.student.weights import check_finite
 from potstill.training.block_trainer import BlockTrainer
 from potstill.training.compatibility import check_launch
-from potstill.training.evaluation import evaluated_blocks
+from potstill.training.evaluation import evaluated_batches
 from potstill.training.hardware import hardware
 from potstill.training.objective_step import autocast_dtype
 from potstill.training.run_record import weights_hash
@@ -142,14 +142,13 @@ class SentenceTrainer(BlockTrainer):
             `loss`, the objective; and `distance`, the mean over the texts of 1 − cos of the embeddings, if their widths
             are equal.
         """
-        size, chosen = self.args.per_device_eval_batch_size, evaluated_blocks(len(blocks), self.args.max_eval_samples)
-        batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        size, most = self.args.per_device_eval_batch_size, self.args.max_eval_samples
         sums = torch.zeros(4, device=self.args.device)
         training = self.step.training
         self.step.eval()
         try:
-            for batch in batches[self.args.process_index :: self.args.world_size]:
-                input_ids = blocks.__getitems__(batch)["input_ids"].to(self.args.device)
+            for batch in evaluated_batches(blocks, size, most, self.args.process_index, self.args.world_size):
+                input_ids = batch["input_ids"].to(self.args.device)
                 with torch.compiler.set_stance("force_eager"):
                     sums += self._held_out_sums(input_ids)
         finally:

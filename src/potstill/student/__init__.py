@@ -4,12 +4,13 @@ from potstill.student.build import build_student
 from potstill.student.facts import takes_token_types, usable_length
 from potstill.student.family import family_of
 from potstill.student.grow import grow, grow_optimizer_state
-from potstill.student.interface import Family, VocabularyHead
+from potstill.student.interface import Family, VocabularyHead, is_headless
 from potstill.student.layers import choose_layers
 from potstill.student.loading import load_masked_lm
 from potstill.student.narrow import narrow
 from potstill.student.rows import Rows
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, Tokens
+from potstill.student.teacher_loading import load_teacher
 from potstill.student.vocabulary_pruning import prune_embeddings, prune_vocabulary
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "family_of",
     "grow",
     "grow_optimizer_state",
+    "is_headless",
     "load_masked_lm",
+    "load_teacher",
     "narrow",
     "prune_embeddings",
     "prune_vocabulary",

@@ -13,10 +13,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of, family_or_none
+from potstill.student.headless import copy_layers, new_encoder, shallower_config
+from potstill.student.interface import is_headless
 from potstill.student.layers import choose_layers, default_depth, explicit_layers
-from potstill.student.loading import load_masked_lm, quiet_loading
+from potstill.student.loading import quiet_loading
 from potstill.student.narrow import NarrowBy, narrow
 from potstill.student.sizes import sizes_of, wanted_sizes, with_sizes
+from potstill.student.teacher_loading import load_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +46,11 @@ def build_student(
     whole, its transform and LayerNorm included. A student that is to be narrower is first made at full width, and then
     narrowed: see `narrow`. The caller's random state is left as it was.
 
+    The student of a teacher without a head, as `AutoModel` loads it, is of its class and has no head either. That of a
+    BERT is a BERT, with its segments and its pooler.
+
     Args:
-        teacher: A language model of a known family, or its folder or hub name.
+        teacher: A language model or an encoder of a known family, or its folder or hub name.
         num_hidden_layers: Depth of the student. Half the teacher's (rounded down, at least 1) by default, or as many
             as `layers` lists.
         layers: Which teacher layers to copy; see `choose_layers`. Where the teacher's layers are of several kinds, what
@@ -67,32 +73,39 @@ def build_student(
         to be trained.
 
     Raises:
-        PotstillError: The teacher cannot be loaded, has no language-model head or is of no known family; the depth, the
+        PotstillError: The teacher cannot be loaded, has the head of a task or is of no known family; the depth, the
             choice of layers or a size is impossible; `initialise` or `narrow_by` is neither of its two values.
     """
     check_initialise(initialise)
     if not isinstance(teacher, PreTrainedModel):
-        teacher = load_masked_lm(teacher)
-    family = family_of(teacher)
-    if teacher.get_output_embeddings() is None:
+        teacher = load_teacher(teacher)
+    family, headless = family_of(teacher), is_headless(teacher)
+    if teacher.get_output_embeddings() is None and not headless:
         raise PotstillError(
-            f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with load_masked_lm"
+            f"the teacher is a {type(teacher).__name__}, which has no language-model head: load it with "
+            "load_masked_lm, or with AutoModel for a student without a head"
         )
     with quiet_loading():
         reason = family.unusable(teacher)
     if reason is not None:
         raise PotstillError(f"the teacher cannot be used: it {reason}")
     chosen = layers_to_copy(teacher.config, num_hidden_layers, layers)
-    config = family.student_config(teacher.config, chosen)
+    config = (shallower_config if headless else family.student_config)(teacher.config, chosen)
     sizes = wanted_sizes(config, hidden_size, num_attention_heads, intermediate_size, copied=initialise == "teacher")
     if initialise == "random":
         config = with_sizes(config, sizes)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
     with initialised_from(seed):
-        student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
+        if headless:
+            student = new_encoder(teacher, config)
+        else:
+            student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
     student.to(dtype=dtype)
     if initialise == "teacher":
-        family.copy_weights(teacher, student, chosen, fold_token_types)
+        if headless:
+            copy_layers(teacher, student, chosen)
+        else:
+            family.copy_weights(teacher, student, chosen, fold_token_types)
         if sizes != sizes_of(config):
             student = narrow(student, **asdict(sizes), narrow_by=narrow_by, blocks=blocks, seed=seed)
     return student.to(device=teacher.device).eval()

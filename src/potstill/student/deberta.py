@@ -36,13 +36,17 @@ class DebertaV2(BertLayers, SameClass):
 
     def read_names(self, config: PreTrainedConfig, names: Collection[str]) -> str | None:
         """See `Family.read_names`. The published files have the newer head, which their configs do not say."""
+        if any(name.startswith("lm_predictions.") for name in names):
+            config.legacy = False
+        return None
+
+    def headless_because(self, config: PreTrainedConfig, names: Collection[str]) -> str | None:
+        """See `Family.headless_because`."""
         if any(name.startswith("mask_predictions.") for name in names):
             return (
                 "is a discriminator (its weights hold mask_predictions), which is an encoder without a trained "
                 "masked-LM head: use a model that was trained with masked language modelling"
             )
-        if any(name.startswith("lm_predictions.") for name in names):
-            config.legacy = False
         return None
 
     def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:

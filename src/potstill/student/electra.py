@@ -1,4 +1,6 @@
-"""The generators of ELECTRA, which are masked language models; their students are of the same class."""
+"""ELECTRA: generators are masked language models, discriminators are encoders; students are of the same class."""
+
+from collections.abc import Collection
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -18,14 +20,14 @@ class Electra(BertLayers, SameClass):
     layer_prefix = "electra.encoder.layer."
     reads_rows = True
 
-    def unsupported(self, config: PreTrainedConfig) -> str | None:
-        """See `Family.unsupported`."""
+    def headless_because(self, config: PreTrainedConfig, names: Collection[str]) -> str | None:
+        """See `Family.headless_because`."""
         if "ElectraForPreTraining" in (config.architectures or []):
             return (
                 "is a discriminator (ElectraForPreTraining), which is an encoder without a masked-LM head: "
                 "use the generator that it was trained with"
             )
-        return super().unsupported(config)
+        return None
 
     def embed(self, model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """See `Family.embed`. Embeddings that are narrower than the layers go through a projection."""

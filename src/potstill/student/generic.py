@@ -29,7 +29,7 @@ from transformers import (
 from potstill.errors import PotstillError, first_line
 from potstill.student.generic_check import unusable
 from potstill.student.generic_run import layer_lists, replaced_forward, run, watched
-from potstill.student.interface import VocabularyHead
+from potstill.student.interface import VocabularyHead, is_headless
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
@@ -204,10 +204,12 @@ class Generic(SameClass):
         super().copy_weights(teacher, student, layers, fold_token_types)
 
     def _run(self, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-        """Return what the output embeddings would multiply, (B, L, E)."""
+        """Return what the output embeddings would multiply, (B, L, E); the last hidden states without a head."""
+        if is_headless(model):
+            return run(model, input_ids).last_hidden_state
         output: Any = model.get_output_embeddings()
         with replaced_forward(output, _identity):
-            return run(model, input_ids)
+            return run(model, input_ids).logits
 
     def _hidden_attention(self) -> str:
         return (

@@ -21,12 +21,11 @@ def layer_lists(model: PreTrainedModel) -> list[str]:
     return found
 
 
-def run(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
-    """Return the logits of a model on (B, L) ids without padding, which keeps no keys and values."""
+def run(model: PreTrainedModel, input_ids: Tensor) -> Any:
+    """Return the output of a model on (B, L) ids without padding, which keeps no keys and values."""
     takes_cache = "use_cache" in inspect.signature(model.forward).parameters
     options = {"use_cache": False} if takes_cache else {}
-    logits: Tensor = model(input_ids=input_ids, return_dict=True, **options).logits
-    return logits
+    return model(input_ids=input_ids, return_dict=True, **options)
 
 
 @contextmanager

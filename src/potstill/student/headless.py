@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potstill.student.family import family_of, family_or_none
 from potstill.student.generic_run import layer_lists
 from potstill.student.same_class import SameClass, with_config_layers
-from potstill.student.tensors import with_layers
+from potstill.student.tensors import leave_out_parts, with_layers
 
 
 def layer_prefix(model: PreTrainedModel) -> str | None:
@@ -37,6 +37,18 @@ def shallower_config(config: PreTrainedConfig, layers: list[int]) -> PreTrainedC
     return (
         family.student_config(config, layers) if isinstance(family, SameClass) else with_config_layers(config, layers)
     )
+
+
+def new_encoder(like: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """Make a model of the class of another one, with new weights; without a pooler if that one has none.
+
+    Args:
+        like: a model without a head.
+        config: of the new model.
+    """
+    made: PreTrainedModel = type(like)(config)
+    leave_out_parts(like, made)
+    return made
 
 
 def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, layers: list[int]) -> None:

@@ -128,6 +128,11 @@ class TokenizerKind(ABC):
         """
 
 
+def is_headless(model: PreTrainedModel) -> bool:
+    """Whether a model is an encoder alone, as `AutoModel` loads it, without the head of a language model or a task."""
+    return model.base_model is model and model.get_output_embeddings() is None
+
+
 class Family(ABC):
     """One architecture: how its models compute, what a student of one is, what a new one is.
 
@@ -197,6 +202,10 @@ class Family(ABC):
         Returns:
             Why these files cannot be used, ready to follow "it …", or None when they can.
         """
+        return None
+
+    def headless_because(self, config: PreTrainedConfig, names: Collection[str]) -> str | None:
+        """Why files hold no trained language-model head although they may seem to, ready to follow "it …"; or None."""
         return None
 
     def unusable(self, model: PreTrainedModel) -> str | None:

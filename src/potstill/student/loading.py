@@ -39,6 +39,10 @@ logger = python_logging.getLogger(__name__)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
+class NoHeadError(PotstillError):
+    """The files of a model hold no trained language-model head, not even a part of one."""
+
+
 def load_masked_lm(
     name_or_path: str | os.PathLike[str], role: str = "teacher", dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
@@ -71,6 +75,15 @@ def load_masked_lm(
     model, report = _load(family.auto_class, folder, raw, model_is, dtype, family)
     _check_report(model, report, model_is)
     check_finite(model, model_is)
+    return checked_model(model, family, name_or_path, model_is)
+
+
+def checked_model(model: PreTrainedModel, family: Family, name_or_path: str, model_is: str) -> PreTrainedModel:
+    """Return a loaded model with its name, in evaluation mode.
+
+    Raises:
+        PotstillError: It cannot be distilled.
+    """
     with quiet_loading():
         reason = family.unusable(model)
     if reason is not None:
@@ -258,10 +271,12 @@ def _config(folder: Path, weights: Weights, family: Family | None, model_is: str
         raise PotstillError(f"the {CONFIG} of {model_is} is not usable: correct it ({first_line(error)})") from error
     # This key may send transformers to another file than the weights checked above, a pickle among the choices.
     vars(config).pop("transformers_weights", None)
-    family = family or family_or_none(config)
-    reason = family and (family.unsupported(config) or family.read_names(config, weights.shapes))
+    known = family or family_or_none(config)
+    reason = known and (known.unsupported(config) or known.read_names(config, weights.shapes))
     if reason is not None:
         raise PotstillError(f"{model_is} cannot be used: it {reason}")
+    if (reason := family and family.headless_because(config, weights.shapes)) is not None:
+        raise NoHeadError(f"{model_is} cannot be used as a language model: it {reason}")
     return config
 
 
@@ -280,7 +295,9 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], model_is: str)
         return
     head = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
     if head == missing:
-        raise PotstillError(
+        encoder = {id(tensor) for tensor in model.base_model.parameters()}  # a projection that is tied to it too
+        whole = {name for name, tensor in model.named_parameters() if id(tensor) not in encoder}
+        raise (NoHeadError if whole <= {*missing} else PotstillError)(
             f"{model_is} has no complete language-model head (its weights lack {head[0]}): use the checkpoint that "
             "was pre-trained, not one made from its encoder"
         )

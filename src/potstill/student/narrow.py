@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from potstill.errors import PotstillError
 from potstill.student.importance import Importance, Located, at_random, by_activations, by_weights, locate
 from potstill.student.sizes import Sizes, wanted_sizes, with_sizes
+from potstill.student.tensors import leave_out_parts
 
 NarrowBy = Literal["importance", "random"]
 
@@ -63,9 +64,7 @@ def narrow(
     kept = _Kept.most_important(importance, sizes)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         narrower = type(model)(with_sizes(model.config, sizes))
-    for name, part in list(narrower.named_children()):
-        if getattr(model, name, part) is None:  # an optional part that this model lacks, such as a pooler
-            setattr(narrower, name, None)
+    leave_out_parts(model, narrower)
     narrower.to(device=model.device, dtype=model.dtype)
     state, shapes = model.state_dict(), {name: tensor.shape for name, tensor in narrower.state_dict().items()}
     if state.keys() != shapes.keys():

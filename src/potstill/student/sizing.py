@@ -17,6 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potstill.bench.flops import forward_flops
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
+from potstill.student.headless import new_encoder, shallower_config
+from potstill.student.interface import is_headless
 from potstill.student.sizes import Sizes, sizes_of, wanted_sizes, with_sizes
 
 Unit = Literal["bytes", "parameters", "times faster"]
@@ -135,7 +137,8 @@ def estimate(teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, blo
     family = family_of(teacher)
     config = with_sizes(_student_config(teacher, num_hidden_layers), sizes)
     with torch.device("meta"):
-        student = family_of(config).auto_class.from_config(config)
+        headless = is_headless(teacher)
+        student = new_encoder(teacher, config) if headless else family_of(config).auto_class.from_config(config)
     tensors: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in student.state_dict(keep_vars=True).items():
         tensors.setdefault(id(tensor), (name, tensor))  # tied tensors are saved once
@@ -234,7 +237,8 @@ def largest_student(
 def _student_config(teacher: PreTrainedModel, depth: int) -> PreTrainedConfig:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come once, when the student is made
-        return family_of(teacher).student_config(teacher.config, list(range(depth)))
+        of_depth = shallower_config if is_headless(teacher) else family_of(teacher).student_config
+        return of_depth(teacher.config, list(range(depth)))
 
 
 def _count(number: int, what: str) -> str:

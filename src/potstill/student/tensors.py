@@ -37,3 +37,10 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def leave_out_parts(like: nn.Module, made: nn.Module) -> None:
+    """Set to None those parts of a new model that another of its class lacks, such as a pooler."""
+    for name, part in list(made.named_children()):
+        if getattr(like, name, part) is None:
+            setattr(made, name, None)

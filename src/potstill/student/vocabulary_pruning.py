@@ -16,6 +16,7 @@ from potstill.errors import PotstillError
 from potstill.student.facts import usable_length
 from potstill.student.generic import counts_from_padding
 from potstill.student.loading import check_vocabulary
+from potstill.student.tensors import leave_out_parts
 
 PROBE = 16
 """Tokens that the whole model and the cut one are compared on."""
@@ -77,6 +78,7 @@ def prune_embeddings(model: PreTrainedModel, kept: ArrayLike) -> PreTrainedModel
     config, shift = _cut_config(model.config, ids)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         cut = type(model)(config)
+    leave_out_parts(model, cut)
     cut.to(device=model.device, dtype=model.dtype)
     state, shapes = model.state_dict(), {name: tensor.shape for name, tensor in cut.state_dict().items()}
     if state.keys() != shapes.keys():

@@ -22,7 +22,8 @@ from potstill.objective import (
     objective_from,
 )
 from potstill.recipe import DistillationArguments, Recipe
-from potstill.student import family_of, usable_length
+from potstill.student import family_of, is_headless, usable_length
+from potstill.training.encoder_options import check_losses
 from potstill.training.teachers import name_of_teacher
 
 
@@ -144,6 +145,22 @@ def check_fit(
                 f"All teachers must have the same tokenizer and vocabulary, but {names[0]} has {ours} entries and "
                 f"{name} has {theirs}: leave one of them out."
             )
+    headless = is_headless(student)
+    for role, teacher in zip(roles, teachers, strict=True):
+        if is_headless(teacher) != headless:
+            without, with_head = ("student", role) if headless else (role, "student")
+            raise PotstillError(
+                f"The {without} has no language-model head but the {with_head} has one: load both with a head, or both "
+                "with AutoModel."
+            )
+    if headless:
+        check_losses(objective)
+    if (objective.student_reads | objective.teacher_reads).pooled:
+        names = [term.name for term in objective.terms if (term.student_reads | term.teacher_reads).pooled]
+        raise PotstillError(
+            f"losses: {' and '.join(names)} cannot be computed here, because the corpus {corpus.folder} holds blocks and "
+            "not whole texts: prepare the text with --unit sentences, or choose other losses."
+        )
     check_reading([*zip(roles, teachers, strict=True), ("student", student)], corpus, tokenizer)
     objective.check_direction(causal)
     for teacher in teachers:  # the evaluation compares with every teacher, whatever the losses are
@@ -171,7 +188,8 @@ def check_reading(
         PotstillError: something does not fit. The message is about the first problem and says what to do.
     """
     causal = family_of(models[0][1]).causal
-    if not causal and tokenizer.mask_token_id is None:
+    masked = not causal and not is_headless(models[0][1])
+    if masked and tokenizer.mask_token_id is None:
         raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
     corpus.check_framing(causal)
     block_size = corpus.train.block_size

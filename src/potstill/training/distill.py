@@ -1,7 +1,8 @@
-"""Distil a language model: a teacher and a corpus in, a student folder out."""
+"""Distil a language model, or an encoder without a head: a teacher and a corpus in, a student folder out."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from potstill.arguments import recipe_text
@@ -9,9 +10,10 @@ from potstill.corpus import Corpus
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
-from potstill.student import takes_token_types
+from potstill.student import is_headless, takes_token_types
 from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import ensemble_of, objective_of
+from potstill.training.encoder_options import OF_LANGUAGE_MODELS, check_options, default_losses
 from potstill.training.new_student import choose_sizes, new_student
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.parts import load_teachers
@@ -25,7 +27,8 @@ def distill_language_model(args: DistillationArguments) -> Path:
 
     The folder loads with `AutoTokenizer`, with `AutoModelForMaskedLM` and `pipeline("fill-mask")`, or for a causal
     model with `AutoModelForCausalLM` and `pipeline("text-generation")`. It also contains a model card, the full
-    recipe as YAML and the measured results.
+    recipe as YAML and the measured results. The student of a teacher without a head is an encoder, which `AutoModel`
+    loads and `finetune` fine-tunes.
 
     Args:
         args: at least `teacher`, `corpus` and `output_dir`.
@@ -44,13 +47,19 @@ def distill_language_model(args: DistillationArguments) -> Path:
     ensemble_of(args, len(args.teachers))
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
-        teachers, tokenizer = load_teachers(args.teachers, corpus, args.trim_vocabulary)
+        teachers, tokenizer = load_teachers(args.teachers, corpus, args.trim_vocabulary, args.headless)
+        args = copy.copy(args)
+        args.headless = is_headless(teachers[0])
+        if args.headless:
+            check_options(args)
         sizes, estimate = choose_sizes(args, teachers[0], corpus)
         args, search = decide_layers(args, teachers, corpus, tokenizer, sizes)
         student = new_student(args, teachers[0], corpus, sizes)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
-        recipe = recipe_text("distill", args)
+        if args.headless and args.losses is None:
+            args.losses = default_losses([teacher.config for teacher in teachers], student.config)
+        recipe = recipe_text("distill", args, OF_LANGUAGE_MODELS if args.headless else ())
         trainer = DistillationTrainer(student, corpus, args, teachers, processing_class=tokenizer)
         trainer.recipe = recipe
         trainer.layer_search = None if search is None else search.record()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,16 +59,13 @@ def held_out_metrics(
     device = student.device
     teachers = as_tuple(teacher)
     ensemble = ensemble or Ensemble.of(len(teachers))
-    chosen = evaluated_blocks(len(blocks), max_samples)
-    batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     # Apple's GPUs have no float64. Float32 is precise enough there for sums over a few thousand tokens.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     sums = torch.zeros(9 + 2 * len(teachers), dtype=dtype, device=device)
     was_training = student.training
     student.eval()
     try:
-        for batch in batches[process_index::num_processes]:
-            inputs = blocks.__getitems__(batch)
+        for inputs in evaluated_batches(blocks, batch_size, max_samples, process_index, num_processes):
             labelled = labelling(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
             # Compiled layers would be compiled again for these shapes and this mode. That costs more than it saves.
             with torch.compiler.set_stance("force_eager"):
@@ -110,6 +107,16 @@ def evaluated_blocks(blocks: int, max_samples: int) -> list[int]:
         max_samples: largest number of blocks to use.
     """
     return torch.linspace(0, blocks - 1, min(max_samples, blocks)).round().long().tolist()
+
+
+def evaluated_batches(
+    blocks: Blocks, batch_size: int, max_samples: int, process_index: int = 0, num_processes: int = 1
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches that a process reads in an evaluation; see `held_out_metrics` for the arguments."""
+    chosen = evaluated_blocks(len(blocks), max_samples)
+    batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+    for batch in batches[process_index::num_processes]:
+        yield blocks.__getitems__(batch)
 
 
 def perplexity(loss: float) -> float:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.corpus.labelling import LabelledBlocks
-from potstill.student import build_student, family_of
+from potstill.student import build_student, family_of, is_headless
 from potstill.training.evaluation import predictions
 
 
@@ -23,15 +23,25 @@ class LayerScore:
 
     Attributes:
         layers: the teacher layers that it consists of.
-        loss: of masked or causal LM, in nats; it may be NaN or infinite.
-        accuracy: share of the tokens that are predicted correctly.
-        kl: KL divergence (teacher ‖ student) at the same tokens, in nats.
+        loss: of masked or causal LM, in nats; without a head, the mean over all tokens of 1 − cosine of the last hidden
+            states of student and teacher. It may be NaN or infinite.
+        accuracy: share of the tokens that are predicted correctly; None without a head.
+        kl: KL divergence (teacher ‖ student) at the same tokens, in nats; None without a head.
     """
 
     layers: tuple[int, ...]
     loss: float
-    accuracy: float
-    kl: float
+    accuracy: float | None = None
+    kl: float | None = None
+
+    def __str__(self) -> str:
+        if self.accuracy is None:
+            return f"1 − cosine {self.loss:.4f}"
+        return f"loss {self.loss:.3f}, accuracy {self.accuracy:.1%}, KL {self.kl:.3f}"
+
+    def record(self) -> dict[str, Any]:
+        """Return what was measured, for a file of JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class UntrainedStudents:
@@ -42,8 +52,8 @@ class UntrainedStudents:
     (`Family.encodes_whole`) may find other layers there than its config says, so each choice is built.
 
     Args:
-        teacher: a language model of a known family, in eval mode.
-        batches: labelled held-out blocks on the teacher's device, at least one batch.
+        teacher: a language model or an encoder of a known family, in eval mode.
+        batches: held-out blocks on the teacher's device, at least one batch; with labels for a language model.
         fold_token_types: see `build_student`.
     """
 
@@ -58,7 +68,8 @@ class UntrainedStudents:
         self._stack = self._family.layers(self._model)
         self._layers = list(self._stack)
         self._batches = batches
-        self._expected = [predictions(teacher, batch)[1] for batch in batches]
+        self._headless = is_headless(teacher)
+        self._expected = [self._read(teacher, batch) for batch in batches]
         self._start: tuple[int, ...] = ()
         self._outputs: list[list[Any]] = []  # of each batch: what each layer of the start returned
 
@@ -79,16 +90,22 @@ class UntrainedStudents:
                     chosen[:shared] = [_Known(self._outputs[number][shared - 1], chosen[shared - 1])]
                 del self._stack[:]
                 self._stack.extend(chosen)
-            log_probs = predictions(model, batch)[1]
-            labels = batch.labels[batch.labels >= 0]
-            measured = [
-                labels.numel(),
-                F.nll_loss(log_probs, labels, reduction="sum").item(),
-                (log_probs.argmax(-1) == labels).sum().item(),
-                F.kl_div(log_probs, self._expected[number], reduction="sum", log_target=True).item(),
-            ]
+            found, expected = self._read(model, batch), self._expected[number]
+            if self._headless:
+                distance = 1 - F.cosine_similarity(found, expected, dim=-1)
+                measured = [distance.numel(), distance.sum().item(), 0, 0]
+            else:
+                labels = batch.labels[batch.labels >= 0]
+                measured = [
+                    labels.numel(),
+                    F.nll_loss(found, labels, reduction="sum").item(),
+                    (found.argmax(-1) == labels).sum().item(),
+                    F.kl_div(found, expected, reduction="sum", log_target=True).item(),
+                ]
             sums += torch.tensor(measured, dtype=torch.float64)
         tokens, loss, correct, kl = sums.tolist()
+        if self._headless:
+            return LayerScore(tuple(layers), loss / tokens)
         return LayerScore(tuple(layers), loss / tokens, correct / tokens, kl / tokens)
 
     def start_from(self, layers: Sequence[int]) -> None:
@@ -107,6 +124,12 @@ class UntrainedStudents:
                 hook.remove()
         self._start = tuple(layers)
         self._outputs = [returned[first : first + len(layers)] for first in range(0, len(returned), len(layers))]
+
+    def _read(self, model: PreTrainedModel, batch: LabelledBlocks) -> Tensor:
+        """Return the float32 log-probabilities (N, V) at the labelled tokens; without a head, states (B, L, H)."""
+        if self._headless:
+            return family_of(model).encode(model, batch.input_ids).last.float()
+        return predictions(model, batch)[1]
 
     def _student(self, layers: Sequence[int]) -> PreTrainedModel:
         with warnings.catch_warnings():

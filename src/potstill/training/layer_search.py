@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.corpus import Corpus, Masking, next_tokens
-from potstill.corpus.labelling import LabelledBlocks
+from potstill.corpus.labelling import LabelledBlocks, Labelling, unlabelled
 from potstill.corpus.masking import masked_per_block
 from potstill.corpus.tokenizer import control_ids
 from potstill.errors import PotstillError
-from potstill.student import choose_layers, family_of
+from potstill.student import choose_layers, family_of, is_headless
 from potstill.student.layers import LAYER_RULES, default_depth
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_reading
@@ -40,7 +40,7 @@ class LayerSearch:
         finished: whether no exchange of one layer makes the best choice better; False if the time was over before.
         seconds: how long the search took.
         blocks: number of held-out blocks that it read.
-        tokens: number of tokens that were predicted.
+        tokens: number of tokens that were predicted; of all tokens without a head.
         evaluated_too: whether some of these blocks are among those of the run's evaluation.
     """
 
@@ -58,7 +58,7 @@ class LayerSearch:
 
     def record(self) -> dict[str, Any]:
         """Return the search for a file of JSON."""
-        return asdict(self)
+        return asdict(self) | {"tried": [score.record() for score in self.tried]}
 
 
 def find_layers(
@@ -85,7 +85,8 @@ def find_layers(
     they are enough; otherwise the evaluation reads them too. The masks differ from those of the evaluation.
 
     Args:
-        teacher: a language model of a known family, or its folder or hub name.
+        teacher: a language model or an encoder of a known family, or its folder or hub name. Without a head,
+            choices are compared by the distance of the last hidden states.
         corpus: folder written by `prepare`, or an open `Corpus`. It has held-out blocks.
         num_hidden_layers: depth of the student; half of the teacher's if None.
         seconds: time limit. A measurement that has begun ends after it.
@@ -120,7 +121,8 @@ def find_layers(
         tried, finished = _search(students, choices, started + seconds, report)
     finally:
         teacher.train(was_training)
-    tokens = sum(int((batch.labels >= 0).sum()) for batch in batches)
+    headless = is_headless(teacher)
+    tokens = sum(batch.input_ids.numel() if headless else int((batch.labels >= 0).sum()) for batch in batches)
     taken = round(time.monotonic() - started, 1)
     report(
         f"layers {_listed(tried[0].layers)} chosen of {len(tried):,} choices on {len(chosen)} held-out blocks in "
@@ -189,10 +191,7 @@ def _search(
         better = not tried or _rank(score) < min(map(_rank, tried.values()))
         tried[layers] = score
         if better:
-            report(
-                f"layers {_listed(layers)} without training: loss {score.loss:.3f}, accuracy {score.accuracy:.1%}, "
-                f"KL {score.kl:.3f}"
-            )
+            report(f"layers {_listed(layers)} without training: {score}")
         return better
 
     def ranked() -> list[LayerScore]:
@@ -218,7 +217,7 @@ def _search(
 
 def _rank(score: LayerScore) -> tuple[float, float]:
     """Return what orders scores, the best one first: the loss, then the KL. What is not a number comes last."""
-    loss, kl = (math.inf if math.isnan(value) else value for value in (score.loss, score.kl))
+    loss, kl = (math.inf if math.isnan(value) else value for value in (score.loss, score.kl or 0.0))
     return loss, kl
 
 
@@ -238,7 +237,13 @@ def _labelled(teacher: PreTrainedModel, corpus: Corpus, chosen: list[int], batch
     for start in range(0, len(chosen), batch_size):
         blocks = corpus.validation.__getitems__(chosen[start : start + batch_size])
         inputs = blocks["input_ids"].to(teacher.device), blocks["sample_index"].to(teacher.device)
-        labelled.append(_causal(*inputs) if family_of(teacher).causal else _masking(corpus).to(teacher.device)(*inputs))
+        if is_headless(teacher):
+            label: Labelling = unlabelled
+        elif family_of(teacher).causal:
+            label = _causal
+        else:
+            label = _masking(corpus).to(teacher.device)
+        labelled.append(label(*inputs))
     return labelled
 
 

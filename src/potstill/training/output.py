@@ -18,6 +18,7 @@ from potstill.files import check_output_dir
 from potstill.locks import locked
 from potstill.permissions import share
 from potstill.report.model_card import model_card
+from potstill.student import is_headless
 from potstill.student.sizes import sizes_of
 from potstill.student.sizing import Estimate, megabytes
 from potstill.training.checkpoints import (
@@ -27,6 +28,7 @@ from potstill.training.checkpoints import (
     is_resuming,
     last_checkpoint,
 )
+from potstill.training.encoder_options import OF_LANGUAGE_MODELS
 from potstill.training.hardware import hardware
 from potstill.training.overwriting import plan_overwriting, recover_old_output, replacing_old_output
 from potstill.training.teachers import name_of_teacher
@@ -153,9 +155,11 @@ def write_output(trainer: DistillationTrainer, folder: Path, estimate: Estimate 
             print(line, file=sys.stderr, flush=True)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        student, recipe = trainer.student.config, recipe_values(trainer.args)
+        headless = is_headless(trainer.student)
+        recipe = recipe_values(trainer.args, OF_LANGUAGE_MODELS if headless else ())
+        student = trainer.student.config
         same_class = trainer.teacher is not None and trainer.teacher.config.model_type == student.model_type
-        card = model_card(student, recipe, results, trainer.corpus.manifest, same_class)
+        card = model_card(student, recipe, results, trainer.corpus.manifest, same_class, headless)
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.objective import Ensemble, Objective
-from potstill.recipe import Recipe
-from potstill.student import family_of, load_masked_lm, prune_embeddings, takes_token_types
+from potstill.recipe import DistillationArguments, Recipe
+from potstill.student import family_of, is_headless, load_teacher, prune_embeddings, takes_token_types
 from potstill.student.padded_vocabulary import limit_vocabulary
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_fit, check_launch, check_one_tokenizer, ensemble_of, objective_of
+from potstill.training.encoder_options import check_options, default_losses
 from potstill.training.teachers import name_of_teacher
 
 Teacher: TypeAlias = PreTrainedModel | str
@@ -71,15 +72,20 @@ def gather_parts(
     given = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
     ensemble = ensemble_of(args, len(given))
     _check_teacher_tokenizers(given, corpus, tokenizer)
-    teachers = tuple(_opened(one, corpus) for one in given)
+    headless = is_headless(student)
+    teachers = tuple(_opened(one, corpus, headless) for one in given)
     tokenizer = tokenizer or corpus.tokenizer(takes_token_types(student.config))
     corpus.check_tokenizer(tokenizer, "the tokenizer given")
     check_launch(args)
+    args = copy.copy(args)
+    if headless and isinstance(args, DistillationArguments):
+        check_options(args)
+        if objective is None and args.losses is None:
+            args.losses = default_losses([one.config for one in teachers], student.config)
     objective = objective_of(args, objective, family_of(student).causal)
     check_fit(student, teachers, corpus, tokenizer, objective)
     for model in (student, *teachers):
         limit_vocabulary(model, corpus.manifest.tokenizer.vocab_size)
-    args = copy.copy(args)
     if objective.student_reads.logits == "none":  # the student's head, and perhaps its last layers, get no gradient
         args.ddp_find_unused_parameters = True
     if len(corpus.validation) == 0:
@@ -88,7 +94,7 @@ def gather_parts(
 
 
 def load_teachers(
-    names: Sequence[str], corpus: Corpus, trim: bool = False
+    names: Sequence[str], corpus: Corpus, trim: bool = False, headless: bool = False
 ) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:
     """Load teachers, and cut their vocabulary if that of the corpus is cut.
 
@@ -96,6 +102,7 @@ def load_teachers(
         names: folders or hub names, at least one.
         corpus: the text that the teachers are to read.
         trim: also cut rows of a vocabulary that are beyond the tokens of its tokenizer.
+        headless: load encoders alone. If one of the teachers has no language-model head, all are loaded so.
 
     Returns:
         The teachers, and the tokenizer for them and their students.
@@ -106,7 +113,12 @@ def load_teachers(
     tokenizers = [load_tokenizer(name, role="teacher") for name in names]
     check_one_tokenizer(names, tokenizers)
     kept = corpus.cut_needed(tokenizers[0], names[0])  # before the teachers' weights are downloaded
-    teachers = [load_masked_lm(name) for name in names]
+    teachers = [load_teacher(name, headless=headless) for name in names]
+    if any(map(is_headless, teachers)):
+        teachers = [
+            teacher if is_headless(teacher) else load_teacher(name, headless=True)
+            for name, teacher in zip(names, teachers, strict=True)
+        ]
     if kept is None:
         tokens = corpus.manifest.tokenizer.vocab_size
         if trim:
@@ -121,9 +133,9 @@ def load_teachers(
     return [prune_embeddings(teacher, kept) for teacher in teachers], corpus.tokenizer()
 
 
-def _opened(teacher: Teacher, corpus: Corpus) -> PreTrainedModel:
+def _opened(teacher: Teacher, corpus: Corpus, headless: bool) -> PreTrainedModel:
     if isinstance(teacher, str):
-        return load_teachers([teacher], corpus)[0][0]
+        return load_teachers([teacher], corpus, headless=headless)[0][0]
     check_finite(teacher, "the teacher")
     return teacher
 

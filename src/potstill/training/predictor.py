@@ -1,4 +1,4 @@
-"""Run a model of a known family in parts: the encoder first, and the head where the objective needs logits."""
+"""Run a model of a known family in parts: the encoder first, and a head, if there is one, where logits are needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from potstill.objective import Encoded
-from potstill.student import Reads, States, VocabularyHead, family_of
+from potstill.student import Reads, States, VocabularyHead, family_of, is_headless
 from potstill.student.padded_vocabulary import known_head
 
 COMPILATIONS = 64
@@ -29,6 +29,7 @@ class Predictor:
     def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
         self.model = model
         self._encoder, self._transform = _Encoder(model, reads), _Transform(model)
+        self._headless = is_headless(model)
         self._layers = list(family_of(model).layers(model))
         self.refresh()
 
@@ -37,17 +38,20 @@ class Predictor:
 
         They are not looked up at every call, because that would take longer than the layers of a small model.
         """
-        head = family_of(self.model).head(self.model)
+        head = None if self._headless else family_of(self.model).head(self.model)
         # Buffers stay as they are: frequencies of rotary positions, for example, are no use in 16 bits. A tied matrix
         # appears under both of its names, because the embeddings are looked up by one and the head by the other.
         tensors = dict(self._encoder.named_parameters(remove_duplicate=False))
-        whole = family_of(self.model).encodes_whole
+        whole = self._headless or family_of(self.model).encodes_whole
         prefix = "model." if whole else f"model.{self.model.base_model_prefix}."
         self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         self._head_tensors = {
             name: tensor
             for name, tensor in tensors.items()
-            if not name.startswith(prefix) and tensor is not head.weight and tensor is not head.bias
+            if head is not None
+            and not name.startswith(prefix)
+            and tensor is not head.weight
+            and tensor is not head.bias
         }
 
     @property
@@ -63,9 +67,10 @@ class Predictor:
             dtype: compute in this type, on copies of the parameters; gradients flow through the copies to the
                 parameters. The projection onto the vocabulary is returned without a copy.
         """
-        head = known_head(self.model)
+        head = None if self._headless else known_head(self.model)
         if dtype is None:
-            return _encoded(self._encoder(input_ids), VocabularyHead(self._transform, head.weight, head.bias))
+            own = None if head is None else VocabularyHead(self._transform, head.weight, head.bias)
+            return _encoded(self._encoder(input_ids), own)
 
         # The projection may be tied, but it is not called here. So the slow search for tied weights is switched off.
         def transform(hidden: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ class Predictor:
 
         copies = _cast(self._encoder_tensors, dtype)
         states = functional_call(self._encoder, copies, (input_ids,), tie_weights=False)
-        return _encoded(states, VocabularyHead(transform, head.weight, head.bias))
+        return _encoded(states, None if head is None else VocabularyHead(transform, head.weight, head.bias))
 
     def compile(self, **options: Any) -> None:
         """Compile the layers, with the options of `torch.compile`.
@@ -106,7 +111,7 @@ class _Transform(nn.Module):
         return family_of(self.model).head(self.model).transform(hidden)
 
 
-def _encoded(states: States, head: VocabularyHead) -> Encoded:
+def _encoded(states: States, head: VocabularyHead | None) -> Encoded:
     return Encoded(states.hidden, states.attention, head)
 
 

@@ -81,9 +81,13 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
 
 
 def held_out_line(logs: dict[str, float]) -> str:
-    """Return the line for the results of `held_out_metrics`, or "" for other logs."""
+    """Return the line for the results of `held_out_metrics` or `encoder_metrics`, or "" for other logs."""
     if "eval_loss" not in logs:
         return ""
+    if "eval_accuracy" not in logs:  # of an encoder without a head
+        cosine = f", cosine {logs['eval_cosine']:.4f}" if "eval_cosine" in logs else ""
+        short = f", cut short {logs['eval_short_loss']:.4f}" if "eval_short_loss" in logs else ""
+        return f"held-out loss {logs['eval_loss']:.4f}{cosine}{short}"
     kind = "causal" if "eval_perplexity" in logs else "masked"
     student = f"held-out {kind} LM {logs['eval_loss']:.3f}, accuracy {logs['eval_accuracy']:.1%}"
     if "eval_perplexity" in logs:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, next_tokens
-from potstill.corpus.labelling import LabelledBlocks, Labelling
+from potstill.corpus.labelling import LabelledBlocks, Labelling, unlabelled
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.objective import Objective
 from potstill.recipe import Recipe
-from potstill.student import family_of
+from potstill.student import family_of, is_headless
 from potstill.training.block_trainer import BlockTrainer
+from potstill.training.encoder_evaluation import encoder_metrics
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.parts import Teacher, gather_parts
@@ -68,7 +70,7 @@ class DistillationTrainer(BlockTrainer):
     ) -> None:
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
         corpus, tokenizer, args = parts.corpus, parts.tokenizer, parts.args
-        labelling, self.held_out_labelling = _labellings(family_of(student).causal, corpus, tokenizer, args)
+        labelling, self.held_out_labelling = _labellings(student, corpus, tokenizer, args)
         step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble)
         self.splitter: BlockSplitter | None = None
         self._teacher_hashes: list[str] = []
@@ -85,7 +87,8 @@ class DistillationTrainer(BlockTrainer):
             self.add_callback(self.teacher_times)
         # Each of the two lengths is compiled separately: code for any length would be slower for both.
         self.compile_and_record(dynamic=None if self.splitter is None else False)
-        self.labelling = GraphedLabelling(labelling) if args.records else labelling
+        recorded = args.records and labelling is not unlabelled
+        self.labelling = GraphedLabelling(labelling) if recorded else labelling
 
     @property
     def step(self) -> DistillationStep:
@@ -127,7 +130,10 @@ class DistillationTrainer(BlockTrainer):
         return model(labelled.input_ids, labelled.positions, labelled.labels)
 
     def held_out(self, blocks: Blocks) -> dict[str, float]:
-        """See `held_out_metrics`. With `short_block_size` also for the blocks after cutting: `short_loss` and so on."""
+        """See `held_out_metrics`; `encoder_metrics` without a head.
+
+        With `short_block_size` they are computed again on the same blocks after cutting: `short_loss` and so on.
+        """
         metrics = self._held_out(blocks, self.held_out_labelling)
         if self.splitter is not None:
             split, label = self.splitter, self.held_out_labelling
@@ -136,18 +142,16 @@ class DistillationTrainer(BlockTrainer):
         return metrics
 
     def _held_out(self, blocks: Blocks, labelling: Labelling) -> dict[str, float]:
-        return held_out_metrics(
-            self.student,
-            self.teachers,
-            blocks,
-            labelling,
-            batch_size=self.args.per_device_eval_batch_size,
-            max_samples=self.args.max_eval_samples,
-            process_index=self.args.process_index,
-            num_processes=self.args.world_size,
-            reduce=self.sum_over_processes,
-            ensemble=self.step.ensemble,
-        )
+        shared: dict[str, Any] = {
+            "batch_size": self.args.per_device_eval_batch_size,
+            "max_samples": self.args.max_eval_samples,
+            "process_index": self.args.process_index,
+            "num_processes": self.args.world_size,
+            "reduce": self.sum_over_processes,
+        }
+        if is_headless(self.student):
+            return encoder_metrics(self.step, blocks, labelling, **shared)
+        return held_out_metrics(self.student, self.teachers, blocks, labelling, **shared, ensemble=self.step.ensemble)
 
 
 class GraphedLabelling:
@@ -171,10 +175,12 @@ def _nth_teacher(number: int) -> str:
 
 
 def _labellings(
-    causal: bool, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: Recipe
+    student: PreTrainedModel, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: Recipe
 ) -> tuple[Labelling, Labelling]:
     """Return what labels the blocks in training, and what labels the held-out ones."""
-    if causal:
+    if is_headless(student):
+        return unlabelled, unlabelled
+    if family_of(student).causal:
         return next_tokens, next_tokens
     counts = torch.from_numpy(corpus.token_counts)
     special, mask = control_ids(tokenizer), tokenizer.mask_token_id
