@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,23 @@ import torch
 from torch import Tensor
 
 from potstill.arguments import RECIPE, recipe_text, recipe_values
-from potstill.corpus import Corpus
+from potstill.corpus import Corpus, ShuffledSampler
 from potstill.errors import PotstillError
 from potstill.objective import objective_from
 from potstill.recipe import DistillationArguments
+from potstill.report.model_card import layer_search_section, size_section
 from potstill.report.sentence_card import sentence_card
 from potstill.sentences.encoder import SentenceEncoder
+from potstill.sentences.layer_search import find_encoder_layers
+from potstill.sentences.step import RowFormat
 from potstill.sentences.student import build_sentence_student
-from potstill.sentences.trainer import SentenceTrainer, default_losses
-from potstill.student.layers import AUTO
+from potstill.sentences.trainer import SentenceTrainer, attended_length, check_run, default_losses, row_format
+from potstill.student.sizing import Beside, Estimate, safetensors_bytes
 from potstill.student.vocabulary_pruning import prune_embeddings
-from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, run_results
+from potstill.training.chosen_layers import decide_by
+from potstill.training.layer_search import Choices, LayerSearch
+from potstill.training.new_student import choose_sizes
+from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
 
 MEASURED_BLOCKS = 64
 """Blocks of the corpus on whose texts the importance of heads, neurons and dimensions is measured."""
@@ -29,7 +36,7 @@ MEASURED_BLOCKS = 64
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share"),
-    *("teacher_weights", "teacher_mean", "fold_token_types", "max_size", "layers_seconds", "headless", *OF_LOSSES),
+    *("teacher_weights", "teacher_mean", "fold_token_types", "headless", *OF_LOSSES),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
 
@@ -56,26 +63,20 @@ def distill_sentences(args: DistillationArguments) -> Path:
         kept = corpus.cut_needed(teacher.tokenizer, args.teachers[0])
         if kept is not None:
             teacher.model, teacher.tokenizer = prune_embeddings(teacher.model, kept), corpus.tokenizer()
+        rows = row_format(corpus, teacher)
+        length = attended_length(corpus, rows) if args.max_size is not None else None
+        sizes, estimate = choose_sizes(args, teacher.model, corpus, length, _beside(teacher), bool(len(teacher.dense)))
         args = copy.copy(args)
         args.layers = args.layers or "alternate"
-        student = build_sentence_student(
-            teacher,
-            args.num_hidden_layers,
-            args.layers,
-            args.initialise,
-            args.seed,
-            args.hidden_size,
-            args.num_attention_heads,
-            args.intermediate_size,
-            args.narrow_by,
-            _some_texts(corpus, teacher),
-        )
+        args, search = _decide_layers(args, teacher, corpus, rows, sizes)
+        student = _student(args, teacher, corpus, sizes)
         args.losses = default_losses(teacher, student) if args.losses is None else args.losses
         recipe = recipe_text("distill", args, OF_LANGUAGE_MODELS)
         trainer = SentenceTrainer(student, corpus, args, teacher)
         trainer.recipe = recipe
+        trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        _write_output(trainer, folder)
+        _write_output(trainer, folder, estimate)
     return folder
 
 
@@ -92,13 +93,58 @@ def check_options(args: DistillationArguments) -> None:
                 f"--{name} is for language models, but the corpus {args.corpus} holds whole texts for a sentence "
                 f"encoder: {advice}."
             )
-    if args.layers == AUTO:
-        raise PotstillError(
-            f"--layers {AUTO} measures language models, but the corpus {args.corpus} holds whole texts for a sentence "
-            "encoder: give a rule such as alternate, or a list such as 0,3,6."
-        )
     if args.losses is not None:
         objective_from(args.losses)
+
+
+def _student(
+    args: DistillationArguments, teacher: SentenceEncoder, corpus: Corpus, sizes: dict[str, int | None]
+) -> SentenceEncoder:
+    """Make the student that the options describe, with sizes from `choose_sizes`."""
+    return build_sentence_student(
+        teacher,
+        layers=args.layers or "alternate",
+        initialise=args.initialise,
+        seed=args.seed,
+        narrow_by=args.narrow_by,
+        texts=_some_texts(corpus, teacher),
+        **sizes,
+    )
+
+
+def _decide_layers(
+    args: DistillationArguments,
+    teacher: SentenceEncoder,
+    corpus: Corpus,
+    rows: RowFormat,
+    sizes: dict[str, int | None],
+) -> tuple[DistillationArguments, LayerSearch | None]:
+    """Do what `decide_layers` does, for a sentence encoder."""
+
+    def check() -> None:
+        alike = copy.copy(args)
+        any_layers = next(Choices(teacher.model, sizes["num_hidden_layers"]).of_rules())
+        alike.layers, alike.initialise = ",".join(map(str, any_layers)), "random"
+        student = _student(alike, teacher, corpus, sizes)
+        objective = objective_from(default_losses(teacher, student) if args.losses is None else args.losses)
+        check_run(student, teacher, corpus, objective, args)
+        ShuffledSampler(len(corpus.train), args.blocks_per_step, args.seed)
+
+    def search(report: Callable[[str], None]) -> LayerSearch:
+        teacher.to(args.device)
+        size, most = args.per_device_eval_batch_size, args.max_eval_samples
+        depth = sizes["num_hidden_layers"]
+        return find_encoder_layers(teacher, corpus, rows, depth, args.layers_seconds, size, most, report)
+
+    return decide_by(args, teacher.model, corpus, check, search)
+
+
+def _beside(encoder: SentenceEncoder) -> Beside:
+    """Return what is saved beside the model: the Dense modules."""
+    modules = [{name: tuple(tensor.shape) for name, tensor in part.state_dict().items()} for part in encoder.dense]
+    return Beside(
+        sum(parameter.numel() for parameter in encoder.dense.parameters()), sum(map(safetensors_bytes, modules))
+    )
 
 
 def _some_texts(corpus: Corpus, encoder: SentenceEncoder) -> Tensor:
@@ -116,7 +162,7 @@ def _some_texts(corpus: Corpus, encoder: SentenceEncoder) -> Tensor:
     return ids[begins[lengths >= length][:, None] + torch.arange(length)]
 
 
-def _write_output(trainer: SentenceTrainer, folder: Path) -> None:
+def _write_output(trainer: SentenceTrainer, folder: Path, estimate: Estimate | None) -> None:
     """Evaluate the trained encoder and write its folder. Every file is complete before it appears there."""
     results = run_results(trainer)
     if trainer.kept_embeddings is not None:
@@ -124,11 +170,13 @@ def _write_output(trainer: SentenceTrainer, folder: Path) -> None:
     if not trainer.args.should_save:
         return
     with atomic_output(folder) as staging:
-        sections = [_held_out(results)]
-        card = sentence_card(
-            trainer.student, recipe_values(trainer.args, OF_LANGUAGE_MODELS), sections, results["changed_on_resume"]
-        )
-        trainer.student.save(staging, card)
+        recipe = recipe_values(trainer.args, OF_LANGUAGE_MODELS)
+        trainer.student.save(staging)
+        if estimate is not None:
+            results["max_size"] = compared_size(staging, estimate)
+        sections = [_held_out(results), size_section(recipe, results), layer_search_section(results["layer_search"])]
+        card = sentence_card(trainer.student, recipe, sections, results["changed_on_resume"])
+        (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -66,10 +66,7 @@ class SentenceTrainer(BlockTrainer):
         corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
         losses = default_losses(teacher, student) if args.losses is None else args.losses
         objective = objective or objective_from(losses)
-        check_encoders(student, teacher, corpus, objective)
-        if args.teacher_embeddings == "kept":
-            check_reads(objective)
-        check_launch(args)
+        check_run(student, teacher, corpus, objective, args)
         args = copy.copy(args)
         if len(corpus.validation) == 0:
             args.eval_strategy, args.eval_on_start = "no", False
@@ -188,6 +185,32 @@ def row_format(corpus: Corpus, encoder: SentenceEncoder) -> RowFormat:
     ids = corpus.train.__getitems__(chosen.astype(int).tolist())["input_ids"]
     per_block = (ids == first).sum().item() / len(ids)
     return RowFormat(first, padding, slots(corpus.train.block_size), per_block)
+
+
+def attended_length(corpus: Corpus, rows: RowFormat) -> int:
+    """Return how many tokens a token of a corpus attends to: those of its own text, the mean over the tokens."""
+    chosen = np.unique(np.linspace(0, len(corpus.train) - 1, min(COUNTED_BLOCKS, len(corpus.train))).round())
+    found = rows(corpus.train.__getitems__(chosen.astype(int).tolist())["input_ids"])
+    lengths = found.texts[found.inside].bincount().double()
+    return max(1, round((lengths.square().sum() / lengths.sum()).item()))
+
+
+def check_run(
+    student: SentenceEncoder,
+    teacher: SentenceEncoder,
+    corpus: Corpus,
+    objective: Objective,
+    args: DistillationArguments,
+) -> None:
+    """Check that all parts of a run fit together.
+
+    Raises:
+        PotstillError: the first thing that does not fit, with what to do.
+    """
+    check_encoders(student, teacher, corpus, objective)
+    if args.teacher_embeddings == "kept":
+        check_reads(objective)
+    check_launch(args)
 
 
 def check_encoders(student: SentenceEncoder, teacher: SentenceEncoder, corpus: Corpus, objective: Objective) -> None:
