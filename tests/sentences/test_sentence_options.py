@@ -13,7 +13,7 @@ from potstill import DistillationArguments, DistillationTrainer, PretrainingArgu
 from potstill.corpus import Corpus, prepare
 from potstill.errors import PotstillError
 from potstill.sentences import SentenceEncoder, build_sentence_student
-from potstill.sentences.distill import _some_texts
+from potstill.sentences.new_student import beginnings
 from potstill.sentences.trainer import SentenceTrainer
 
 
@@ -162,7 +162,7 @@ def test_prepare_reads_the_tokenizer_as_the_encoder_does(tmp_path: Path, inner: 
 def test_importance_is_measured_on_the_beginnings_of_texts(
     encoder_folder: Path, texts_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("potstill.sentences.distill.MEASURED_BLOCKS", 10**6)
+    monkeypatch.setattr("potstill.sentences.new_student.MEASURED_BLOCKS", 10**6)
     corpus, encoder = Corpus.open(texts_corpus), SentenceEncoder.load(encoder_folder)
     texts: list[list[int]] = []
     for item in corpus.train:
@@ -171,7 +171,7 @@ def test_importance_is_measured_on_the_beginnings_of_texts(
                 texts.append([])
             if token != encoder.tokenizer.pad_token_id:
                 texts[-1].append(token)
-    found = _some_texts(corpus, encoder)
+    found = beginnings(corpus, encoder)
     length = sorted(map(len, texts))[(len(texts) - 1) // 2]
     assert found.tolist() == [text[:length] for text in texts if len(text) >= length]
 

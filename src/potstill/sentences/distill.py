@@ -8,9 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from potstill.arguments import RECIPE, recipe_text, recipe_values
 from potstill.corpus import Corpus, ShuffledSampler
 from potstill.errors import PotstillError
@@ -20,18 +17,12 @@ from potstill.report.model_card import layer_search_section, size_section
 from potstill.report.sentence_card import sentence_card
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.layer_search import find_encoder_layers
-from potstill.sentences.step import RowFormat
-from potstill.sentences.student import build_sentence_student
-from potstill.sentences.trainer import SentenceTrainer, attended_length, check_run, default_losses, row_format
-from potstill.student.sizing import Beside, Estimate, safetensors_bytes
-from potstill.student.vocabulary_pruning import prune_embeddings
+from potstill.sentences.new_student import choose_sentence_sizes, load_sentence_teacher, new_sentence_student
+from potstill.sentences.trainer import SentenceTrainer, check_run, default_losses, row_format
+from potstill.student.sizing import Estimate
 from potstill.training.chosen_layers import decide_by
 from potstill.training.layer_search import Choices, LayerSearch
-from potstill.training.new_student import choose_sizes
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
-
-MEASURED_BLOCKS = 64
-"""Blocks of the corpus on whose texts the importance of heads, neurons and dimensions is measured."""
 
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets")
 OF_LANGUAGE_MODELS = (
@@ -59,17 +50,12 @@ def distill_sentences(args: DistillationArguments) -> Path:
     check_options(args)
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus or "")
-        teacher = SentenceEncoder.load(args.teachers[0])
-        kept = corpus.cut_needed(teacher.tokenizer, args.teachers[0])
-        if kept is not None:
-            teacher.model, teacher.tokenizer = prune_embeddings(teacher.model, kept), corpus.tokenizer()
-        rows = row_format(corpus, teacher)
-        length = attended_length(corpus, rows) if args.max_size is not None else None
-        sizes, estimate = choose_sizes(args, teacher.model, corpus, length, _beside(teacher), bool(len(teacher.dense)))
+        teacher = load_sentence_teacher(args.teachers[0], corpus)
+        sizes, estimate = choose_sentence_sizes(args, teacher, corpus)
         args = copy.copy(args)
         args.layers = args.layers or "alternate"
-        args, search = _decide_layers(args, teacher, corpus, rows, sizes)
-        student = _student(args, teacher, corpus, sizes)
+        args, search = _decide_layers(args, teacher, corpus, sizes)
+        student = new_sentence_student(args, teacher, corpus, sizes)
         args.losses = default_losses(teacher, student) if args.losses is None else args.losses
         recipe = recipe_text("distill", args, OF_LANGUAGE_MODELS)
         trainer = SentenceTrainer(student, corpus, args, teacher)
@@ -97,26 +83,10 @@ def check_options(args: DistillationArguments) -> None:
         objective_from(args.losses)
 
 
-def _student(
-    args: DistillationArguments, teacher: SentenceEncoder, corpus: Corpus, sizes: dict[str, int | None]
-) -> SentenceEncoder:
-    """Make the student that the options describe, with sizes from `choose_sizes`."""
-    return build_sentence_student(
-        teacher,
-        layers=args.layers or "alternate",
-        initialise=args.initialise,
-        seed=args.seed,
-        narrow_by=args.narrow_by,
-        texts=_some_texts(corpus, teacher),
-        **sizes,
-    )
-
-
 def _decide_layers(
     args: DistillationArguments,
     teacher: SentenceEncoder,
     corpus: Corpus,
-    rows: RowFormat,
     sizes: dict[str, int | None],
 ) -> tuple[DistillationArguments, LayerSearch | None]:
     """Do what `decide_layers` does, for a sentence encoder."""
@@ -125,7 +95,7 @@ def _decide_layers(
         alike = copy.copy(args)
         any_layers = next(Choices(teacher.model, sizes["num_hidden_layers"]).of_rules())
         alike.layers, alike.initialise = ",".join(map(str, any_layers)), "random"
-        student = _student(alike, teacher, corpus, sizes)
+        student = new_sentence_student(alike, teacher, corpus, sizes)
         objective = objective_from(default_losses(teacher, student) if args.losses is None else args.losses)
         check_run(student, teacher, corpus, objective, args)
         ShuffledSampler(len(corpus.train), args.blocks_per_step, args.seed)
@@ -133,33 +103,10 @@ def _decide_layers(
     def search(report: Callable[[str], None]) -> LayerSearch:
         teacher.to(args.device)
         size, most = args.per_device_eval_batch_size, args.max_eval_samples
-        depth = sizes["num_hidden_layers"]
+        rows, depth = row_format(corpus, teacher), sizes["num_hidden_layers"]
         return find_encoder_layers(teacher, corpus, rows, depth, args.layers_seconds, size, most, report)
 
     return decide_by(args, teacher.model, corpus, check, search)
-
-
-def _beside(encoder: SentenceEncoder) -> Beside:
-    """Return what is saved beside the model: the Dense modules."""
-    modules = [{name: tuple(tensor.shape) for name, tensor in part.state_dict().items()} for part in encoder.dense]
-    return Beside(
-        sum(parameter.numel() for parameter in encoder.dense.parameters()), sum(map(safetensors_bytes, modules))
-    )
-
-
-def _some_texts(corpus: Corpus, encoder: SentenceEncoder) -> Tensor:
-    """Return (N, L) token ids, each row the beginning of a text. L is the median length of some texts.
-
-    The texts are those of blocks that are spread evenly over the training split.
-    """
-    number = min(MEASURED_BLOCKS, len(corpus.train))
-    chosen = torch.linspace(0, len(corpus.train) - 1, number).round().long().tolist()
-    ids = corpus.train.__getitems__(chosen)["input_ids"]
-    ids = ids[ids != encoder.tokenizer.pad_token_id]
-    begins = (ids == encoder.tokenizer.cls_token_id).nonzero().flatten()
-    lengths = torch.diff(begins, append=torch.tensor([len(ids)]))
-    length = int(lengths.median())
-    return ids[begins[lengths >= length][:, None] + torch.arange(length)]
 
 
 def _write_output(trainer: SentenceTrainer, folder: Path, estimate: Estimate | None) -> None:
