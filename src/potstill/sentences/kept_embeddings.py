@@ -24,7 +24,7 @@ BLOCKS_OF_CHUNK = 256
 """Blocks whose embeddings are written, marked and checked together. An interruption loses one chunk at most."""
 
 DTYPE = np.dtype(np.float16)
-"""Type in which embeddings are kept. Rounding to it changes the cosine of two embeddings by about 1e-7."""
+"""Type in which embeddings are kept. Rounding to it takes less than 1e-7 off the cosine to the exact one."""
 
 LARGEST_ERROR = 1e-3
 """Rounding may change an embedding by this share of its length. Without overflow or underflow it is half of that."""
