@@ -14,7 +14,7 @@ from potstill import prepare
 from potstill.cli import main
 from potstill.objective.attention_relations import AttentionRelations
 from potstill.recipe_file import read_recipe
-from potstill.student import load_masked_lm
+from potstill.student import load_teacher
 from potstill.student.family import new_tokenizer_kind
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -73,7 +73,7 @@ def test_recipe_runs(recipe: Path, make_teacher: Callable[..., Path], corpus_fol
         status = main(["distill", *where, "--teacher", str(teacher_folder), *QUICK])
     assert status == 0
     assert json.loads((folder / "results.json").read_text())["cost"]["steps"] == 2
-    assert load_masked_lm(folder).config.hidden_size == 32
+    assert load_teacher(str(folder), "student").config.hidden_size == 32
 
 
 @pytest.mark.usefixtures("signals_restored", "no_hub")

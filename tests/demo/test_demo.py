@@ -1,7 +1,9 @@
 """The demo on what comes with the package: short, but the real thing."""
 
 import gzip
+import itertools
 import json
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from potstill.cli import main
 from potstill.demo.demo import demo
 from potstill.student import load_masked_lm
+from potstill.training.layer_search import Choices
 
 ASSETS = files("potstill.demo") / "assets"
 
@@ -38,13 +41,32 @@ def test_the_teacher_is_a_twelve_layer_bert_of_its_own_vocabulary() -> None:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def shorter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's folder of the demo, with 2 of 5 texts."""
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "assets").mkdir()
+    (folder / "assets" / "teacher").symlink_to(str(ASSETS / "teacher"))
+    name = "simple-wikipedia.jsonl.gz"
+    with gzip.open(str(ASSETS / name), "rb") as whole, gzip.open(folder / "assets" / name, "wb") as cut:
+        cut.writelines(line for number, line in enumerate(whole) if number % 5 < 2)
+    return folder
+
+
+def some_near(choices: Choices, layers: Sequence[int], near=Choices.near) -> Iterator[tuple[int, ...]]:
+    """The first exchanges of a layer: `tests/training/test_layer_search.py` has the search of all."""
+    return itertools.islice(near(choices, layers), 5)
+
+
+@pytest.fixture(scope="module")
+def shown(shorter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("potstill.demo.demo.files", lambda package: shorter)
+        patch.setattr(Choices, "near", some_near)
         lines: list[str] = []
         patch.setattr("rich.console.Console.file", property(lambda self: _Lines(lines), lambda self, file: None))
         patch.setenv("COLUMNS", "200")
-        demo(str(folder), steps=8)
+        demo(str(folder), steps=6)
     return folder, "".join(lines)
 
 

@@ -12,11 +12,23 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from potstill import PotstillError
-from potstill.objective import Batch, Encoded, Ensemble, HiddenMSE, Mean, Objective, objective_from, vocabulary
+from potstill.objective import (
+    AttentionRelations,
+    Batch,
+    Encoded,
+    Ensemble,
+    HiddenCosine,
+    HiddenMSE,
+    Mean,
+    Objective,
+    Term,
+    objective_from,
+    vocabulary,
+)
 from potstill.objective.chunks import Projection, VocabularyPass
 from potstill.objective.ensemble import mean_of_probabilities_
 from potstill.objective.softmax import Divergence, SoftmaxOptions
-from potstill.student import VocabularyHead
+from potstill.student import AttentionInputs, VocabularyHead
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 BLOCKS, LENGTH, MASKED, VOCAB = 3, 7, 2, 101
@@ -211,13 +223,30 @@ def test_several_teachers_never_have_all_their_logits_at_once(monkeypatch: pytes
 
 def test_a_term_is_the_weighted_mean_of_its_values_against_each_teacher() -> None:
     head = VocabularyHead(lambda hidden: hidden, torch.zeros(1), None)
+    inputs = [AttentionInputs(*(torch.randn(2, 4, 6) for _ in range(3)), 2) for _ in range(4)]
+    student, *teachers = (Encoded({}, {-1: one}, head) for one in inputs)
+    nothing, ensemble = torch.empty(0), Ensemble.of(3, WEIGHTS)
+    found = objective_from({"attention_relations": 2})(student, teachers, nothing, nothing, ensemble=ensemble)
+    values = [AttentionRelations().value(Batch(student, teacher, nothing, nothing)) for teacher in teachers]
+    expected = sum(w * value for w, value in zip(WEIGHTS, values, strict=True)) / sum(WEIGHTS)
+    torch.testing.assert_close(found["attention_relations"], expected)
+    torch.testing.assert_close(found["loss"], 2 * expected)
+
+
+@pytest.mark.parametrize("term", [HiddenMSE(weight=2), HiddenCosine(weight=2)])
+def test_hidden_states_themselves_are_compared_with_the_first_teacher(term: Term) -> None:
+    head = VocabularyHead(lambda hidden: hidden, torch.zeros(1), None)
     student, *teachers = (Encoded({-1: torch.randn(2, 4, 6)}, {}, head) for _ in range(4))
     nothing, ensemble = torch.empty(0), Ensemble.of(3, WEIGHTS)
-    found = objective_from({"hidden_mse": 2})(student, teachers, nothing, nothing, ensemble=ensemble)
-    values = [HiddenMSE().value(Batch(student, teacher, nothing, nothing)) for teacher in teachers]
-    expected = sum(w * value for w, value in zip(WEIGHTS, values, strict=True)) / sum(WEIGHTS)
-    torch.testing.assert_close(found["hidden_mse"], expected)
-    torch.testing.assert_close(found["loss"], 2 * expected)
+    found = Objective([term])(student, teachers, nothing, nothing, ensemble=ensemble)["loss"]
+    torch.testing.assert_close(found, 2 * term.value(Batch(student, teachers[0], nothing, nothing)))
+
+
+def test_a_further_teacher_of_another_width_needs_no_cosine() -> None:
+    objective = objective_from({"hidden_cosine": 1})
+    objective.check(BertConfig(hidden_size=36), BertConfig(hidden_size=24), number=1)
+    with pytest.raises(PotstillError, match="hidden states of equal width"):
+        objective.check(BertConfig(hidden_size=36), BertConfig(hidden_size=24))
 
 
 def test_each_teacher_has_a_projection_of_its_own() -> None:
@@ -242,7 +271,8 @@ def test_each_teacher_has_a_projection_of_its_own() -> None:
         return F.mse_loss(hidden if module is None else module(hidden), target.last)
 
     first, third = modules["hidden_mse"][0], modules["hidden_mse 3"][0]
-    values = [mse(ours.last, module, target) for module, target in zip((first, None, third), theirs, strict=True)]
+    # The second teacher has the student's width, so nothing maps the student to it, and it takes no part.
+    values = [mse(ours.last, first, theirs[0]), mse(ours.last, third, theirs[2])]
     torch.testing.assert_close(found, torch.stack(values).mean())
 
 

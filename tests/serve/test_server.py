@@ -165,26 +165,31 @@ def test_it_opens_a_browser_and_ends_by_ctrl_c(
     assert f"{model} beside {other} on http://127.0.0.1:" in capsys.readouterr().out
 
 
-def test_signals_end_it_without_a_traceback(model: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "closing"),
+    [
+        # The long suite: each needs a process, and Ctrl-C is tested in this one above.
+        pytest.param(signal.SIGINT, 0, "stopped", marks=pytest.mark.slow),
+        (signal.SIGTERM, 128 + signal.SIGTERM, ""),
+    ],
+)
+def test_signals_end_it_without_a_traceback(model: Path, number: int, status: int, closing: str) -> None:
     command = [sys.executable, "-m", "potstill", "serve", "--port", "0", "--model", str(model)]
     # Of a suite started in the background children inherit an ignored SIGINT.
     start = [sys.executable, "-c", "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "]
     start[-1] += "os.execv(sys.argv[1], sys.argv[1:])"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    ends = ((signal.SIGINT, 0, "stopped"), (signal.SIGTERM, 128 + signal.SIGTERM, ""))
-    running = [subprocess.Popen([*start, *command], env=environment, **pipes) for _ in ends]
+    process = subprocess.Popen([*start, *command], env=environment, **pipes)
     try:
-        for process, (number, status, closing) in zip(running, ends, strict=True):
-            assert "student on http://127.0.0.1:" in process.stdout.readline()
-            process.send_signal(number)
-            out, err = process.communicate(timeout=20)
-            assert process.returncode == status, err
-            assert "Traceback" not in err
-            assert out.strip() == closing
+        assert "student on http://127.0.0.1:" in process.stdout.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == status, err
+        assert "Traceback" not in err
+        assert out.strip() == closing
     finally:
-        for process in running:
-            process.kill()
+        process.kill()
 
 
 def test_the_page_was_built_from_these_sources() -> None:

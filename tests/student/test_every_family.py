@@ -52,6 +52,15 @@ SAME_CODE = ("xlm-roberta", "camembert", *list(GENERIC)[1:])
 
 PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SAME_CODE else ()) for name in (*CONFIGS, *GENERIC)]
 
+TRANSLATED_ALIKE = ("distilbert", "roberta", "electra", "mpnet")
+"""Families whose exports go the way of BERT's or DeBERTa's, since the same classes and attention are translated: the
+long suite exports them. `tests/export/test_module.py` compares the modules that are translated with the models."""
+
+EXPORTED = [
+    pytest.param(name, marks=pytest.mark.slow if name in (*SAME_CODE, *TRANSLATED_ALIKE) else ())
+    for name in (*CONFIGS, *GENERIC)
+]
+
 
 @pytest.fixture(params=PARAMS, scope="module")
 def model_type(request: pytest.FixtureRequest) -> str:
@@ -285,6 +294,7 @@ def test_it_loads_anywhere(trained: DistillationTrainer, student: PreTrainedMode
         assert torch.equal(loaded.eval()(**read).logits, student(**read).logits)
 
 
+@pytest.mark.parametrize("model_type", EXPORTED, indirect=True)
 def test_an_export_says_what_the_student_says(
     trained: DistillationTrainer, student: PreTrainedModel, tmp_path: Path
 ) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Learned, assert_alike, checkpoints, learned, tensors
+from runs import WHOLE_BATCHES, Learned, assert_alike, checkpoints, distillation, learned, tensors
 from torch.distributed import TCPStore
 
-from potstill import PotstillError
+from potstill import PotstillError, distill
 from potstill import processes as processes_module
 from potstill.cli import main
 from potstill.processes import first_to_fail, once
@@ -76,6 +76,7 @@ def processes(output: Path) -> int:
     return json.loads((output / "results.json").read_text())["cost"]["processes"]
 
 
+@pytest.mark.slow  # test_a_launcher_that_restarts_a_run_lets_it_go_on has two processes as well
 def test_torchrun(torchrun_output: Path, whole_batches: Learned) -> None:
     assert processes(torchrun_output) == 2
     assert checkpoints(torchrun_output) == ["checkpoint-10", "checkpoint-7"]
@@ -224,7 +225,7 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 
 
 def test_a_launcher_that_restarts_a_run_lets_it_go_on(
-    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, torchrun_output: Path
+    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, whole_batches: Learned
 ) -> None:
     script, folder = tmp_path / "script.py", tmp_path / "student"
     script.write_text(WORKER_THAT_DIES)
@@ -237,11 +238,13 @@ def test_a_launcher_that_restarts_a_run_lets_it_go_on(
     launcher = ["torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", f"--master-port={port}"]
     finished = launch(launcher, script, *job, "--overwrite_output_dir", "true")
     assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == f"wrote {folder}/\n"
+    assert processes(folder) == 2
     assert finished.stderr.count("step 1/10") == 1
     assert finished.stderr.count("step 4/10") == 2  # once more from checkpoint-3
     assert checkpoints(folder) == ["checkpoint-10", "checkpoint-3", "checkpoint-6", "checkpoint-9"]
     assert (folder / "checkpoint-9" / "optimizer.pt").is_file()
-    assert_alike(learned(folder), learned(torchrun_output))
+    assert_alike(learned(folder), whole_batches)
 
 
 def waiting(launched: TCPStore, monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> list[str]:
@@ -301,3 +304,21 @@ def test_a_run_that_is_done_leaves_its_group(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("potstill.signatures.apply", training)
     assert main(["demo"]) == 0
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_an_encoder_without_a_head(teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    """A narrower one, with the projection that is trained beside it; its pooler gets no gradient."""
+    choices = {"headless": True, "layers": "alternate", "hidden_size": 16}
+    job = options(teacher_without_dropout, corpus_folder, tmp_path / "two", **choices, eval_strategy="epoch")
+    finished = launch(TORCHRUN, "-m", "potstill", "distill", *job)
+    assert finished.returncode == 0, finished.stderr
+    assert processes(tmp_path / "two") == 2
+    args = distillation(teacher_without_dropout, corpus_folder, tmp_path / "one", **WHOLE_BATCHES, **choices)
+    one, two = tensors(distill(args)), tensors(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=2e-4, rtol=0, msg=name)
+    final = [json.loads((tmp_path / name / "results.json").read_text())["held_out"]["final"] for name in ("one", "two")]
+    assert final[1]["loss"] == pytest.approx(final[0]["loss"], rel=1e-3)
+    assert final[1]["cosine"] == pytest.approx(final[0]["cosine"], rel=1e-3)

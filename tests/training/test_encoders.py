@@ -210,6 +210,18 @@ def test_an_encoder_of_a_language_model(teacher_folder: Path, corpus_folder: Pat
     assert "| layers | 1 − cosine |" in (folder / "README.md").read_text()
 
 
+def test_several_teachers(bert_encoder: Path, teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    """If one of them has no head, none is used with its head; their widths may differ."""
+    options = {"max_steps": 1, "save_strategy": "no", "teacher_weights": [3, 1], **QUICK}
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", **options)
+    args.teacher = [str(teacher_folder), str(bert_encoder)]
+    folder = distill(args)
+    losses = yaml.safe_load((folder / "recipe.yaml").read_text())["losses"]
+    assert losses == {"hidden_mse": 1.0, "attention_relations": {"weight": 1.0, "relation_heads": 2}}
+    assert type(load_teacher(folder)) is BertModel
+    assert "The losses are weighted means of those for each teacher." in (folder / "README.md").read_text()
+
+
 def test_layers_are_measured_by_hidden_states(bert_encoder: Path, corpus_folder: Path) -> None:
     teacher = load_teacher(bert_encoder)
     search = find_layers(teacher, corpus_folder, 2)

@@ -100,8 +100,23 @@ def test_what_cannot_be_is_told_before_anything_is_written(bytes_corpus: Path, t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{}, {"pretrain": True}, {"baseline": True}], ids=str)
-@pytest.mark.parametrize("model_type", ["roberta", "gpt2", "modernbert"])
+BENCHED = [("roberta", {}), ("gpt2", {"pretrain": True}), ("modernbert", {"baseline": True})]
+"""Each type and each option once; the long suite has all of their pairs."""
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options"),
+    [
+        pytest.param(
+            model_type,
+            options,
+            marks=() if (model_type, options) in BENCHED else pytest.mark.slow,
+            id=f"{model_type} {options}",
+        )
+        for model_type in ("roberta", "gpt2", "modernbert")
+        for options in ({}, {"pretrain": True}, {"baseline": True})
+    ],
+)
 def test_the_bench_takes_a_random_model(model_type: str, options: dict[str, bool]) -> None:
     sizes = {"teacher_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 60, "block_size": 16}
     steps = {"bench_steps": 1, "bench_warmup": 1, "per_device_train_batch_size": 2, "max_position_embeddings": 16}

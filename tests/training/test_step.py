@@ -164,8 +164,18 @@ def test_compiled_layers_change_nothing(bf16: bool) -> None:
     assert distance(compiled, gradients) < (0.03 if bf16 else 1e-5)
 
 
-@pytest.mark.parametrize("narrow", [False, True], ids=["equal widths", "another width"])
-@pytest.mark.parametrize("losses", LOSSES, ids=["every token", "masked LM", "no logits"])
+@pytest.mark.parametrize(
+    ("losses", "narrow"),
+    [
+        pytest.param(LOSSES[0], False, id="every token"),
+        pytest.param(LOSSES[1], True, id="masked LM, another width"),
+        pytest.param(LOSSES[2], True, id="no logits, another width"),
+        # The long suite: each set of losses and each width is above.
+        pytest.param(LOSSES[0], True, id="every token, another width", marks=pytest.mark.slow),
+        pytest.param(LOSSES[1], False, id="masked LM", marks=pytest.mark.slow),
+        pytest.param(LOSSES[2], False, id="no logits", marks=pytest.mark.slow),
+    ],
+)
 def test_every_term_in_every_way_of_running_a_step(
     losses: dict[str, Any], narrow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

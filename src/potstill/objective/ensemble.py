@@ -61,11 +61,17 @@ class Ensemble:
                 raise PotstillError(f"--teacher_weights has {weight}: each weight must be above 0.")
         return cls(tuple(weight / sum(given) for weight in given), mean)
 
-    def mean_value(self, values: Sequence[Tensor]) -> Tensor:
-        """Return the weighted mean of scalars, one for each teacher. A single one is returned unchanged."""
+    def mean_value(self, values: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+        """Return the weighted mean of scalars. A single one is returned unchanged.
+
+        Args:
+            values: a scalar for each teacher that takes part.
+            numbers: the numbers of these teachers, counted from 0.
+        """
         if len(values) == 1:
             return values[0]
-        weighted = [weight * value for weight, value in zip(self.weights, values, strict=True)]
+        total = sum(self.weights[number] for number in numbers)
+        weighted = [self.weights[number] / total * value for number, value in zip(numbers, values, strict=True)]
         return torch.stack(weighted).sum()
 
     def log_probabilities(self, each: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from potstill.student import Reads
 class HiddenCosine(Term):
     """Mean over all tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
 
-    It requires equal widths. Padding does not count.
+    It requires equal widths. Padding does not count. Of several teachers only the first is compared with.
     """
 
     name: ClassVar[str] = "hidden_cosine"
@@ -44,6 +44,10 @@ class HiddenCosine(Term):
                 "or replace it by hidden_mse, which learns a projection between the widths, as in "
                 "--losses '{soft_targets: 5, masked_lm: 2, hidden_mse: 1}' (causal_lm for a causal model)."
             )
+
+    def takes_part(self, number: int, mapped: bool) -> bool:
+        """See `Term.takes_part`."""
+        return number == 0
 
     def value(self, batch: Batch) -> Tensor:
         """See `Term.value`."""

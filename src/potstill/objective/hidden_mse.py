@@ -21,7 +21,8 @@ class HiddenMSE(Term):
 
     All pairs of layers have the same weight: the value is the mean over pairs, tokens and the teacher's width. If the
     widths differ, a linear layer for each pair projects the student's states to the teacher's width (as in TinyBERT,
-    Jiao et al. 2020, section 3.1). It is trained with the student.
+    Jiao et al. 2020, section 3.1). It is trained with the student. Of several teachers, the first is compared with, and
+    those whose width differs from the student's.
 
     Attributes:
         layers: student layer → teacher layer, both counted from 0, -1 for the last. By default only the last layers.
@@ -73,6 +74,10 @@ class HiddenMSE(Term):
         if teacher is None or teacher.hidden_size == student.hidden_size:
             return Flops()
         return Flops(student=2.0 * student.hidden_size * teacher.hidden_size * len(self.layers))
+
+    def takes_part(self, number: int, mapped: bool) -> bool:
+        """See `Term.takes_part`."""
+        return number == 0 or mapped
 
     def value(self, batch: Batch) -> Tensor:
         """See `Term.value`."""

@@ -105,8 +105,13 @@ class Objective:
                     f"losses: {name} is taken at masked tokens, of which a causal model has none: say tokens: all."
                 )
 
-    def check(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig) -> None:
+    def check(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, number: int = 0) -> None:
         """Check that teacher and student fit each term.
+
+        Args:
+            teacher: config of a teacher; None if there is none.
+            student: config of the model in training.
+            number: of the teacher, of several, counted from 0.
 
         Raises:
             PotstillError: something does not fit. The message is about the first problem and says what to do.
@@ -120,6 +125,10 @@ class Objective:
             )
         for term in self.terms:
             if teacher is not None and term.teacher_reads:
+                with torch.device("meta"):  # makes the module without drawing random numbers
+                    mapped = term.module(teacher, student) is not None
+                if not term.takes_part(number, mapped):
+                    continue
                 term.check(teacher, student)
             for role, reads, config in (
                 ("student", term.student_reads, student),

@@ -164,21 +164,32 @@ class Term(Weighted, ABC):
         """
         return None
 
+    def takes_part(self, number: int, mapped: bool) -> bool:
+        """Return whether the value is also computed for this teacher, of several.
+
+        Teachers that were trained apart have hidden states in unrelated directions. So a term that compares hidden
+        states themselves, and not through a learned map, should keep to the first teacher: its layers made the student.
+
+        Args:
+            number: of the teacher, counted from 0.
+            mapped: whether the term has a `module` for this teacher.
+        """
+        return number == 0 or bool(self.teacher_reads)
+
     def losses(
         self, batches: Sequence[Batch], value: Callable[[Batch], Tensor], ensemble: Ensemble
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss, and the values for the log by name.
 
-        With several teachers the value is the weighted mean of the values for each teacher.
+        With several teachers the value is the weighted mean of the values for each teacher that `takes_part`.
 
         Args:
             batches: the inputs of the term, one for each teacher with the same student; a single one without a teacher.
             value: `self.value`, or its compiled version.
             ensemble: the weights of the teachers.
         """
-        if not self.teacher_reads:
-            batches = batches[:1]
-        found = ensemble.mean_value([value(batch) for batch in batches])
+        numbers = [number for number, batch in enumerate(batches) if self.takes_part(number, batch.trained is not None)]
+        found = ensemble.mean_value([value(batches[number]) for number in numbers], numbers)
         found = found.to(torch.promote_types(found.dtype, torch.float32))
         return self.weight * found, {self.logged_as or self.name: found.detach()}
 

@@ -185,11 +185,18 @@ def _teachers(teachers: list[dict[str, Any]], final: dict[str, float], recipe: d
     return "\n\n".join(
         [
             "## Teachers",
-            f"The soft targets are the weighted mean of the teachers' {plain(recipe['teacher_mean'])}. The last two "
-            "columns give the time of each teacher in a training step, as medians over the measured steps.",
+            f"{_MEAN_OF_LOSSES if recipe.get('headless') else _mean_of(recipe)} The last two columns give the time of "
+            "each teacher in a training step, as medians over the measured steps.",
             _without_empty_columns(["teacher", *(heading for heading, _ in _OF_A_TEACHER.values())], rows),
         ]
     )
+
+
+_MEAN_OF_LOSSES = "The losses are weighted means of those for each teacher."
+
+
+def _mean_of(recipe: dict[str, Any]) -> str:
+    return f"The soft targets are the weighted mean of the teachers' {plain(recipe['teacher_mean'])}."
 
 
 def _held_out(

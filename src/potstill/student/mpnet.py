@@ -40,7 +40,8 @@ class MPNet(BertLayers, SameClass):
     def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:
         """See `Family.encode`; the model's own forward would copy the bias for each block of the batch."""
         hidden = self.embed(model, input_ids)
-        bias = model.base_model.encoder.compute_position_bias(hidden[:1])  # (1, heads, L, L)
+        with hidden.device:  # transformers before 5.24 makes the positions on the CPU, which a CUDA graph cannot copy
+            bias = model.base_model.encoder.compute_position_bias(hidden[:1])  # (1, heads, L, L)
 
         def run(layer: nn.Module, hidden: Tensor) -> Tensor:
             return layer(hidden, None, bias)[0]

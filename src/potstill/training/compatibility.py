@@ -158,8 +158,8 @@ def check_fit(
     if (objective.student_reads | objective.teacher_reads).pooled:
         names = [term.name for term in objective.terms if (term.student_reads | term.teacher_reads).pooled]
         raise PotstillError(
-            f"losses: {' and '.join(names)} cannot be computed here, because the corpus {corpus.folder} holds blocks and "
-            "not whole texts: prepare the text with --unit sentences, or choose other losses."
+            f"losses: {' and '.join(names)} cannot be computed here, because the corpus {corpus.folder} holds blocks "
+            "and not whole texts: prepare the text with --unit sentences, or choose other losses."
         )
     check_reading([*zip(roles, teachers, strict=True), ("student", student)], corpus, tokenizer)
     objective.check_direction(causal)
@@ -167,7 +167,7 @@ def check_fit(
         check_vocabularies(teacher.config, student.config)
     for number, config in enumerate([teacher.config for teacher in teachers] or [None]):
         try:
-            objective.check(config, student.config)
+            objective.check(config, student.config, number)
         except PotstillError as error:
             if len(teachers) < 2:
                 raise
