@@ -124,12 +124,14 @@ def test_auto_starts_from_the_best_layers_and_a_resumption_from_the_same(
     encoder_folder: Path, texts_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"layers": "auto", "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_on_start": True}
+    given["layers_seconds"] = 60.0
     folder = distill(options(encoder_folder, texts_corpus, tmp_path / "student", **given))
     results = json.loads((folder / "results.json").read_text())
     search = results["layer_search"]
     best = search["tried"][0]
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert recipe["layers"] == ",".join(map(str, best["layers"]))
+    assert recipe.get("layers_seconds", 30.0) == 30.0  # a rerun does not search
     # All held-out texts were searched and evaluated, so the two figures are the same.
     assert search["evaluated_too"]
     assert results["held_out"]["initial"]["distance"] == pytest.approx(best["loss"], rel=1e-4)

@@ -19,6 +19,7 @@ from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.layer_search import find_encoder_layers
 from potstill.sentences.new_student import choose_sentence_sizes, load_sentence_teacher, new_sentence_student
 from potstill.sentences.trainer import SentenceTrainer, check_run, default_losses, row_format
+from potstill.student.layers import AUTO
 from potstill.student.sizing import Estimate
 from potstill.training.chosen_layers import decide_by
 from potstill.training.layer_search import Choices, LayerSearch
@@ -55,6 +56,7 @@ def distill_sentences(args: DistillationArguments) -> Path:
         args = copy.copy(args)
         args.layers = args.layers or "alternate"
         args, search = _decide_layers(args, teacher, corpus, sizes)
+        args.layers_seconds = type(args).layers_seconds  # the recipe has the layers that were found, and no search
         student = new_sentence_student(args, teacher, corpus, sizes)
         args.losses = default_losses(teacher, student) if args.losses is None else args.losses
         recipe = recipe_text("distill", args, OF_LANGUAGE_MODELS)
@@ -79,6 +81,8 @@ def check_options(args: DistillationArguments) -> None:
                 f"--{name} is for language models, but the corpus {args.corpus} holds whole texts for a sentence "
                 f"encoder: {advice}."
             )
+    if args.layers_seconds != type(args).layers_seconds and args.layers != AUTO:
+        raise PotstillError("--layers_seconds limits the time of --layers auto: add --layers auto, or leave it out.")
     if args.losses is not None:
         objective_from(args.losses)
 
