@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from potstill.corpus import Manifest
+from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ def distill(args: DistillationArguments) -> Path:
             )
             args = copy.copy(args)
             args.headless = True
+    if args.teacher_embeddings != "computed":
+        raise PotstillError(
+            "--teacher_embeddings is for sentence encoders, which learn embeddings of whole texts: leave it out."
+        )
     from potstill.training.distill import distill_language_model
 
     return distill_language_model(args)

@@ -23,7 +23,7 @@ _HELD: dict[Path, int] = {}
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, option: str = "--output_dir") -> Iterator[None]:
     """Keep every other process out of an output folder while the body runs.
 
     The system releases the lock when the process ends for any reason, so a lock never outlives a killed run. The lock
@@ -32,6 +32,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 
     Args:
         folder: the folder, which may be missing. Its parent is made if needed.
+        option: what names the folder, for messages.
 
     Raises:
         PotstillError: another process holds the lock, or nothing can be written there.
@@ -49,7 +50,7 @@ def locked(folder: str | Path) -> Iterator[None]:
         return
     made = _make_folders(folder.parent)
     try:
-        path, descriptor = _open(folder)
+        path, descriptor = _open(folder, option)
         _HELD[folder] = 1
         try:
             yield
@@ -80,25 +81,25 @@ def _make_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _open(folder: Path) -> tuple[Path, int]:
+def _open(folder: Path, option: str) -> tuple[Path, int]:
     """Lock the lock file, and return its path and its descriptor."""
     places = [folder.parent / f".{folder.name}.lock"]
     if folder.is_dir():
         places.append(folder / ".lock")
     for path in places:
         try:
-            return path, _acquired(path, folder)
+            return path, _acquired(path, folder, option)
         except OSError as error:
             refused = error
             if error.errno not in _NOT_ALLOWED:
                 break
     raise PotstillError(
         f"The output folder {folder} cannot be written to: {refused.strerror or first_line(refused)}; "
-        "name another one with --output_dir."
+        f"name another one with {option}."
     ) from refused
 
 
-def _acquired(path: Path, folder: Path) -> int:
+def _acquired(path: Path, folder: Path, option: str) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -109,7 +110,7 @@ def _acquired(path: Path, folder: Path) -> int:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 raise PotstillError(
                     f"{folder} is in use by another process ({holder or 'of an unknown number'}): wait until that "
-                    "process ends, or name another --output_dir."
+                    f"process ends, or name another {option}."
                 ) from error
             print(f"{folder} cannot be locked on this file system ({error.strerror}).", file=sys.stderr, flush=True)
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

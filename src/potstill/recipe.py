@@ -125,6 +125,11 @@ class DistillationArguments(Recipe):
     initialise: Literal["teacher", "random"] = option(
         "teacher", "Start from the teacher's weights or from random ones."
     )
+    teacher_embeddings: Literal["computed", "kept"] = option(
+        "computed",
+        "For a sentence encoder: compute the teacher's embeddings in each step, or once for all texts of the corpus "
+        "and keep them on disk for this run and later ones. See docs/sentences.md.",
+    )
     trim_vocabulary: bool = option(
         False,
         "Cut the rows of the teacher's vocabulary that are beyond the tokens of its tokenizer. They are left out of "
@@ -155,6 +160,8 @@ class DistillationArguments(Recipe):
 
     def __post_init__(self) -> None:
         self.losses = parsed_losses(self.losses)
+        kinds = ("computed", "kept")
+        self._check("teacher_embeddings", self.teacher_embeddings in kinds, "must be 'computed' or 'kept'")
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]

@@ -85,20 +85,24 @@ def test_every_text_is_there_once(
     splits: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
     for number, document in enumerate(random_documents(400, seed=1)):
         splits[is_held_out(number, 3, 0.2)].append(tokenised(tokenizer, document))
-    duplicates = cut = 0
+    duplicates = cut = in_both = 0
     for blocks, given in zip((corpus.train, corpus.validation), splits, strict=True):
         different = dict.fromkeys(given)
         duplicates += len(given) - len(different)
+        if given is splits[1]:
+            in_both = len(different.keys() & set(splits[0]))
+            different = dict.fromkeys(text for text in different if text not in splits[0])
         cut += sum(len(text) > BLOCK - 2 for text in different)
         expected = Counter(text[: BLOCK - 2] for text in different)
         assert Counter(texts_of(blocks, tokenizer)) == expected
         rows = np.stack([item["input_ids"].numpy() for item in blocks])
         assert ((rows == tokenizer.cls_token_id).sum(1) <= slots(BLOCK)).all()
     assert cut > 0
-    warned = f"{cut} of {400 - duplicates} texts are longer than a block and were cut to {BLOCK} tokens."
+    warned = f"{cut} of {400 - duplicates - in_both} texts are longer than a block and were cut to {BLOCK} tokens."
     assert warned in caplog.messages
     assert corpus.manifest.unit == "texts"
-    assert corpus.manifest.skipped == {"bad_text": 0, "empty": 0, "duplicate": duplicates}
+    skipped = {"bad_text": 0, "empty": 0, "duplicate": duplicates, "held_out_but_in_train": in_both}
+    assert corpus.manifest.skipped == skipped
     contents = [token for text in texts_of(corpus.train, tokenizer) for token in text]
     assert (corpus.token_counts == np.bincount(contents, minlength=len(tokenizer))).all()
     record = corpus.manifest.splits["train"]
@@ -115,8 +119,30 @@ def test_texts_that_occur_again_are_left_out_and_counted(
     assert sorted(texts_of(corpus.train, tokenizer)) == sorted(
         tokenised(tokenizer, text) for text in ("the cat", "sat")
     )
-    assert corpus.manifest.skipped == {"bad_text": 0, "empty": 1, "duplicate": 4}
+    assert corpus.manifest.skipped == {"bad_text": 0, "empty": 1, "duplicate": 4, "held_out_but_in_train": 0}
     assert "4 duplicate" in str(corpus)
+
+
+def test_no_held_out_text_is_trained_on(tmp_path: Path, tokenizer: BertTokenizer, tokenizer_folder: str) -> None:
+    file = tmp_path / "text.txt"
+    lines = ["the cat sat", "the cat", "cat sat", "sat the cat", "the sat"] * 8
+    # The last documents decide: a text that is trained on only there was held out long before.
+    file.write_text("\n".join([*lines, *("cat " * number for number in range(1, 30))]) + "\n")
+    corpora = [
+        prepared(tmp_path / str(size), str(file), tokenizer_folder, validation_fraction=0.4, memory_limit_mb=size)
+        for size in (1, 1024)
+    ]
+    train, held_out = (set(texts_of(blocks, tokenizer)) for blocks in (corpora[0].train, corpora[0].validation))
+    assert held_out
+    assert not train & held_out
+    given: tuple[set[tuple[int, ...]], set[tuple[int, ...]]] = (set(), set())
+    for number, line in enumerate(file.read_text().splitlines()):
+        given[is_held_out(number, 3, 0.4)].add(tokenised(tokenizer, line))
+    assert train == given[0]
+    assert held_out == given[1] - given[0]
+    assert corpora[0].manifest.skipped["held_out_but_in_train"] == len(given[0] & given[1]) > 0
+    assert "held out but in train" in str(corpora[0])
+    assert corpora[0].fingerprint == corpora[1].fingerprint
 
 
 @pytest.mark.parametrize("unit", ["texts", "sentences"])

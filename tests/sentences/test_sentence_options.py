@@ -13,7 +13,7 @@ from potstill import DistillationArguments, DistillationTrainer, PretrainingArgu
 from potstill.corpus import Corpus, prepare
 from potstill.errors import PotstillError
 from potstill.sentences import SentenceEncoder, build_sentence_student
-from potstill.sentences.distill import _some_texts
+from potstill.sentences.new_student import beginnings
 from potstill.sentences.trainer import SentenceTrainer
 
 
@@ -42,8 +42,6 @@ def refused(says: str, teacher: Path | str, corpus: Path, output: Path, **option
         {"teacher_weights": [1.0]},
         {"teacher_mean": "logits"},
         {"fold_token_types": False},
-        {"max_size": "20MB"},
-        {"layers_seconds": 5.0},
     ],
     ids=lambda option: next(iter(option)),
 )
@@ -57,7 +55,7 @@ def test_options_of_language_models(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"layers": "auto"}, "--layers auto measures language models"),
+        ({"layers_seconds": 5.0}, "--layers_seconds limits the time of --layers auto: add --layers auto, or leave"),
         ({"losses": {"masked_lm": 1}}, "losses: masked_lm is not for a sentence encoder: choose from embedding_cosine"),
         ({"losses": {"embedding_mse": 1, "soft_targets": 1}}, "losses: soft_targets is not for a sentence encoder"),
         ({"losses": {"attention_relations": 1}}, "losses: attention_relations is not for a sentence encoder"),
@@ -111,7 +109,6 @@ def test_each_kind_of_training_refuses_the_corpus_of_the_other(
     encoder_folder: Path, texts_corpus: Path, texts_path: Path, tmp_path: Path
 ) -> None:
     blocks = prepare([str(texts_path)], str(tmp_path / "blocks"), str(encoder_folder), 16, num_proc=1)
-    refused("is a sentence encoder, which reads whole texts: .* --unit", encoder_folder, blocks.folder, tmp_path / "a")
     teacher = small_encoder()
     args = DistillationArguments(output_dir=str(tmp_path / "b"), use_cpu=True)
     with pytest.raises(PotstillError, match="holds blocks of running text, but a sentence encoder reads whole texts"):
@@ -162,7 +159,7 @@ def test_prepare_reads_the_tokenizer_as_the_encoder_does(tmp_path: Path, inner: 
 def test_importance_is_measured_on_the_beginnings_of_texts(
     encoder_folder: Path, texts_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("potstill.sentences.distill.MEASURED_BLOCKS", 10**6)
+    monkeypatch.setattr("potstill.sentences.new_student.MEASURED_BLOCKS", 10**6)
     corpus, encoder = Corpus.open(texts_corpus), SentenceEncoder.load(encoder_folder)
     texts: list[list[int]] = []
     for item in corpus.train:
@@ -171,7 +168,7 @@ def test_importance_is_measured_on_the_beginnings_of_texts(
                 texts.append([])
             if token != encoder.tokenizer.pad_token_id:
                 texts[-1].append(token)
-    found = _some_texts(corpus, encoder)
+    found = beginnings(corpus, encoder)
     length = sorted(map(len, texts))[(len(texts) - 1) // 2]
     assert found.tolist() == [text[:length] for text in texts if len(text) >= length]
 

@@ -87,7 +87,7 @@ def distance(found: dict[str, Tensor | None], expected: dict[str, Tensor | None]
 @pytest.fixture(params=[(), ("cpu",)], ids=["autocast", "copies"])
 def sixteen_bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The student computes under autocast, as it does on a CPU, or on copies, as it does on a GPU."""
-    monkeypatch.setattr("potstill.training.step.FLOAT32_SUMS", request.param)
+    monkeypatch.setattr("potstill.training.objective_step.FLOAT32_SUMS", request.param)
 
 
 @pytest.mark.usefixtures("sixteen_bits")
@@ -128,7 +128,7 @@ def test_no_gradient_is_lost_in_long_sums(device: str) -> None:
 
 
 def test_parameters_replaced_by_others_are_used_after_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("potstill.training.step.FLOAT32_SUMS", ("cpu",))
+    monkeypatch.setattr("potstill.training.objective_step.FLOAT32_SUMS", ("cpu",))
     student, teacher = new_pair()
     step, batch = DistillationStep(student, teacher, DistillationObjective()), new_batch()
     before, _ = run(step, batch, bf16=True)
@@ -180,7 +180,7 @@ def test_every_term_in_every_way_of_running_a_step(
     losses: dict[str, Any], narrow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In 16 bits, with activations recomputed and compiled, against float32 as it is."""
-    monkeypatch.setattr("potstill.training.step.FLOAT32_SUMS", ("cpu",))  # 16 bits on copies, as on a GPU
+    monkeypatch.setattr("potstill.training.objective_step.FLOAT32_SUMS", ("cpu",))  # 16 bits on copies, as on a GPU
     step, batch = new_step(losses, narrow), new_batch()
     loss, gradients = run(step, batch, bf16=False)
     assert any(name.startswith("objective_modules.") for name in gradients) == (narrow and "hidden_mse" in losses)

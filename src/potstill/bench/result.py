@@ -86,6 +86,9 @@ class TrainBench:
     options. If steps are `recorded`, the part `backward` is the whole replayed graph. `model_flops_per_second` is the
     rate of all processes; `matrix_product_flops_per_second` is the rate of one device. `ratio_to_baseline` is a median
     over rounds: each ratio divides potstill's tokens per second by the baseline's in the round that followed.
+
+    Blocks of whole texts, for sentence encoders, have `texts_per_block` and `padding`, the share of their tokens that
+    is padding. Model FLOPs count none for padding.
     """
 
     hardware: str
@@ -110,11 +113,18 @@ class TrainBench:
     matrix_product_flops_per_second: float
     baseline: Speed | None
     ratio_to_baseline: float | None
+    texts_per_block: float | None = None
+    padding: float = 0.0
+
+    @property
+    def text_tokens_per_second(self) -> float:
+        """Tokens of text per second, over all processes: without padding."""
+        return self.speed.tokens_per_second * (1 - self.padding)
 
     @property
     def model_flops_per_second(self) -> float:
         """Model FLOPs of all processes per second."""
-        return self.flops_per_token.step * self.speed.tokens_per_second
+        return self.flops_per_token.step * self.text_tokens_per_second
 
     @property
     def utilisation(self) -> float:
@@ -127,7 +137,11 @@ class TrainBench:
         Raises:
             PotstillError: it cannot be written.
         """
-        derived = {"model_flops_per_second": self.model_flops_per_second, "utilisation": self.utilisation}
+        derived = {
+            "model_flops_per_second": self.model_flops_per_second,
+            "utilisation": self.utilisation,
+            "text_tokens_per_second": self.text_tokens_per_second,
+        }
         write_text(Path(file).expanduser(), json_text(asdict(self) | derived, str(file)) + "\n")
 
     def __str__(self) -> str:
@@ -137,19 +151,22 @@ class TrainBench:
             accumulated += f" (the recipe has {self.gradient_accumulation_steps_of_recipe})"
         devices = f"{self.processes} × " if self.processes > 1 else ""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        read = f"{self.labelled_per_block} of each {self.block_size} predicted"
+        if self.texts_per_block is not None:
+            read = f"{self.texts_per_block:.1f} texts in each {self.block_size}, {self.padding:.1%} padding"
         head = [
             f"{devices}{self.hardware} · {self.dtype}, {'layers compiled' if self.compiled else 'eager'}"
             f"{', steps recorded as CUDA graphs' if self.recorded else ''} · {versions}",
             _shape(self.model) + (f" ← teacher {_shape(self.teacher)}" if self.teacher else ", no teacher"),
             " · ".join(_loss(name, options) for name, options in self.objective.items()),
-            f"{self.speed.batch_size} × {self.block_size} tokens a device, {self.labelled_per_block} of "
-            f"each {self.block_size} predicted · {accumulated} · {self.measured_steps} steps measured after "
-            f"{self.warmup_steps} to warm up",
+            f"{self.speed.batch_size} × {self.block_size} tokens a device, {read} · {accumulated} · "
+            f"{self.measured_steps} steps measured after {self.warmup_steps} to warm up",
         ]
         columns = [self.speed] if self.baseline is None else [self.speed, self.baseline]
         rows = [] if self.baseline is None else [("", ["potstill", "plain"])]
         rows += [
             ("tokens/s", [f"{speed.tokens_per_second:,.0f}" for speed in columns]),
+            *([("  without padding", [f"{self.text_tokens_per_second:,.0f}"])] if self.texts_per_block else []),
             ("ms per micro-batch", [f"{speed.ms_per_micro_batch:,.2f}" for speed in columns]),
             ("ms per step", [f"{speed.ms_per_step:,.2f}" for speed in columns]),
         ]

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,9 +22,10 @@ from transformers import (
     TrainerState,
 )
 
-from potstill.bench.flops import matrix_product_rate, step_flops
+from potstill.bench.flops import StepFlops, matrix_product_rate, step_flops
 from potstill.bench.plain import PlainTraining
 from potstill.bench.result import Speed, TrainBench
+from potstill.bench.sentences import check_bench_options, is_for_sentences, padding_of, sentence_corpus
 from potstill.bench.synthetic import random_corpus
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.corpus import Corpus, load_tokenizer
@@ -33,8 +34,11 @@ from potstill.errors import PotstillError
 from potstill.files import check_output_file
 from potstill.json_files import check_finite
 from potstill.objective import objective_from
+from potstill.sentences.new_student import choose_sentence_sizes, load_sentence_teacher, new_sentence_student
+from potstill.sentences.trainer import SentenceTrainer, attended_length
 from potstill.student import family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
+from potstill.training.block_trainer import BlockTrainer
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
 from potstill.training.new_student import new_student
@@ -76,7 +80,7 @@ def bench_train(args: BenchTrainArguments) -> TrainBench:
     return result
 
 
-class _MeasuredTrainer(DistillationTrainer):
+class _Measured(BlockTrainer):
     """A trainer that marks the end of each part of a step on a clock."""
 
     def attach(self, clock: PartClock) -> None:
@@ -87,6 +91,14 @@ class _MeasuredTrainer(DistillationTrainer):
         loss = super().training_step(*args, **options)
         self.step.mark("backward")
         return loss
+
+
+class _MeasuredTrainer(_Measured, DistillationTrainer):
+    """A measured trainer of language models."""
+
+
+class _MeasuredSentenceTrainer(_Measured, SentenceTrainer):
+    """A measured trainer of sentence encoders."""
 
 
 class _Rounds(TrainerCallback):
@@ -174,6 +186,8 @@ class _Baseline:
 
 
 def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
+    if is_for_sentences(args):
+        return _measure_sentences(args, folder)
     corpus = _corpus(args, folder)
     started = time.perf_counter()
     student, teacher = _models(args, corpus)
@@ -186,7 +200,48 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         size = args.baseline_batch_size or args.per_device_train_batch_size
         return PlainTraining(student, teacher, objective, corpus.train, labelling, args, size)
 
-    baseline = _Baseline(plain_training, args) if args.baseline else None
+    labelled = labelled_per_block(family_of(student).causal, corpus.train.block_size, args.mlm_probability)
+    flops = step_flops(student, teacher, objective, corpus.train.block_size, labelled)
+    return _run(args, trainer, started, student, teacher, flops, labelled, plain_training)
+
+
+def _measure_sentences(args: BenchTrainArguments, folder: Path) -> TrainBench:
+    check_bench_options(args)
+    corpus = sentence_corpus(args, folder)
+    started = time.perf_counter()
+    teacher = load_sentence_teacher(args.teachers[0], corpus)
+    student = new_sentence_student(args, teacher, corpus, choose_sentence_sizes(args, teacher, corpus)[0])
+    trainer = _MeasuredSentenceTrainer(student, corpus, args, teacher)
+    length = attended_length(corpus, trainer.step.rows)
+    flops = step_flops(student.model, teacher.model, trainer.step.objective, length, 0)
+    result = _run(args, trainer, started, student.model, teacher.model, flops, 0)
+    return replace(result, texts_per_block=trainer.step.rows.per_block, padding=padding_of(corpus, trainer.step.rows))
+
+
+def _run(
+    args: BenchTrainArguments,
+    trainer: _Measured,
+    started: float,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    flops: StepFlops,
+    labelled: int,
+    plain_training: Callable[[], PlainTraining] | None = None,
+) -> TrainBench:
+    """Train, and return the measurements.
+
+    Args:
+        args: of the bench.
+        trainer: of the models.
+        started: time when the building of the models began.
+        student: the model in training.
+        teacher: the frozen model.
+        flops: of a step.
+        labelled: tokens of a block that are predicted.
+        plain_training: makes the training of the baseline.
+    """
+    objective, block_size = trainer.step.objective, trainer.corpus.train.block_size
+    baseline = _Baseline(plain_training, args) if args.baseline and plain_training is not None else None
     peak_memory: int | None = None
 
     def after_round() -> None:
@@ -205,9 +260,8 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
     trainer.add_callback(rounds)
     trainer.attach(clock)
     Trainer.train(trainer)  # not `DistillationTrainer.train`, which handles checkpoints: a signal ends a bench at once
-    labelled = labelled_per_block(family_of(student).causal, corpus.train.block_size, args.mlm_probability)
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-    block_size, accumulated = corpus.train.block_size, args.gradient_accumulation_steps
+    accumulated = args.gradient_accumulation_steps
 
     def speed(clock: PartClock, batch_size: int, peak: int | None) -> Speed:
         tokens = batch_size * accumulated * args.world_size * block_size
@@ -240,7 +294,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         measured_steps=args.rounds * args.steps_per_round,
         seconds_to_first_step=rounds.first_step_seconds,
         speed=ours,
-        flops_per_token=step_flops(student, teacher, objective, block_size, labelled),
+        flops_per_token=flops,
         matrix_product_flops_per_second=matrix_product_rate(args.device, dtype),
         baseline=plain,
         ratio_to_baseline=ratio,

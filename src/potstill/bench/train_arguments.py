@@ -20,7 +20,10 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     """
 
     teacher: list[str] | str | None = option(
-        None, "Folder or hub name of the teacher; random weights if not given.", several=True
+        None,
+        "Folder or hub name of the teacher, a language model or the folder of a sentence encoder; random weights if "
+        "not given.",
+        several=True,
     )
     corpus: str | None = option(None, "Folder written by `potstill prepare`; random tokens if not given.")
     output_dir: str | None = option(None, "Not used: a bench leaves no files.")
@@ -82,6 +85,8 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         self._check("bench_warmup", self.bench_warmup > 0, "must be above 0, because the first step is slower")
         size = self.baseline_batch_size
         self._check("baseline_batch_size", size is None or size > 0, "must be above 0")
+        kept = self.teacher_embeddings != "computed"
+        self._check("teacher_embeddings", not kept, "is measured with `computed` only: leave it out")
         self._check("teacher", len(self.teachers) < 2, "names several models, but a bench measures with one: name one")
         self._check("model", self.model is None, "cannot be continued in a bench: give its shape, or leave it out")
         both_given = self.teacher is not None and self.model_type is not None

@@ -7,6 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from potstill.student.interface import TokenizerKind
 
 logger = logging.getLogger(__name__)
+
+HELD_OUT_BYTES = 2**22
+"""Bytes of held-out texts that are read at once."""
 
 Unit = Literal["blocks", "texts", "sentences"]
 Reader = DocumentReader | LanguageReader
@@ -117,7 +121,8 @@ def prepare(
         unit: What an encoder is to read at once. `blocks` are for language models: blocks of running text. `texts` and
             `sentences` are for sentence encoders. `texts` keeps each document whole, and `sentences` splits documents
             into pieces of one to four sentences; several of them share a block, and none attends to another. Texts
-            longer than a block are cut, and texts that occur again are left out.
+            longer than a block are cut. Texts that occur again are left out, and so are held-out texts that the
+            training split has too.
         frame_blocks: Put [CLS] before and [SEP] after each block. By default blocks are framed if the tokenizer has
             both tokens. A causal model, such as a GPT-2, reads blocks without a frame.
         language_exponent: Take each entry of `text` as one language, and read each in proportion to its size in bytes
@@ -308,23 +313,32 @@ def _write_blocks(
         The records of the splits, the token counts of the train split, and the number of texts left out by reason.
     """
 
-    def writer(name: str) -> BlockWriter:
+    def writer(name: str, other: BlockWriter | None = None) -> BlockWriter:
         path = folder / f"{name}.arrow"
-        return BlockWriter(path, spec, block_size) if pad is None else TextRowWriter(path, spec, block_size, pad)
+        if pad is None:
+            return BlockWriter(path, spec, block_size)
+        return TextRowWriter(path, spec, block_size, pad, other if isinstance(other, TextRowWriter) else None)
 
     documents = {"train": 0, "validation": 0}
     with (
         writer("train") as train,
-        writer("validation") as validation,
+        writer("validation", train) as validation,
+        TemporaryFile(dir=folder) as held_out,
         PrepareProgress() as progress,
     ):
         for tokens in results:
             train.add(tokens.train)
-            validation.add(tokens.validation)
+            if pad is None:
+                validation.add(tokens.validation)
+            else:  # a text of the training split may still come, and must not be held out
+                held_out.write(tokens.validation.tobytes())
             documents["train"] += tokens.train_documents
             documents["validation"] += tokens.validation_documents
             progress.advance(tokens.read_documents, tokens.read_bytes, len(tokens.train) + len(tokens.validation))
         train.finish()
+        held_out.seek(0)
+        while piece := held_out.read(HELD_OUT_BYTES):
+            validation.add(np.frombuffer(piece, spec.dtype))
         validation.finish()
     splits = {
         name: SplitRecord(documents[name], writer.tokens, writer.blocks, writer.dropped_tokens)
@@ -333,6 +347,7 @@ def _write_blocks(
     left_out = {}
     if isinstance(train, TextRowWriter) and isinstance(validation, TextRowWriter):
         left_out["duplicate"] = train.duplicates + validation.duplicates
+        left_out["held_out_but_in_train"] = validation.in_other
         cut, texts = train.cut_texts + validation.cut_texts, train.texts + validation.texts
         if cut:
             logger.warning("%d of %d texts are longer than a block and were cut to %d tokens.", cut, texts, block_size)

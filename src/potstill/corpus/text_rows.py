@@ -29,25 +29,30 @@ class TextRowWriter(BlockWriter):
 
     The texts of a window are packed by best fit, the longest first (Johnson 1974). The result depends on the stream
     alone. A text that is longer than a block is cut to it, as an encoder cuts it. A text that occurred before is left
-    out.
+    out, and so is one that another split holds.
 
     Args:
         path: of the file.
         spec: of the tokenizer; texts are framed.
         block_size: L, tokens of a block.
         pad: id of [PAD].
+        other: the complete writer of the split whose texts are left out here.
 
     Attributes:
         texts: number of texts written.
         cut_texts: number of texts that were longer than a block.
         duplicates: number of texts left out because they occurred before.
+        in_other: number of texts left out because the other split holds them.
         padding: number of padding tokens written.
     """
 
-    def __init__(self, path: Path, spec: TokenizerSpec, block_size: int, pad: int) -> None:
+    def __init__(
+        self, path: Path, spec: TokenizerSpec, block_size: int, pad: int, other: "TextRowWriter | None" = None
+    ) -> None:
         super().__init__(path, spec, block_size)
         self.pad = pad
-        self.texts = self.cut_texts = self.duplicates = self.padding = 0
+        self.other = other
+        self.texts = self.cut_texts = self.duplicates = self.in_other = self.padding = 0
         self._rest: NDArray[Any] = np.empty(0, spec.dtype)  # the beginning of a text whose separator has not come yet
         self._window: list[NDArray[Any]] = []
         self._window_tokens = 0
@@ -82,6 +87,9 @@ class TextRowWriter(BlockWriter):
             self.duplicates += 1
             return
         self._seen.add(key)
+        if self.other is not None and key in self.other._seen:
+            self.in_other += 1
+            return
         self.cut_texts += len(text) > self.content_size
         self._window.append(text[: self.content_size].copy())
         self._window_tokens += min(len(text), self.content_size) + 2

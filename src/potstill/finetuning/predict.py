@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from potstill.cache import cache_folder
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.step import run
@@ -112,11 +113,6 @@ def soft_targets(
         raise PotstillError(
             f"The teacher's logits in {folder} cannot be read ({first_line(error)}): remove that folder."
         ) from error
-
-
-def cache_folder() -> Path:
-    """Return the folder of potstill's cache, which holds only results that can be computed again."""
-    return Path(os.environ.get("POTSTILL_CACHE") or Path.home() / ".cache" / "potstill").expanduser()
 
 
 def _clear_abandoned(folder: Path) -> None:

@@ -46,8 +46,8 @@ def model_card(
         if headless
         else _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
         _teachers(teachers, results["held_out"]["final"] or {}, recipe),
-        _size(recipe, results),
-        _layer_search(results.get("layer_search")),
+        size_section(recipe, results),
+        layer_search_section(results.get("layer_search")),
         recipe_table(recipe, results.get("changed_on_resume")),
         _corpus(manifest),
         _cost(results),
@@ -122,7 +122,7 @@ def _narrowed(recipe: dict[str, Any], sizes: dict[str, dict[str, int]]) -> str:
     return f"Of every tensor it has {kept}: {how}."
 
 
-def _size(recipe: dict[str, Any], results: dict[str, Any]) -> str:
+def size_section(recipe: dict[str, Any], results: dict[str, Any]) -> str:
     """Return the section on a shape that was chosen by `max_size`; "" if none was."""
     if "max_size" not in results:
         return ""
@@ -254,7 +254,7 @@ def _nearness(held_out: dict[str, Any], recipe: dict[str, Any]) -> str:
 SHOWN_CHOICES = 10
 
 
-def _layer_search(search: dict[str, Any] | None) -> str:
+def layer_search_section(search: dict[str, Any] | None) -> str:
     """Return the section on how the teacher's layers were chosen; "" if no search chose them."""
     if search is None:
         return ""
@@ -268,10 +268,11 @@ def _layer_search(search: dict[str, Any] | None) -> str:
         ]
         for choice in tried[:SHOWN_CHOICES]
     ]
+    unit = search.get("unit", "tokens")
     blocks = "Some of these blocks are" if search["evaluated_too"] else "None of these blocks is"
     text = (
         f"The layers of the teacher were chosen by measurement: the students of {len(tried):,} choices of layers were "
-        f"compared before any training, on {search['tokens']:,} tokens of {search['blocks']:,} held-out blocks. "
+        f"compared before any training, on {search['tokens']:,} {unit} of {search['blocks']:,} held-out blocks. "
         f"{blocks} among those that the figures above were measured on."
     )
     if not search["finished"]:

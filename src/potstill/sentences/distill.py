@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from potstill.arguments import RECIPE, recipe_text, recipe_values
-from potstill.corpus import Corpus
+from potstill.corpus import Corpus, ShuffledSampler
 from potstill.errors import PotstillError
 from potstill.objective import objective_from
 from potstill.recipe import DistillationArguments
+from potstill.report.model_card import layer_search_section, size_section
 from potstill.report.sentence_card import sentence_card
 from potstill.sentences.encoder import SentenceEncoder
-from potstill.sentences.student import build_sentence_student
-from potstill.sentences.trainer import SentenceTrainer, default_losses
+from potstill.sentences.layer_search import find_encoder_layers
+from potstill.sentences.new_student import choose_sentence_sizes, load_sentence_teacher, new_sentence_student
+from potstill.sentences.trainer import SentenceTrainer, check_run, default_losses, row_format
 from potstill.student.layers import AUTO
-from potstill.student.vocabulary_pruning import prune_embeddings
-from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, run_results
-
-MEASURED_BLOCKS = 64
-"""Blocks of the corpus on whose texts the importance of heads, neurons and dimensions is measured."""
+from potstill.student.sizing import Estimate
+from potstill.training.chosen_layers import decide_by
+from potstill.training.layer_search import Choices, LayerSearch
+from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
 
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share"),
-    *("teacher_weights", "teacher_mean", "fold_token_types", "max_size", "layers_seconds", "headless", *OF_LOSSES),
+    *("teacher_weights", "teacher_mean", "fold_token_types", "headless", *OF_LOSSES),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
 
@@ -52,30 +51,20 @@ def distill_sentences(args: DistillationArguments) -> Path:
     check_options(args)
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus or "")
-        teacher = SentenceEncoder.load(args.teachers[0])
-        kept = corpus.cut_needed(teacher.tokenizer, args.teachers[0])
-        if kept is not None:
-            teacher.model, teacher.tokenizer = prune_embeddings(teacher.model, kept), corpus.tokenizer()
+        teacher = load_sentence_teacher(args.teachers[0], corpus)
+        sizes, estimate = choose_sentence_sizes(args, teacher, corpus)
         args = copy.copy(args)
         args.layers = args.layers or "alternate"
-        student = build_sentence_student(
-            teacher,
-            args.num_hidden_layers,
-            args.layers,
-            args.initialise,
-            args.seed,
-            args.hidden_size,
-            args.num_attention_heads,
-            args.intermediate_size,
-            args.narrow_by,
-            _some_texts(corpus, teacher),
-        )
+        args, search = _decide_layers(args, teacher, corpus, sizes)
+        args.layers_seconds = type(args).layers_seconds  # the recipe has the layers that were found, and no search
+        student = new_sentence_student(args, teacher, corpus, sizes)
         args.losses = default_losses(teacher, student) if args.losses is None else args.losses
         recipe = recipe_text("distill", args, OF_LANGUAGE_MODELS)
         trainer = SentenceTrainer(student, corpus, args, teacher)
         trainer.recipe = recipe
+        trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        _write_output(trainer, folder)
+        _write_output(trainer, folder, estimate)
     return folder
 
 
@@ -92,41 +81,53 @@ def check_options(args: DistillationArguments) -> None:
                 f"--{name} is for language models, but the corpus {args.corpus} holds whole texts for a sentence "
                 f"encoder: {advice}."
             )
-    if args.layers == AUTO:
-        raise PotstillError(
-            f"--layers {AUTO} measures language models, but the corpus {args.corpus} holds whole texts for a sentence "
-            "encoder: give a rule such as alternate, or a list such as 0,3,6."
-        )
+    if args.layers_seconds != type(args).layers_seconds and args.layers != AUTO:
+        raise PotstillError("--layers_seconds limits the time of --layers auto: add --layers auto, or leave it out.")
     if args.losses is not None:
         objective_from(args.losses)
 
 
-def _some_texts(corpus: Corpus, encoder: SentenceEncoder) -> Tensor:
-    """Return (N, L) token ids, each row the beginning of a text. L is the median length of some texts.
+def _decide_layers(
+    args: DistillationArguments,
+    teacher: SentenceEncoder,
+    corpus: Corpus,
+    sizes: dict[str, int | None],
+) -> tuple[DistillationArguments, LayerSearch | None]:
+    """Do what `decide_layers` does, for a sentence encoder."""
 
-    The texts are those of blocks that are spread evenly over the training split.
-    """
-    number = min(MEASURED_BLOCKS, len(corpus.train))
-    chosen = torch.linspace(0, len(corpus.train) - 1, number).round().long().tolist()
-    ids = corpus.train.__getitems__(chosen)["input_ids"]
-    ids = ids[ids != encoder.tokenizer.pad_token_id]
-    begins = (ids == encoder.tokenizer.cls_token_id).nonzero().flatten()
-    lengths = torch.diff(begins, append=torch.tensor([len(ids)]))
-    length = int(lengths.median())
-    return ids[begins[lengths >= length][:, None] + torch.arange(length)]
+    def check() -> None:
+        alike = copy.copy(args)
+        any_layers = next(Choices(teacher.model, sizes["num_hidden_layers"]).of_rules())
+        alike.layers, alike.initialise = ",".join(map(str, any_layers)), "random"
+        student = new_sentence_student(alike, teacher, corpus, sizes)
+        objective = objective_from(default_losses(teacher, student) if args.losses is None else args.losses)
+        check_run(student, teacher, corpus, objective, args)
+        ShuffledSampler(len(corpus.train), args.blocks_per_step, args.seed)
+
+    def search(report: Callable[[str], None]) -> LayerSearch:
+        teacher.to(args.device)
+        size, most = args.per_device_eval_batch_size, args.max_eval_samples
+        rows, depth = row_format(corpus, teacher), sizes["num_hidden_layers"]
+        return find_encoder_layers(teacher, corpus, rows, depth, args.layers_seconds, size, most, report)
+
+    return decide_by(args, teacher.model, corpus, check, search)
 
 
-def _write_output(trainer: SentenceTrainer, folder: Path) -> None:
+def _write_output(trainer: SentenceTrainer, folder: Path, estimate: Estimate | None) -> None:
     """Evaluate the trained encoder and write its folder. Every file is complete before it appears there."""
     results = run_results(trainer)
+    if trainer.kept_embeddings is not None:
+        results["teacher_embeddings"] = trainer.kept_embeddings
     if not trainer.args.should_save:
         return
     with atomic_output(folder) as staging:
-        sections = [_held_out(results)]
-        card = sentence_card(
-            trainer.student, recipe_values(trainer.args, OF_LANGUAGE_MODELS), sections, results["changed_on_resume"]
-        )
-        trainer.student.save(staging, card)
+        recipe = recipe_values(trainer.args, OF_LANGUAGE_MODELS)
+        trainer.student.save(staging)
+        if estimate is not None:
+            results["max_size"] = compared_size(staging, estimate)
+        sections = [_held_out(results), size_section(recipe, results), layer_search_section(results["layer_search"])]
+        card = sentence_card(trainer.student, recipe, sections, results["changed_on_resume"])
+        (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

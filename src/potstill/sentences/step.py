@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.objective import Encoded, Objective
@@ -21,10 +19,7 @@ from potstill.student import Reads, Rows, family_of
 from potstill.student.family import family_or_none
 from potstill.student.rows import ATTENTION
 from potstill.student.tensors import cast_parameters
-from potstill.training.checkpoints import load_modules, save_modules
-from potstill.training.graphs import Graphed
-from potstill.training.step import FLOAT32_SUMS
-from potstill.training.teachers import ignore
+from potstill.training.objective_step import ObjectiveStep, autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -48,11 +43,8 @@ class RowFormat:
         return Rows.of(input_ids, self.first, self.padding, self.slots, self.per_block)
 
 
-class SentenceStep(nn.Module):
-    """The module that training runs and wraps for data parallelism.
-
-    Its parameters are those of the student and of the modules that the objective trains. On a GPU under autocast both
-    encoders compute in the autocast type, on copies of their parameters.
+class SentenceStep(ObjectiveStep):
+    """The step of a sentence encoder: see `ObjectiveStep`.
 
     Args:
         student: the encoder in training.
@@ -62,10 +54,7 @@ class SentenceStep(nn.Module):
         seed: decides the initial weights of the modules that the objective trains.
 
     Attributes:
-        student: as given.
-        objective: as given.
-        objective_modules: modules that the objective trains besides the student, by the name of the term.
-        mark: called at the end of each part of the step with the name of the part, for measurements.
+        rows: as given.
 
     Raises:
         PotstillError: an encoder cannot read blocks of whole texts.
@@ -74,12 +63,8 @@ class SentenceStep(nn.Module):
     def __init__(
         self, student: SentenceEncoder, teacher: SentenceEncoder, objective: Objective, rows: RowFormat, seed: int = 0
     ) -> None:
-        super().__init__()
-        self.student = student
-        self.objective = objective
+        super().__init__(student, objective, objective.modules([described(teacher)], described(student), seed))
         self.rows = rows
-        self.mark: Callable[[str], None] = ignore
-        self.objective_modules = objective.modules([described(teacher)], described(student), seed)
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         for encoder, role in ((teacher, "teacher"), (student, "student")):
             prepare_for_rows(encoder, role)
@@ -89,8 +74,19 @@ class SentenceStep(nn.Module):
         self._teachers: dict[torch.dtype | None, _Encoder] = {None: _Encoder(teacher, objective.teacher_reads)}
         self._student = (_Encoder(student, objective.student_reads),)
         self._compile_options: dict[str, Any] | None = None
-        self._compiled_values: dict[str, Any] = {}
-        self._graphed: Graphed | None = None
+
+    @property
+    def trained(self) -> PreTrainedModel:
+        """The student's model. Its Dense modules are checkpointed with those that the objective trains."""
+        return self.student.model
+
+    @property
+    def checkpointed(self) -> nn.ModuleDict:
+        """See `ObjectiveStep.checkpointed`: the modules of the objective, and the Dense modules of the student."""
+        modules = dict(self.objective_modules.items())
+        if len(self.student.dense):
+            modules["dense_of_student"] = self.student.dense
+        return nn.ModuleDict(modules)
 
     @property
     def teacher(self) -> SentenceEncoder:
@@ -101,30 +97,50 @@ class SentenceStep(nn.Module):
         """Move the teacher, which is no part of this module, to the device of the run."""
         self.teacher.to(device)
 
-    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Return the named losses, each a float32 scalar, of (B, L) int64 blocks of whole texts."""
-        return (self._graphed or self._losses)(input_ids)
+    def forward(self, input_ids: Tensor, embeddings: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the named losses, each a float32 scalar.
 
-    def _losses(self, input_ids: Tensor) -> dict[str, Tensor]:
-        device = input_ids.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        Args:
+            input_ids: (B, L) int64, blocks of whole texts.
+            embeddings: (B, S, D), the teacher's embeddings of the texts in each block, if they are known. The teacher
+                does not run then.
+        """
+        return self._step(input_ids) if embeddings is None else self._step(input_ids, embeddings)
+
+    def _losses(self, *inputs: Tensor) -> dict[str, Tensor]:
+        input_ids, *known = inputs
+        dtype = autocast_dtype(input_ids.device.type)
         rows = self.rows(input_ids)
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            teacher = self._teacher_in(dtype)(input_ids, rows)
+        if known:
+            teacher = Encoded({}, {}, None, rows, known[0].flatten(0, 1).float())
+        else:
+            teacher = self._run_teacher(input_ids, rows, dtype)
         self.mark("teacher")
-        # Recomputed activations would use the parameters themselves, not the copies. Then autocast does the casts.
-        copied = dtype if device in FLOAT32_SUMS and not self._recomputes else None
-        with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
-            student = self._run_student(input_ids, rows, copied)
-            self.mark("student")
-            none = input_ids.new_empty((len(input_ids), 0))
-            losses = self.objective(student, [teacher], none, none, self.objective_modules, self._compiled_values)
-            self.mark("losses")
-        return losses
+        none = input_ids.new_empty((len(input_ids), 0))
+        return self._compare(lambda copied: self._run_student(input_ids, rows, copied), [teacher], none, none, dtype)
+
+    def teacher_embeddings(self, input_ids: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """Return the teacher's embeddings (B · S, D) of the texts in blocks (B, L), computed in a type.
+
+        Args:
+            input_ids: the blocks.
+            dtype: None for the teacher's own.
+        """
+        pooled = self._run_teacher(input_ids, self.rows(input_ids), dtype).pooled
+        assert pooled is not None
+        return pooled
+
+    def forget_teacher_copies(self) -> None:
+        """Free the memory of copies of the teacher in other types than its own. They are made again if needed."""
+        self._teachers = {None: self._teachers[None]}
+
+    @torch.no_grad()
+    def _run_teacher(self, input_ids: Tensor, rows: Rows, dtype: torch.dtype | None) -> Encoded:
+        with torch.autocast(input_ids.device.type, enabled=False):
+            return self._teacher_in(dtype)(input_ids, rows)
 
     @property
     def _recomputes(self) -> bool:
-        """Whether the student's layers drop their activations and compute them again in the backward pass."""
         layers = family_of(self.student.model).layers(self.student.model)
         return getattr(layers[0], "gradient_checkpointing", False)
 
@@ -158,45 +174,8 @@ class SentenceStep(nn.Module):
     def compile_parts(self, **options: Any) -> None:
         """Compile the parts of a step, with the options of `torch.compile`."""
         self._compile_options = options
-        self._compiled_values = self.objective.compiled(**options)
+        super().compile_parts(**options)
         self._student[0].compile_layers(options)
-
-    def record_graphs(self) -> None:
-        """Replay each step, its backward pass included, as one CUDA graph."""
-        self._graphed = Graphed(self._losses, lambda: list(self.parameters()))
-
-    def refresh(self) -> None:
-        """Forget recorded steps: the parameters of the student may be others since the last call."""
-        if self._graphed is not None:
-            self._graphed.clear()
-
-    def save_objective(self, folder: str | Path) -> None:
-        """Write the modules that the objective trains into a checkpoint. Write no file if there are none."""
-        save_modules(self._checkpointed, folder)
-
-    def load_objective(self, folder: str | Path) -> None:
-        """Read what `save_objective` wrote.
-
-        Raises:
-            PotstillError: the file was written with other losses than those of this objective, or cannot be read.
-        """
-        load_modules(self._checkpointed, folder)
-
-    @property
-    def _checkpointed(self) -> nn.ModuleDict:
-        """The modules that are trained and not part of the student's model."""
-        modules = dict(self.objective_modules.items())
-        if len(self.student.dense):
-            modules["dense_of_student"] = self.student.dense
-        return nn.ModuleDict(modules)
-
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Make the student recompute activations to save memory, as `TrainingArguments` requests."""
-        self.student.model.gradient_checkpointing_enable(**options)
-
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Make the student recompute activations to save memory, as newer `TrainingArguments` request."""
-        self.student.model.activation_checkpointing_enable(**options)
 
 
 class _Encoder(nn.Module):

@@ -17,7 +17,7 @@ from potstill.student import family_of
 from potstill.student.build import check_initialise, initialised_from, layers_to_copy
 from potstill.student.headless import copy_layers, new_encoder, shallower_config
 from potstill.student.narrow import NarrowBy, narrow
-from potstill.student.sizes import wanted_sizes, with_sizes
+from potstill.student.sizes import sizes_of, wanted_sizes, with_sizes
 
 
 def build_sentence_student(
@@ -85,7 +85,7 @@ def build_sentence_student(
     model.to(dtype=torch.promote_types(teacher.dtype, torch.float32))
     if initialise == "teacher":
         copy_layers(teacher, model, chosen)
-        if sizes is not None:
+        if sizes not in (None, sizes_of(config)):
             model = narrow(model, **asdict(sizes), narrow_by=narrow_by, blocks=texts, seed=seed)
     student = SentenceEncoder(
         model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,31 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
-from potstill.corpus import Blocks, Corpus, ShuffledSampler
+from potstill.corpus import Blocks, Corpus
 from potstill.corpus.text_rows import slots
 from potstill.errors import PotstillError
 from potstill.objective import Objective, objective_from
 from potstill.recipe import DistillationArguments
 from potstill.sentences.encoder import SentenceEncoder
+from potstill.sentences.kept_embeddings import EmbeddedBlocks
 from potstill.sentences.step import RowFormat, SentenceStep, described
+from potstill.sentences.teacher_embeddings import check_reads, keep_embeddings
 from potstill.student import usable_length
 from potstill.student.weights import check_finite
+from potstill.training.block_trainer import BlockTrainer
 from potstill.training.compatibility import check_launch
+from potstill.training.evaluation import evaluated_batches
 from potstill.training.hardware import hardware
-from potstill.training.memory import fitting_memory
-from potstill.training.resumable import ResumableTrainer
+from potstill.training.objective_step import autocast_dtype
 from potstill.training.run_record import weights_hash
 
 COUNTED_BLOCKS = 4096
 """Blocks from which the average number of texts in a block is estimated."""
 
 
-class SentenceTrainer(ResumableTrainer):
+class SentenceTrainer(BlockTrainer):
     """Train a sentence encoder to give texts the embeddings that its teacher gives them.
 
     Args:
@@ -43,13 +45,14 @@ class SentenceTrainer(ResumableTrainer):
         callbacks: as in `Trainer`.
         objective: what is minimised, in place of the losses of `args`.
 
+    Attributes:
+        kept_embeddings: with `teacher_embeddings: kept` the record of `keep_embeddings`, once training has begun.
+
     The arguments are not changed. Without losses those of `default_losses` are used.
 
     Raises:
         PotstillError: teacher, student, losses and corpus do not fit together.
     """
-
-    unit = "tokens"
 
     def __init__(
         self,
@@ -60,40 +63,21 @@ class SentenceTrainer(ResumableTrainer):
         callbacks: list[TrainerCallback] | None = None,
         objective: Objective | None = None,
     ) -> None:
-        self.corpus = corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
+        corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
         losses = default_losses(teacher, student) if args.losses is None else args.losses
         objective = objective or objective_from(losses)
-        check_encoders(student, teacher, corpus, objective)
-        check_launch(args)
+        check_run(student, teacher, corpus, objective, args)
         args = copy.copy(args)
         if len(corpus.validation) == 0:
             args.eval_strategy, args.eval_on_start = "no", False
         args.ddp_find_unused_parameters = True  # a pooler has no gradient
         step = SentenceStep(student, teacher, objective, row_format(corpus, student), args.seed)
-        sampler = ShuffledSampler(
-            len(corpus.train), args.blocks_per_step, args.seed if args.data_seed is None else args.data_seed
-        )
-        self._lengths: Counter[torch.Size] = Counter()
         self._teacher_hash = ""
-        self.layer_search: list[dict[str, Any]] | None = None  # layers are not measured for sentence encoders
-        super().__init__(
-            step,
-            args,
-            sampler,
-            _headline(step, corpus, args),
-            _held_out_line,
-            1.0,
-            callbacks,
-            data_collator=_unchanged,
-            train_dataset=corpus.train,
-            eval_dataset=corpus.validation if len(corpus.validation) else None,
-            processing_class=student.tokenizer,
-        )
+        self.kept_embeddings: dict[str, Any] | None = None
+        line = _headline(step, corpus, args)
+        super().__init__(step, corpus, args, student.tokenizer, line, _held_out_line, callbacks=callbacks)
         step.to_device(args.device)
-        if args.torch_compile:
-            step.compile_parts(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        if args.records:
-            step.record_graphs()
+        self.compile_and_record()
 
     @property
     def step(self) -> SentenceStep:
@@ -116,83 +100,60 @@ class SentenceTrainer(ResumableTrainer):
         return None
 
     @property
-    def trained(self) -> PreTrainedModel:
-        """The student's model. Its Dense modules are checkpointed with those that the objective trains."""
-        return self.student.model
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens that all processes read for one step of the optimiser, padding included."""
-        return self.args.blocks_per_step * self.corpus.train.block_size
-
-    @property
-    def units_per_step(self) -> int:
-        """See `tokens_per_step`."""
-        return self.tokens_per_step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of the optimiser in an epoch. The last blocks are left out if they do not fill a step."""
-        return len(self.sampler) // self.args.blocks_per_step
-
-    @property
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the contents of the corpus and of the teacher."""
+        return {"corpus": self.corpus.fingerprint, "teacher": self.teacher_hash, **self.sources}
+
+    @property
+    def teacher_hash(self) -> str:
+        """Hash of the teacher's weights."""
         self._teacher_hash = self._teacher_hash or weights_hash(self.step.teacher)
-        return {"corpus": self.corpus.fingerprint, "teacher": self._teacher_hash, **self.sources}
+        return self._teacher_hash
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
-        """Train as `ResumableTrainer.train` does, with the parameters that the student has now."""
-        self.step.refresh()
+        """Train as `BlockTrainer.train` does. If the teacher's embeddings are to be kept, they are computed before.
+
+        Raises:
+            EmbeddingInterrupted: a signal came meanwhile.
+        """
+        if self.args.teacher_embeddings == "kept":
+            with self.accelerator.autocast():
+                dtype = autocast_dtype(self.args.device.type)
+            kept, self.kept_embeddings = keep_embeddings(
+                self.step, self.corpus, self.args, self.teacher_hash, dtype, self.accelerator.wait_for_everyone
+            )
+            self.train_dataset = EmbeddedBlocks(self.corpus.train, kept)
         return super().train(resume_from_checkpoint, **options)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses of a micro-batch by name."""
         input_ids = inputs["input_ids"]
-        self._lengths[input_ids.shape] += 1
-        if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # compiled first, then recorded
-            self.run_control.clock.exclude_step()
-        return model(input_ids)
+        self.exclude_first_steps(input_ids.shape)
+        return model(input_ids, inputs["embeddings"]) if "embeddings" in inputs else model(input_ids)
 
     @torch.no_grad()
-    def evaluate(
-        self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def held_out(self, blocks: Blocks) -> dict[str, float]:
         """Compare student and teacher on held-out texts, in float32.
 
         Returns:
             `loss`, the objective; and `distance`, the mean over the texts of 1 − cos of the embeddings, if their widths
             are equal.
-
-        Raises:
-            PotstillError: there are no held-out blocks, or a batch of them does not fit into memory.
         """
-        blocks = self.corpus.validation if eval_dataset is None else eval_dataset
-        if len(blocks) == 0:
-            raise PotstillError(
-                "The corpus has no held-out block to evaluate on: prepare it with a larger --validation_fraction."
-            )
-        size = self.args.per_device_eval_batch_size
-        chosen = np.unique(np.linspace(0, len(blocks) - 1, min(self.args.max_eval_samples, len(blocks))).round())
-        batches = [chosen[start : start + size].astype(int).tolist() for start in range(0, len(chosen), size)]
+        size, most = self.args.per_device_eval_batch_size, self.args.max_eval_samples
         sums = torch.zeros(4, device=self.args.device)
         training = self.step.training
         self.step.eval()
         try:
-            with self.excluded_time(), fitting_memory(self.args, evaluation=True):
-                for batch in batches[self.args.process_index :: self.args.world_size]:
-                    input_ids = blocks.__getitems__(batch)["input_ids"].to(self.args.device)
-                    with torch.compiler.set_stance("force_eager"):
-                        sums += self._held_out_sums(input_ids)
-                loss, count, distance, texts = self.accelerator.reduce(sums, "sum").tolist()
-                metrics = {"loss": loss / count}
-                if self.student.width == self.step.teacher.width:
-                    metrics["distance"] = distance / texts
-                metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-                self.log(metrics)
-                self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            for batch in evaluated_batches(blocks, size, most, self.args.process_index, self.args.world_size):
+                input_ids = batch["input_ids"].to(self.args.device)
+                with torch.compiler.set_stance("force_eager"):
+                    sums += self._held_out_sums(input_ids)
         finally:
             self.step.train(training)
+        loss, count, distance, texts = self.sum_over_processes(sums).tolist()
+        metrics = {"loss": loss / count}
+        if self.student.width == self.step.teacher.width:
+            metrics["distance"] = distance / texts
         return metrics
 
     def _held_out_sums(self, input_ids: Tensor) -> Tensor:
@@ -204,25 +165,6 @@ class SentenceTrainer(ResumableTrainer):
             distance = (1 - F.cosine_similarity(student, teacher, dim=-1))[filled].sum()
         count = len(input_ids)
         return torch.stack([loss * count, loss.new_tensor(count), distance, filled.sum()]).float()
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self._staging is not None and self.args.should_save:  # this is a checkpoint, not just the student
-            self.step.save_objective(output_dir or self.args.output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.step.load_objective(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self.step.load_objective(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """Do as `Trainer` does, but let the step compile its layers itself."""
-        backend, self.args.torch_compile_backend = self.args.torch_compile_backend, None
-        super().create_accelerator_and_postprocess()
-        self.args.torch_compile_backend = backend
 
 
 def default_losses(teacher: SentenceEncoder, student: SentenceEncoder) -> dict[str, Any]:
@@ -243,6 +185,32 @@ def row_format(corpus: Corpus, encoder: SentenceEncoder) -> RowFormat:
     ids = corpus.train.__getitems__(chosen.astype(int).tolist())["input_ids"]
     per_block = (ids == first).sum().item() / len(ids)
     return RowFormat(first, padding, slots(corpus.train.block_size), per_block)
+
+
+def attended_length(corpus: Corpus, rows: RowFormat) -> int:
+    """Return how many tokens a token of a corpus attends to: those of its own text, the mean over the tokens."""
+    chosen = np.unique(np.linspace(0, len(corpus.train) - 1, min(COUNTED_BLOCKS, len(corpus.train))).round())
+    found = rows(corpus.train.__getitems__(chosen.astype(int).tolist())["input_ids"])
+    lengths = found.texts[found.inside].bincount().double()
+    return max(1, round((lengths.square().sum() / lengths.sum()).item()))
+
+
+def check_run(
+    student: SentenceEncoder,
+    teacher: SentenceEncoder,
+    corpus: Corpus,
+    objective: Objective,
+    args: DistillationArguments,
+) -> None:
+    """Check that all parts of a run fit together.
+
+    Raises:
+        PotstillError: the first thing that does not fit, with what to do.
+    """
+    check_encoders(student, teacher, corpus, objective)
+    if args.teacher_embeddings == "kept":
+        check_reads(objective)
+    check_launch(args)
 
 
 def check_encoders(student: SentenceEncoder, teacher: SentenceEncoder, corpus: Corpus, objective: Objective) -> None:
@@ -295,8 +263,3 @@ def _held_out_line(logs: dict[str, float]) -> str:
         return ""
     distance = f", 1 − cosine {logs['eval_distance']:.4f}" if "eval_distance" in logs else ""
     return f"held-out loss {logs['eval_loss']:.4f}{distance}"
-
-
-def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the batch unchanged: `Blocks` already returns whole batches."""
-    return batch

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,7 +126,21 @@ def megabytes(number: float) -> str:
     return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB"
 
 
-def estimate(teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, block_size: int) -> Estimate:
+class Beside(NamedTuple):
+    """What is saved beside the model of a student, whatever its shape: the Dense modules of a sentence encoder.
+
+    Attributes:
+        parameters: number of parameters.
+        file_bytes: bytes of their files.
+    """
+
+    parameters: int = 0
+    file_bytes: int = 0
+
+
+def estimate(
+    teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, block_size: int, beside: Beside | None = None
+) -> Estimate:
     """Count what a student takes, exactly but for the speed. No weights are made.
 
     Args:
@@ -133,7 +148,9 @@ def estimate(teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, blo
         num_hidden_layers: depth of the student.
         sizes: of its layers.
         block_size: L, tokens of a block. Attention takes more FLOPs per token in longer blocks.
+        beside: what is saved beside the model.
     """
+    beside = beside or Beside()
     family = family_of(teacher)
     config = with_sizes(_student_config(teacher, num_hidden_layers), sizes)
     with torch.device("meta"):
@@ -142,23 +159,33 @@ def estimate(teacher: PreTrainedModel, num_hidden_layers: int, sizes: Sizes, blo
     tensors: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in student.state_dict(keep_vars=True).items():
         tensors.setdefault(id(tensor), (name, tensor))  # tied tensors are saved once
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.values():
-        start, end = end, end + FLOAT_BYTES * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    file_bytes = safetensors_bytes({name: tuple(tensor.shape) for name, tensor in tensors.values()})
     embeddings = {id(part.weight): part.weight for part in (student.get_input_embeddings(), _head(student))}
     head_share = 1.0 if family.causal else 0.0
     flops = [forward_flops(model, block_size, head_share) for model in (teacher, student)]
     return Estimate(
         num_hidden_layers,
         sizes,
-        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        parameters=sum(parameter.numel() for parameter in student.parameters()) + beside.parameters,
         layer_parameters=sum(parameter.numel() for parameter in family_of(config).layers(student).parameters()),
-        file_bytes=8 + len(json.dumps(header, separators=(",", ":"))) + end,
+        file_bytes=file_bytes + beside.file_bytes,
         embedding_bytes=FLOAT_BYTES * sum(weight.numel() for weight in embeddings.values()),
         speed_up=flops[0] / flops[1],
     )
+
+
+def safetensors_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Return the size of a safetensors file of float32 tensors, but for the few bytes that align it.
+
+    Args:
+        shapes: name → shape of each tensor.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + FLOAT_BYTES * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    return 8 + len(json.dumps(header, separators=(",", ":"))) + end
 
 
 def largest_student(
@@ -170,6 +197,7 @@ def largest_student(
     num_attention_heads: int | None = None,
     intermediate_size: int | None = None,
     copied: bool = True,
+    beside: Beside | None = None,
 ) -> Estimate:
     """Choose the shape of a student that keeps to a budget.
 
@@ -189,6 +217,7 @@ def largest_student(
         num_attention_heads: fixes the number of heads, and with it the width if that is not given.
         intermediate_size: fixes the width of the feed-forward layers.
         copied: whether the student starts from the teacher's weights. Then its family has to say how it is narrowed.
+        beside: what is saved beside the model.
 
     Raises:
         PotstillError: the smallest possible student is above the budget, or a given size is not possible.
@@ -208,7 +237,7 @@ def largest_student(
 
     def at(width: int, depth: int) -> Estimate:
         sizes = wanted_sizes(teacher.config, width, num_attention_heads, intermediate_size, copied)
-        return estimate(teacher, depth, sizes, block_size)
+        return estimate(teacher, depth, sizes, block_size, beside)
 
     found: list[Estimate] = []
     for width in reversed(widths):

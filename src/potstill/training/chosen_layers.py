@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -13,7 +13,7 @@ from potstill.corpus import Corpus, ShuffledSampler
 from potstill.recipe import DistillationArguments
 from potstill.student.layers import AUTO
 from potstill.training.checkpoints import load_run_state
-from potstill.training.layer_search import Choices, LayerSearch, find_layers
+from potstill.training.layer_search import Choices, LayerSearch, check_held_out, find_layers
 from potstill.training.memory import fitting_memory
 from potstill.training.new_student import new_student
 from potstill.training.parts import gather_parts
@@ -45,6 +45,32 @@ def decide_layers(
         PotstillError: the layers are to be measured, and this is not possible (see `find_layers`), or something else in
             the run does not fit together. That is found before the search, because the search takes time.
     """
+    teacher, depth = teachers[0], sizes["num_hidden_layers"]
+
+    def search(report: Callable[[str], None]) -> LayerSearch:
+        teacher.to(args.device)
+        size, most = args.per_device_eval_batch_size, args.max_eval_samples
+        return find_layers(teacher, corpus, depth, args.layers_seconds, args.fold_token_types, size, most, report)
+
+    return decide_by(args, teacher, corpus, lambda: _check_run(args, teachers, corpus, tokenizer, sizes), search)
+
+
+def decide_by(
+    args: DistillationArguments,
+    teacher: PreTrainedModel,
+    corpus: Corpus,
+    check: Callable[[], object],
+    search: Callable[[Callable[[str], None]], LayerSearch],
+) -> tuple[DistillationArguments, LayerSearch | None]:
+    """Do what `decide_layers` says, with any search.
+
+    Args:
+        args: options of the run; they are not changed.
+        teacher: whose layers are chosen.
+        corpus: the prepared text.
+        check: makes the checks of the run, before the search.
+        search: searches, and reports lines of progress.
+    """
     if args.layers not in (None, AUTO):
         return args, None
     args = copy.copy(args)
@@ -61,25 +87,15 @@ def decide_layers(
         )
         args.layers = "alternate"
         return args, None
-    if len(corpus.validation):
-        _check_run(args, teachers, corpus, tokenizer, sizes)
-    teacher, search = teachers[0], None
+    check_held_out(corpus)
+    check()
+    found = None
     if args.process_index == 0:
-        teacher.to(args.device)
         with fitting_memory(args, evaluation=True):
-            search = find_layers(
-                teacher,
-                corpus,
-                sizes["num_hidden_layers"],
-                args.layers_seconds,
-                args.fold_token_types,
-                args.per_device_eval_batch_size,
-                args.max_eval_samples,
-                lambda line: _say(args, line),
-            )
-    layers = _shared(args, teacher, search)
+            found = search(lambda line: _say(args, line))
+    layers = _shared(args, teacher, found)
     args.layers = ",".join(map(str, layers))
-    return args, search
+    return args, found
 
 
 def _check_run(

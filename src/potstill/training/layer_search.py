@@ -40,8 +40,9 @@ class LayerSearch:
         finished: whether no exchange of one layer makes the best choice better; False if the time was over before.
         seconds: how long the search took.
         blocks: number of held-out blocks that it read.
-        tokens: number of tokens that were predicted; of all tokens without a head.
+        tokens: number of tokens that were predicted; of all tokens without a head; of texts for a sentence encoder.
         evaluated_too: whether some of these blocks are among those of the run's evaluation.
+        unit: what `tokens` counts: tokens or texts.
     """
 
     tried: list[LayerScore]
@@ -50,6 +51,7 @@ class LayerSearch:
     blocks: int
     tokens: int
     evaluated_too: bool
+    unit: str = "tokens"
 
     @property
     def layers(self) -> list[int]:
@@ -99,36 +101,81 @@ def find_layers(
         PotstillError: the corpus has no held-out block; teacher and corpus do not fit together; or the depth is
             impossible.
     """
-    started = time.monotonic()
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
-    if len(corpus.validation) == 0:
-        raise PotstillError(
-            "--layers auto measures layers on held-out blocks, and the corpus has none: name a rule such as --layers "
-            "alternate, or prepare the corpus with a larger --validation_fraction."
-        )
+    check_held_out(corpus)
     if isinstance(teacher, str):
         teacher = load_teachers([teacher], corpus)[0][0]
     else:
         check_finite(teacher, "the teacher")
     check_reading([("teacher", teacher)], corpus, corpus.tokenizer())
+
+    def students(blocks: list[int]) -> tuple[UntrainedStudents, int]:
+        batches, headless = _labelled(teacher, corpus, blocks, batch_size), is_headless(teacher)
+        tokens = sum(batch.input_ids.numel() if headless else int((batch.labels >= 0).sum()) for batch in batches)
+        return UntrainedStudents(teacher, batches, fold_token_types), tokens
+
+    wanted = blocks_to_read(corpus.validation.block_size)
+    return search_layers(teacher, corpus, num_hidden_layers, students, wanted, seconds, max_eval_samples, report)
+
+
+def search_layers(
+    teacher: PreTrainedModel,
+    corpus: Corpus,
+    num_hidden_layers: int | None,
+    students: Callable[[list[int]], tuple[UntrainedStudents, int]],
+    wanted: int,
+    seconds: float,
+    max_eval_samples: int,
+    report: Callable[[str], None],
+    unit: str = "tokens",
+) -> LayerSearch:
+    """Search among the layers of a teacher; see `find_layers`.
+
+    Args:
+        teacher: of the student.
+        corpus: has held-out blocks.
+        num_hidden_layers: depth of the student; half of the teacher's if None.
+        students: given the numbers of held-out blocks, returns what scores choices on them, and how many of `unit`
+            they hold. The teacher is in eval mode.
+        wanted: number of blocks to measure on.
+        seconds: time limit.
+        max_eval_samples: of the run's evaluation.
+        report: called with one line for each better choice, and one at the end.
+        unit: see `LayerSearch`.
+
+    Raises:
+        PotstillError: there is no held-out block, or the depth is impossible.
+    """
+    started = time.monotonic()
+    check_held_out(corpus)
     choices = Choices(teacher, num_hidden_layers)
-    chosen, evaluated_too = _blocks(corpus, max_eval_samples)
+    chosen, evaluated_too = _blocks(corpus, wanted, max_eval_samples)
     was_training = teacher.training
     teacher.eval()
     try:
-        batches = _labelled(teacher, corpus, chosen, batch_size)
-        students = UntrainedStudents(teacher, batches, fold_token_types)
-        tried, finished = _search(students, choices, started + seconds, report)
+        scores, number = students(chosen)
+        tried, finished = _search(scores, choices, started + seconds, report)
     finally:
         teacher.train(was_training)
-    headless = is_headless(teacher)
-    tokens = sum(batch.input_ids.numel() if headless else int((batch.labels >= 0).sum()) for batch in batches)
     taken = round(time.monotonic() - started, 1)
     report(
         f"layers {_listed(tried[0].layers)} chosen of {len(tried):,} choices on {len(chosen)} held-out blocks in "
         f"{taken:.1f} seconds{'' if finished else ', when the time was over'}"
     )
-    return LayerSearch(tried, finished, taken, len(chosen), tokens, evaluated_too)
+    return LayerSearch(tried, finished, taken, len(chosen), number, evaluated_too, unit)
+
+
+def check_held_out(corpus: Corpus) -> None:
+    """Make sure that there are blocks to measure layers on.
+
+    Raises:
+        PotstillError: there are none.
+    """
+    if len(corpus.validation) == 0:
+        raise PotstillError(
+            "--layers auto measures layers on held-out blocks, and the corpus has none: name a rule such as --layers "
+            "alternate, or prepare the corpus with a larger --validation_fraction."
+        )
 
 
 def blocks_to_read(block_size: int) -> int:
@@ -221,10 +268,9 @@ def _rank(score: LayerScore) -> tuple[float, float]:
     return loss, kl
 
 
-def _blocks(corpus: Corpus, max_eval_samples: int) -> tuple[list[int], bool]:
+def _blocks(corpus: Corpus, wanted: int, max_eval_samples: int) -> tuple[list[int], bool]:
     """Return the held-out blocks to measure on, and whether some of them are among those of the evaluation."""
     size = len(corpus.validation)
-    wanted = blocks_to_read(corpus.validation.block_size)
     left = sorted(set(range(size)) - set(evaluated_blocks(size, max_eval_samples)))
     both = len(left) < wanted
     among = list(range(size)) if both else left

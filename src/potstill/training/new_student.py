@@ -12,14 +12,19 @@ from potstill.corpus import Corpus
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student
 from potstill.student.layers import AUTO, explicit_layers
-from potstill.student.sizing import Budget, Estimate, largest_student
+from potstill.student.sizing import Beside, Budget, Estimate, largest_student
 
 MEASURED_BLOCKS = 16
 """Blocks of the corpus on which the importance of heads, neurons and dimensions is measured."""
 
 
 def choose_sizes(
-    args: DistillationArguments, teacher: PreTrainedModel, corpus: Corpus
+    args: DistillationArguments,
+    teacher: PreTrainedModel,
+    corpus: Corpus,
+    text_length: int | None = None,
+    beside: Beside | None = None,
+    reads_width: bool = False,
 ) -> tuple[dict[str, int | None], Estimate | None]:
     """Return the sizes of the student that the options give. With `max_size` they are chosen and printed.
 
@@ -27,6 +32,9 @@ def choose_sizes(
         args: options of the run.
         teacher: with the vocabulary of the corpus.
         corpus: what the student will be trained on.
+        text_length: tokens that attend to each other, for the speed; those of a block if not given.
+        beside: what is saved beside the model.
+        reads_width: whether a module beside the model reads its hidden states, so that the width has to stay.
 
     Returns:
         The sizes by the names of their options, None for what `build_student` decides; and with `max_size` the estimate
@@ -46,8 +54,10 @@ def choose_sizes(
     listed = None if args.layers in (None, AUTO) else explicit_layers(args.layers)
     if sizes["num_hidden_layers"] is None and listed is not None:
         sizes["num_hidden_layers"] = len(listed)
-    block_size, copied = corpus.train.block_size, args.initialise == "teacher"
-    chosen = largest_student(teacher, Budget.parse(args.max_size), block_size, **sizes, copied=copied)
+    if reads_width and sizes["hidden_size"] is None:
+        sizes["hidden_size"] = teacher.config.hidden_size
+    length, copied = text_length or corpus.train.block_size, args.initialise == "teacher"
+    chosen = largest_student(teacher, Budget.parse(args.max_size), length, **sizes, copied=copied, beside=beside)
     if args.process_index == 0:
         print(f"--max_size {args.max_size}: {chosen}", file=sys.stderr, flush=True)
     return {name: chosen.as_record()[name] for name in sizes}, chosen

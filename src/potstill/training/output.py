@@ -14,7 +14,7 @@ from typing import Any
 
 from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
-from potstill.files import check_output_dir
+from potstill.files import check_output_dir, replace_folder
 from potstill.locks import locked
 from potstill.permissions import share
 from potstill.report.model_card import model_card
@@ -123,7 +123,10 @@ def atomic_output(folder: Path) -> Iterator[Path]:
         share(staging)
         with replacing_old_output(folder):
             for file in sorted(staging.iterdir()):
-                os.replace(file, folder / file.name)
+                if file.is_dir():  # of a module of a sentence encoder; an earlier run may have left one
+                    replace_folder(file, folder / file.name)
+                else:
+                    os.replace(file, folder / file.name)
     except WRITE_ERRORS as error:
         raise cannot_write(folder, error, last_checkpoint(folder)) from error
     finally:
@@ -149,10 +152,7 @@ def write_output(trainer: DistillationTrainer, folder: Path, estimate: Estimate 
         trainer.student.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         if estimate is not None:
-            written = sum(file.stat().st_size for file in staging.glob("model*.safetensors"))
-            results["max_size"] = {"estimate": estimate.as_record(), "file_bytes": written}
-            line = f"weights on disk: {megabytes(written)}, estimated {megabytes(estimate.file_bytes)}"
-            print(line, file=sys.stderr, flush=True)
+            results["max_size"] = compared_size(staging, estimate)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         headless = is_headless(trainer.student)
@@ -161,6 +161,14 @@ def write_output(trainer: DistillationTrainer, folder: Path, estimate: Estimate 
         same_class = trainer.teacher is not None and trainer.teacher.config.model_type == student.model_type
         card = model_card(student, recipe, results, trainer.corpus.manifest, same_class, headless)
         (staging / "README.md").write_text(card, encoding="utf-8")
+
+
+def compared_size(folder: Path, estimate: Estimate) -> dict[str, Any]:
+    """Return what a student was estimated to take, and the bytes of the weights in its folder. Both are printed."""
+    written = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    line = f"weights on disk: {megabytes(written)}, estimated {megabytes(estimate.file_bytes)}"
+    print(line, file=sys.stderr, flush=True)
+    return {"estimate": estimate.as_record(), "file_bytes": written}
 
 
 def run_results(trainer: DistillationTrainer) -> dict[str, Any]:

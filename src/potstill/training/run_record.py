@@ -37,6 +37,7 @@ HARDWARE |= {"gradient_checkpointing_kwargs", "torch_empty_cache_steps", "ddp_fi
 HARDWARE |= {"ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout"}
 HARDWARE |= {"dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "local_rank"}
 HARDWARE |= {"dataloader_prefetch_factor", "dataloader_multiprocessing_context", "accelerator_config"}
+HARDWARE |= {"teacher_embeddings"}  # whether they are computed in each step or before
 HARDWARE |= {"full_determinism", "average_tokens_across_devices", "ignore_data_skip"}
 
 LOGGING = {"logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, ShuffledSampler, next_tokens
+from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, next_tokens
 from potstill.corpus.labelling import LabelledBlocks, Labelling, unlabelled
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
-from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
 from potstill.student import family_of, is_headless
-from potstill.training.checkpoints import load_layer_search, save_layer_search
+from potstill.training.block_trainer import BlockTrainer
 from potstill.training.encoder_evaluation import encoder_metrics
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
-from potstill.training.memory import fitting_memory
 from potstill.training.parts import Teacher, gather_parts
 from potstill.training.progress import headline, held_out_line
-from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import weights_hash
 from potstill.training.step import DistillationStep
 from potstill.training.teachers import TeacherTimes
@@ -33,7 +29,7 @@ from potstill.training.teachers import TeacherTimes
 HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its own seed
 
 
-class DistillationTrainer(ResumableTrainer):
+class DistillationTrainer(BlockTrainer):
     """Train a student to predict what its teacher predicts. Without a teacher, train a model by masked LM alone.
 
     It is a `Trainer`: arguments, logging back ends, callbacks, checkpoints and launchers work as they do there. It
@@ -55,15 +51,11 @@ class DistillationTrainer(ResumableTrainer):
     Attributes:
         student: the model in training.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
-        layer_search: the record of the search for the layers that the student started from; None if there was none.
-            Checkpoints keep it for the results.
         teacher_times: measures the time of each of several teachers; None with one teacher or none.
 
     Raises:
         PotstillError: teachers, student, tokenizer and corpus do not fit together.
     """
-
-    unit = "tokens"
 
     def __init__(
         self,
@@ -79,46 +71,24 @@ class DistillationTrainer(ResumableTrainer):
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
         corpus, tokenizer, args = parts.corpus, parts.tokenizer, parts.args
         labelling, self.held_out_labelling = _labellings(student, corpus, tokenizer, args)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        sampler = ShuffledSampler(len(corpus.train), args.blocks_per_step, seed)
         step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble)
-        self.corpus = corpus
-        self.layer_search: dict[str, Any] | None = None
-        self._lengths: Counter[torch.Size] = Counter()  # how many batches of each shape were read
         self.splitter: BlockSplitter | None = None
         self._teacher_hashes: list[str] = []
         if args.short_block_size is not None:
             spec = TokenizerSpec.of(tokenizer, "given", corpus.framed)
             self.splitter = BlockSplitter(corpus.train.block_size, args.short_block_size, args.short_share, spec)
-        super().__init__(
-            step,
-            args,
-            sampler,
-            headline(step, corpus.train, args),
-            held_out_line,
-            stop_at,
-            callbacks,
-            data_collator=_unchanged,
-            train_dataset=corpus.train,
-            eval_dataset=corpus.validation if len(corpus.validation) else None,
-            processing_class=tokenizer,
-        )
+        line = headline(step, corpus.train, args)
+        super().__init__(step, corpus, args, tokenizer, line, held_out_line, stop_at, callbacks)
         for one in parts.teachers:
             one.to(args.device)
         self.teacher_times: TeacherTimes | None = None
         if len(parts.teachers) > 1 and step.objective.needs_teacher:
             self.teacher_times = TeacherTimes(step, args.device)
             self.add_callback(self.teacher_times)
-        if args.torch_compile:
-            # Each of the two lengths is compiled separately: code for any length would be slower for both.
-            dynamic = None if self.splitter is None else False
-            backend, mode = args.torch_compile_backend, args.torch_compile_mode
-            self.step.compile_parts(backend=backend, mode=mode, dynamic=dynamic)
-        self.labelling = labelling
-        if args.records:
-            self.step.record_graphs()
-            if labelling is not unlabelled:
-                self.labelling = GraphedLabelling(labelling)
+        # Each of the two lengths is compiled separately: code for any length would be slower for both.
+        self.compile_and_record(dynamic=None if self.splitter is None else False)
+        recorded = args.records and labelling is not unlabelled
+        self.labelling = GraphedLabelling(labelling) if recorded else labelling
 
     @property
     def step(self) -> DistillationStep:
@@ -141,16 +111,6 @@ class DistillationTrainer(ResumableTrainer):
         return self.step.teacher
 
     @property
-    def tokens_per_step(self) -> int:
-        """Tokens that all processes read for one step of the optimiser."""
-        return self.args.blocks_per_step * self.corpus.train.block_size
-
-    @property
-    def trained(self) -> PreTrainedModel:
-        """The student. No checkpoint contains the weights of the teacher."""
-        return self.student
-
-    @property
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the contents of the corpus and, if a loss reads them, of the teachers."""
         found = {"corpus": self.corpus.fingerprint, **self.sources}
@@ -159,70 +119,27 @@ class DistillationTrainer(ResumableTrainer):
             found |= {_nth_teacher(number): mine for number, mine in enumerate(self._teacher_hashes, 1)}
         return found
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of the optimiser in an epoch. The last blocks are left out if they do not fill a step."""
-        return len(self.sampler) // self.args.blocks_per_step
-
-    @property
-    def units_per_step(self) -> int:
-        """Tokens that all processes read for one step of the optimiser."""
-        return self.tokens_per_step
-
-    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
-        """Train as `ResumableTrainer.train` does, with the parameters that the student has now."""
-        self.step.refresh()
-        return super().train(resume_from_checkpoint, **options)
-
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mask a micro-batch and return its losses by name. Some steps first split its blocks into shorter ones."""
         input_ids, sample_index = inputs["input_ids"], inputs["sample_index"]
         if self.splitter is not None and self.splitter.applies(self.state.global_step):
             input_ids, sample_index = self.splitter(input_ids, sample_index)
-        self._lengths[input_ids.shape] += 1
-        if self._lengths[input_ids.shape] <= (2 if self.args.records else 1):  # compiled first, then recorded
-            self.run_control.clock.exclude_step()
+        self.exclude_first_steps(input_ids.shape)
         labelled = self.labelling(input_ids, sample_index)
         self.step.mark("masking")
         return model(labelled.input_ids, labelled.positions, labelled.labels)
 
-    def evaluate(
-        self, eval_dataset: Blocks | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Evaluate student and teachers on held-out blocks: see `held_out_metrics`; `encoder_metrics` without a head.
+    def held_out(self, blocks: Blocks) -> dict[str, float]:
+        """See `held_out_metrics`; `encoder_metrics` without a head.
 
-        With `short_block_size` they are evaluated again on the same blocks after cutting: `short_loss` and so on.
-
-        Raises:
-            PotstillError: there are no held-out blocks, or a batch of them does not fit into memory.
+        With `short_block_size` they are computed again on the same blocks after cutting: `short_loss` and so on.
         """
-        blocks = self.corpus.validation if eval_dataset is None else eval_dataset
-        if len(blocks) == 0:
-            raise PotstillError(
-                "The corpus has no held-out block to evaluate on: prepare it with a larger --validation_fraction."
-            )
-        with self.excluded_time():
-            with fitting_memory(self.args, evaluation=True):
-                metrics = self._held_out(blocks, self.held_out_labelling)
-                if self.splitter is not None:
-                    split, label = self.splitter, self.held_out_labelling
-                    short = self._held_out(blocks, lambda *batch: label(*split(*batch)))
-                    metrics |= {f"short_{name}": value for name, value in short.items()}
-            metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-            self.log(metrics)
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        metrics = self._held_out(blocks, self.held_out_labelling)
+        if self.splitter is not None:
+            split, label = self.splitter, self.held_out_labelling
+            short = self._held_out(blocks, lambda *batch: label(*split(*batch)))
+            metrics |= {f"short_{name}": value for name, value in short.items()}
         return metrics
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self._staging is not None and self.args.should_save:  # this is a checkpoint, not just the student
-            self.step.save_objective(output_dir or self.args.output_dir)
-            save_layer_search(self.layer_search, output_dir or self.args.output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.step.load_objective(resume_from_checkpoint)
-        self.layer_search = load_layer_search(resume_from_checkpoint)
 
     def _held_out(self, blocks: Blocks, labelling: Labelling) -> dict[str, float]:
         shared: dict[str, Any] = {
@@ -230,17 +147,11 @@ class DistillationTrainer(ResumableTrainer):
             "max_samples": self.args.max_eval_samples,
             "process_index": self.args.process_index,
             "num_processes": self.args.world_size,
-            "reduce": lambda sums: self.accelerator.reduce(sums, "sum"),
+            "reduce": self.sum_over_processes,
         }
         if is_headless(self.student):
             return encoder_metrics(self.step, blocks, labelling, **shared)
         return held_out_metrics(self.student, self.teachers, blocks, labelling, **shared, ensemble=self.step.ensemble)
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """Do as `Trainer` does, but let the step compile its layers itself."""
-        backend, self.args.torch_compile_backend = self.args.torch_compile_backend, None
-        super().create_accelerator_and_postprocess()
-        self.args.torch_compile_backend = backend
 
 
 class GraphedLabelling:
@@ -275,8 +186,3 @@ def _labellings(
     special, mask = control_ids(tokenizer), tokenizer.mask_token_id
     masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
     return masking.to(args.device), Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
-
-
-def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the batch unchanged: `Blocks` already returns whole batches."""
-    return batch
