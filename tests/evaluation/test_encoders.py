@@ -271,6 +271,16 @@ def test_bad_models_and_options(
         ("sts", {"sts_data": files / "sts", "max_length": 64}, "reads at most 32 tokens: lower it"),
         ("sts", {"sts_data": files / "sts", "search": "true"}, "the suite sts trains nothing"),
         ("sts:a", {"sts_data": files / "sts"}, "The suite sts has no task 'a'"),
+        (
+            "sts",
+            {"sts_data": files / "sts", "retrieval_data": files / "retrieval"},
+            "--retrieval_data is for the suite retrieval: add retrieval to --suite, or leave it out.",
+        ),
+        (
+            "sts",
+            {"sts_data": files / "sts", "rerank_columns": ["a", "b", "c"]},
+            "--rerank_columns is for the suite rerank: add",
+        ),
     ):
         assert told in refused(capsys, command({"a": good}, output, suite, **options))
     assert not output.exists()

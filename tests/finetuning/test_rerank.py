@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import torch
 from finetuning_samples import VOCABULARY, Json, finetuned, flags, results, sentence, write, write_lines
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+)
 
 from potstill.cli import main
 from potstill.errors import PotstillError
@@ -184,6 +190,9 @@ def two_labels(word_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathF
         ({"num_hidden_layers": 0}, "--num_hidden_layers is 0: it must be above 0."),
         ({"layers": "auto"}, "--layers auto needs a corpus, which `potstill distill` has"),
         ({"layers": "0,7"}, "teacher layer 7 does not exist"),
+        ({"stride": 3}, "--stride is 3: it is no option of rerank"),
+        ({"on_bad_answer": "skip"}, "--on_bad_answer is 'skip': it is no option of rerank"),
+        ({"teacher": "HEADLESS"}, "has no head: give one that is fine-tuned on this task"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -195,7 +204,14 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     options: dict[str, Any],
     message: str,
 ) -> None:
-    names = {"UNLABELLED": data / "unlabelled.jsonl", "TWO": two_labels, "BERT": bert}
+    names = {
+        "UNLABELLED": data / "unlabelled.jsonl",
+        "TWO": two_labels,
+        "BERT": bert,
+        "HEADLESS": tmp_path / "headless",
+    }
+    if options.get("teacher") == "HEADLESS":
+        AutoModel.from_pretrained(two_labels).save_pretrained(tmp_path / "headless")
     given = {name: names.get(value, value) for name, value in options.items()}
     output = tmp_path / "out"
     assert main(flags(**{"model": bert, "task": "rerank", "task_data": data, "output_dir": output} | given)) != 0

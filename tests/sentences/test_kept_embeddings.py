@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -133,8 +134,9 @@ def test_an_interruption_loses_nothing_and_the_next_run_computes_the_rest(
         return embed(step, input_ids, dtype)
 
     monkeypatch.setattr(SentenceStep, "teacher_embeddings", interrupted)
-    with pytest.raises(EmbeddingInterrupted, match="which are kept: give the same command again") as error:
+    with pytest.raises(EmbeddingInterrupted, match="are kept: give the same command again") as error:
         new_trainer(texts_corpus, tmp_path / "run").train()
+    said = re.search(r"embeddings of ([\d,]+) of", str(error.value))
     assert error.value.exit_status == 128 + signal.SIGTERM
     assert len(calls) == 5
     trainer = new_trainer(texts_corpus, tmp_path / "run")
@@ -142,7 +144,9 @@ def test_an_interruption_loses_nothing_and_the_next_run_computes_the_rest(
     whole = -(-len(trainer.corpus.train) // 10) * 2  # two batches a chunk
     assert len(calls) == 5 + whole - 4  # two chunks were complete
     assert set(calls) == {8}
-    assert trainer.kept_embeddings["computed"] < trainer.kept_embeddings["texts"]
+    texts, computed = trainer.kept_embeddings["texts"], trainer.kept_embeddings["computed"]
+    assert said is not None
+    assert int(said[1].replace(",", "")) == texts - computed > 0  # what the message calls kept is not computed again
 
     again = new_trainer(texts_corpus, tmp_path / "again")
     assert losses_of(again) == found

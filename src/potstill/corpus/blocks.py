@@ -221,7 +221,8 @@ class Corpus:
             exponent = self.manifest.language_exponent
             parts.append(f"{len(self.manifest.languages):,} languages by their size to the power of {exponent:g}")
         skipped = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in self.manifest.skipped.items())
-        return " · ".join([*parts, f"skipped documents: {skipped}"])
+        what = "documents" if self.manifest.unit == "blocks" else "documents and texts"
+        return " · ".join([*parts, f"skipped {what}: {skipped}"])
 
     @cached_property
     def token_counts(self) -> NDArray[np.int64]:

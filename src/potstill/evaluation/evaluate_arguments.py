@@ -101,6 +101,10 @@ class EvaluateArguments(FinetuneArguments):
             if columns is not None and len(set(columns)) != 3:
                 raise PotstillError(f"--{name} names {len(set(columns))} columns: it must name 3.")
         encoder_suites, tasks = self.encoder_suites(), self.tasks()
+        for suite in ENCODER_SUITES:
+            for name in (f"{suite}_data", f"{suite}_columns"):
+                if suite not in encoder_suites and getattr(self, name, None) is not None:
+                    raise PotstillError(f"--{name} is for the suite {suite}: add {suite} to --suite, or leave it out.")
         if encoder_suites and self.second_distillation:
             raise PotstillError(
                 f"--second_distillation fine-tunes models and the suite {encoder_suites[0]} does not: evaluate on it "

@@ -160,6 +160,8 @@ class FinetuneArguments(RunArguments):
             for name in WEIGHTS:
                 self._check(name, getattr(self, name) is None, f"is no option of {self.task}: give --losses")
             self._check("freeze_encoder", not self.freeze_encoder, f"is no option of {self.task}")
+            for name in ("stride", "max_answer_length", "n_best", "null_threshold", "on_bad_answer"):
+                self._check(name, getattr(self, name) == getattr(type(self), name), f"is no option of {self.task}")
             self.losses = self.ranking_objective().options
             return
         self._check("losses", self.losses is None, "is an option of rerank: give --alpha_ce and --alpha_task")

@@ -96,10 +96,9 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
     config = load_config(name, "teacher")
     count = None if labels is None else max(1, len(labels))
     if count is not None and config.num_labels != count:
-        raise PotstillError(
-            f"the teacher {name!r} has {config.num_labels} labels, but the task has {count}: give one that is "
-            "fine-tuned on this task"
-        )
+        headless = all("For" not in architecture for architecture in config.architectures or ["For"])
+        has = "no head" if headless else f"{config.num_labels} labels, but the task has {count}"
+        raise PotstillError(f"the teacher {name!r} has {has}: give one that is fine-tuned on this task")
     return load_trained(head, name, config, "teacher")
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from potstill.arguments import RECIPE, recipe_text, recipe_values
+import yaml
+
+from potstill.arguments import RECIPE, recipe_text
 from potstill.corpus import Corpus, ShuffledSampler
 from potstill.errors import PotstillError
 from potstill.objective import objective_from
@@ -121,7 +123,7 @@ def _write_output(trainer: SentenceTrainer, folder: Path, estimate: Estimate | N
     if not trainer.args.should_save:
         return
     with atomic_output(folder) as staging:
-        recipe = recipe_values(trainer.args, OF_LANGUAGE_MODELS)
+        recipe = yaml.safe_load(trainer.recipe)  # the trainer's own options have what it sets for itself too
         trainer.student.save(staging)
         if estimate is not None:
             results["max_size"] = compared_size(staging, estimate)

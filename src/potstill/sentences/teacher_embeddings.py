@@ -41,8 +41,8 @@ class EmbeddingInterrupted(PotstillError):  # noqa: N818 (it reports an event; n
 
     def __init__(self, done: int, texts: int, signal: int) -> None:
         super().__init__(
-            f"Interrupted after the teacher's embeddings of about {done:,} of {texts:,} texts, which are kept: give "
-            "the same command again to continue."
+            f"Interrupted; the teacher's embeddings of {done:,} of {texts:,} texts are kept: give the same command "
+            "again to compute the others."
         )
         self.exit_status = 128 + signal
 
@@ -152,7 +152,8 @@ def _compute(
         for texts in kept.compute(mine, embed, args.per_device_train_batch_size):
             say.advance(texts)
             if signals.received is not None:
-                raise EmbeddingInterrupted(kept.texts - whole + say.done, kept.texts, signals.received)
+                lost = sum(map(kept.texts_in, kept.missing()))  # a chunk that is not complete is computed again
+                raise EmbeddingInterrupted(kept.texts - lost, kept.texts, signals.received)
     say.end()
     return whole
 

@@ -12,7 +12,8 @@ def hardware(device: torch.device) -> str:
     """Return the name of the accelerator, or the name of the processor and the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def processor() -> str:
