@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from potstill.cli import main
+from potstill.evaluation import scorers
 from potstill.evaluation.results import Plan
 from potstill.sentences.encoder import SentenceEncoder
 
@@ -214,10 +215,16 @@ def test_a_reranker_reads_query_and_passage_together(
     save: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = save(BertForSequenceClassification, num_labels=1)
     models = {"reranker": folder, "encoder": encoders["student"]}
-    assert main(command(models, tmp_path / "results", "rerank", rerank_data=[files / "rerank" / "answers.csv"])) == 0
+    monkeypatch.setattr(scorers, "SECONDS_PER_LINE", 0.0)
+    argv = command(models, tmp_path / "results", "rerank", rerank_data=[files / "rerank" / "answers.csv"])
+    assert main([*argv, "--per_device_eval_batch_size", "4"]) == 0
+    printed = capsys.readouterr()
+    assert "\n4 of 42 pairs, the longest first\n8 of 42 pairs" in printed.err
+    assert "\n4 of 6 texts, the longest first\n" in printed.err  # of queries
     result = json.loads((tmp_path / "results/reranker/answers/seed-0.json").read_text())
     model, tokenizer = (
         BertForSequenceClassification.from_pretrained(folder).eval(),
@@ -238,7 +245,7 @@ def test_a_reranker_reads_query_and_passage_together(
     assert result["metrics"]["map"] == result["score"] == pytest.approx(100 * np.mean(precisions))
     assert result["metrics"]["mrr"] == pytest.approx(100 * np.mean(ranks))
     assert result["hyperparameters"]["kind"] == "reranker"
-    assert "kind reranker for reranker; sentence encoder for encoder" in capsys.readouterr().out.replace("\n  ", " ")
+    assert "kind reranker for reranker; sentence encoder for encoder" in printed.out.replace("\n  ", " ")
 
 
 def test_bad_models_and_options(

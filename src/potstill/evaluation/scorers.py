@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,7 @@ from potstill.errors import PotstillError
 from potstill.export.loaded import load_exported
 from potstill.export.runtime import ExportedFolder
 from potstill.finetuning.models import load_config
-from potstill.sentences.encoder import SentenceEncoder
+from potstill.sentences.encoder import Report, SentenceEncoder
 from potstill.sentences.folder import FETCHED, MODULES, has_pooling, read_layout
 from potstill.sentences.reranker import Reranker
 from potstill.student.loading import CONFIG, model_folder
@@ -32,6 +34,9 @@ PROMPTS: dict[Kind, tuple[str, ...]] = {
     "passage": ("document", "passage", "corpus"),
 }
 """Names of the prompts that sentence-transformers looks for; the encoder's default prompt if it has none of these."""
+
+SECONDS_PER_LINE = 10.0
+"""Seconds between two lines of progress within a run."""
 
 OTHER_HEADS = ("ForQuestionAnswering", "ForTokenClassification", "ForMultipleChoice", "ForCausalLM")
 
@@ -120,7 +125,9 @@ class Scorer:
         """
         assert isinstance(self.model, SentenceEncoder)
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        found = self.model.encode([*places], batch_size=self.batch_size, prompt=self._prompt(kind))
+        found = self.model.encode(
+            [*places], batch_size=self.batch_size, prompt=self._prompt(kind), report=_reporter(len(places), "texts")
+        )
         self.cut += self.model.cut
         if not np.isfinite(found).all():
             raise PotstillError(
@@ -148,7 +155,9 @@ class Scorer:
             one, other = self.vectors(queries, "query").double(), self.vectors(passages, "passage").double()
             return (one * other).sum(1).cpu().numpy()
         pairs = {pair: place for place, pair in enumerate(dict.fromkeys(zip(queries, passages, strict=True)))}
-        found = self.model.score(*map(list, zip(*pairs, strict=True)), self.batch_size).astype(np.float64)
+        found = self.model.score(
+            *map(list, zip(*pairs, strict=True)), self.batch_size, _reporter(len(pairs), "pairs")
+        ).astype(np.float64)
         if not np.isfinite(found).all():
             raise PotstillError(f"the model {self.path!r} gives scores that are not finite: its weights are broken.")
         return found[[pairs[pair] for pair in zip(queries, passages, strict=True)]]
@@ -164,6 +173,19 @@ class Scorer:
         prompts = self.model.prompts
         name = next((name for name in PROMPTS[kind] if name in prompts), self.model.default_prompt_name)
         return prompts.get(name, "") if name is not None else ""
+
+
+def _reporter(count: int, what: str) -> Report:
+    """Return what prints a line of progress every `SECONDS_PER_LINE` seconds."""
+    last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_PER_LINE and done < count:
+            last = time.monotonic()
+            print(f"{done:,} of {count:,} {what}, the longest first", file=sys.stderr, flush=True)
+
+    return report
 
 
 def is_reranker(path: str) -> bool:

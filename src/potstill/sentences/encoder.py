@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +36,8 @@ TOKENISED_AT_ONCE = 1024
 
 NO_LIMIT = 10**9
 """A tokenizer that does not know how long a text may be states a larger number than this."""
+
+Report = Callable[[int], None]
 
 
 class SentenceEncoder(nn.Module):
@@ -187,7 +189,9 @@ class SentenceEncoder(nn.Module):
         return hidden, self.finish(self.pool(hidden, attention_mask))
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 64, prompt: str | None = None) -> NDArray[np.float32]:
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 64, prompt: str | None = None, report: Report | None = None
+    ) -> NDArray[np.float32]:
         """Return the embeddings (N, D) of texts, in their order, without gradients and without dropout.
 
         Texts that are longer than `max_length` are cut; `cut` counts them, and a log line says so. Texts of about the
@@ -198,6 +202,7 @@ class SentenceEncoder(nn.Module):
             batch_size: texts of a batch.
             prompt: the text that is put in front of each one; None for the default prompt of the encoder, if it has
                 one.
+            report: is called with the number of texts that are done, after each batch.
 
         Raises:
             PotstillError: `texts` is a single text, or a text has no token.
@@ -216,6 +221,8 @@ class SentenceEncoder(nn.Module):
                 numbers = order[start : start + batch_size]
                 batch = self._batch([rows[number] for number in numbers])
                 embeddings[numbers] = self(**batch, **options).float().cpu().numpy()
+                if report is not None:
+                    report(start + len(numbers))
         finally:
             self.train(training)
         return embeddings

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from potstill.corpus import load_tokenizer
 from potstill.errors import PotstillError
 from potstill.finetuning.models import load_config, load_trained
+from potstill.sentences.encoder import Report
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary
 
@@ -60,13 +61,16 @@ class Reranker:
         return cls(model, tokenizer, min(tokenizer.model_max_length, longest))
 
     @torch.inference_mode()
-    def score(self, queries: Sequence[str], passages: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+    def score(
+        self, queries: Sequence[str], passages: Sequence[str], batch_size: int = 64, report: Report | None = None
+    ) -> NDArray[np.float32]:
         """Return the score of each query with its passage, (N,): the output of the head without an activation.
 
         Args:
             queries: N texts.
             passages: N texts.
             batch_size: pairs at a time; pairs of similar length are in one batch.
+            report: is called with the number of pairs that are done, after each batch.
         """
         lengths = [len(query) + len(passage) for query, passage in zip(queries, passages, strict=True)]
         order = np.argsort(lengths, kind="stable")[::-1]
@@ -82,4 +86,6 @@ class Reranker:
                 return_tensors="pt",
             )
             scores[places] = self.model(**batch.to(self.model.device)).logits[:, 0].float().cpu().numpy()
+            if report is not None:
+                report(start + len(places))
         return scores
