@@ -28,6 +28,7 @@ NOT_HYPERPARAMETERS = {
     *("model", "task", "task_data", "train_data", "eval_data", "seed", "teacher", "without_teacher_too"),
     # A score does not depend on these, so an interrupted run may continue with other values.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
+    *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
     *("on_bad_rows", "rerank_columns"),  # they change the data, and so their fingerprint, which is compared
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
@@ -67,6 +68,10 @@ class RunResult:
         without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
         changed_on_resume: for each resumption that changed options, its step, and option → its value before and after.
         layers: the layers of the model that were kept, from 0; None for all.
+        per_label: label, or kind of entity, → `precision`, `recall` and `f1` in percent, and `support`; None for tasks
+            without labels of a user's own.
+        confusion: `labels`, and `counts` with a row for each label and a column for each prediction; None if a row may
+            have several labels, or none.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -96,6 +101,8 @@ class RunResult:
     without_teacher: dict[str, Any] | None = None
     changed_on_resume: list[Any] | None = None
     layers: list[int] | None = None
+    per_label: dict[str, dict[str, Any]] | None = None
+    confusion: dict[str, Any] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

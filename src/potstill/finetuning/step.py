@@ -30,7 +30,8 @@ class TaskStep(nn.Module):
         record: whether batches of a repeated shape are replayed as CUDA graphs.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
-    and perhaps `soft`, (B, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
+    or (B, C) if there are several, and perhaps `soft`, (B, C); for tags `labels`, (B, L), and perhaps `soft`,
+    (B, L, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
     `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and perhaps `soft_start` and `soft_end`, (B, L).
     The token types for a teacher that takes them are `teacher_token_type_ids`, (B, L).
     """
@@ -75,7 +76,10 @@ class TaskStep(nn.Module):
             return self.objective(outputs.logits, batch)
         inside = batch["attention_mask"].bool()
         if "labels" in batch:
-            losses = self.objective.sentence(outputs.logits, batch["labels"], batch.get("soft"))
+            labels = batch["labels"]
+            by_kind = self.objective.labels if labels.is_floating_point() else self.objective.tags
+            kind = self.objective.sentence if labels.dim() == 1 else by_kind
+            losses = kind(outputs.logits, labels, batch.get("soft"))
         else:
             soft = (batch["soft_start"], batch["soft_end"]) if "soft_start" in batch else None
             losses = self.objective.span(

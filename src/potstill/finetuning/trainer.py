@@ -31,6 +31,12 @@ from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
 
+DETAILS = ("per_label", "confusion")
+"""Figures of single labels, which are kept beside the metrics."""
+
+NOT_PERCENT = ("mae", "threshold")
+"""Metrics that are not in percent."""
+
 
 class FinetuneTrainer(ResumableTrainer):
     """Fine-tunes a model on the rows of a job, and scores it.
@@ -57,6 +63,7 @@ class FinetuneTrainer(ResumableTrainer):
                 f"{self._rows_of(args)}: leave it out."
             )
         self.job = job
+        self.details: dict[str, Any] = {}
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
         record = args.records and not isinstance(model, FrozenEncoder)
@@ -121,7 +128,7 @@ class FinetuneTrainer(ResumableTrainer):
         return self._log_scores(self.score(), metric_key_prefix)
 
     def score(self) -> dict[str, Any]:
-        """Score the dev sets.
+        """Score the dev sets, and keep the figures of each label in `details`.
 
         Returns:
             The task's metrics, by split if it has several, and its `score`; all in percent.
@@ -133,9 +140,13 @@ class FinetuneTrainer(ResumableTrainer):
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with self.excluded_time(), fitting_memory(args, evaluation=True):
             self.trained.to(args.device)
-            return self.job.data.score(
+            found = self.job.data.score(
                 lambda rows: predict(self.trained, rows, args.per_device_eval_batch_size, dtype), self.job.dev
             )
+        self.details = {name: found.pop(name) for name in DETAILS if name in found}
+        if "threshold" in found:  # whoever loads the model then knows from which probability on a label is meant
+            self.trained.config.threshold = found["threshold"]
+        return found
 
     def _log_scores(self, metrics: dict[str, Any], prefix: str = "eval") -> dict[str, float]:
         logs = {f"{prefix}_{name}": value for name, value in flat(metrics).items()}
@@ -160,7 +171,7 @@ def train_once(
 
     Returns:
         The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `seconds` by part, `steps`,
-        and `rows_per_second` of the training.
+        and `rows_per_second` of the training; and the figures in `DETAILS` that the task has.
 
     Raises:
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
@@ -186,6 +197,7 @@ def train_once(
     return trainer, {
         "score": score,
         "metrics": metrics,
+        **trainer.details,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
         "rows_per_second": steps * trainer.units_per_step / max(trained - prepared, 1e-9),
@@ -249,9 +261,14 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def shown(name: str, value: float) -> str:
+    """Return a figure as it is printed: percent have one digit after the point, other units three."""
+    return f"{value:.3f}" if name.endswith(NOT_PERCENT) else f"{value:.1f}"
+
+
 def _evaluation_line(logs: dict[str, float]) -> str:
     return " · ".join(
-        f"{name.removeprefix('eval_')} {value:.1f}"
+        f"{name.removeprefix('eval_')} {shown(name, value)}"
         for name, value in logs.items()
         if name.startswith("eval_") and isinstance(value, float)
     )

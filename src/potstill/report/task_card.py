@@ -8,6 +8,9 @@ from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
 from potstill.tasks.task import Task
 
+LABELS_SHOWN = 100
+"""Number of labels in the table of a card."""
+
 
 def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
@@ -25,10 +28,11 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
     sections = [
         front_matter(header, recipe["model"]),
-        f"# {name_of(recipe['model'])} on {plain(recipe['task'])}",
+        f"# {name_of(recipe['model'])} on {plain(results['task'])}",
         _how(recipe, results, frozen),
-        _RERANKING if task.ranks else _usage(pipeline, frozen),
+        _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
         _scores(results),
+        *_by_label(results.get("per_label")),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
     ]
@@ -62,7 +66,7 @@ def _cost(results: dict[str, Any]) -> str:
     return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
-def _usage(pipeline: str, frozen: bool) -> str:
+def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:
     spans = pipeline == "question-answering"
     if frozen:
         auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
@@ -72,9 +76,18 @@ def _usage(pipeline: str, frozen: bool) -> str:
         )
     if spans:
         return _ANSWERING
+    call, more = 'model("…")', ""
+    if "threshold" in metrics:
+        call = 'model("…", top_k=None)'
+        more = (
+            f"\n\nEach label has a probability of its own. A label is meant from {metrics['threshold']:g} on: this "
+            "threshold was chosen on the rows that were scored, and is `threshold` in the config."
+        )
+    if pipeline == "token-classification":
+        call = 'model("…", aggregation_strategy="first")'
     return (
         f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
-        'model("…")\n```'
+        f"{call}\n```{more}"
     )
 
 
@@ -125,6 +138,26 @@ def _scores(results: dict[str, Any]) -> str:
             *no_figures(dict(zip(head[1:], (column["metrics"] for column in columns), strict=True))),
         ]
     )
+
+
+def _by_label(figures: dict[str, Any] | None) -> list[str]:
+    """Return the table of the figures of each label, the lowest F1 first."""
+    if not figures:
+        return []
+    order = sorted(figures, key=lambda label: (figures[label]["f1"], label))
+    rows = [
+        [
+            plain(label),
+            *(figure(figures[label][name], ".1f") for name in ("precision", "recall", "f1")),
+            f"{figures[label]['support']:,}",
+        ]
+        for label in order[:LABELS_SHOWN]
+    ]
+    left_out = len(order) - len(rows)
+    more = f" The {left_out:,} labels with a higher F1 are in `results.json`." if left_out else ""
+    head = ["label", "precision", "recall", "F1", "support"]
+    note = f"The lowest F1 first; support is the number of rows, words or entities.{more}"
+    return [f"## Labels\n\n{note}\n\n{table(head, rows, figures=True)}"]
 
 
 def _names(metrics: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:

@@ -37,7 +37,9 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         near = difflib.get_close_matches(name.casefold(), TASKS, 1)
         hint = f"; the nearest is {near[0]}" if near else ""
-        raise PotstillError(f"There is no task {name!r}; the tasks are {', '.join(TASKS)}, and those of .yaml files{hint}.")
+        raise PotstillError(
+            f"There is no task {name!r}; the tasks are {', '.join(TASKS)}, and those of .yaml files{hint}."
+        )
     return TASKS[name]
 
 
