@@ -14,6 +14,7 @@ from potstill.finetuning.objective import NO_TAG
 from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.finetuning.sentences import TOKENISED_AT_A_TIME, Predict, check_logits, class_shape
 from potstill.tasks.class_scores import Scored
+from potstill.tasks.entities import Scheme
 from potstill.tasks.own import TagTask
 from potstill.tasks.own_tables import DEV, TRAIN
 from potstill.tasks.own_tags import read_own_tags
@@ -60,6 +61,9 @@ class TagData:
         found = read_own_tags(files, on_bad_rows)
         self.labels: tuple[str, ...] = found.labels
         self.bad_rows = found.bad_rows
+        chosen = metric or task.metric
+        if chosen == "f1" and Scheme.of(self.labels) is None:
+            raise PotstillError(f"--metric is f1, which counts entities, but the tags of {task.title} mark none.")
         self.train = sample_rows(found.splits[TRAIN], max_train_samples)
         self.dev = {DEV: sample_rows(found.splits[DEV], max_eval_samples)}
 

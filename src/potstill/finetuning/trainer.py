@@ -286,7 +286,7 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     if args.ranks:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
     return (
-        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
+        f"{args.declared_task.name} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
         f"{args.train_batch_size * args.world_size} a step · {precision} on {devices}{hardware(args.device)}"
     )
 

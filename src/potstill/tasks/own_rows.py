@@ -157,7 +157,7 @@ def _read(task: OwnTask, files: OwnFiles, name: str, source: str, on_bad_rows: O
         split.labels.append(value)
     faults.report()
     if without:
-        print_message(f"{table.where}: {without:,} rows have no label; they are examples of none.")
+        print_message(f"{table.where}: {without:,} of {len(table.rows):,} rows have no label: examples of none.")
     return split
 
 

@@ -137,7 +137,9 @@ def _begun(sentences: list[Tagged], where: str) -> list[Tagged]:
         changed += tags != one.tags
         found.append(Tagged(one.words, tags, one.places))
     if changed:
-        print_message(f"{where}: in {changed:,} sentences an entity begins with I-, as in IOB1; it begins with B- now.")
+        print_message(
+            f"{where}: entities begin with I- in {changed:,} of {len(sentences):,} sentences, as in IOB1: they now begin with B-."
+        )
     return found
 
 
@@ -151,8 +153,8 @@ def _with_known(sentences: list[Tagged], known: set[str], by: str, bad: BadRows)
     place = next(place for place, tag in enumerate(first.tags) if tag not in known)
     count = len(sentences) - len(kept)
     bad.add(
-        f"{first.places[place]}, has the tag {first.tags[place]!r}; {by} does not have {some(unknown)}, which are in "
-        f"{count:,} sentence{'s' * (count > 1)}",
+        f"{first.places[place]}, has the tag {first.tags[place]!r}; {by} does not have {some(unknown)} ("
+        f"{count:,} sentence{'s' * (count > 1)})",
         count,
     )
     return kept

@@ -31,7 +31,7 @@ def find_task(name: str) -> Task:
     """
     if is_task_file(name):
         task = read_task(name)
-        if task.name in TASKS:
+        if task.name in TASKS and task.name not in OWN:
             raise PotstillError(f"{name}: name is {task.name!r}, which is another task: give the task its own name.")
         return task
     if name not in TASKS:
