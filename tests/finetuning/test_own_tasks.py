@@ -1,4 +1,4 @@
-"""Tasks on a user's own files, really trained: alone and by a teacher, resumed, loaded by others, and what is refused."""
+"""Tasks on a user's own files: trained alone and by a teacher, resumed, loaded by others, and what is refused."""
 
 from __future__ import annotations
 
@@ -258,7 +258,10 @@ REFUSED: dict[str, tuple[Json, str]] = {
     "pair": ({"task": "tagging", "pair_column": "x"}, "--pair_column is 'x': it is no option of tagging"),
     "share": ({"task": "classification", "dev_share": 1.5}, "--dev_share is 1.5: it must be a share"),
     "frozen": ({"task": "words", "freeze_encoder": True}, "--freeze_encoder is True: it is no option of"),
-    "f1 of parts": ({"task": "parts", "metric": "f1"}, "--metric is f1, which counts entities, but the tags of parts mark none"),
+    "f1 of parts": (
+        {"task": "parts", "metric": "f1"},
+        "--metric is f1, which counts entities, but the tags of",
+    ),
 }
 
 
@@ -280,7 +283,7 @@ def test_refused(own: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ("- a", "declares no task"),
         ("kind: classes\ntrain: a.csv", "kind is 'classes': it must be one of classification,"),
         ("kind: tagging", "has no field train"),
-        ("kind: tagging\ntrain: a\nlabel_colum: x", "a field 'label_colum', which is none of"),
+        ("kind: tagging\ntrain: a\nlabel_columns: x", "a field 'label_columns', which is none of"),
         ("kind: tagging\ntrain: a\npair_column: x", "pair_column is no field of tagging"),
         ("kind: regression\ntrain: a\nmetric: mae", "metric is 'mae': it must be one of pearson, spearman"),
         ("kind: regression\ntrain: a\ndev_share: 2", "dev_share is 2: it must be a share between 0 and 1"),

@@ -126,7 +126,7 @@ def good(count: int = 4) -> list[dict[str, Any]]:
 
 
 BAD: dict[str, tuple[str, str, str]] = {
-    "column": ("a.csv", "text,lable\na,x\n", "no column 'label', only 'text', 'lable'; the nearest is 'lable'"),
+    "column": ("a.csv", "text,labels_\na,x\n", "no column 'label', only 'text', 'labels_'; the nearest is 'labels_'"),
     "no header": ("a.csv", "some text,x\nmore,y\n", "give --columns if the first line does not name the columns"),
     "many fields": ("a.csv", "text,label\na,x\nb,c,y\n", "a.csv, line 3, has 3 columns instead of 2"),
     "mixed": ("a.jsonl", '{"text":"a","label":1}\n{"text":"b","label":"x"}', "mixes numbers (1) and names ('x')"),

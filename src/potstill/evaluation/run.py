@@ -133,7 +133,8 @@ def task_data(args: FinetuneArguments) -> TaskData:
         PotstillError: the data cannot be read.
     """
     limits = (args.max_train_samples, args.max_eval_samples)
-    key = (args.declared_task, args.task_data, args.metric, limits, args.question_options(), args.on_bad_rows)
+    files = getattr(args.declared_task, "files", None)
+    key = (args.task, files, args.task_data, args.metric, limits, args.question_options(), args.on_bad_rows)
     if key not in _data:
         loaded = load_data(args)
         _data.clear()

@@ -17,7 +17,7 @@ from potstill.finetuning.rerank import RerankData, files_of
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import SentenceData
 from potstill.finetuning.tags import TagData
-from potstill.tasks.own import ClassTask, MultilabelTask, OwnTask, ScoreTask, TagTask
+from potstill.tasks.own import OWN, ClassTask, MultilabelTask, OwnTask, ScoreTask, TagTask
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.rerank import RerankTask
 from potstill.tasks.sentence import SentenceTask
@@ -81,7 +81,7 @@ def _sentences(task: SentenceTask, args: FinetuneArguments) -> TaskData:
 
 def _questions(task: QuestionTask, args: FinetuneArguments) -> TaskData:
     options = args.question_options()
-    files = args.own_files if args.train_data or args.eval_data or task.hub_name is None else None
+    files = args.own_files if args.train_data or args.eval_data or task.files or task.name in OWN else None
     return QuestionData(task, args.task_data, options, args.max_train_samples, args.max_eval_samples, files)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
 LABELS_SHOWN = 100
@@ -28,7 +29,7 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
     sections = [
         front_matter(header, recipe["model"]),
-        f"# {name_of(recipe['model'])} on {plain(results['task'])}",
+        f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
         _how(recipe, results, frozen),
         _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
         _scores(results),

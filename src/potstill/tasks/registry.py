@@ -16,7 +16,7 @@ from potstill.tasks.questions import SQUAD, SQUAD_V2
 from potstill.tasks.rerank import RERANK
 from potstill.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2, RERANK, *OWN.values())}
+TASKS: dict[str, Task] = {one.name: one for one in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2, RERANK, *OWN.values())}
 """Name → declaration, in the order of help and messages."""
 
 
