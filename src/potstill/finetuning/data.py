@@ -52,7 +52,10 @@ class TaskData(Hashable, Protocol):
         """Return a teacher's logits as columns of `Rows`: `tokens` (one number per token) and `values` (per row)."""
 
     def score(self, predict: Callable[[Rows], dict[str, Array]], dev: dict[str, Rows]) -> dict[str, Any]:
-        """Return the metrics, by split if there are several splits, and their `score`; all in percent."""
+        """Return the metrics, by split if there are several splits, and their `score`; all in percent.
+
+        A task with labels adds the figures of `potstill.tasks.per_label`, by the names in `DETAILS` there.
+        """
 
 
 def load_data(args: FinetuneArguments) -> TaskData:

@@ -67,6 +67,10 @@ class RunResult:
         without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
         changed_on_resume: for each resumption that changed options, its step, and option → its value before and after.
         layers: the layers of the model that were kept, from 0; None for all.
+        per_label: label → precision, recall, F1 and support over all scored rows; None for tasks without labels and in
+            older results.
+        confusion: `labels`, and `counts` with a row for each correct class and a column for each predicted one; None if
+            a row does not have exactly one class.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -96,6 +100,8 @@ class RunResult:
     without_teacher: dict[str, Any] | None = None
     changed_on_resume: list[Any] | None = None
     layers: list[int] | None = None
+    per_label: dict[str, dict[str, float]] | None = None
+    confusion: dict[str, list[Any]] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

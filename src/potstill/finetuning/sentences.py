@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from potstill.errors import PotstillError
 from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.tasks.load import load_split
+from potstill.tasks.per_label import class_details
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask
 
@@ -93,6 +94,8 @@ class SentenceData:
     def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
         """Return the metrics and their mean, `score`, in percent; with several dev splits the metrics are by split.
 
+        Classes also have the figures of `class_details`, over the rows of all splits together.
+
         Args:
             predict: returns `logits`, (rows, C).
             dev: split → rows.
@@ -100,7 +103,8 @@ class SentenceData:
         Raises:
             PotstillError: logits of the model are not finite.
         """
-        by_split = {}
+        by_split: dict[str, Any] = {}
+        answers: list[tuple[Array, Array]] = []
         for name, rows in dev.items():
             logits = predict(rows)["logits"]
             wrong = int((~np.isfinite(logits).all(axis=1)).sum())
@@ -111,9 +115,13 @@ class SentenceData:
                 )
             predictions = logits[:, 0] if self.task.is_regression else logits.argmax(axis=1)
             by_split[name] = self.task.score(predictions, rows.values["labels"])
-        if len(by_split) == 1:
-            return next(iter(by_split.values()))
-        return by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+            answers.append((predictions, rows.values["labels"]))
+        metrics = next(iter(by_split.values()))
+        if len(by_split) > 1:
+            metrics = by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+        if self.task.is_regression:
+            return metrics
+        return metrics | class_details(self.task.labels, *map(np.concatenate, zip(*answers, strict=True)))
 
 
 def tokenised(

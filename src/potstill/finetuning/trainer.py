@@ -23,6 +23,7 @@ from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import LengthGroupedSampler
 from potstill.finetuning.step import TaskStep
 from potstill.student.loading import model_folder
+from potstill.tasks.per_label import DETAILS
 from potstill.training.compatibility import check_launch
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
@@ -124,7 +125,8 @@ class FinetuneTrainer(ResumableTrainer):
         """Score the dev sets.
 
         Returns:
-            The task's metrics, by split if it has several, and its `score`; all in percent.
+            The task's metrics, by split if it has several, and its `score`, all in percent; and the figures of its
+            labels, if it has any (`DETAILS` of `potstill.tasks.per_label`).
 
         Raises:
             PotstillError: a batch does not fit into memory.
@@ -138,7 +140,8 @@ class FinetuneTrainer(ResumableTrainer):
             )
 
     def _log_scores(self, metrics: dict[str, Any], prefix: str = "eval") -> dict[str, float]:
-        logs = {f"{prefix}_{name}": value for name, value in flat(metrics).items()}
+        shown = {name: value for name, value in metrics.items() if name not in DETAILS}
+        logs = {f"{prefix}_{name}": value for name, value in flat(shown).items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
@@ -160,7 +163,7 @@ def train_once(
 
     Returns:
         The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `seconds` by part, `steps`,
-        and `rows_per_second` of the training.
+        `rows_per_second` of the training, and the figures of the labels.
 
     Raises:
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
@@ -181,6 +184,7 @@ def train_once(
     trainer._log_scores(metrics)
     scored = time.monotonic()
     score = metrics.pop("score")
+    details = {name: metrics.pop(name) for name in DETAILS if name in metrics}
     seconds = {"preparing": prepared - started, "training": trained - prepared, "scoring": scored - trained}
     steps = trainer.state.global_step
     return trainer, {
@@ -189,6 +193,7 @@ def train_once(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
         "rows_per_second": steps * trainer.units_per_step / max(trained - prepared, 1e-9),
+        **details,
     }
 
 
