@@ -18,8 +18,8 @@ from potstill.finetuning.data import TaskData, load_data
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
-from potstill.finetuning.predict import soft_targets
 from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.soft_targets import soft_targets
 from potstill.finetuning.teaching import Fit, class_order, fit_of
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder

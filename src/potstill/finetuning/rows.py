@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -61,6 +61,17 @@ class Rows(Dataset[dict[str, Tensor]]):
         for name, column in self.values.items():
             batch[name] = torch.from_numpy(np.asarray(column[places], _wide(column.dtype)))
         return batch
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return the rows from `start` to before `stop`, without their windows."""
+        tokens = slice(int(self._starts[start]), int(self._starts[stop]))
+        return replace(
+            self,
+            tokens={name: column[tokens] for name, column in self.tokens.items()},
+            values={name: column[start:stop] for name, column in self.values.items()},
+            lengths=self.lengths[start:stop],
+            windows=None,
+        )
 
     def batches(self, batch_size: int) -> Iterator[tuple[Array, dict[str, Tensor]]]:
         """Yield all rows once, the longest first, as pairs of row indices and their batch."""
