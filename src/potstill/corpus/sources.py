@@ -12,10 +12,12 @@ from potstill.errors import PotstillError, advice, first_line
 
 logger = logging.getLogger(__name__)
 
-FORMATS: dict[str, Literal["text", "json", "parquet"]] = {
+FORMATS: dict[str, Literal["text", "json", "fields", "parquet"]] = {
     ".txt": "text",
     ".jsonl": "json",
     ".json": "json",
+    ".csv": "fields",
+    ".tsv": "fields",
     ".parquet": "parquet",
 }
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -29,7 +31,7 @@ class Source:
     """One input: a file, a folder that `datasets` saved, or a dataset on the hub, whose `name` is its id."""
 
     name: str
-    kind: Literal["text", "json", "parquet", "dataset", "hub"]
+    kind: Literal["text", "json", "fields", "parquet", "dataset", "hub"]
 
 
 def find_sources(names: list[str], output_dir: Path) -> list[Source]:
@@ -193,6 +195,6 @@ def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or _file(Path(name)) is not None
 
 
-_KINDS = ".txt, .jsonl or .json (plain, .gz, .xz or .zst), or .parquet"
+_KINDS = ".txt, .jsonl, .json, .csv or .tsv (plain, .gz, .xz or .zst), or .parquet"
 _HIDDEN = "hidden"
 _FOUND = "already found by another path"
