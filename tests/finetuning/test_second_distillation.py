@@ -177,7 +177,8 @@ def refused(glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dist
 def test_teachers_that_cannot_teach(
     refused: Callable[..., str], bert: Path, teacher: Path, span_teacher: Path, squad: Path, new_model: NewModel
 ) -> None:
-    assert "has 2 labels, but the task has 3" in refused(teacher=teacher, task="mnli")
+    message = refused(teacher=teacher, task="mnli")
+    assert "lacks the task's labels 'entailment', 'neutral', 'contradiction', and has 'negative', 'positive'" in message
     assert "has 2 labels, but the task has 1" in refused(teacher=teacher, task="stsb")
     assert "has no trained head for this task" in refused(teacher=bert)
     assert "has no trained head for this task" in refused(teacher=teacher, task="squad", task_data=squad)
@@ -234,7 +235,7 @@ def test_a_teacher_whose_labels_stand_in_another_order_is_read_by_their_names(
     swapped = with_labels(teacher, tmp_path / "swapped", "Positive", "NEGATIVE", order=[1, 0])
     taught = new_job(**options, teacher=str(swapped)).with_teacher()
     np.testing.assert_allclose(taught.train.values["soft"], expected.train.values["soft"], atol=1e-6)
-    for number, names in enumerate((("LABEL_0", "LABEL_1"), ("bad", "good"), ("0", "1"))):
+    for number, names in enumerate((("LABEL_0", "LABEL_1"), ("0", "1"))):
         unnamed = with_labels(teacher, tmp_path / f"unnamed-{number}", *names, order=[1, 0])
         message = refused(teacher=unnamed)
         assert "training labels: 0.0 % of its predictions agree with the labels (expected by chance: 50.0 %)" in message

@@ -21,7 +21,10 @@ OPTIONS_READ = ("potstill.evaluation.suites",)
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 """BERT's grid (Devlin et al. 2019), and the higher rates that small models need (Turc et al. 2019)."""
 
-OF_FINETUNE = ("train_data", "eval_data", "losses", "num_hidden_layers", "layers")
+OF_FINETUNE = (
+    *("train_data", "eval_data", "losses", "num_hidden_layers", "layers"),
+    *("unlabelled", "unlabelled_ratio", "unlabelled_columns"),
+)
 """Options of `finetune` that make no sense for several models or tasks."""
 
 DISTILLED = " (D)"
@@ -66,6 +69,9 @@ class EvaluateArguments(FinetuneArguments):
     losses: dict | str | None = option(None, "An option of `finetune`.")
     num_hidden_layers: int | None = option(None, "An option of `finetune`.")
     layers: str | None = option(None, "An option of `finetune`.")
+    unlabelled: list[str] | str | None = option(None, "An option of `finetune`.")
+    unlabelled_ratio: float | None = option(None, "An option of `finetune`.")
+    unlabelled_columns: list[str] | None = option(None, "An option of `finetune`.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )

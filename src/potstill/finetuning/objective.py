@@ -47,22 +47,39 @@ class TaskObjective:
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         return {"loss": loss} | {name: value.detach() for name, value in losses.items()}
 
-    def sentence(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Losses:
+    def sentence(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        teacher: Tensor | None = None,
+        class_weights: Tensor | None = None,
+        labelled_share: float = 1.0,
+    ) -> Losses:
         """Return the losses for sentences.
+
+        The loss on the labels is a mean over the labelled rows. It divides by their number in an average batch, not in
+        this one. So every labelled row counts the same, whatever batch it is in.
 
         Args:
             logits: (B, C) logits of the student, or (B, 1) scores.
-            labels: (B,) int64 classes, or float scores.
+            labels: (B,) int64 classes, or float scores; -100 or NaN in rows without a label.
             teacher: the teacher's logits, in the same shape.
+            class_weights: (C,) factor of the cross-entropy of rows with this label; None for 1.
+            labelled_share: share of the rows, over all batches, that have a label.
         """
         logits = _exact(logits)
         if labels.is_floating_point():
             scores = logits.squeeze(1)
-            losses = {"task": F.mse_loss(scores, labels.to(scores.dtype))}
+            known = ~labels.isnan()
+            errors = torch.where(known, scores - labels.to(scores.dtype).masked_fill(~known, 0.0), 0.0).square()
+            losses = {"task": errors.mean() / labelled_share}
             if teacher is not None:
                 losses["ce"] = F.mse_loss(scores, _exact(teacher).squeeze(1))
             return losses
-        losses = {"task": F.cross_entropy(logits, labels)}
+        each = F.cross_entropy(logits, labels, reduction="none")  # 0 for the label -100
+        if class_weights is not None:
+            each = each * class_weights[labels.clamp(min=0)]
+        losses = {"task": each.mean() / labelled_share}
         if teacher is not None:
             losses["ce"] = self._divergence(logits, _exact(teacher), torch.ones_like(logits, dtype=torch.bool))
         return losses

@@ -15,6 +15,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 Array = np.ndarray[Any, Any]
 
+NO_LABEL = -100
+"""The number of a class in a row that has none. torch's cross-entropy leaves out such rows."""
+
 
 @dataclass
 class Rows(Dataset[dict[str, Tensor]]):
@@ -29,6 +32,8 @@ class Rows(Dataset[dict[str, Tensor]]):
         multiple: a batch is as long as its longest row, rounded up to a multiple of this.
         limit: maximum length of a batch.
         windows: the windows of questions from `make_windows`; None for sentences.
+        labelled: number of the first rows that have labels; None for all. The labels of the others are `NO_LABEL`, or
+            NaN.
     """
 
     tokens: dict[str, Array]
@@ -38,6 +43,7 @@ class Rows(Dataset[dict[str, Tensor]]):
     multiple: int = 8
     limit: int = 512
     windows: datasets.Dataset | None = None
+    labelled: int | None = None
 
     def __post_init__(self) -> None:
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
@@ -71,6 +77,25 @@ class Rows(Dataset[dict[str, Tensor]]):
             values={name: column[start:stop] for name, column in self.values.items()},
             lengths=self.lengths[start:stop],
             windows=None,
+        )
+
+    def followed_by(self, unlabelled: Rows) -> Rows:
+        """Return these rows and then rows without labels. Columns that those lack hold `NO_LABEL`, or NaN, for them."""
+
+        def joined(columns: dict[str, Array], others: dict[str, Array], count: int) -> dict[str, Array]:
+            found = {}
+            for name, column in columns.items():
+                nothing = NO_LABEL if np.issubdtype(column.dtype, np.integer) else np.nan
+                other = others[name] if name in others else np.full((count, *column.shape[1:]), nothing, column.dtype)
+                found[name] = np.concatenate([column, other])
+            return found
+
+        return replace(
+            self,
+            tokens=joined(self.tokens, unlabelled.tokens, int(unlabelled.lengths.sum())),
+            values=joined(self.values, unlabelled.values, len(unlabelled)),
+            lengths=np.concatenate([self.lengths, unlabelled.lengths]),
+            labelled=len(self),
         )
 
     def batches(self, batch_size: int) -> Iterator[tuple[Array, dict[str, Tensor]]]:
@@ -113,6 +138,45 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+class MixedSampler(LengthGroupedSampler):
+    """Yields all labelled rows of an epoch and a part of the unlabelled ones, with rows of similar length together.
+
+    The unlabelled rows are drawn in a random order, which is a new one when all have been drawn. An epoch goes on where
+    the last one ended. So all are drawn equally often in the end, whatever the size of the part. Seed and epoch
+    determine the order.
+
+    Args:
+        lengths: (rows,) number of tokens in each row, those of the labelled ones first.
+        labelled: number of labelled rows.
+        drawn: number of unlabelled rows in an epoch.
+        batch_size: number of rows that are padded to the same length.
+        seed: seed of the order.
+    """
+
+    def __init__(self, lengths: Array, labelled: int, drawn: int, batch_size: int, seed: int) -> None:
+        super().__init__(lengths, batch_size, seed)
+        self.labelled = labelled
+        self.drawn = drawn
+
+    def rows_of_epoch(self) -> list[int]:
+        """Return the indices of the rows in the chosen epoch."""
+        count = len(self.lengths) - self.labelled
+        first = self.epoch * self.drawn
+        before, after = first // count, -(-(first + self.drawn) // count)
+        orders = [np.random.default_rng((self.seed, number)).permutation(count) for number in range(before, after)]
+        places = np.concatenate(orders)[first - before * count :][: self.drawn]
+        return [*range(self.labelled), *(self.labelled + places).tolist()]
+
+    def __iter__(self) -> Iterator[int]:
+        chosen = self.rows_of_epoch()
+        grouped = LengthGroupedSampler(np.array([self.lengths[row] for row in chosen]), self.batch_size, self.seed)
+        grouped.set_epoch(self.epoch)
+        return (chosen[place] for place in grouped)
+
+    def __len__(self) -> int:
+        return self.labelled + self.drawn
 
 
 def sample_rows(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:

@@ -83,9 +83,10 @@ class SentenceData:
         }
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
-        """Tokenise a split: see `tokenised`."""
-        labels = np.asarray(split["label"][:], np.float32 if self.task.is_regression else np.int64)
-        return tokenised(split, tokenizer, max_length, multiple, {"labels": labels})
+        """Tokenise a split, with the column `labels` if it has any: see `tokenised`."""
+        kind = np.float32 if self.task.is_regression else np.int64
+        values = {"labels": np.asarray(split["label"][:], kind)} if "label" in split.column_names else {}
+        return tokenised(split, tokenizer, max_length, multiple, values)
 
     def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return a teacher's logits, (rows, C), as a column of `Rows`."""

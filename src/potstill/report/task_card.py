@@ -50,6 +50,8 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
             f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {name_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
         )
+        if results.get("unlabelled"):
+            what += f", of {results['unlabelled']['texts']:,} unlabelled texts too"
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
@@ -109,9 +111,14 @@ answer = context[offsets[start, 0] : offsets[end, 1]]
 
 
 def _scores(results: dict[str, Any]) -> str:
-    without_teacher = results["without_teacher"]
-    columns = [results] if without_teacher is None else [results, without_teacher]
-    head = ["figure", "value"] if without_teacher is None else ["figure", "with the teacher", "same run without it"]
+    without_teacher, without_texts = results["without_teacher"], results.get("without_unlabelled")
+    head, columns = ["figure", "value" if without_teacher is None else "with the teacher"], [results]
+    if without_texts is not None:
+        head[1:] = ["with the teacher and unlabelled texts", "same run without these texts"]
+        columns.append(without_texts)
+    if without_teacher is not None:
+        head.append("same run without it" if without_texts is None else "same run without the teacher")
+        columns.append(without_teacher)
     rows = [
         [plain(name), *(figure(_value(column, path), ".2f") for column in columns)]
         for name, path in _names(results["metrics"])
