@@ -15,6 +15,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 Array = np.ndarray[Any, Any]
 
+BATCHES_SORTED = 50
+"""Batches whose rows are sorted by length together, as in transformers' `get_length_grouped_indices`."""
+
 NO_LABEL = -100
 """The number of a class in a row that has none. torch's cross-entropy leaves out such rows."""
 
@@ -141,11 +144,12 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class MixedSampler(LengthGroupedSampler):
-    """Yields all labelled rows of an epoch and a part of the unlabelled ones, with rows of similar length together.
+    """Yields all labelled rows and a part of the unlabelled ones in an epoch, with rows of similar length together.
 
-    The unlabelled rows are drawn in a random order, which is a new one when all have been drawn. An epoch goes on where
-    the last one ended. So all are drawn equally often in the end, whatever the size of the part. Seed and epoch
-    determine the order.
+    Every batch has the same share of labelled rows, as nearly as whole rows allow. Otherwise the loss on few labels
+    would be large in some batches and 0 in others. The unlabelled rows are drawn in a random order, which is a new one
+    when all have been drawn. An epoch goes on where the last one ended. So all are drawn equally often in the end,
+    whatever the size of the part. Seed and epoch determine the order.
 
     Args:
         lengths: (rows,) number of tokens in each row, those of the labelled ones first.
@@ -170,13 +174,32 @@ class MixedSampler(LengthGroupedSampler):
         return [*range(self.labelled), *(self.labelled + places).tolist()]
 
     def __iter__(self) -> Iterator[int]:
-        chosen = self.rows_of_epoch()
-        grouped = LengthGroupedSampler(np.array([self.lengths[row] for row in chosen]), self.batch_size, self.seed)
-        grouped.set_epoch(self.epoch)
-        return (chosen[place] for place in grouped)
+        generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
+        lengths, rows = np.asarray(self.lengths), np.asarray(self.rows_of_epoch())
+        pieces = -(-len(self) // (BATCHES_SORTED * self.batch_size))
+        kinds = []
+        for kind in (rows[: self.labelled], rows[self.labelled :]):
+            shuffled = kind[torch.randperm(len(kind), generator=generator).numpy()]
+            kinds.append(np.array_split(shuffled, pieces))
+        order = np.concatenate([_merged(parts, lengths) for parts in zip(*kinds, strict=True)])
+        full = len(order) // self.batch_size
+        numbers = torch.randperm(full, generator=generator).tolist()
+        longest = int(lengths[order].argmax()) // self.batch_size
+        if longest < full:
+            numbers.remove(longest)
+            numbers.insert(0, longest)
+        for number in [*numbers, full]:
+            yield from order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
 
     def __len__(self) -> int:
         return self.labelled + self.drawn
+
+
+def _merged(kinds: Sequence[Array], lengths: Array) -> Array:
+    """Return rows of several kinds, the longest first, so that each stretch has every kind in the same share."""
+    ordered = [rows[np.argsort(-lengths[rows], kind="stable")] for rows in kinds]
+    places = np.concatenate([(np.arange(len(rows)) + 0.5) / max(len(rows), 1) for rows in ordered])
+    return np.concatenate(ordered)[np.argsort(places, kind="stable")]
 
 
 def sample_rows(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:
