@@ -146,7 +146,7 @@ def test_a_student_learns_from_texts_without_labels(
     printed = capsys.readouterr()
     assert "the same run without the unlabelled texts: accuracy" in printed.out
     assert "computing the teacher's logits of 80 unlabelled texts" in printed.err
-    assert "2 labelled and 40 of 80 unlabelled rows" in printed.err
+    assert "2 labelled and 80 of 80 unlabelled rows" in printed.err
     card = (tmp_path / "out" / "README.md").read_text()
     assert "of 80 unlabelled texts too" in card
     head = "| with the teacher and unlabelled texts | same run without these texts | same run without the teacher |"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from potstill.finetuning.job import Job
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
 from potstill.json_files import json_text
+from potstill.report.label_card import PICTURE
 from potstill.report.task_card import task_card
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
@@ -135,6 +138,16 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         frozen = isinstance(trainer.trained, FrozenEncoder)
         card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), trainer.args.declared_task, frozen)
         (staging / "README.md").write_text(card, encoding="utf-8")
+        if result.confusion is not None:
+            (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))
+
+
+@functools.lru_cache(maxsize=1)
+def _picture(confusion: str) -> bytes:
+    """Return the picture of a confusion matrix, which is given as JSON. A run may write its folder several times."""
+    from potstill.report.plots import confusion_plot  # matplotlib takes long to import
+
+    return confusion_plot(**json.loads(confusion))
 
 
 def _metrics(results: dict[str, Any]) -> str:

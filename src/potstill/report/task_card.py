@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
 from potstill.tasks.task import Task
@@ -29,6 +30,7 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         _how(recipe, results, frozen),
         _RERANKING if task.ranks else _usage(pipeline, frozen),
         _scores(results),
+        *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
     ]
