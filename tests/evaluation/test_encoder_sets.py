@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from potstill.errors import PotstillError
-from potstill.evaluation import rerank, retrieval, sts
+from potstill.evaluation import rerank, retrieval
+from potstill.tasks.sts import read_sts
 
 Lines = Callable[[Any], str]
 
@@ -36,7 +37,7 @@ def test_files_of_a_year_are_one_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "train.tsv").write_text("not read\n")
     (tmp_path / "2013-train.tsv").write_text("not read\n")
     (tmp_path / "notes.txt").write_text("not read\n")
-    sets = sts.read([tmp_path], None, "stop")
+    sets = read_sts([tmp_path], None, "stop")
     assert [one.name for one in sets] == ["STS13", "STS15"]
     assert sets[0].parts == {"FNWN": [("f", "g", 5.0)], "OnWN": [('A "b', "c", 1.5), ("d", "e", 0.0)]}
     assert sets[0].left_out == {}
@@ -44,7 +45,7 @@ def test_files_of_a_year_are_one_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sets[1].left_out == {"without a score": 2}
     assert (sets[0].rows, sets[1].rows) == ({"pairs": 3}, {"pairs": 1})
     (tmp_path / "2013-FNWN.tsv").write_text("5\tf\th\n")
-    assert sts.read([tmp_path], None, "stop")[0].fingerprint != sets[0].fingerprint
+    assert read_sts([tmp_path], None, "stop")[0].fingerprint != sets[0].fingerprint
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_layouts_with_names_of_columns(tmp_path: Path, name: str, content: str, 
     file = tmp_path / name
     file.parent.mkdir()
     file.write_text(content)
-    (one,) = sts.read([file], columns, "stop")
+    (one,) = read_sts([file], columns, "stop")
     assert one.name == "STS-B dev"
     assert one.parts == {"STS-B dev": [("a", 'b, "c"', 2.5)]}
 
@@ -91,14 +92,14 @@ def test_layouts_with_names_of_columns(tmp_path: Path, name: str, content: str, 
 def test_sts_files_that_are_refused(tmp_path: Path, name: str, content: str, told: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(PotstillError) as raised:
-        sts.read([tmp_path / name], None, "stop")
+        read_sts([tmp_path / name], None, "stop")
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_bad_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.tsv").write_text("1\ta\tb\nhigh\tc\td\n\te\tf\n2\tg\t\n")
-    (one,) = sts.read([tmp_path / "a.tsv"], None, "skip")
+    (one,) = read_sts([tmp_path / "a.tsv"], None, "skip")
     assert one.rows == {"pairs": 1}
     assert one.left_out == {"without a score": 1, "bad": 2}
     assert "2 bad rows are left out" in capsys.readouterr().err
@@ -106,14 +107,14 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.Captur
 
 def test_no_such_file(tmp_path: Path) -> None:
     for read, told in (
-        (sts.read, f"--sts_data {tmp_path / 'x'} does not exist"),
+        (read_sts, f"--sts_data {tmp_path / 'x'} does not exist"),
         (rerank.read, f"--rerank_data {tmp_path / 'x'} does not exist"),
         (retrieval.read, f"--retrieval_data {tmp_path / 'x'} is not a folder"),
     ):
         with pytest.raises(PotstillError, match=told):
             read([tmp_path / "x"], None, "stop")
     for read, told in (
-        (sts.read, "holds no file to score"),
+        (read_sts, "holds no file to score"),
         (retrieval.read, "has no corpus.jsonl, and no folder in it has one"),
     ):
         with pytest.raises(PotstillError, match=told):
@@ -219,14 +220,14 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "2013-a.tsv").write_text("1\ta\tb\n")
     (tmp_path / "2013-a.csv").write_text("sentence1,sentence2,score\na,b,1\n")
     with pytest.raises(PotstillError, match=r"2013-a\.tsv would be read as a of STS13, as another file is"):
-        sts.read([tmp_path], None, "stop")
+        read_sts([tmp_path], None, "stop")
 
 
 @pytest.mark.skipif("POTSTILL_TEST_DATA" not in os.environ, reason="POTSTILL_TEST_DATA names no folder of real data")
 def test_real_files_hold_the_published_numbers_of_pairs() -> None:
     """Expected there: `sts/YEAR-NAME.tsv` of 2013 to 2015, and `rerank/trecqa-{dev,test}.csv`."""
     folder = Path(os.environ["POTSTILL_TEST_DATA"])
-    pairs = {one.name: one.rows["pairs"] for one in sts.read([folder / "sts"], None, "stop")}
+    pairs = {one.name: one.rows["pairs"] for one in read_sts([folder / "sts"], None, "stop")}
     assert [pairs[name] for name in ("STS13", "STS14", "STS15")] == [1500, 3750, 3000]
     clean = {one.name: one.rows for one in rerank.read([folder / "rerank"], None, "stop")}  # Rao et al. 2016
     assert clean["trecqa-dev"] == {"queries": 65, "passages": 1117}

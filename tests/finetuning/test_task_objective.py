@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from potstill.finetuning.objective import TaskObjective
+from potstill.finetuning.objective import NO_TAG, TaskObjective
 
 ROWS, LENGTH, CLASSES, WIDTH = 6, 11, 4, 8
 
@@ -115,6 +115,46 @@ def test_rows_without_a_score(generator: torch.Generator) -> None:
         return objective.sum_up(objective.sentence(logits, labels, teacher, None, 0.5))["loss"]
 
     compare([logits], ours, naive)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_several_labels(generator: torch.Generator, temperature: float) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, CLASSES, generator=generator)
+    labels = torch.randint(2, (ROWS, CLASSES), generator=generator).float()
+    objective = TaskObjective(temperature=temperature)
+
+    def task(logits: Tensor) -> Tensor:
+        p = 1 / (1 + torch.exp(-logits))
+        return -(labels * torch.log(p) + (1 - labels) * torch.log(1 - p)).sum() / labels.numel()
+
+    def soft(logits: Tensor) -> Tensor:
+        q, p = (1 / (1 + torch.exp(-of.double() / temperature)) for of in (logits, teacher))
+        terms = p * torch.log(p / q) + (1 - p) * torch.log((1 - p) / (1 - q))
+        return temperature**2 * terms.sum() / labels.numel()
+
+    compare([logits], lambda student: objective.labels(student, labels)["task"], task)
+    compare([logits], lambda student: objective.labels(student, labels, teacher)["ce"], soft)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_tags(generator: torch.Generator, temperature: float) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, LENGTH, CLASSES, generator=generator)
+    labels = torch.randint(CLASSES, (ROWS, LENGTH), generator=generator)
+    labels[torch.rand(ROWS, LENGTH, generator=generator) < 0.4] = NO_TAG
+    labels[0], labels[1, 0] = NO_TAG, 2  # a sentence without a tag, and at least one tag
+    objective, every = TaskObjective(temperature=temperature), list(range(CLASSES))
+    places = [(row, at) for row in range(ROWS) for at in range(LENGTH) if labels[row, at] != NO_TAG]
+
+    def task(logits: Tensor) -> Tensor:
+        return mean([naive_cross_entropy(logits[place], every, int(labels[place])) for place in places])
+
+    def soft(logits: Tensor) -> Tensor:
+        return mean([naive_divergence(logits[place], teacher[place].double(), every, temperature) for place in places])
+
+    compare([logits], lambda student: objective.tags(student, labels)["task"], task)
+    compare([logits], lambda student: objective.tags(student, labels, teacher)["ce"], soft)
+    nothing = objective.tags(logits.detach(), torch.full_like(labels, NO_TAG), teacher)
+    assert [float(value) for value in nothing.values()] == [0, 0]
 
 
 def test_scores(generator: torch.Generator) -> None:

@@ -140,7 +140,7 @@ def test_losses_and_gradients_equal_those_of_whole_logits(
 ) -> None:
     case = new_case(**shape)
     expected, expected_gradients = exact(case, options, soft)
-    tolerances = {torch.float32: 1e-5} if device == "cuda" else {torch.float64: 1e-12, torch.float32: 1e-5}
+    tolerances = {torch.float32: 3e-5} if device == "cuda" else {torch.float64: 1e-12, torch.float32: 3e-5}
     for dtype, tolerance in tolerances.items():
         found, gradients = run(case.to(device, dtype), options, soft, dtype, chunk_size, alignment)
         assert found == pytest.approx(expected, rel=tolerance)

@@ -22,11 +22,11 @@ def test_the_worst_label_comes_first_and_the_most_frequent_confusion() -> None:
     assert pairs == [("a", "b", 3, 30.0), ("c", "a", 1, 25.0)]
     page = rendered("\n\n".join(label_section(details)))
     assert page.headings == ["Labels"]
-    assert page.tables[0][0] == ["label", "F1", "precision", "recall", "rows"]
+    assert page.tables[0][0] == ["label", "precision", "recall", "F1", "support"]
     assert page.tables[0][1:] == [
-        ["b", "76.9", "62.5", "100.0", "5"],
-        ["a", "77.8", "87.5", "70.0", "10"],
-        ["c", "85.7", "100.0", "75.0", "4"],
+        ["b", "62.5", "100.0", "76.9", "5"],
+        ["a", "87.5", "70.0", "77.8", "10"],
+        ["c", "100.0", "75.0", "85.7", "4"],
     ]
     assert "a is taken for b in 3 rows (30.0 %)." in page.text
 
@@ -37,7 +37,7 @@ def test_nothing_for_a_result_without_labels_and_the_lowest_of_very_many() -> No
     numbers = np.arange(len(names))
     section = "\n\n".join(label_section(class_details(names, np.where(numbers < 5, 6, numbers), numbers)))
     assert len(rendered(section).tables[0]) == MOST_ROWS + 1
-    assert "The other 20 are in `results.json`." in section
+    assert "The 20 labels with a higher F1 are in `results.json`." in section
 
 
 @pytest.mark.parametrize("name", NAMES)

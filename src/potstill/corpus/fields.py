@@ -37,7 +37,7 @@ def records(lines: Iterable[NumberedLine], delimiter: str, quoted: bool) -> Iter
 
     def texts() -> Iterator[str]:
         nonlocal number
-        for number, line in lines:  # noqa: B007 (the number is read outside)
+        for number, line in lines:
             if isinstance(line, UnicodeDecodeError):
                 errors.append((number, line))
             else:

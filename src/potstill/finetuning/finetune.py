@@ -16,7 +16,7 @@ from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.result import RESULTS, RunResult
-from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
+from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, shown, train_once
 from potstill.json_files import json_text
 from potstill.report.label_card import PICTURE
 from potstill.report.task_card import task_card
@@ -56,7 +56,8 @@ def finetune(args: FinetuneArguments) -> Finetuned:
     """Fine-tune a model on a task, with a task teacher's soft targets if there is one, and score it.
 
     The written folder can be loaded with `AutoModelForQuestionAnswering`, or with `AutoModelForSequenceClassification`
-    and `pipeline("text-classification")`. It also contains a card, the recipe as YAML, and the results.
+    and `pipeline("text-classification")`, or with `AutoModelForTokenClassification` and
+    `pipeline("token-classification")`. It also contains a card, the recipe as YAML, and the results.
 
     Args:
         args: at least `model`, `task` and `output_dir`.
@@ -153,7 +154,7 @@ def _picture(confusion: str) -> bytes:
 def _metrics(results: dict[str, Any]) -> str:
     metrics = flat(results["metrics"])
     names = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
-    return ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
+    return ", ".join(f"{name} {shown(name, metrics[name])}" for name in names)
 
 
 def _rows(results: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
-from potstill.finetuning.class_weights import balanced_weights
+from potstill.finetuning.class_weights import weights_of
 from potstill.finetuning.data import TaskData, load_data
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
@@ -80,7 +80,7 @@ class Job:
             reader.tokenizer.model_max_length = reader.max_length
         weights = None
         if args.class_weights:
-            weights = balanced_weights(train.values["labels"], data.labels or ())
+            weights = weights_of(train, data.labels or ())
         return cls(
             args, data, reader.tokenizer, train, dev, layers=layers, unlabelled=unlabelled, class_weights=weights
         )

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -24,7 +25,11 @@ from potstill.student.weights import Weights, check_finite
 
 _OF_LAYER = re.compile(r"\.\d+\.")
 
-AutoHead = type[AutoModelForSequenceClassification] | type[AutoModelForQuestionAnswering]
+AutoHead = (
+    type[AutoModelForSequenceClassification]
+    | type[AutoModelForQuestionAnswering]
+    | type[AutoModelForTokenClassification]
+)
 
 
 def load_config(name: str, role: str = "model") -> PreTrainedConfig:

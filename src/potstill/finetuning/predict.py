@@ -25,8 +25,8 @@ def predict(model: nn.Module, rows: Rows, batch_size: int, dtype: torch.dtype | 
         dtype: dtype of autocast; None for no autocast.
 
     Returns:
-        For sentences `logits`, (rows, C). For spans `start_logits` and `end_logits`, (tokens of all rows,) each, with
-        the rows in order. All are float32.
+        For sentences `logits`, (rows, C). For tags `logits`, (tokens of all rows, C). For spans `start_logits` and
+        `end_logits`, (tokens of all rows,) each. Tokens are in the order of the rows. All are float32.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -38,13 +38,16 @@ def predict(model: nn.Module, rows: Rows, batch_size: int, dtype: torch.dtype | 
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 outputs = run(model, batch)
-            if "logits" in outputs:
-                logits = outputs.logits.float().cpu().numpy()
-                found.setdefault("logits", np.empty((len(rows), logits.shape[1]), np.float32))[places] = logits
-                continue
             lengths = rows.lengths[places]
             inside = np.arange(batch["input_ids"].shape[1]) < lengths[:, None]
             where = (starts[places][:, None] + np.arange(inside.shape[1]))[inside]
+            if "logits" in outputs:
+                logits = outputs.logits.float().cpu().numpy()
+                by_token = logits.ndim == 3
+                count = starts[-1] if by_token else len(rows)
+                every = found.setdefault("logits", np.empty((count, logits.shape[-1]), np.float32))
+                every[where if by_token else places] = logits[inside] if by_token else logits
+                continue
             for name in ("start_logits", "end_logits"):
                 flat = found.setdefault(name, np.empty(starts[-1], np.float32))
                 flat[where] = outputs[name].float().cpu().numpy()[inside]

@@ -29,6 +29,7 @@ NOT_HYPERPARAMETERS = {
     *("unlabelled", "unlabelled_columns", "without_unlabelled_too"),
     # A score does not depend on these, so an interrupted run may continue with other values.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
+    *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
     *("on_bad_rows", "rerank_columns"),  # they change the data, and so their fingerprint, which is compared
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
@@ -71,10 +72,10 @@ class RunResult:
         without_unlabelled: the measurements of the same run with the teacher but without these texts.
         changed_on_resume: for each resumption that changed options, its step, and option → its value before and after.
         layers: the layers of the model that were kept, from 0; None for all.
-        per_label: label → precision, recall, F1 and support over all scored rows; None for tasks without labels and in
-            older results.
-        confusion: `labels`, and `counts` with a row for each correct class and a column for each predicted one; None if
-            a row does not have exactly one class.
+        per_label: label, or kind of entity, → `precision`, `recall` and `f1` in percent, and `support`, over all scored
+            rows; None for tasks without labels and in older results.
+        confusion: `labels`, and `counts` with a row for each correct label and a column for each predicted one; None if
+            a row may have several labels, or none.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 

@@ -27,8 +27,8 @@ class Rows(Dataset[dict[str, Tensor]]):
     """Inputs and labels for a model; each row is an example or a window.
 
     Attributes:
-        tokens: name → column with one number per token, (tokens of all rows,), with the rows in order; it includes
-            `input_ids`.
+        tokens: name → column with one number or vector per token, (tokens of all rows, …), with the rows in order; it
+            includes `input_ids`.
         values: name → column with one number or vector per row, (rows, …).
         lengths: (rows,) number of tokens in each row.
         padding: name of a column of tokens → its padding value; 0 if not given.
@@ -55,7 +55,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         return len(self.lengths)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Return a batch: columns of tokens and `attention_mask` are (B, L), the other columns are (B, …)."""
+        """Return a batch: columns of tokens and `attention_mask` are (B, L, …), the other columns are (B, …)."""
         places = np.asarray(indices)
         lengths = self.lengths[places]
         longest = min(-(-int(lengths.max()) // self.multiple) * self.multiple, self.limit)
@@ -63,7 +63,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         source = (self._starts[places][:, None] + np.arange(longest))[inside]
         batch = {}
         for name, column in self.tokens.items():
-            padded = np.full(inside.shape, self.padding.get(name, 0), _wide(column.dtype))
+            padded = np.full((*inside.shape, *column.shape[1:]), self.padding.get(name, 0), _wide(column.dtype))
             padded[inside] = column[source]
             batch[name] = torch.from_numpy(padded)
         batch["attention_mask"] = torch.from_numpy(inside.astype(np.int64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -73,14 +73,8 @@ class SentenceData:
     def shape(self) -> dict[str, Any]:
         """Return the fields of a model's config that describe the task."""
         if self.task.is_regression:
-            return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
-        names = dict(enumerate(self.task.labels))
-        return {
-            "num_labels": len(names),
-            "problem_type": "single_label_classification",
-            "id2label": names,
-            "label2id": {label: number for number, label in names.items()},
-        }
+            return score_shape()
+        return class_shape(self.task.labels) | {"problem_type": "single_label_classification"}
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
         """Tokenise a split, with the column `labels` if it has any: see `tokenised`."""
@@ -108,12 +102,7 @@ class SentenceData:
         answers: list[tuple[Array, Array]] = []
         for name, rows in dev.items():
             logits = predict(rows)["logits"]
-            wrong = int((~np.isfinite(logits).all(axis=1)).sum())
-            if wrong:  # argmax would choose NaN
-                raise PotstillError(
-                    f"The model's logits for {wrong} of the {len(logits)} rows of {name} are not finite, so the model "
-                    "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
-                )
+            check_logits(logits, name)
             predictions = logits[:, 0] if self.task.is_regression else logits.argmax(axis=1)
             by_split[name] = self.task.score(predictions, rows.values["labels"])
             answers.append((predictions, rows.values["labels"]))
@@ -123,6 +112,31 @@ class SentenceData:
         if self.task.is_regression:
             return metrics
         return metrics | class_details(self.task.labels, *map(np.concatenate, zip(*answers, strict=True)))
+
+
+def score_shape() -> dict[str, Any]:
+    """Return the fields of the config of a model that gives a number."""
+    return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
+
+
+def class_shape(labels: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of the config of a model that names labels, but for its `problem_type`."""
+    names = dict(enumerate(labels))
+    return {
+        "num_labels": len(names),
+        "id2label": names,
+        "label2id": {label: number for number, label in names.items()},
+    }
+
+
+def check_logits(logits: Array, split: str) -> None:
+    """Raise a `PotstillError` if logits, (rows, C), are not all finite numbers."""
+    wrong = int((~np.isfinite(logits).all(axis=1)).sum())
+    if wrong:  # argmax would choose NaN
+        raise PotstillError(
+            f"The model's logits for {wrong} of the {len(logits)} rows of {split} are not finite, so the model "
+            "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
+        )
 
 
 def tokenised(

@@ -32,7 +32,8 @@ class TaskStep(nn.Module):
         labelled_share: share of the rows that have a label.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
-    and perhaps `soft`, (B, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
+    or (B, C) if there are several, and perhaps `soft`, (B, C); for tags `labels`, (B, L), and perhaps `soft`,
+    (B, L, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
     `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and perhaps `soft_start` and `soft_end`, (B, L).
     The token types for a teacher that takes them are `teacher_token_type_ids`, (B, L).
     """
@@ -81,9 +82,13 @@ class TaskStep(nn.Module):
             return self.objective(outputs.logits, batch)
         inside = batch["attention_mask"].bool()
         if "labels" in batch:
-            losses = self.objective.sentence(
-                outputs.logits, batch["labels"], batch.get("soft"), self.class_weights, self.labelled_share
-            )
+            labels, soft, weights = batch["labels"], batch.get("soft"), self.class_weights
+            if labels.dim() == 1:
+                losses = self.objective.sentence(outputs.logits, labels, soft, weights, self.labelled_share)
+            elif labels.is_floating_point():
+                losses = self.objective.labels(outputs.logits, labels, soft, weights, self.labelled_share)
+            else:
+                losses = self.objective.tags(outputs.logits, labels, soft, weights)
         else:
             soft = (batch["soft_start"], batch["soft_end"]) if "soft_start" in batch else None
             losses = self.objective.span(

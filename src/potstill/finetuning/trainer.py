@@ -32,6 +32,9 @@ from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
 
+NOT_PERCENT = ("mae", "threshold")
+"""Metrics that are not in percent."""
+
 
 class FinetuneTrainer(ResumableTrainer):
     """Fine-tunes a model on the rows of a job, and scores it.
@@ -59,6 +62,7 @@ class FinetuneTrainer(ResumableTrainer):
                 f"{self._rows_of(args)}: leave it out."
             )
         self.job = job
+        self.details: dict[str, Any] = {}
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
         record = args.records and not isinstance(model, FrozenEncoder)
@@ -126,11 +130,10 @@ class FinetuneTrainer(ResumableTrainer):
         return self._log_scores(self.score(), metric_key_prefix)
 
     def score(self) -> dict[str, Any]:
-        """Score the dev sets.
+        """Score the dev sets, and keep the figures of each label in `details`.
 
         Returns:
-            The task's metrics, by split if it has several, and its `score`, all in percent; and the figures of its
-            labels, if it has any (`DETAILS` of `potstill.tasks.per_label`).
+            The task's metrics, by split if it has several, and its `score`; all in percent.
 
         Raises:
             PotstillError: a batch does not fit into memory.
@@ -139,13 +142,16 @@ class FinetuneTrainer(ResumableTrainer):
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with self.excluded_time(), fitting_memory(args, evaluation=True):
             self.trained.to(args.device)
-            return self.job.data.score(
+            found = self.job.data.score(
                 lambda rows: predict(self.trained, rows, args.per_device_eval_batch_size, dtype), self.job.dev
             )
+        self.details = {name: found.pop(name) for name in DETAILS if name in found}
+        if "threshold" in found:  # whoever loads the model then knows from which probability on a label is meant
+            self.trained.config.threshold = found["threshold"]
+        return found
 
     def _log_scores(self, metrics: dict[str, Any], prefix: str = "eval") -> dict[str, float]:
-        shown = {name: value for name, value in metrics.items() if name not in DETAILS}
-        logs = {f"{prefix}_{name}": value for name, value in flat(shown).items()}
+        logs = {f"{prefix}_{name}": value for name, value in flat(metrics).items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
@@ -167,7 +173,7 @@ def train_once(
 
     Returns:
         The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `seconds` by part, `steps`,
-        `rows_per_second` of the training, and the figures of the labels.
+        and `rows_per_second` of the training; and the figures in `DETAILS` that the task has.
 
     Raises:
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
@@ -188,16 +194,15 @@ def train_once(
     trainer._log_scores(metrics)
     scored = time.monotonic()
     score = metrics.pop("score")
-    details = {name: metrics.pop(name) for name in DETAILS if name in metrics}
     seconds = {"preparing": prepared - started, "training": trained - prepared, "scoring": scored - trained}
     steps = trainer.state.global_step
     return trainer, {
         "score": score,
         "metrics": metrics,
+        **trainer.details,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
         "rows_per_second": steps * trainer.units_per_step / max(trained - prepared, 1e-9),
-        **details,
     }
 
 
@@ -258,9 +263,14 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def shown(name: str, value: float) -> str:
+    """Return a figure as it is printed: percent have one digit after the point, other units three."""
+    return f"{value:.3f}" if name.endswith(NOT_PERCENT) else f"{value:.1f}"
+
+
 def _evaluation_line(logs: dict[str, float]) -> str:
     return " · ".join(
-        f"{name.removeprefix('eval_')} {value:.1f}"
+        f"{name.removeprefix('eval_')} {shown(name, value)}"
         for name, value in logs.items()
         if name.startswith("eval_") and isinstance(value, float)
     )
@@ -281,7 +291,7 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     if args.ranks:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
     return (
-        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
+        f"{args.declared_task.name} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
         f"{args.train_batch_size * args.world_size} a step · {precision} on {devices}{hardware(args.device)}"
     )
 

@@ -62,16 +62,17 @@ def label_section(results: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             plain(label),
-            *(f"{per_label[label][name]:.1f}" for name in ("f1", "precision", "recall")),
+            *(f"{per_label[label][name]:.1f}" for name in ("precision", "recall", "f1")),
             f"{int(per_label[label]['support']):,}",
         ]
         for label in order[:MOST_ROWS]
     ]
-    rest = "" if len(order) <= MOST_ROWS else f" The other {len(order) - MOST_ROWS} are in `results.json`."
+    left_out = len(order) - len(rows)
+    more = f" The {left_out:,} labels with a higher F1 are in `results.json`." if left_out else ""
     parts = [
         "## Labels",
-        f"The label with the lowest F1 comes first. Figures are in percent of the scored rows.{rest}",
-        table(["label", "F1", "precision", "recall", "rows"], rows, figures=True),
+        f"The lowest F1 first; support is the number of rows, words or entities.{more}",
+        table(["label", "precision", "recall", "F1", "support"], rows, figures=True),
     ]
     if confusion:
         parts.append(f"![Confusion matrix: correct labels by predicted labels]({PICTURE})")

@@ -7,6 +7,7 @@ from typing import Any
 from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
 
@@ -26,9 +27,9 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
     sections = [
         front_matter(header, recipe["model"]),
-        f"# {name_of(recipe['model'])} on {plain(recipe['task'])}",
+        f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
         _how(recipe, results, frozen),
-        _RERANKING if task.ranks else _usage(pipeline, frozen),
+        _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
         _scores(results),
         *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
@@ -66,7 +67,7 @@ def _cost(results: dict[str, Any]) -> str:
     return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
-def _usage(pipeline: str, frozen: bool) -> str:
+def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:
     spans = pipeline == "question-answering"
     if frozen:
         auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
@@ -76,9 +77,18 @@ def _usage(pipeline: str, frozen: bool) -> str:
         )
     if spans:
         return _ANSWERING
+    call, more = 'model("…")', ""
+    if "threshold" in metrics:
+        call = 'model("…", top_k=None)'
+        more = (
+            f"\n\nEach label has a probability of its own. A label is meant from {metrics['threshold']:g} on: this "
+            "threshold was chosen on the rows that were scored, and is `threshold` in the config."
+        )
+    if pipeline == "token-classification":
+        call = 'model("…", aggregation_strategy="first")'
     return (
         f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
-        'model("…")\n```'
+        f"{call}\n```{more}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import os
@@ -229,11 +230,12 @@ class SentenceEncoder(nn.Module):
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(path)
-        self.tokenizer.model_max_length = self.max_length
+        tokenizer = copy.deepcopy(self.tokenizer)  # others may use it
+        tokenizer.model_max_length = self.max_length
         # `encode` leaves its own settings there, and other programs read them.
-        self.tokenizer.backend_tokenizer.no_truncation()
-        self.tokenizer.backend_tokenizer.no_padding()
-        self.tokenizer.save_pretrained(path)
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.save_pretrained(path)
         self.save_modules(path)
         (path / "README.md").write_text(sentence_card(self) if card is None else card, encoding="utf-8")
 

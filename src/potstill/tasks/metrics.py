@@ -22,9 +22,10 @@ def f1(predictions: Any, references: Any) -> float:
 
 
 def macro_f1(predictions: Any, references: Any) -> float:
-    """Return the mean of the F1 of the classes, in percent; a class in neither of the two counts as 0.
+    """Return the mean of the F1 of the classes, in percent.
 
-    The arguments are (N,) classes, or (N, C) of 0 and 1 if a row may have several.
+    The arguments are (N,) classes, or (N, C) of 0 and 1 if a row may have several. Of (N,) classes, those that are in
+    neither of the two do not count; of (N, C) all count, and a class that is in neither has 0.
     """
     return 100 * float(f1_score(references, predictions, average="macro", zero_division=0))
 

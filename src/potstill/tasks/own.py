@@ -144,7 +144,9 @@ def _read_task(file: Path, _version: Any) -> Task:
     known = ["kind", "name", "metric", *places]
     unknown = next((name for name in values if name not in known), None)
     if unknown is not None:
-        raise PotstillError(f"{file} has a field {unknown!r}, which is none of {', '.join(known)}{_near(unknown, known)}.")
+        raise PotstillError(
+            f"{file} has a field {unknown!r}, which is none of {', '.join(known)}{_near(unknown, known)}."
+        )
     kind = values.get("kind")
     kinds = [*KINDS, "questions"]
     if kind not in kinds:

@@ -1,4 +1,4 @@
-"""Read the rows of a task on texts from a user's files: the text, perhaps a second one, and a label, labels or a score."""
+"""Read the rows of a task on texts from a user's files: one or two texts, and a label, several labels or a score."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _read(task: OwnTask, files: OwnFiles, name: str, source: str, on_bad_rows: O
     split, faults, without = _Split(table, bad), _Faults(table, bad), 0
     separator = files.label_separator or SEPARATOR
     for number, row in table.rows:
-        texts = tuple(row.get(column) for column in (text, pair) if column is not None)
+        texts: tuple[Any, ...] = tuple(row.get(column) for column in (text, pair) if column is not None)
         fault = next((fault for value in texts if (fault := text_fault(value, "a text")) is not None), None)
         if any(value is None for value in texts):
             fault = "without a text"
@@ -157,7 +157,7 @@ def _read(task: OwnTask, files: OwnFiles, name: str, source: str, on_bad_rows: O
         split.labels.append(value)
     faults.report()
     if without:
-        print_message(f"{table.where}: {without:,} rows have no label; they are examples of none.")
+        print_message(f"{table.where}: {without:,} of {len(table.rows):,} rows have no label: examples of none.")
     return split
 
 
@@ -230,8 +230,7 @@ def _number(split: _Split, names: tuple[str, ...], listed: bool, known_by: str |
     split.texts = [split.texts[place] for place in kept]
     labels = [split.labels[place] for place in kept]
     split.labels = [
-        sorted({known[one.name] for one in label}) if isinstance(label, list) else known[label.name]
-        for label in labels
+        sorted({known[one.name] for one in label}) if isinstance(label, list) else known[label.name] for label in labels
     ]
 
 

@@ -16,7 +16,7 @@ from potstill.tasks.questions import SQUAD, SQUAD_V2
 from potstill.tasks.rerank import RERANK
 from potstill.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2, RERANK, *OWN.values())}
+TASKS: dict[str, Task] = {one.name: one for one in (*GLUE.values(), IMDB, SQUAD, SQUAD_V2, RERANK, *OWN.values())}
 """Name → declaration, in the order of help and messages."""
 
 
@@ -31,13 +31,15 @@ def find_task(name: str) -> Task:
     """
     if is_task_file(name):
         task = read_task(name)
-        if task.name in TASKS:
+        if task.name in TASKS and task.name not in OWN:
             raise PotstillError(f"{name}: name is {task.name!r}, which is another task: give the task its own name.")
         return task
     if name not in TASKS:
         near = difflib.get_close_matches(name.casefold(), TASKS, 1)
         hint = f"; the nearest is {near[0]}" if near else ""
-        raise PotstillError(f"There is no task {name!r}; the tasks are {', '.join(TASKS)}, and those of .yaml files{hint}.")
+        raise PotstillError(
+            f"There is no task {name!r}; the tasks are {', '.join(TASKS)}, and those of .yaml files{hint}."
+        )
     return TASKS[name]
 
 

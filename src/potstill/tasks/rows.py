@@ -52,7 +52,8 @@ class BadRows:
             PotstillError: `on_bad_rows` is ``stop``.
         """
         if self.on_bad_rows == "stop":
-            raise PotstillError(f"{message}; correct {'the row' if count == 1 else 'them'}, or leave such rows out with --on_bad_rows skip.")
+            rows = "the row" if count == 1 else "them"
+            raise PotstillError(f"{message}; correct {rows}, or leave such rows out with --on_bad_rows skip.")
         self.count += count
         self.first = self.first or message
 
