@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from potstill.finetuning.class_weights import balanced_weights
+from potstill.finetuning.class_weights import balanced_weights, positive_weights
 from potstill.finetuning.job import Job
 from potstill.finetuning.trainer import FinetuneTrainer
 
@@ -22,6 +22,14 @@ def test_as_scikit_learn_balances(capsys: pytest.CaptureFixture[str]) -> None:
     assert found[3] == 1  # no row has it
     assert found[torch.from_numpy(labels)].mean().item() == pytest.approx(1, abs=1e-5)
     assert "the weights go from" in capsys.readouterr().err
+
+
+def test_several_labels_weigh_as_much_where_they_are_as_where_they_are_not() -> None:
+    labels = (np.random.default_rng().random((50, 4)) < [0.1, 0.5, 0.9, 0.0]).astype(np.float32)
+    labels[:2, :3] = [[1, 1, 1], [0, 0, 0]]
+    found = positive_weights(labels, "abcd").numpy()
+    np.testing.assert_allclose((found * labels.sum(0))[:3], (1 - labels).sum(0)[:3], rtol=1e-5)
+    assert found[3] == 1
 
 
 def test_in_a_run(bert: Path, glue: Path, new_job: Callable[..., Job]) -> None:

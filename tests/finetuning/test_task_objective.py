@@ -135,6 +135,16 @@ def test_several_labels(generator: torch.Generator, temperature: float) -> None:
     compare([logits], lambda student: objective.labels(student, labels)["task"], task)
     compare([logits], lambda student: objective.labels(student, labels, teacher)["ce"], soft)
 
+    some, weights = labels.clone(), 0.1 + 3 * torch.rand(CLASSES, generator=generator)
+    some[::2] = math.nan
+
+    def weighted(logits: Tensor) -> Tensor:
+        p = 1 / (1 + torch.exp(-logits))
+        each = weights.double() * labels * torch.log(p) + (1 - labels) * torch.log(1 - p)
+        return -each[1::2].sum() / labels.numel() / 0.4
+
+    compare([logits], lambda student: objective.labels(student, some, teacher, weights, 0.4)["task"], weighted)
+
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_tags(generator: torch.Generator, temperature: float) -> None:
@@ -153,6 +163,16 @@ def test_tags(generator: torch.Generator, temperature: float) -> None:
 
     compare([logits], lambda student: objective.tags(student, labels)["task"], task)
     compare([logits], lambda student: objective.tags(student, labels, teacher)["ce"], soft)
+
+    weights = 0.1 + 3 * torch.rand(CLASSES, generator=generator)
+
+    def weighted(logits: Tensor) -> Tensor:
+        each = [
+            weights[labels[place]] * naive_cross_entropy(logits[place], every, int(labels[place])) for place in places
+        ]
+        return mean(each)
+
+    compare([logits], lambda student: objective.tags(student, labels, teacher, weights)["task"], weighted)
     nothing = objective.tags(logits.detach(), torch.full_like(labels, NO_TAG), teacher)
     assert [float(value) for value in nothing.values()] == [0, 0]
 

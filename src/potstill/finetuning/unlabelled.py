@@ -11,9 +11,12 @@ import datasets
 
 from potstill.corpus.sources import Source, find_sources
 from potstill.errors import PotstillError
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.predict import fingerprint
+from potstill.tasks.own import OwnTask
 from potstill.tasks.own_tables import TRAIN, open_table
 from potstill.tasks.rows import BadRows, OnBadRows, print_message, text_fault, text_lines
+from potstill.tasks.task import OwnFiles, Task
 
 OPTION = "--unlabelled"
 
@@ -59,7 +62,7 @@ class Unlabelled:
         return self.counts | {"per_epoch": drawn, "fingerprint": fingerprint({"unlabelled": self.rows})}
 
 
-def columns_of(args: Any, task: Any, pairs: bool) -> Columns:
+def columns_of(args: FinetuneArguments, task: Task, pairs: bool) -> Columns:
     """Return the columns of the texts of a task: those that the user named, or the task's own and the usual ones.
 
     Args:
@@ -70,18 +73,20 @@ def columns_of(args: Any, task: Any, pairs: bool) -> Columns:
     Raises:
         PotstillError: the user named another number of columns than the task has texts.
     """
-    every = getattr(args, "columns", None)
+    files = args.own_files if isinstance(task, OwnTask) else OwnFiles()
     if args.unlabelled_columns is not None:
         text, *pair = args.unlabelled_columns
         if len(pair) != pairs:
             needed = "the two texts of a pair" if pairs else "one text"
             raise PotstillError(f"{OPTION}_columns names {1 + len(pair)}: it must name the columns of {needed}.")
-        return Columns((text,), tuple(pair) or None, True, every)
+        return Columns((text,), tuple(pair) or None, True, files.columns)
     table = getattr(task, "hub", None)
-    own = [getattr(args, "text_column", None), getattr(table, "text", None)]
-    second = [getattr(args, "pair_column", None), getattr(table, "pair", None)]
+    own = [files.text_column, getattr(table, "text", None)]
+    second = [files.pair_column, getattr(table, "pair", None)]
     names, others = (tuple(dict.fromkeys(name for name in some if isinstance(name, str))) for some in (own, second))
-    return Columns((*names, "text", "sentence"), (*others, "pair", "sentence2") if pairs else None, False, every)
+    return Columns(
+        (*names, "text", "sentence"), (*others, "pair", "sentence2") if pairs else None, False, files.columns
+    )
 
 
 def read_unlabelled(
