@@ -48,20 +48,14 @@ class FinetuneArguments(RunArguments):
     model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
     task: str | None = option(
         None,
-        f"Task to fine-tune it on: {', '.join(TASKS)}; or a .yaml file that declares a task on your own files.",
+        f"Task to fine-tune it on: {', '.join(TASKS)}; or a .yaml file.",
         required=True,
     )
     task_data: str | None = option(
         None, "Folder with the data of the task or of all tasks, or one file for SQuAD; the hub's dataset if not given."
     )
-    train_data: str | None = option(
-        None,
-        "Your own file to train on: .csv, .tsv, .jsonl, .json, .parquet or CoNLL's, a saved datasets folder, or a hub "
-        "id. For SQuAD and rerank it stands in place of --task_data.",
-    )
-    eval_data: str | None = option(
-        None, "Your own file to score; if not given, --dev_share of --train_data. For rerank it must be given."
-    )
+    train_data: str | None = option(None, "Your own file to train on, in place of --task_data.")
+    eval_data: str | None = option(None, "Your own file to score; else --dev_share is held out.")
     text_column: str | None = option(None, "Column of the text, or of the words, in your own files; text or tokens.")
     pair_column: str | None = option(None, "Column of the second text, if your own task is on pairs of texts.")
     label_column: str | None = option(

@@ -138,8 +138,8 @@ def _begun(sentences: list[Tagged], where: str) -> list[Tagged]:
         found.append(Tagged(one.words, tags, one.places))
     if changed:
         print_message(
-            f"{where}: entities begin with I- in {changed:,} of {len(sentences):,} sentences, as in IOB1: they now begin "
-            "with B-."
+            f"{where}: entities begin with I- in {changed:,} of {len(sentences):,} sentences, as in IOB1: they "
+            "now begin with B-."
         )
     return found
 
