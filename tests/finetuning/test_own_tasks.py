@@ -305,10 +305,37 @@ def test_a_teacher_of_several_labels_with_other_names_is_refused(
 
     teacher = shutil.copytree(trained["sets"], tmp_path / "teacher")
     config: dict[str, Any] = json.loads((teacher / "config.json").read_text())
-    config["id2label"] = {str(number): f"other {number}" for number in range(4)}
-    (teacher / "config.json").write_text(json.dumps(config))
-    assert main(flags(model=bert, task=own / "sets.yaml", teacher=teacher, output_dir=tmp_path / "out")) == 1
-    assert "its labels have other names" in capsys.readouterr().err
+    for name, message in (("LABEL_", "its labels have other names"), ("other ", "lacks the task's label")):
+        config["id2label"] = {str(number): f"{name}{number}" for number in range(4)}
+        (teacher / "config.json").write_text(json.dumps(config))
+        assert main(flags(model=bert, task=own / "sets.yaml", teacher=teacher, output_dir=tmp_path / "out")) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["classes", "sets", "scores"])
+def test_unlabelled_texts_and_weights_of_labels(
+    task: str, trained: dict[str, Path], own: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(tmp_path / "more.jsonl", [{"text": row["text"], "other": "bom"} for row in own_rows(30, 9)])
+    options: Json = {"model": bert, "task": own / f"{task}.yaml", "teacher": trained[task], "max_train_samples": 12}
+    options |= {"unlabelled": tmp_path / "more.jsonl", "unlabelled_ratio": 2, "num_train_epochs": 1}
+    options |= {"class_weights": None if task == "scores" else "balanced"}
+    found = finetuned(**options, output_dir=tmp_path / "out")
+    assert found["unlabelled"]["texts"] == 30 - found["unlabelled"]["in_training_rows"]
+    assert found["unlabelled"]["per_epoch"] == 24
+    assert found["steps"] == 5  # of 8 rows
+    assert found["without_unlabelled"]["steps"] == found["without_teacher"]["steps"] == 2
+    assert ("balanced classes: the weights go from" in capsys.readouterr().err) == (task != "scores")
+
+
+def test_unlabelled_texts_are_not_for_words(
+    trained: dict[str, Path], own: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": bert, "teacher": trained["words"], "unlabelled": "x.txt", "output_dir": tmp_path / "out"}
+    assert main(flags(**options, task=own / "words.yaml")) == 1
+    assert "it is for tasks on texts: leave it out" in capsys.readouterr().err
+    del options["unlabelled"]
+    assert finetuned(**options, task=own / "words.yaml", class_weights="balanced", num_train_epochs=1)["per_label"]
 
 
 @pytest.mark.gpu

@@ -76,6 +76,47 @@ def test_classes(generator: torch.Generator, temperature: float, dtype: torch.dt
     )
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_without_a_label_and_weights_of_classes(generator: torch.Generator, weighted: bool) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, CLASSES, generator=generator)
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    labels[::3] = -100
+    weights = 0.1 + 3 * torch.rand(CLASSES, generator=generator) if weighted else None
+    share = 0.4  # in all batches; it is another one in this batch
+    objective = TaskObjective(alpha_ce=0.3, alpha_task=0.8)
+
+    def ours(logits: Tensor) -> Tensor:
+        return objective.sum_up(objective.sentence(logits, labels, teacher, weights, share))["loss"]
+
+    def naive(logits: Tensor) -> Tensor:
+        every, task, soft = list(range(CLASSES)), torch.zeros((), dtype=torch.float64), []
+        for row, label in enumerate(labels.tolist()):
+            soft.append(naive_divergence(logits[row], teacher[row].double(), every, objective.temperature))
+            if label != -100:
+                factor = 1.0 if weights is None else weights[label].item()
+                task = task + factor * naive_cross_entropy(logits[row], every, label)
+        return 0.8 * task / (ROWS * share) + 0.3 * mean(soft)
+
+    compare([logits], ours, naive)
+
+
+def test_rows_without_a_score(generator: torch.Generator) -> None:
+    logits, teacher = torch.randn(2, ROWS, 1, generator=generator)
+    labels = torch.randn(ROWS, generator=generator)
+    labels[1::2] = math.nan
+    objective = TaskObjective(alpha_ce=0.3, alpha_task=0.8)
+
+    def naive(logits: Tensor) -> Tensor:
+        task = [(logits[row, 0] - labels[row].double()) ** 2 for row in range(0, ROWS, 2)]
+        soft = [(logits[row, 0] - teacher[row, 0].double()) ** 2 for row in range(ROWS)]
+        return 0.8 * sum(task, torch.zeros(())) / (ROWS * 0.5) + 0.3 * mean(soft)
+
+    def ours(logits: Tensor) -> Tensor:
+        return objective.sum_up(objective.sentence(logits, labels, teacher, None, 0.5))["loss"]
+
+    compare([logits], ours, naive)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_several_labels(generator: torch.Generator, temperature: float) -> None:
     logits, teacher = 3 * torch.randn(2, ROWS, CLASSES, generator=generator)
@@ -93,6 +134,16 @@ def test_several_labels(generator: torch.Generator, temperature: float) -> None:
 
     compare([logits], lambda student: objective.labels(student, labels)["task"], task)
     compare([logits], lambda student: objective.labels(student, labels, teacher)["ce"], soft)
+
+    some, weights = labels.clone(), 0.1 + 3 * torch.rand(CLASSES, generator=generator)
+    some[::2] = math.nan
+
+    def weighted(logits: Tensor) -> Tensor:
+        p = 1 / (1 + torch.exp(-logits))
+        each = weights.double() * labels * torch.log(p) + (1 - labels) * torch.log(1 - p)
+        return -each[1::2].sum() / labels.numel() / 0.4
+
+    compare([logits], lambda student: objective.labels(student, some, teacher, weights, 0.4)["task"], weighted)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -112,6 +163,16 @@ def test_tags(generator: torch.Generator, temperature: float) -> None:
 
     compare([logits], lambda student: objective.tags(student, labels)["task"], task)
     compare([logits], lambda student: objective.tags(student, labels, teacher)["ce"], soft)
+
+    weights = 0.1 + 3 * torch.rand(CLASSES, generator=generator)
+
+    def weighted(logits: Tensor) -> Tensor:
+        each = [
+            weights[labels[place]] * naive_cross_entropy(logits[place], every, int(labels[place])) for place in places
+        ]
+        return mean(each)
+
+    compare([logits], lambda student: objective.tags(student, labels, teacher, weights)["task"], weighted)
     nothing = objective.tags(logits.detach(), torch.full_like(labels, NO_TAG), teacher)
     assert [float(value) for value in nothing.values()] == [0, 0]
 

@@ -21,12 +21,12 @@ from potstill.evaluation.run import PlannedRun, clear_cache, data_fingerprint, t
 from potstill.files import check_writable
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import InputReader
-from potstill.finetuning.predict import model_fingerprint
 from potstill.finetuning.result import RunResult, relevant, run_path
 from potstill.finetuning.trainer import hyperparameters
 from potstill.student.loading import model_folder
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.registry import title_of
+from potstill.training.run_record import model_fingerprint
 
 SMALL = 50_000_000
 """A run of a model with fewer parameters leaves most of a GPU idle."""

@@ -24,6 +24,7 @@ LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 
 OF_FINETUNE = (
     *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric"),
+    *("unlabelled", "unlabelled_ratio", "unlabelled_columns"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
 )
 """Options of `finetune` that make no sense for several models or tasks."""
@@ -73,6 +74,9 @@ class EvaluateArguments(FinetuneArguments):
     losses: dict | str | None = option(None, "An option of `finetune`.")
     num_hidden_layers: int | None = option(None, "An option of `finetune`.")
     layers: str | None = option(None, "An option of `finetune`.")
+    unlabelled: list[str] | str | None = option(None, "An option of `finetune`.")
+    unlabelled_ratio: float | None = option(None, "An option of `finetune`.")
+    unlabelled_columns: list[str] | None = option(None, "An option of `finetune`.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )

@@ -57,7 +57,7 @@ class TaskData(Hashable, Protocol):
     def score(self, predict: Callable[[Rows], dict[str, Array]], dev: dict[str, Rows]) -> dict[str, Any]:
         """Return the metrics, by split if there are several splits, and their `score`; all in percent.
 
-        A task on a user's own files also returns the figures of each label: see `potstill.tasks.class_scores.Scored`.
+        A task with labels adds the figures of `potstill.tasks.per_label`, by the names in `DETAILS` there.
         """
 
 

@@ -94,6 +94,21 @@ class FinetuneArguments(RunArguments):
         False, "Do not train the encoder; train a BiLSTM with attention on its hidden states, as was done with ELMo."
     )
     teacher: str | None = option(None, "Folder or hub name of a model that is already fine-tuned on the task.")
+    unlabelled: list[str] | str | None = option(
+        None, "Texts without labels, which the teacher alone teaches: files, folders or patterns.", several=True
+    )
+    unlabelled_ratio: float | None = option(
+        None, "Unlabelled texts for each labelled row in an epoch; each text once in an epoch if not given."
+    )
+    unlabelled_columns: list[str] | None = option(
+        None, "Columns of the texts in --unlabelled: one name, or two for pairs; those of the task if not given."
+    )
+    without_unlabelled_too: bool = option(
+        True, "With --unlabelled, also do the same run without these texts, and report that score too."
+    )
+    class_weights: str | None = option(
+        None, "balanced: a class counts as much as any other in the loss on the labels, however rare it is."
+    )
     losses: dict | str | None = option(
         None,
         f"Rerank: losses, each with its weight or a mapping of options: {', '.join(RANKING_LOSSES)}. For example "
@@ -163,6 +178,8 @@ class FinetuneArguments(RunArguments):
         self._set_losses()
         self._check_files()
         self._check_own()
+        self._check_unlabelled()
+        self._check("class_weights", self.class_weights in (None, "balanced"), "must be 'balanced'")
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
@@ -209,6 +226,20 @@ class FinetuneArguments(RunArguments):
             self._check("task_data", self.task_data is None, "is not read, because --train_data and --eval_data are")
         count = 3 if self.rerank_columns is None else len(set(self.rerank_columns))
         self._check("rerank_columns", count in (2, 3), "must name query, passage and label, or query and passage")
+
+    def _check_unlabelled(self) -> None:
+        self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
+        for name in ("unlabelled_ratio", "unlabelled_columns"):
+            self._check(name, bool(self.unlabelled) or getattr(self, name) is None, "needs --unlabelled")
+        ratio = self.unlabelled_ratio
+        self._check("unlabelled_ratio", ratio is None or 0 < ratio < math.inf, "must be above 0")
+        if not self.unlabelled:
+            return
+        self._check("unlabelled", bool(self.teacher), "needs a teacher: name one with --teacher")
+        fits = not self.ranks and not self.declared_task.by_token
+        self._check("unlabelled", fits, f"is for tasks on texts: leave it out for {self.task}")
+        taught = bool(self.alpha_ce or self.alpha_cos)
+        self._check("unlabelled", taught, "teaches nothing with --alpha_ce 0: give it a weight")
 
     def _check_own(self) -> None:
         """Check the options of tasks on a user's own files, and set the metric."""

@@ -68,8 +68,9 @@ class OwnTextData:
         return class_shape(self.labels) | {"problem_type": f"{kind}_label_classification"}
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
-        """Tokenise a split: see `tokenised`. Several labels of a row are a vector of 0 and 1."""
-        return tokenised(split, tokenizer, max_length, multiple, {"labels": self._labels(split)})
+        """Tokenise a split, with the column `labels` if it has any. Several labels of a row are a vector of 0 and 1."""
+        values = {"labels": self._labels(split)} if "label" in split.column_names else {}
+        return tokenised(split, tokenizer, max_length, multiple, values)
 
     def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return a teacher's logits, (rows, C), as a column of `Rows`."""

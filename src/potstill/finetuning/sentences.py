@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from potstill.errors import PotstillError
 from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.tasks.load import load_split
+from potstill.tasks.per_label import class_details
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask
 
@@ -76,9 +77,10 @@ class SentenceData:
         return class_shape(self.task.labels) | {"problem_type": "single_label_classification"}
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
-        """Tokenise a split: see `tokenised`."""
-        labels = np.asarray(split["label"][:], np.float32 if self.task.is_regression else np.int64)
-        return tokenised(split, tokenizer, max_length, multiple, {"labels": labels})
+        """Tokenise a split, with the column `labels` if it has any: see `tokenised`."""
+        kind = np.float32 if self.task.is_regression else np.int64
+        values = {"labels": np.asarray(split["label"][:], kind)} if "label" in split.column_names else {}
+        return tokenised(split, tokenizer, max_length, multiple, values)
 
     def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return a teacher's logits, (rows, C), as a column of `Rows`."""
@@ -87,6 +89,8 @@ class SentenceData:
     def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
         """Return the metrics and their mean, `score`, in percent; with several dev splits the metrics are by split.
 
+        Classes also have the figures of `class_details`, over the rows of all splits together.
+
         Args:
             predict: returns `logits`, (rows, C).
             dev: split → rows.
@@ -94,15 +98,20 @@ class SentenceData:
         Raises:
             PotstillError: logits of the model are not finite.
         """
-        by_split = {}
+        by_split: dict[str, Any] = {}
+        answers: list[tuple[Array, Array]] = []
         for name, rows in dev.items():
             logits = predict(rows)["logits"]
             check_logits(logits, name)
             predictions = logits[:, 0] if self.task.is_regression else logits.argmax(axis=1)
             by_split[name] = self.task.score(predictions, rows.values["labels"])
-        if len(by_split) == 1:
-            return next(iter(by_split.values()))
-        return by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+            answers.append((predictions, rows.values["labels"]))
+        metrics = next(iter(by_split.values()))
+        if len(by_split) > 1:
+            metrics = by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+        if self.task.is_regression:
+            return metrics
+        return metrics | class_details(self.task.labels, *map(np.concatenate, zip(*answers, strict=True)))
 
 
 def score_shape() -> dict[str, Any]:

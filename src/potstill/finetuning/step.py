@@ -28,6 +28,8 @@ class TaskStep(nn.Module):
         objective: computes losses from the model's outputs.
         teacher: teacher for the loss on hidden states. It is not needed for soft targets, which are in the batch.
         record: whether batches of a repeated shape are replayed as CUDA graphs.
+        class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
+        labelled_share: share of the rows that have a label.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
     or (B, C) if there are several, and perhaps `soft`, (B, C); for tags `labels`, (B, L), and perhaps `soft`,
@@ -42,8 +44,12 @@ class TaskStep(nn.Module):
         objective: TaskObjective | RankingObjective,
         teacher: nn.Module | None = None,
         record: bool = False,
+        class_weights: Tensor | None = None,
+        labelled_share: float = 1.0,
     ) -> None:
         super().__init__()
+        self.labelled_share = labelled_share
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.model = model
         self.objective = objective
         # A tuple keeps it out of the module tree.
@@ -76,10 +82,13 @@ class TaskStep(nn.Module):
             return self.objective(outputs.logits, batch)
         inside = batch["attention_mask"].bool()
         if "labels" in batch:
-            labels = batch["labels"]
-            by_kind = self.objective.labels if labels.is_floating_point() else self.objective.tags
-            kind = self.objective.sentence if labels.dim() == 1 else by_kind
-            losses = kind(outputs.logits, labels, batch.get("soft"))
+            labels, soft, weights = batch["labels"], batch.get("soft"), self.class_weights
+            if labels.dim() == 1:
+                losses = self.objective.sentence(outputs.logits, labels, soft, weights, self.labelled_share)
+            elif labels.is_floating_point():
+                losses = self.objective.labels(outputs.logits, labels, soft, weights, self.labelled_share)
+            else:
+                losses = self.objective.tags(outputs.logits, labels, soft, weights)
         else:
             soft = (batch["soft_start"], batch["soft_end"]) if "soft_start" in batch else None
             losses = self.objective.span(

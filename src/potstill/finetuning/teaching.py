@@ -17,7 +17,6 @@ from scipy.optimize import linear_sum_assignment
 from potstill.finetuning.objective import NO_TAG
 from potstill.finetuning.rerank import marks_of
 from potstill.finetuning.rows import Array, Rows
-from potstill.tasks.labels import match_names
 from potstill.tasks.metrics import mean_average_precision, pearson
 from potstill.tasks.ranking import average_precision, expected_precision, ranked_gains
 
@@ -41,11 +40,6 @@ class Fit:
     measured: dict[str, float]
     message: str
     fault: str | None = None
-
-
-def class_order(config: Any, labels: Sequence[str]) -> list[int] | None:
-    """Return the teacher's class index for each class of the task, by their names; None if the names do not match."""
-    return match_names([str(config.id2label.get(number, "")) for number in range(len(labels))], labels)
 
 
 def fit_of_classes(logits: Array, labels: Array, names: Sequence[str], named: bool) -> Fit:

@@ -20,9 +20,10 @@ from potstill.finetuning.job import Job
 from potstill.finetuning.lists import ListBatches, ListSampler
 from potstill.finetuning.predict import fingerprint, predict
 from potstill.finetuning.result import RunResult, relevant
-from potstill.finetuning.rows import LengthGroupedSampler
+from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
 from potstill.finetuning.step import TaskStep
 from potstill.student.loading import model_folder
+from potstill.tasks.per_label import DETAILS
 from potstill.training.compatibility import check_launch
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
@@ -30,9 +31,6 @@ from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
-
-DETAILS = ("per_label", "confusion")
-"""Figures of single labels, which are kept beside the metrics."""
 
 NOT_PERCENT = ("mae", "threshold")
 """Metrics that are not in percent."""
@@ -57,9 +55,10 @@ class FinetuneTrainer(ResumableTrainer):
     def __init__(self, model: PreTrainedModel, job: Job, callbacks: list[TrainerCallback] | None = None) -> None:
         args = job.args
         check_launch(args)
-        if args.dataloader_drop_last and len(job.train) < self._rows_of(args):
+        rows = job.drawn + (len(job.train) if job.train.labelled is None else job.train.labelled)
+        if args.dataloader_drop_last and rows < self._rows_of(args):
             raise PotstillError(
-                f"--dataloader_drop_last leaves nothing of {len(job.train)} rows, because a batch has "
+                f"--dataloader_drop_last leaves nothing of {rows} rows, because a batch has "
                 f"{self._rows_of(args)}: leave it out."
             )
         self.job = job
@@ -71,10 +70,13 @@ class FinetuneTrainer(ResumableTrainer):
         sampler: LengthGroupedSampler | ListSampler
         if args.ranks:
             sampler = ListSampler(job.train.values["lists"], job.train.lengths, args.train_batch_size, args.seed)
+        elif job.train.labelled is not None:
+            sampler = MixedSampler(job.train.lengths, job.train.labelled, job.drawn, self._rows_of(args), args.seed)
         else:
             sampler = LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed)
+        share = 1.0 if job.train.labelled is None else job.train.labelled / len(sampler)
         super().__init__(
-            model=TaskStep(model, objective, teacher, record),
+            model=TaskStep(model, objective, teacher, record, job.class_weights, share),
             args=args,
             sampler=sampler,
             headline=_headline(model, job),
@@ -110,7 +112,7 @@ class FinetuneTrainer(ResumableTrainer):
             batches = -(-self.sampler.batches // self.args.world_size)
             return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
         size = self._rows_of(self.args)
-        batches = len(self.job.train) // size if self.args.dataloader_drop_last else -(-len(self.job.train) // size)
+        batches = len(self.sampler) // size if self.args.dataloader_drop_last else -(-len(self.sampler) // size)
         return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
     @property
@@ -282,7 +284,10 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     teacher = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
-    rows = f"{len(job.train):,} rows, {job.train.lengths.mean():.0f} tokens each"
+    count = f"{len(job.train):,}"
+    if (labelled := job.train.labelled) is not None:
+        count = f"{labelled:,} labelled and {job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+    rows = f"{count} rows, {job.train.lengths.mean():.0f} tokens each"
     if args.ranks:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
     return (

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
-
-LABELS_SHOWN = 100
-"""Number of labels in the table of a card."""
 
 
 def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool) -> str:
@@ -33,7 +31,7 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         _how(recipe, results, frozen),
         _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
         _scores(results),
-        *_by_label(results.get("per_label")),
+        *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
     ]
@@ -55,6 +53,8 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
             f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {name_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
         )
+        if results.get("unlabelled"):
+            what += f", of {results['unlabelled']['texts']:,} unlabelled texts too"
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
@@ -123,9 +123,14 @@ answer = context[offsets[start, 0] : offsets[end, 1]]
 
 
 def _scores(results: dict[str, Any]) -> str:
-    without_teacher = results["without_teacher"]
-    columns = [results] if without_teacher is None else [results, without_teacher]
-    head = ["figure", "value"] if without_teacher is None else ["figure", "with the teacher", "same run without it"]
+    without_teacher, without_texts = results["without_teacher"], results.get("without_unlabelled")
+    head, columns = ["figure", "value" if without_teacher is None else "with the teacher"], [results]
+    if without_texts is not None:
+        head[1:] = ["with the teacher and unlabelled texts", "same run without these texts"]
+        columns.append(without_texts)
+    if without_teacher is not None:
+        head.append("same run without it" if without_texts is None else "same run without the teacher")
+        columns.append(without_teacher)
     rows = [
         [plain(name), *(figure(_value(column, path), ".2f") for column in columns)]
         for name, path in _names(results["metrics"])
@@ -139,26 +144,6 @@ def _scores(results: dict[str, Any]) -> str:
             *no_figures(dict(zip(head[1:], (column["metrics"] for column in columns), strict=True))),
         ]
     )
-
-
-def _by_label(figures: dict[str, Any] | None) -> list[str]:
-    """Return the table of the figures of each label, the lowest F1 first."""
-    if not figures:
-        return []
-    order = sorted(figures, key=lambda label: (figures[label]["f1"], label))
-    rows = [
-        [
-            plain(label),
-            *(figure(figures[label][name], ".1f") for name in ("precision", "recall", "f1")),
-            f"{figures[label]['support']:,}",
-        ]
-        for label in order[:LABELS_SHOWN]
-    ]
-    left_out = len(order) - len(rows)
-    more = f" The {left_out:,} labels with a higher F1 are in `results.json`." if left_out else ""
-    head = ["label", "precision", "recall", "F1", "support"]
-    note = f"The lowest F1 first; support is the number of rows, words or entities.{more}"
-    return [f"## Labels\n\n{note}\n\n{table(head, rows, figures=True)}"]
 
 
 def _names(metrics: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.metrics import confusion_matrix, mean_absolute_error, precision_recall_fscore_support
+from sklearn.metrics import mean_absolute_error
 
 from potstill.tasks.metrics import METRICS
+from potstill.tasks.per_label import class_details, set_details
 
 THRESHOLDS = np.arange(1, 100) / 100
 """The thresholds of probabilities among which the best is chosen."""
@@ -36,11 +37,7 @@ def class_scores(logits: NDArray[Any], labels: NDArray[Any], names: Sequence[str
     """
     found = np.asarray(logits).argmax(axis=1)
     metrics: Scored = {name: METRICS[name](found, labels) for name in ("accuracy", "macro_f1", "micro_f1", "matthews")}
-    every = range(len(names))
-    return metrics | {
-        "per_label": per_label(found, labels, names),
-        "confusion": {"labels": list(names), "counts": confusion_matrix(labels, found, labels=every).tolist()},
-    }
+    return metrics | class_details(names, found, labels)
 
 
 def set_scores(
@@ -64,7 +61,7 @@ def set_scores(
     found = probabilities >= threshold
     metrics: Scored = {name: METRICS[name](found, labels) for name in ("micro_f1", "macro_f1")}
     metrics["mean_average_precision"] = METRICS["mean_average_precision"](probabilities, labels)
-    return metrics | {"threshold": threshold, "per_label": per_label(found, labels, names)}
+    return metrics | {"threshold": threshold} | set_details(names, found, labels)
 
 
 def best_threshold(probabilities: NDArray[Any], labels: NDArray[np.bool_], metric: str) -> float:
@@ -91,18 +88,3 @@ def number_scores(scores: NDArray[Any], references: NDArray[Any]) -> Scored:
     """Return the correlations of (N,) scores with (N,) references, in percent, and their mean absolute difference."""
     metrics: Scored = {name: METRICS[name](scores, references) for name in ("pearson", "spearman")}
     return metrics | {"mae": float(mean_absolute_error(references, scores))}
-
-
-def per_label(found: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return label → precision, recall and F1 in percent, 0 where they are not defined, and the number of its rows.
-
-    Args:
-        found: predictions: (N,) numbers, or (N, C) bool.
-        labels: the right ones, in the same form.
-        names: names of the labels, by number.
-    """
-    columns = precision_recall_fscore_support(labels, found, labels=range(len(names)), average=None, zero_division=0)
-    return {
-        name: {"precision": 100 * float(p), "recall": 100 * float(r), "f1": 100 * float(f), "support": int(n)}
-        for name, p, r, f, n in zip(names, *columns, strict=True)
-    }
