@@ -57,8 +57,5 @@ def test_wnut17_and_a_treebank() -> None:
     assert len(found.splits["train"]) == 3_394
     trees = str(FOLDER / "ud" / "en-dev.conllu")
     found = read_own_tags(OwnFiles(trees, trees))
-    assert (
-        {"NOUN", "VERB", "ADJ"}
-        < set(found.labels)
-        <= set("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
-    )
+    assert {"NOUN", "VERB", "ADJ"} < set(found.labels)
+    assert len(found.labels) <= 17  # the universal parts of speech: no multi-word token or empty node is read

@@ -336,3 +336,21 @@ def test_unlabelled_texts_are_not_for_words(
     assert "it is for tasks on texts: leave it out" in capsys.readouterr().err
     del options["unlabelled"]
     assert finetuned(**options, task=own / "words.yaml", class_weights="balanced", num_train_epochs=1)["per_label"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["sets", "words"])
+def test_recorded_steps_learn_what_others_learn(
+    trained: dict[str, Path], own: Path, new_model: NewModel, tmp_path: Path, task: str
+) -> None:
+    model = new_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    options: Json = {"model": model, "task": own / f"{task}.yaml", "teacher": trained[task], "use_cpu": False}
+    options |= {"bf16": False, "per_device_train_batch_size": 4, "without_teacher_too": False}
+
+    def losses(cuda_graphs: bool) -> list[float]:
+        found = finetuned(**options, output_dir=tmp_path / f"graphs-{cuda_graphs}", cuda_graphs=cuda_graphs)
+        return [line["loss"] for line in found["log_history"] if "loss" in line]
+
+    recorded = losses(True)
+    assert len(recorded) > 15
+    assert recorded == pytest.approx(losses(False), rel=1e-3, abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -15,6 +16,8 @@ from potstill.errors import PotstillError, first_line
 from potstill.tasks.metrics import METRICS
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.task import Defaults, OwnFiles, Task
+
+_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".conll", ".conllu", ".gz", ".xz", ".zst")
 
 TASK_FILES = (".yaml", ".yml")
 """Endings of a file that declares a task."""
@@ -202,10 +205,12 @@ def split_columns(columns: Sequence[str] | str | None) -> tuple[str, ...] | None
 
 
 def _beside(file: Path, path: str) -> str:
-    """Return a path that is relative to a file; the id of a dataset on the hub stays as it is."""
-    given = Path(path).expanduser()
-    beside = file.parent / given
-    is_id = not beside.exists() and not given.suffix and path.count("/") <= 1 and not path.startswith((".", "~"))
+    """Return a path that is relative to a file; the id of a dataset on the hub stays as it is.
+
+    A hub id is an owner and a name, and is taken for a path only if there is such a folder.
+    """
+    beside = file.parent / Path(path).expanduser()
+    is_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not path.lower().endswith(_FILES) and not beside.exists()
     return path if is_id else str(beside)
 
 

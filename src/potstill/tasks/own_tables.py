@@ -140,7 +140,7 @@ def _refuse_columns(where: str, columns: Sequence[str] | None) -> None:
 
 
 def _looks_like_a_path(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or bool(Path(source).suffix)
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(TABLES)
 
 
 def _of_dataset(source: str, path: Path, split: str, columns: Sequence[str] | None) -> OwnTable:
