@@ -82,11 +82,10 @@ def test_rows_without_a_label_and_weights_of_classes(generator: torch.Generator,
     labels = torch.randint(CLASSES, (ROWS,), generator=generator)
     labels[::3] = -100
     weights = 0.1 + 3 * torch.rand(CLASSES, generator=generator) if weighted else None
-    share = 0.4  # in all batches; it is another one in this batch
     objective = TaskObjective(alpha_ce=0.3, alpha_task=0.8)
 
     def ours(logits: Tensor) -> Tensor:
-        return objective.sum_up(objective.sentence(logits, labels, teacher, weights, share))["loss"]
+        return objective.sum_up(objective.sentence(logits, labels, teacher, weights))["loss"]
 
     def naive(logits: Tensor) -> Tensor:
         every, task, soft = list(range(CLASSES)), torch.zeros((), dtype=torch.float64), []
@@ -95,7 +94,7 @@ def test_rows_without_a_label_and_weights_of_classes(generator: torch.Generator,
             if label != -100:
                 factor = 1.0 if weights is None else weights[label].item()
                 task = task + factor * naive_cross_entropy(logits[row], every, label)
-        return 0.8 * task / (ROWS * share) + 0.3 * mean(soft)
+        return 0.8 * task / ROWS + 0.3 * mean(soft)
 
     compare([logits], ours, naive)
 
@@ -109,10 +108,10 @@ def test_rows_without_a_score(generator: torch.Generator) -> None:
     def naive(logits: Tensor) -> Tensor:
         task = [(logits[row, 0] - labels[row].double()) ** 2 for row in range(0, ROWS, 2)]
         soft = [(logits[row, 0] - teacher[row, 0].double()) ** 2 for row in range(ROWS)]
-        return 0.8 * sum(task, torch.zeros(())) / (ROWS * 0.5) + 0.3 * mean(soft)
+        return 0.8 * sum(task, torch.zeros(())) / ROWS + 0.3 * mean(soft)
 
     def ours(logits: Tensor) -> Tensor:
-        return objective.sum_up(objective.sentence(logits, labels, teacher, None, 0.5))["loss"]
+        return objective.sum_up(objective.sentence(logits, labels, teacher))["loss"]
 
     compare([logits], ours, naive)
 
@@ -141,9 +140,9 @@ def test_several_labels(generator: torch.Generator, temperature: float) -> None:
     def weighted(logits: Tensor) -> Tensor:
         p = 1 / (1 + torch.exp(-logits))
         each = weights.double() * labels * torch.log(p) + (1 - labels) * torch.log(1 - p)
-        return -each[1::2].sum() / labels.numel() / 0.4
+        return -each[1::2].sum() / labels.numel()
 
-    compare([logits], lambda student: objective.labels(student, some, teacher, weights, 0.4)["task"], weighted)
+    compare([logits], lambda student: objective.labels(student, some, teacher, weights)["task"], weighted)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -175,7 +175,7 @@ def test_unlabelled_rows_have_the_teachers_logits_and_a_loss_without_labels(
     losses = trainer.model(**job.train.__getitems__([5, 6, 7]))
     assert losses["task"] == 0
     assert losses["ce"] > 0
-    losses = trainer.model(**job.train.__getitems__([0, 1, 2, 3, 4, *range(5, 20)]))  # an average batch
+    losses = trainer.model(**job.train.__getitems__([0, 1, 2, 3, 4, *range(5, 20)]))
     labelled = trainer.model(**job.train.__getitems__([0, 1, 2, 3, 4]))
     assert losses["task"].item() == pytest.approx(labelled["task"].item() * 5 / 20, rel=1e-4)
 

@@ -56,33 +56,31 @@ class TaskObjective:
         labels: Tensor,
         teacher: Tensor | None = None,
         class_weights: Tensor | None = None,
-        labelled_share: float = 1.0,
     ) -> Losses:
         """Return the losses for sentences.
 
-        The loss on the labels is a mean over the labelled rows. It divides by their number in an average batch, not in
-        this one. So every labelled row counts the same, whatever batch it is in.
+        Both losses are means over all rows of the batch. The loss on the label of a row without a label is 0. So every
+        row counts the same. A mean over the labelled rows alone would let few labels outweigh many soft targets.
 
         Args:
             logits: (B, C) logits of the student, or (B, 1) scores.
             labels: (B,) int64 classes, or float scores; -100 or NaN in rows without a label.
             teacher: the teacher's logits, in the same shape.
             class_weights: (C,) factor of the cross-entropy of rows with this label; None for 1.
-            labelled_share: share of the rows, over all batches, that have a label.
         """
         logits = _exact(logits)
         if labels.is_floating_point():
             scores = logits.squeeze(1)
             known = ~labels.isnan()
             errors = torch.where(known, scores - labels.to(scores.dtype).masked_fill(~known, 0.0), 0.0).square()
-            losses = {"task": errors.mean() / labelled_share}
+            losses = {"task": errors.mean()}
             if teacher is not None:
                 losses["ce"] = F.mse_loss(scores, _exact(teacher).squeeze(1))
             return losses
         each = F.cross_entropy(logits, labels, reduction="none")  # 0 for the label -100
         if class_weights is not None:
             each = each * class_weights[labels.clamp(min=0)]
-        losses = {"task": each.mean() / labelled_share}
+        losses = {"task": each.mean()}
         if teacher is not None:
             losses["ce"] = self._divergence(logits, _exact(teacher), torch.ones_like(logits, dtype=torch.bool))
         return losses
@@ -93,7 +91,6 @@ class TaskObjective:
         labels: Tensor,
         teacher: Tensor | None = None,
         class_weights: Tensor | None = None,
-        labelled_share: float = 1.0,
     ) -> Losses:
         """Return the losses for sentences with several labels: binary cross-entropy, mean over rows and labels.
 
@@ -105,13 +102,12 @@ class TaskObjective:
             labels: (B, C) of 0 and 1; NaN in rows without labels.
             teacher: the teacher's logits, in the same shape.
             class_weights: (C,) factor of the loss where a label is 1; None for 1.
-            labelled_share: see `sentence`.
         """
         logits = _exact(logits)
         known = ~labels.isnan()
         targets = labels.to(logits.dtype).masked_fill(~known, 0.0)
         each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights)
-        losses = {"task": (each * known).mean() / labelled_share}
+        losses = {"task": (each * known).mean()}
         if teacher is not None:
             student, expected = logits / self.temperature, _exact(teacher) / self.temperature
             wanted = expected.sigmoid()

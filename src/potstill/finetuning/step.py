@@ -29,7 +29,6 @@ class TaskStep(nn.Module):
         teacher: teacher for the loss on hidden states. It is not needed for soft targets, which are in the batch.
         record: whether batches of a repeated shape are replayed as CUDA graphs.
         class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
-        labelled_share: share of the rows that have a label.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
     or (B, C) if there are several, and perhaps `soft`, (B, C); for tags `labels`, (B, L), and perhaps `soft`,
@@ -45,10 +44,8 @@ class TaskStep(nn.Module):
         teacher: nn.Module | None = None,
         record: bool = False,
         class_weights: Tensor | None = None,
-        labelled_share: float = 1.0,
     ) -> None:
         super().__init__()
-        self.labelled_share = labelled_share
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.model = model
         self.objective = objective
@@ -84,9 +81,9 @@ class TaskStep(nn.Module):
         if "labels" in batch:
             labels, soft, weights = batch["labels"], batch.get("soft"), self.class_weights
             if labels.dim() == 1:
-                losses = self.objective.sentence(outputs.logits, labels, soft, weights, self.labelled_share)
+                losses = self.objective.sentence(outputs.logits, labels, soft, weights)
             elif labels.is_floating_point():
-                losses = self.objective.labels(outputs.logits, labels, soft, weights, self.labelled_share)
+                losses = self.objective.labels(outputs.logits, labels, soft, weights)
             else:
                 losses = self.objective.tags(outputs.logits, labels, soft, weights)
         else:

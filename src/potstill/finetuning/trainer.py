@@ -74,9 +74,8 @@ class FinetuneTrainer(ResumableTrainer):
             sampler = MixedSampler(job.train.lengths, job.train.labelled, job.drawn, self._rows_of(args), args.seed)
         else:
             sampler = LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed)
-        share = 1.0 if job.train.labelled is None else job.train.labelled / len(sampler)
         super().__init__(
-            model=TaskStep(model, objective, teacher, record, job.class_weights, share),
+            model=TaskStep(model, objective, teacher, record, job.class_weights),
             args=args,
             sampler=sampler,
             headline=_headline(model, job),
