@@ -333,14 +333,15 @@ def test_a_metric(apply: Apply, helpdesk: Path, capsys: pytest.CaptureFixture[st
     recipe = apply("A task", "A metric")
     metric = recipe.entries["src/potstill/tasks/metrics.py"]
     references, predictions = [0, 0, 0, 0, 1, 2], [0, 0, 0, 1, 1, 0]
-    expected = np.mean([100 * f1_score(np.equal(references, c), np.equal(predictions, c)) for c in range(3)])
+    each = [100 * f1_score(np.equal(references, c), np.equal(predictions, c)) for c in range(3)]
+    expected = np.average(each, weights=[4, 1, 1])
     assert metric(predictions, references) == pytest.approx(expected)
     run(commands("A task")[0])
     result = json.loads((helpdesk / "support-model" / "results.json").read_text())
-    assert result["metrics"].keys() == {"accuracy", "macro_f1"}
+    assert result["metrics"].keys() == {"accuracy", "weighted_f1"}
     assert result["score"] == pytest.approx(sum(result["metrics"].values()) / 2)
     assert main(["compare", "support-model"]) == 0
-    assert "acc/macro F1" in capsys.readouterr().out
+    assert "acc/weighted F1" in capsys.readouterr().out
 
 
 def test_a_format(apply: Apply, helpdesk: Path) -> None:

@@ -42,6 +42,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, make_teacher: Callable[.
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(make_teacher(max_position_embeddings=512), folder / "bert-base-uncased")
     shutil.copytree(README.parent / "recipes", folder / "recipes")
+    shutil.copytree(folder / "bert-base-uncased", folder / "sentence-transformers" / "all-MiniLM-L6-v2")
+    for split in ("train", "test"):
+        intents = [
+            f'"{line[:40]}, please",{("card", "cash")[n % 2]}'
+            for n, line in enumerate(written_text(20, seed=3).splitlines())
+        ]
+        (folder / f"{split}.csv").write_text("\n".join(["text,category", *intents]) + "\n")
     (folder / "text").mkdir()
     lines = "".join(json.dumps({"text": line}) + "\n" for line in written_text(1500, seed=1).splitlines())
     with pa.CompressedOutputStream(str(folder / "text" / "a.jsonl.zst"), "zstd") as file:

@@ -45,6 +45,10 @@ def distill(args: DistillationArguments) -> Path:
             )
             args = copy.copy(args)
             args.headless = True
+    if args.embedding_size is not None:
+        raise PotstillError(
+            "--embedding_size is for sentence encoders, which have an embedding of a text: leave it out."
+        )
     if args.teacher_embeddings != "computed":
         raise PotstillError(
             "--teacher_embeddings is for sentence encoders, which learn embeddings of whole texts: leave it out."

@@ -43,7 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Input": ("model", "task", "task_data", "train_data", "eval_data", "config"),
         "Output": ("output_dir", "overwrite_output_dir"),
         "The student": ("num_hidden_layers",),
-        "A teacher of the task": ("teacher", "alpha_ce", "alpha_task", "losses"),
+        "A teacher of the task": ("teacher", "unlabelled", "alpha_ce", "alpha_task"),
         "Time and memory": (
             *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "max_train_samples"),
             *("bf16", "use_cpu", "seed"),

@@ -130,6 +130,11 @@ class DistillationArguments(Recipe):
         "For a sentence encoder: compute the teacher's embeddings in each step, or once for all texts of the corpus "
         "and keep them on disk for this run and later ones. See docs/sentences.md.",
     )
+    embedding_size: int | None = option(
+        None,
+        "For a sentence encoder: width of the student's embeddings. If its hidden states have another width, it gets a "
+        "Dense module.",
+    )
     trim_vocabulary: bool = option(
         False,
         "Cut the rows of the teacher's vocabulary that are beyond the tokens of its tokenizer. They are left out of "
@@ -165,7 +170,7 @@ class DistillationArguments(Recipe):
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]
-        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
+        for name in ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"):
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "must be above 0")
         if self.max_size is not None:

@@ -1,3 +1,4 @@
+import csv
 import errno
 import gzip
 import hashlib
@@ -375,3 +376,34 @@ def test_a_want_of_memory_and_an_error_of_the_system_are_told_as_what_they_are()
     assert "Permission denied" in said
     assert "permissions" in said
     assert "fetch" not in said
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".json", ".csv.gz"])
+def test_tables_give_the_texts_of_a_column(tmp_path: Path, kind: str) -> None:
+    documents = [*DOCUMENTS, 'a "quoted" one,\twith\ntwo lines']
+    written = io.StringIO()
+    rows = csv.writer(written, delimiter="\t" if kind == ".tsv" else ",")
+    rows.writerows([["id", "body"], *enumerate(documents)])
+    content = json.dumps([{"body": text} for text in documents], indent=1) if kind == ".json" else written.getvalue()
+    path = tmp_path / f"a{kind}"
+    path.write_bytes(COMPRESS[".gz" if kind.endswith(".gz") else ""](content.encode()))
+    pass_ = reader(path, text_column="body")
+    assert [document.decode() for document in pass_] == documents
+    assert pass_.records[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(PotstillError, match="has no column 'text'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,n\na,1\nb,2,3\n", "a.csv, line 3 has 3 columns instead of 2"),
+        ("a.csv", 'text,n\n"a,1\n', "is not CSV: unexpected end of data"),
+        ("a.json", '[{"text": "a"}, 7]', "a.json, row 2 is a JSON int, not an object"),
+        ("a.json", '[{"text": "a"', "a.json is not valid JSON"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(PotstillError, match=message):
+        read(tmp_path / name)

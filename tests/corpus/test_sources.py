@@ -48,10 +48,10 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
 
 
 def test_what_is_passed_over_is_told(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("a/old.MD", "a/table.csv.gz", "LICENSE", "b.parquet.gz"):
+    for name in ("a/old.MD", "a/table.xls.gz", "LICENSE", "b.parquet.gz"):
         (tree / name).touch()
     find_sources([str(tree)], Path("/nowhere"))
-    assert caplog.messages == [f"Skipped in {tree}: 2 .md, 2 hidden, 1 .csv.gz, 1 .parquet.gz, 1 without an ending."]
+    assert caplog.messages == [f"Skipped in {tree}: 2 .md, 2 hidden, 1 .parquet.gz, 1 .xls.gz, 1 without an ending."]
     caplog.clear()
     find_sources([str(tree / "a" / "*.[mtTM]*"), str(tree / "b.txt")], Path("/nowhere"))
     assert caplog.messages == [f"Skipped in {tree}/a/*.[mtTM]*: 2 .md."]

@@ -13,8 +13,8 @@ from potstill.evaluation import pool
 from potstill.evaluation import run as run_module
 from potstill.evaluation.results import Plan, RunResult
 from potstill.evaluation.run import PlannedRun, clear_cache
-from potstill.finetuning.predict import model_fingerprint
 from potstill.finetuning.trainer import hyperparameters
+from potstill.training.run_record import model_fingerprint
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ NAMES = dict(enumerate(TAGS))
 
 def test_columns_with_tabs_between_are_split_there_alone(tmp_path: Path) -> None:
     file = tmp_path / "it.conll"
-    file.write_text("New York\tNNP\tB-LOC\nis\tVBZ\tO\n\t\na\u00a0b x B-PER\n\u00a0\tO\t\n\n\n")
+    file.write_text("New York\tNNP\tB-LOC\nis\tVBZ\tO\n\t\na\u00a0b x B-PER\n\u00a0\tX\tO\t\n\n\n")
     assert read_tagged(str(file), NAMES) == [(["New York", "is"], [3, 0]), (["a\u00a0b", "\u00a0"], [1, 0])]
 
 

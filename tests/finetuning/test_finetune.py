@@ -47,6 +47,9 @@ def test_classification(distilbert: Path, glue: Path, tmp_path: Path, capsys: py
     assert all(line.startswith(("sst2 · distilbert, ", "step ")) for line in printed.err.splitlines()), printed.err
     assert found["score"] == found["metrics"]["accuracy"] == 100
     assert found["rows"] == {"train": 30, "dev": 12}
+    perfect = {"precision": 100, "recall": 100, "f1": 100, "support": 6}
+    assert found["per_label"] == {"negative": perfect, "positive": perfect}
+    assert found["confusion"] == {"labels": ["negative", "positive"], "counts": [[6, 0], [0, 6]]}
     assert found["steps"] == 32
     assert found["without_teacher"] is None
     assert found["rows_per_second"] > 0

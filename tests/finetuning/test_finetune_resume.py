@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetuning_samples import finetuned, flags, results
+from finetuning_samples import WORDS, finetuned, flags, results
 from safetensors.torch import load_file
 
 from potstill.cli import main
@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {"task": "sst2"},
     "accumulated": {"task": "sst2", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
     "taught": {"task": "sst2", "teacher": "sst2", "alpha_cos": 0.5},
+    "unlabelled": {"task": "sst2", "teacher": "sst2", "unlabelled": "texts", "unlabelled_ratio": 0.4},
     "frozen": {"task": "sst2", "freeze_encoder": True},
     "spans": {"task": "squad", "max_eval_samples": 2, "per_device_train_batch_size": 6},
 }
@@ -64,6 +65,10 @@ def test_resumed(
     options = {"model": bert, "task_data": squad if case == "spans" else glue} | CASES[case]
     if "teacher" in options:
         options["teacher"] = teacher
+    if "unlabelled" in options:
+        options["unlabelled"] = tmp_path / "texts.txt"
+        options["unlabelled"].write_text("".join(f"{word} bol do\n" for word in WORDS))
+        options |= {"without_unlabelled_too": False, "max_train_samples": 20}
     whole = tmp_path / "whole"
     assert finetuned(**options, output_dir=whole)["steps"] == 8
     for step in (3, 4):  # in the middle of the first epoch, and at its end

@@ -94,6 +94,10 @@ def test_what_finetune_wrote_before_is_read(tmp_path: Path) -> None:
         "searched": None,
         "changed_on_resume": None,
         "layers": None,
+        "per_label": None,
+        "confusion": None,
+        "unlabelled": None,
+        "without_unlabelled": None,
         "log_history": [{"loss": 0.7, "grad_norm": None, "step": 1}],
     }
     assert dataclasses.asdict(found) == expected

@@ -177,7 +177,8 @@ def refused(glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dist
 def test_teachers_that_cannot_teach(
     refused: Callable[..., str], bert: Path, teacher: Path, span_teacher: Path, squad: Path, new_model: NewModel
 ) -> None:
-    assert "has 2 labels, but the task has 3" in refused(teacher=teacher, task="mnli")
+    message = refused(teacher=teacher, task="mnli")
+    assert "lacks the task's labels 'entailment', 'neutral', 'contradiction', and has 'negative', 'positive'" in message
     assert "has 2 labels, but the task has 1" in refused(teacher=teacher, task="stsb")
     assert "has no trained head for this task" in refused(teacher=bert)
     assert "has no trained head for this task" in refused(teacher=teacher, task="squad", task_data=squad)
@@ -234,7 +235,7 @@ def test_a_teacher_whose_labels_stand_in_another_order_is_read_by_their_names(
     swapped = with_labels(teacher, tmp_path / "swapped", "Positive", "NEGATIVE", order=[1, 0])
     taught = new_job(**options, teacher=str(swapped)).with_teacher()
     np.testing.assert_allclose(taught.train.values["soft"], expected.train.values["soft"], atol=1e-6)
-    for number, names in enumerate((("LABEL_0", "LABEL_1"), ("bad", "good"), ("0", "1"))):
+    for number, names in enumerate((("LABEL_0", "LABEL_1"), ("0", "1"))):
         unnamed = with_labels(teacher, tmp_path / f"unnamed-{number}", *names, order=[1, 0])
         message = refused(teacher=unnamed)
         assert "training labels: 0.0 % of its predictions agree with the labels (expected by chance: 50.0 %)" in message
@@ -245,6 +246,37 @@ def test_a_teacher_whose_labels_stand_in_another_order_is_read_by_their_names(
     new_job(
         **options, teacher=str(unnamed), alpha_ce=0.0, alpha_cos=1.0
     ).with_teacher()  # of which no answer is learned
+
+
+def test_a_teacher_of_other_labels(
+    refused: Callable[..., str],
+    teacher: Path,
+    distilbert: Path,
+    glue: Path,
+    tmp_path: Path,
+    new_job: NewJob,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = with_labels(teacher, tmp_path / "other", "good", "negative", order=[1, 0])
+    message = refused(teacher=other)
+    assert "lacks the task's label 'positive', and has 'good', which the task does not have: give a " in message
+    fewer = with_labels(teacher, tmp_path / "fewer", "LABEL_0", "LABEL_1", "LABEL_2", order=[1, 0, 0])
+    assert "has 3 labels without names, but the task has 2" in refused(teacher=fewer)
+    twice = with_labels(teacher, tmp_path / "twice", "good", "positive", "Good", order=[1, 0, 0])
+    assert "has the label 'good' more than once" in refused(teacher=twice)
+
+    options: dict[str, Any] = {"model": str(distilbert), "task": "sst2", "task_data": str(glue)}
+    expected = new_job(**options, teacher=str(teacher)).with_teacher().train.values["soft"]
+    capsys.readouterr()
+    more = with_labels(teacher, tmp_path / "more", "positive", "unclear", "Negative", order=[1, 0, 0])
+    taught = new_job(**options, teacher=str(more)).with_teacher()
+    np.testing.assert_allclose(taught.train.values["soft"], expected, atol=1e-6)
+    odds = np.exp(np.asarray(expected, np.float64))  # the label that is left out has the logits of negative
+    left_out = 100 * (odds[:, 0] / (odds.sum(1) + odds[:, 0])).mean()
+    assert taught.teacher_on_labels is not None
+    assert taught.teacher_on_labels["probability_left_out"] == pytest.approx(left_out, abs=1e-3)
+    line = f"label 'unclear' is left out, because the task does not have it; the teacher gave {left_out:.1f} %"
+    assert line in capsys.readouterr().err
 
 
 def test_a_teacher_whose_scores_are_the_wrong_way_round(

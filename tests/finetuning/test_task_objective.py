@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from potstill.finetuning.objective import TaskObjective
+from potstill.finetuning.objective import NO_TAG, TaskObjective
 
 ROWS, LENGTH, CLASSES, WIDTH = 6, 11, 4, 8
 
@@ -74,6 +74,106 @@ def test_classes(generator: torch.Generator, temperature: float, dtype: torch.dt
         lambda student: mean([naive_cross_entropy(student[n], every, int(labels[n])) for n in range(ROWS)]),
         dtype,
     )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_without_a_label_and_weights_of_classes(generator: torch.Generator, weighted: bool) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, CLASSES, generator=generator)
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    labels[::3] = -100
+    weights = 0.1 + 3 * torch.rand(CLASSES, generator=generator) if weighted else None
+    objective = TaskObjective(alpha_ce=0.3, alpha_task=0.8)
+
+    def ours(logits: Tensor) -> Tensor:
+        return objective.sum_up(objective.sentence(logits, labels, teacher, weights))["loss"]
+
+    def naive(logits: Tensor) -> Tensor:
+        every, task, soft = list(range(CLASSES)), torch.zeros((), dtype=torch.float64), []
+        for row, label in enumerate(labels.tolist()):
+            soft.append(naive_divergence(logits[row], teacher[row].double(), every, objective.temperature))
+            if label != -100:
+                factor = 1.0 if weights is None else weights[label].item()
+                task = task + factor * naive_cross_entropy(logits[row], every, label)
+        return 0.8 * task / ROWS + 0.3 * mean(soft)
+
+    compare([logits], ours, naive)
+
+
+def test_rows_without_a_score(generator: torch.Generator) -> None:
+    logits, teacher = torch.randn(2, ROWS, 1, generator=generator)
+    labels = torch.randn(ROWS, generator=generator)
+    labels[1::2] = math.nan
+    objective = TaskObjective(alpha_ce=0.3, alpha_task=0.8)
+
+    def naive(logits: Tensor) -> Tensor:
+        task = [(logits[row, 0] - labels[row].double()) ** 2 for row in range(0, ROWS, 2)]
+        soft = [(logits[row, 0] - teacher[row, 0].double()) ** 2 for row in range(ROWS)]
+        return 0.8 * sum(task, torch.zeros(())) / ROWS + 0.3 * mean(soft)
+
+    def ours(logits: Tensor) -> Tensor:
+        return objective.sum_up(objective.sentence(logits, labels, teacher))["loss"]
+
+    compare([logits], ours, naive)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_several_labels(generator: torch.Generator, temperature: float) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, CLASSES, generator=generator)
+    labels = torch.randint(2, (ROWS, CLASSES), generator=generator).float()
+    objective = TaskObjective(temperature=temperature)
+
+    def task(logits: Tensor) -> Tensor:
+        p = 1 / (1 + torch.exp(-logits))
+        return -(labels * torch.log(p) + (1 - labels) * torch.log(1 - p)).sum() / labels.numel()
+
+    def soft(logits: Tensor) -> Tensor:
+        q, p = (1 / (1 + torch.exp(-of.double() / temperature)) for of in (logits, teacher))
+        terms = p * torch.log(p / q) + (1 - p) * torch.log((1 - p) / (1 - q))
+        return temperature**2 * terms.sum() / labels.numel()
+
+    compare([logits], lambda student: objective.labels(student, labels)["task"], task)
+    compare([logits], lambda student: objective.labels(student, labels, teacher)["ce"], soft)
+
+    some, weights = labels.clone(), 0.1 + 3 * torch.rand(CLASSES, generator=generator)
+    some[::2] = math.nan
+
+    def weighted(logits: Tensor) -> Tensor:
+        p = 1 / (1 + torch.exp(-logits))
+        each = weights.double() * labels * torch.log(p) + (1 - labels) * torch.log(1 - p)
+        return -each[1::2].sum() / labels.numel()
+
+    compare([logits], lambda student: objective.labels(student, some, teacher, weights)["task"], weighted)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_tags(generator: torch.Generator, temperature: float) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, LENGTH, CLASSES, generator=generator)
+    labels = torch.randint(CLASSES, (ROWS, LENGTH), generator=generator)
+    labels[torch.rand(ROWS, LENGTH, generator=generator) < 0.4] = NO_TAG
+    labels[0], labels[1, 0] = NO_TAG, 2  # a sentence without a tag, and at least one tag
+    objective, every = TaskObjective(temperature=temperature), list(range(CLASSES))
+    places = [(row, at) for row in range(ROWS) for at in range(LENGTH) if labels[row, at] != NO_TAG]
+
+    def task(logits: Tensor) -> Tensor:
+        return mean([naive_cross_entropy(logits[place], every, int(labels[place])) for place in places])
+
+    def soft(logits: Tensor) -> Tensor:
+        return mean([naive_divergence(logits[place], teacher[place].double(), every, temperature) for place in places])
+
+    compare([logits], lambda student: objective.tags(student, labels)["task"], task)
+    compare([logits], lambda student: objective.tags(student, labels, teacher)["ce"], soft)
+
+    weights = 0.1 + 3 * torch.rand(CLASSES, generator=generator)
+
+    def weighted(logits: Tensor) -> Tensor:
+        each = [
+            weights[labels[place]] * naive_cross_entropy(logits[place], every, int(labels[place])) for place in places
+        ]
+        return mean(each)
+
+    compare([logits], lambda student: objective.tags(student, labels, teacher, weights)["task"], weighted)
+    nothing = objective.tags(logits.detach(), torch.full_like(labels, NO_TAG), teacher)
+    assert [float(value) for value in nothing.values()] == [0, 0]
 
 
 def test_scores(generator: torch.Generator) -> None:

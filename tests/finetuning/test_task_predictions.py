@@ -14,11 +14,14 @@ from finetuning_samples import SPANS
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from potstill import PotstillError
-from potstill.finetuning import predict as predicting
+from potstill.cache import cache_folder
+from potstill.finetuning import soft_targets as kept_targets
 from potstill.finetuning.job import Job
-from potstill.finetuning.predict import cache_folder, fingerprint, model_fingerprint, predict, soft_targets
+from potstill.finetuning.predict import fingerprint, predict
 from potstill.finetuning.rows import Rows
+from potstill.finetuning.soft_targets import soft_targets
 from potstill.tasks.glue import GLUE
+from potstill.training.run_record import model_fingerprint
 
 NewJob = Callable[..., Job]
 
@@ -131,6 +134,31 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(
     assert not abandoned.exists()
 
 
+def test_an_interrupted_computation_continues_with_the_first_part_that_is_missing(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = np.array([3, 1, 2, 4, 1, 5, 2])
+    rows = Rows({"input_ids": np.arange(18, dtype=np.int32)}, {}, lengths)
+    monkeypatch.setattr(kept_targets, "PART", 3)
+    monkeypatch.setattr(kept_targets, "SECONDS_PER_LINE", 0.0)
+
+    class Interrupted(Counted):
+        def forward(self, *args: Any, **options: Any) -> Any:
+            if self.rows >= 3:
+                raise KeyboardInterrupt
+            return super().forward(*args, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        soft_targets(Interrupted(), teacher, rows, 2)
+    model = Counted()
+    assert soft_targets(model, teacher, rows, 2, what="texts")["logits"][:, 0].tolist() == lengths.tolist()
+    assert model.rows == 4
+    printed = capsys.readouterr().err
+    assert "computing the teacher's logits of 7 texts (3 are there)" in printed
+    assert "teacher's logits: 3 of 4 texts (75%)" in printed
+    assert len(list((cache_folder() / "soft-targets").iterdir())) == 1
+
+
 def test_logits_that_are_no_numbers_are_not_kept(rows: Rows, teacher: Path) -> None:
     model = Counted()
     with torch.no_grad():
@@ -173,4 +201,4 @@ def test_fingerprints(sentences: Job, teacher: Path, span_teacher: Path) -> None
     assert fingerprint({"a": data.train}) != fingerprint({"b": data.train})
     assert model_fingerprint(teacher) == model_fingerprint(str(teacher))
     assert model_fingerprint(teacher) != model_fingerprint(span_teacher)
-    assert predicting._key(teacher, sentences.train, None) != predicting._key(span_teacher, sentences.train, None)
+    assert kept_targets._key(teacher, sentences.train, None) != kept_targets._key(span_teacher, sentences.train, None)

@@ -92,8 +92,8 @@ def prepare(
     From Python, `tokenizer` may also be a fast tokenizer itself.
 
     Args:
-        text: Files (.txt, .jsonl, .json, each plain, .gz, .xz or .zst; .parquet), folders with all their subfolders
-            and links, patterns, or a hub dataset. A document may have up to 32 MiB.
+        text: Files (.txt, .jsonl, .json, .csv, .tsv, each plain, .gz, .xz or .zst; .parquet), folders with all their
+            subfolders and links, patterns, or a hub dataset. A document may have up to 32 MiB.
         output_dir: Folder to write the corpus to.
         tokenizer: Folder or hub id of the teacher's tokenizer.
         block_size: Tokens of a block, including [CLS] and [SEP].

@@ -6,7 +6,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from potstill.corpus.lines import MAX_DOCUMENT_BYTES, decoded_lines, open_hashed, too_long
+from potstill.corpus.fields import delimiter_of, is_quoted, records
+from potstill.corpus.json_arrays import json_array
+from potstill.corpus.lines import BUFFER_BYTES, MAX_DOCUMENT_BYTES, decoded_lines, open_hashed, too_long
 from potstill.corpus.manifest import SourceRecord
 from potstill.corpus.sources import Source
 from potstill.corpus.tables import (
@@ -18,7 +20,7 @@ from potstill.corpus.tables import (
     open_dataset,
     parquet_values,
 )
-from potstill.errors import PotstillError
+from potstill.errors import PotstillError, first_line
 
 SampleBy = Literal["line", "paragraph", "document"]
 OnBadText = Literal["error", "skip"]
@@ -63,7 +65,7 @@ class DocumentReader:
         for source in self.sources:
             before = self.documents
             match source.kind:
-                case "text" | "json":
+                case "text" | "json" | "fields":
                     size, sha256 = yield from self._line_file(source)
                 case "parquet":
                     yield from self._documents(source, "row", parquet_values(source.name, self.options.text_column))
@@ -85,13 +87,22 @@ class DocumentReader:
         yield 0, iter(self)
 
     def _line_file(self, source: Source) -> Generator[bytes, None, tuple[int, str]]:
+        array = json_array(source.name)
         with open_hashed(source.name) as file:
-            lines = decoded_lines(source.name, file, JSON_LINE_BYTES if source.kind == "json" else MAX_DOCUMENT_BYTES)
-            values = (
-                _json_values(source.name, lines, self.options.text_column)
-                if source.kind == "json"
-                else _text_values(source.name, lines, self.options.sample_by)
-            )
+            if array is not None:
+                while file.read(BUFFER_BYTES):  # so that it is hashed
+                    pass
+                values: Iterator[tuple[int, Any]] = _array_values(source.name, array, self.options.text_column)
+                yield from self._documents(source, "row", values)
+                return file.size, file.sha256()
+            lines = decoded_lines(source.name, file, MAX_DOCUMENT_BYTES if source.kind == "text" else JSON_LINE_BYTES)
+            column = self.options.text_column
+            if source.kind == "text":
+                values = _text_values(source.name, lines, self.options.sample_by)
+            elif source.kind == "fields":
+                values = _field_values(source.name, lines, column)
+            else:
+                values = _json_values(source.name, lines, column)
             yield from self._documents(source, "line", values)
             return file.size, file.sha256()
 
@@ -138,6 +149,38 @@ class DocumentReader:
                 "or leave such documents out with --on_bad_text skip."
             ) from error
         self.bad_text += 1
+
+
+def _array_values(path: str, rows: list[Any], column: str) -> Iterator[tuple[int, Any]]:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise PotstillError(
+                f"{path}, row {number} is a JSON {type(row).__name__}, not an object: write an array of objects."
+            )
+        if column not in row:
+            check_column(f"{path}, row {number}", column, list(row))
+        yield number, row[column]
+
+
+def _field_values(
+    path: str, lines: Iterator[tuple[int, str | UnicodeDecodeError]], column: str
+) -> Iterator[tuple[int, Any]]:
+    """Yield the values of a column of a `.csv` or `.tsv` file, whose first line names the columns."""
+    header: list[str] | None = None
+    for number, fields in records(lines, delimiter_of(path) or ",", is_quoted(path)):
+        if isinstance(fields, UnicodeDecodeError):
+            yield number, fields
+        elif isinstance(fields, Exception):
+            raise PotstillError(f"{path}, line {number} is not CSV: {first_line(fields)}: correct the row.")
+        elif header is None:
+            check_column(path, column, fields)
+            header = fields
+        elif len(fields) != len(header):
+            raise PotstillError(
+                f"{path}, line {number} has {len(fields)} columns instead of {len(header)}: correct the row."
+            )
+        else:
+            yield number, fields[header.index(column)]
 
 
 def _json_values(

@@ -12,10 +12,12 @@ from potstill.errors import PotstillError, advice, first_line
 
 logger = logging.getLogger(__name__)
 
-FORMATS: dict[str, Literal["text", "json", "parquet"]] = {
+FORMATS: dict[str, Literal["text", "json", "fields", "parquet"]] = {
     ".txt": "text",
     ".jsonl": "json",
     ".json": "json",
+    ".csv": "fields",
+    ".tsv": "fields",
     ".parquet": "parquet",
 }
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -29,15 +31,15 @@ class Source:
     """One input: a file, a folder that `datasets` saved, or a dataset on the hub, whose `name` is its id."""
 
     name: str
-    kind: Literal["text", "json", "parquet", "dataset", "hub"]
+    kind: Literal["text", "json", "fields", "parquet", "dataset", "hub"]
 
 
-def find_sources(names: list[str], output_dir: Path) -> list[Source]:
+def find_sources(names: list[str], output_dir: Path, option: str = "--text") -> list[Source]:
     """Return the sources of all names in one list: see `find_sources_of_each`."""
-    return [source for sources in find_sources_of_each(names, output_dir) for source in sources]
+    return [source for sources in find_sources_of_each(names, output_dir, option) for source in sources]
 
 
-def find_sources_of_each(names: list[str], output_dir: Path) -> list[list[Source]]:
+def find_sources_of_each(names: list[str], output_dir: Path, option: str = "--text") -> list[list[Source]]:
     """Expand files, folders, patterns and hub ids. Sources keep the order of the names; those of one name are sorted.
 
     A folder is searched with all its subfolders and symbolic links. Hidden files, files of other kinds and files that
@@ -49,7 +51,7 @@ def find_sources_of_each(names: list[str], output_dir: Path) -> list[list[Source
     """
     if not names:
         raise PotstillError("There is no text to prepare: name files, folders, patterns or a hub dataset with --text.")
-    finder = _Finder(output_dir)
+    finder = _Finder(output_dir, option)
     return [finder.expand(name) for name in names]
 
 
@@ -64,10 +66,12 @@ class _Finder:
 
     Args:
         output_dir: the resolved path of a folder that is not read.
+        option: the option that names the files, for messages.
     """
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, option: str) -> None:
         self.output_dir = output_dir
+        self.option = option
         self._found: dict[Path, str] = {}  # resolved path of a file → the path by which it is read
         self._skipped: dict[Path, str] = {}  # path → its kind
 
@@ -95,7 +99,7 @@ class _Finder:
         if glob.has_magic(name):
             return self._pattern(path)
         if path.is_symlink() or _looks_like_a_path(name):
-            raise PotstillError(f"There is no file or folder {name}: check the path given to --text.")
+            raise PotstillError(f"There is no file or folder {name}: check the path given to {self.option}.")
         return [Source(name, "hub")]
 
     def _folder(self, folder: Path) -> list[Source]:
@@ -193,6 +197,6 @@ def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or _file(Path(name)) is not None
 
 
-_KINDS = ".txt, .jsonl or .json (plain, .gz, .xz or .zst), or .parquet"
+_KINDS = ".txt, .jsonl, .json, .csv or .tsv (plain, .gz, .xz or .zst), or .parquet"
 _HIDDEN = "hidden"
 _FOUND = "already found by another path"

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import asdict
 from typing import Any, Literal
 
+from potstill.evaluation.by_label import label_grid, label_record, label_tables
 from potstill.evaluation.folders import read_folders
 from potstill.evaluation.notes import notes
 from potstill.evaluation.statistics import (
@@ -27,6 +28,7 @@ def compare(
     format: Literal["text", "markdown", "json"] = "text",
     reference: str | None = None,
     output: str | None = None,
+    by: Literal["task", "label"] = "task",
 ) -> str:
     """Compare models by their results: medians over seeds, macro score, and retention of a reference's score.
 
@@ -36,20 +38,28 @@ def compare(
         format: Output format: text for a terminal, markdown, or json with the scores of every seed.
         reference: Name of the model that the others are compared with; the first model if not given.
         output: File to write the same output to.
+        by: Compare scores by task, or by label: the F1, precision and recall of each label against the reference, the
+            largest loss first.
 
     Returns:
         The text to print.
 
     Raises:
-        PotstillError: there are no results, they are damaged, no model is called `reference`, or `output` cannot be
-            written.
+        PotstillError: there are no results, they are damaged, no model is called `reference`, `output` cannot be
+            written, or no results have figures of labels though `by` asks for them.
     """
     file = None if output is None else check_output_file(output, "--output")
     comparison = compare_runs(*read_folders([results] if isinstance(results, str) else results), reference)
-    if format == "json":
-        printed = json_text(_record(comparison), "The comparison")
+    if by == "label":
+        tables = label_tables(comparison)
+        record, shown = label_record(tables, comparison), [label_grid(one, comparison.reference) for one in tables]
+        remarks = record["notes"]
     else:
-        printed = (markdown if format == "markdown" else text)(grids(comparison), notes(comparison))
+        record, shown, remarks = _record(comparison), grids(comparison), notes(comparison)
+    if format == "json":
+        printed = json_text(record, "The comparison")
+    else:
+        printed = (markdown if format == "markdown" else text)(shown, remarks)
     if file is not None:
         write_text(file, printed + "\n")
     return printed

@@ -21,12 +21,12 @@ from potstill.evaluation.run import PlannedRun, clear_cache, data_fingerprint, t
 from potstill.files import check_writable
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import InputReader
-from potstill.finetuning.predict import model_fingerprint
 from potstill.finetuning.result import RunResult, relevant, run_path
 from potstill.finetuning.trainer import hyperparameters
 from potstill.student.loading import model_folder
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.registry import title_of
+from potstill.training.run_record import model_fingerprint
 
 SMALL = 50_000_000
 """A run of a model with fewer parameters leaves most of a GPU idle."""
@@ -221,7 +221,7 @@ class _Evaluation:
         missing = [run for run in planned if not self._is_done(run)]
         if not missing:
             return
-        self._run_teachers(list(dict.fromkeys(run.options["task"] for run in missing if run.options["teacher"])))
+        self._run_teachers(list(dict.fromkeys(run.task for run in missing if run.options["teacher"])))
         done = len(planned) - len(missing)
         before = f", {done} of them done before" if done else ""
         runs = " ".join(part for part in (f"{len(planned)} runs", purpose) if part)
@@ -303,7 +303,7 @@ class _Evaluation:
         args = run.args()
         planned, found = hyperparameters(args), relevant(result.hyperparameters, bool(args.teacher), args.is_question)
         messages = option_differences(planned, found)
-        task, path = run.options["task"], self.paths[run.model]
+        task, path = run.task, self.paths[run.model]
         values = {
             "the model": (result.model, run.model),
             "the task": (result.task, task),
@@ -321,7 +321,7 @@ class _Evaluation:
     def _size(self, run: PlannedRun) -> float:
         """Return an estimate of a run's time, in an arbitrary unit."""
         args = run.args()
-        rows = self.inputs.rows[args.task or ""] * float(args.num_train_epochs or 1)
+        rows = self.inputs.rows[run.task] * float(args.num_train_epochs or 1)
         # All steps of a small model take the same time. A large model's time grows with its parameters and
         # with the length of its rows.
         parameters = self.inputs.parameters[self.paths[run.model]]

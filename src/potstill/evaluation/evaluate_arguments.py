@@ -13,7 +13,8 @@ from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
 from potstill.evaluation.suites import ENCODER_SUITES
 from potstill.finetuning.finetune_arguments import FinetuneArguments
-from potstill.tasks.registry import TASKS, suites
+from potstill.tasks.own import OWN, is_task_file
+from potstill.tasks.registry import TASKS, find_task, suites
 
 OPTIONS_READ = ("potstill.evaluation.suites",)
 """See `potstill.finetuning.finetune_arguments`."""
@@ -21,7 +22,11 @@ OPTIONS_READ = ("potstill.evaluation.suites",)
 LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 """BERT's grid (Devlin et al. 2019), and the higher rates that small models need (Turc et al. 2019)."""
 
-OF_FINETUNE = ("train_data", "eval_data", "losses", "num_hidden_layers", "layers")
+OF_FINETUNE = (
+    *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric"),
+    *("unlabelled", "unlabelled_ratio", "unlabelled_columns"),
+    *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
+)
 """Options of `finetune` that make no sense for several models or tasks."""
 
 DISTILLED = " (D)"
@@ -48,7 +53,10 @@ class EvaluateArguments(FinetuneArguments):
         required=True,
     )
     suite: list[str] | None = option(
-        None, f"{_suites_in_words()}, or several of them; give some tasks of glue as glue:cola,rte.", required=True
+        None,
+        f"{_suites_in_words()}, or a .yaml file that declares a task on your own files, or several of them; give some "
+        "tasks of glue as glue:cola,rte.",
+        required=True,
     )
     seeds: int = option(5, "Runs of each model and task; their seeds are --seed, --seed + 1 and so on.")
     sts_data: list[str] | None = option(
@@ -66,6 +74,9 @@ class EvaluateArguments(FinetuneArguments):
     losses: dict | str | None = option(None, "An option of `finetune`.")
     num_hidden_layers: int | None = option(None, "An option of `finetune`.")
     layers: str | None = option(None, "An option of `finetune`.")
+    unlabelled: list[str] | str | None = option(None, "An option of `finetune`.")
+    unlabelled_ratio: float | None = option(None, "An option of `finetune`.")
+    unlabelled_columns: list[str] | None = option(None, "An option of `finetune`.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )
@@ -159,12 +170,19 @@ class EvaluateArguments(FinetuneArguments):
         return [suite for suite, _ in self._chosen() if suite in ENCODER_SUITES]
 
     def _chosen(self) -> list[tuple[str, str]]:
-        """Return suite and task; the task of a suite that trains nothing is the suite."""
+        """Return suite and task; the task of a suite that trains nothing is the suite, and a file is its own suite."""
         found: list[tuple[str, str]] = []
         known = suites() | {name: (name,) for name in ENCODER_SUITES}
         for suite in self.suite or []:
+            if is_task_file(suite):
+                found.append((suite, find_task(suite).name))
+                continue
             name, colon, selected = suite.partition(":")
             if name not in known:
+                if name in OWN:
+                    raise PotstillError(
+                        f"{name} is a kind of task on your own files: name a .yaml file that declares one."
+                    )
                 parent = TASKS[name].suite_name if name in TASKS else ""
                 within = f" ({name} is a task of {parent}: give {parent}:{name})" if parent else ""
                 raise PotstillError(f"There is no suite {name!r}; the suites are {', '.join(known)}{within}.")
@@ -176,6 +194,10 @@ class EvaluateArguments(FinetuneArguments):
         if not found:
             raise PotstillError(f"--suite is missing: name one or several of {', '.join(known)}.")
         return list(dict.fromkeys(found))
+
+    def _declared_by(self, task: str) -> str:
+        """Return the file that declares a task, or its name if potstill declares it."""
+        return next((suite for suite, name in self._chosen() if name == task and is_task_file(suite)), task)
 
     def plan(self, absent: dict[str, str], sets: Sequence[str] = ()) -> Plan:
         """Return the plan of the runs.
@@ -219,7 +241,7 @@ class EvaluateArguments(FinetuneArguments):
 
         Args:
             model: name of a model, as in the plan.
-            task: name of the task.
+            task: name of the task, which a file may declare.
             seed: the run's seed.
         """
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FinetuneArguments) if f.init}
@@ -227,7 +249,13 @@ class EvaluateArguments(FinetuneArguments):
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")
         return (
             given
-            | {"model": path, "task": task, "seed": seed, "output_dir": output, "save_strategy": "no"}
+            | {
+                "model": path,
+                "task": self._declared_by(task),
+                "seed": seed,
+                "output_dir": output,
+                "save_strategy": "no",
+            }
             | {
                 "rerank_columns": None  # of the suite, which trains nothing
             }

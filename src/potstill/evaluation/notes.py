@@ -17,7 +17,7 @@ from potstill.tasks.registry import suites
 def notes(comparison: Comparison) -> list[str]:
     """Return the notes; those on figures that cannot be compared, or are missing, come first."""
     return [
-        *_mismatches(comparison),
+        *mismatches(comparison),
         *_missing(comparison),
         *_left_out(comparison),
         *_macro(comparison),
@@ -29,7 +29,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _mismatches(comparison: Comparison) -> list[str]:
+def mismatches(comparison: Comparison) -> list[str]:
     """Report the tasks whose runs read different data, and the models whose runs had different weights."""
     messages = []
     for task, title in comparison.titles.items():

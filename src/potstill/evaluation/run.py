@@ -20,7 +20,7 @@ from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RunResult
 from potstill.finetuning.trainer import FinetuneTrainer, result_of, train_once
 from potstill.json_files import check_finite
-from potstill.tasks.registry import title_of
+from potstill.tasks.registry import find_task
 from potstill.training.checkpoints import WRITE_ERRORS
 
 
@@ -59,7 +59,12 @@ class PlannedRun:
         options = self.options
         rate = f" · lr {options['learning_rate']:g}" if options["learning_rate"] is not None else ""
         keep = ", to be a teacher" if self.keep is not None else ""
-        return f"{self.model} · {title_of(options['task'])}{rate} · seed {options['seed']}{keep}"
+        return f"{self.model} · {find_task(options['task']).title}{rate} · seed {options['seed']}{keep}"
+
+    @property
+    def task(self) -> str:
+        """The name of the task. The options may name the file that declares it."""
+        return find_task(self.options["task"]).name
 
     def args(self) -> FinetuneArguments:
         """Return the options, made in this process."""
@@ -128,7 +133,8 @@ def task_data(args: FinetuneArguments) -> TaskData:
         PotstillError: the data cannot be read.
     """
     limits = (args.max_train_samples, args.max_eval_samples)
-    key = (args.task, args.task_data, limits, args.question_options(), args.on_bad_rows)
+    files = getattr(args.declared_task, "files", None)
+    key = (args.task, files, args.task_data, args.metric, limits, args.question_options(), args.on_bad_rows)
     if key not in _data:
         loaded = load_data(args)
         _data.clear()

@@ -92,12 +92,13 @@ def export(
         weight_bits: 8, or 4 for a smaller file. With onnx-int8, 4 is for the embeddings and feed-forward layers, which
             become int8 when the model is loaded. With openvino-int8 it is for all weights.
         calibration_data: Text on which ranges are measured, as for prepare. The package's own text if not given.
-        task: Sentence task that the model is fine-tuned on, such as sst2. Source and export are scored on it.
+        task: Sentence task that the model is fine-tuned on, such as sst2, or a .yaml file that declares a task on your
+            own files. Source and export are scored on it.
         check_data: Labelled data on which source and export are scored. With a task, the folder of its data, as for
-            finetune. Without a task, for classification a folder with a dev.jsonl (text, text_pair if the model reads
-            pairs, label), for question answering a file like SQuAD's, for token classification a file with tokens and
-            tags, for fill-mask a text. For a sentence encoder a file or folder of pairs with scores, as for --sts_data
-            of evaluate.
+            finetune; for your own task a file, the one to score if not given. Without a task, for classification a
+            folder with a dev.jsonl (text, text_pair if the model reads pairs, label), for question answering a file
+            like SQuAD's, for token classification a file with tokens and tags, for fill-mask a text. For a sentence
+            encoder a file or folder of pairs with scores, as for --sts_data of evaluate.
         max_check_samples: Rows to score, spread over the data; all if not given. For text it counts the first lines,
             1,000 if not given.
         tolerance: Largest difference of a logit from the source's, as a share of their range. An export above it fails

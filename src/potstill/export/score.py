@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from scipy.special import log_softmax
 from potstill.errors import PotstillError
 from potstill.export.check import Agreement, Comparison, Runtime, comparison_of
 from potstill.export.embeddings import EmbeddingAgreement, EmbeddingComparison
+from potstill.export.examples import Examples, Logits, Metrics, rows_of_texts
+from potstill.export.own import own_examples
 from potstill.export.quiet import quiet
 from potstill.export.source import EMBEDDING, ENCODER, Arrays, Source
 from potstill.export.tags import read_tagged, tag_batches, tag_scores
@@ -21,6 +23,7 @@ from potstill.finetuning.rows import sample_rows
 from potstill.tasks.labels import ClassNames, match_names
 from potstill.tasks.load import TaskDataAbsentError, load_split
 from potstill.tasks.metrics import METRICS
+from potstill.tasks.own import OWN, OwnTask
 from potstill.tasks.registry import find_task
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask, Table
@@ -32,10 +35,6 @@ from potstill.tasks.sts import read_sts
 
 ROWS_AT_A_TIME = 8
 MASKED_SHARE = 0.15
-
-Metrics = dict[str, float]
-Logits = list[np.ndarray[Any, Any]]
-"""The logits of one output, or the part of them that is kept: one array for each row."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +66,6 @@ class Scores:
         return f"{metrics}; {self.agreement}{left_out}"
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Rows to run, and how their logits are scored.
-
-    Attributes:
-        rows: the model's inputs for each row, (L,) arrays.
-        score: kept logits of all rows in order, by name of output → metrics.
-        keep: number of a row and its logits without padding → the part that `score` needs. All logits if None.
-    """
-
-    rows: list[Arrays]
-    score: Callable[[dict[str, Logits]], Metrics]
-    keep: Callable[[int, np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None
-
-
 def score_both(
     source: Source,
     exported: Runtime,
@@ -95,8 +79,9 @@ def score_both(
     Args:
         source: a model for that task.
         exported: the same model in another runtime.
-        task: for sentences the name of a task of `finetune`, whose development set is scored, or None for the user's
-            own folder with the model's labels. None for the other heads.
+        task: for sentences the name of a task of `finetune`, whose development set is scored; or a file that declares a
+            task on the user's own files, for any head; or None for the user's own folder with the model's labels, and
+            for the other heads.
         check_data: where the data are. For sentences see `load_split`; for sentence encoders `read_sts`; for questions
             a file in SQuAD's format or its folder; for tags see `read_tagged`; for fill-mask text, as `prepare` reads
             it.
@@ -149,14 +134,6 @@ def _padded(source: Source, rows: list[Arrays]) -> Arrays:
     }  # fmt: skip
 
 
-def _rows(source: Source, texts: list[str], pairs: list[str] | None = None) -> list[Arrays]:
-    """Return the model's inputs for each text, without padding."""
-    return [
-        {name: array[0] for name, array in source.tokenise([text], None if pairs is None else [pairs[number]]).items()}
-        for number, text in enumerate(texts)
-    ]
-
-
 def _examples(
     source: Source, task: str | None, data: str | None, limit: int | None, bad: BadRows
 ) -> Iterator[Examples]:
@@ -164,8 +141,19 @@ def _examples(
     if source.encoder is not None:
         yield from _pairs(source, task, data, limit, bad)
         return
-    if task is not None and find_task(task).pipeline != kind:
+    declared = None if task is None else find_task(task)
+    if declared is not None and declared.pipeline != kind:
         raise PotstillError(f"The model {source.name!r} is for {kind}, not for the task {task}.")
+    files = getattr(declared, "files", None)
+    if files is not None:
+        data = data or files.eval
+        if data is None:
+            raise PotstillError(f"--check_data is missing, and {task} names no file to score: name one as eval there.")
+    elif task in OWN:
+        raise PotstillError(f"--task {task} names no columns: name a .yaml file that declares the task.")
+    if isinstance(declared, OwnTask):
+        yield own_examples(source, declared, data or "", limit, bad)
+        return
     if kind == "text-classification":
         described = _sentence_task(source, task)
         for split in described.dev:
@@ -181,6 +169,11 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
     """Return the task with a name; if there is no name, a task with the model's own labels."""
     config = source.model.config
     labels = () if config.num_labels == 1 else tuple(str(config.id2label[n]) for n in range(config.num_labels))
+    if name is None and getattr(config, "problem_type", None) == "multi_label_classification":
+        raise PotstillError(
+            f"The model {source.name!r} gives a text several labels: declare the task in a .yaml file and name it with "
+            "--task."
+        )
     if name is None:
         table = Table("text", "text_pair", "label", ClassNames(labels) if labels else None, pair_may_lack=True)
         metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",) if labels else ("pearson", "spearman")
@@ -218,7 +211,7 @@ def _sentences(
         found = values[:, 0] if task.is_regression else np.asarray(number_of)[values.argmax(axis=1)]
         return task.score(found, labels)
 
-    return Examples(_rows(source, rows["text"][:], rows["pair"][:] if "pair" in rows.features else None), score)
+    return Examples(rows_of_texts(source, rows["text"][:], rows["pair"][:] if "pair" in rows.features else None), score)
 
 
 def _pairs(source: Source, task: str | None, data: str | None, limit: int | None, bad: BadRows) -> Iterator[Examples]:
@@ -247,7 +240,7 @@ def _pairs(source: Source, task: str | None, data: str | None, limit: int | None
             spearman = METRICS["spearman"](cosines, scores)
             return {"spearman": spearman, "score": spearman}
 
-        yield Examples(_rows(source, [prompt + text for text in places]), score)
+        yield Examples(rows_of_texts(source, [prompt + text for text in places]), score)
 
 
 def _questions(source: Source, data: str, limit: int | None, bad: BadRows) -> Examples:
@@ -286,7 +279,7 @@ def _tokens(source: Source, data: str, limit: int | None, bad: BadRows) -> Examp
     causal = source.head.task == "text-generation"
     generator = np.random.default_rng(0)
     rows, hidden, tokens = [], [], []
-    for row in _rows(source, read_texts(data, limit or 1000)):
+    for row in rows_of_texts(source, read_texts(data, limit or 1000)):
         ids = row["input_ids"]
         if causal and len(ids) > 1:
             rows.append(row)

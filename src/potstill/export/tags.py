@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.errors import PotstillError
 from potstill.export.source import Arrays, Source
-from potstill.tasks.entities import Scheme, entity_f1
+from potstill.tasks.entities import Scheme
 from potstill.tasks.labels import ClassNames, canonical, in_words, match_names
-from potstill.tasks.rows import BadRows, columns_of, named_classes, report_unread, rows_of, text_fault
-
-TAGS = ("ner_tags", "pos_tags", "tags", "labels")
-"""Names of the column of tags in data sets."""
-
-UNUSED = {"id", "idx"}
+from potstill.tasks.rows import BadRows, columns_of, named_classes, report_unread, rows_of
+from potstill.tasks.tag_scores import score_tags
+from potstill.tasks.tagged import TAGS, UNUSED, Tagged, conll_sentences, row_sentences
 
 Sentence = tuple[list[str], list[int]]
 """The words, and the number of each word's tag."""
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """A sentence as it stands in a file.
-
-    Attributes:
-        words: of the sentence.
-        tags: names or numbers, one for each word.
-        places: where each word stands in the file, for messages.
-    """
-
-    words: list[str]
-    tags: list[Any]
-    places: Sequence[str]
 
 
 def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None) -> list[Sentence]:
@@ -47,8 +26,7 @@ def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None)
     Args:
         path: the file. In `.jsonl` and `.parquet` the tags are in `ner_tags`, `pos_tags`, `tags` or `labels`. They are
             names or numbers of the model's tags, or numbers of names that a parquet file gives. A file with any other
-            ending has one word on each line, with its tag in the last column, and an empty line after each sentence.
-            Tabs separate the columns, or blanks if there are no tabs.
+            ending has one word on each line: see `conll_sentences`.
         names: number of a tag → its name, of the model.
         bad: collects the sentences that cannot be used; if None, the first one is an error.
 
@@ -61,7 +39,7 @@ def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None)
     bad = bad or BadRows()
     classes = ClassNames(tuple(names[number] for number in sorted(names)))
     typed = bool({".jsonl", ".parquet"} & {*file.suffixes[-2:]})
-    tagged = _table(file, classes, bad) if typed else list(_conll(file, bad))
+    tagged = _table(file, classes, bad) if typed else list(conll_sentences(str(file), bad))
     known = classes.as_written((tag for sentence in tagged for tag in sentence.tags), typed, str(file))
     sentences = []
     for sentence in tagged:
@@ -98,57 +76,11 @@ def tag_scores(
     logits: Sequence[Any], places: Sequence[Mapping[int, int]], tags: Sequence[list[int]], names: Mapping[int, str]
 ) -> dict[str, float]:
     """Return the accuracy over words, and the F1 of entities if the tags mark them (see `Scheme`), in percent."""
-    right = words = 0
     found, wanted = [], []
     for row, at, numbers in zip(logits, places, tags, strict=True):
-        guessed, numbers = row[list(at.values())].argmax(axis=-1).tolist(), [numbers[word] for word in at]
-        right += sum(guess == number for guess, number in zip(guessed, numbers, strict=True))
-        words += len(at)
-        found.append([names[number] for number in guessed])
-        wanted.append([names[number] for number in numbers])
-    accuracy = 100 * right / max(words, 1)
-    scheme = Scheme.of(names.values())
-    if scheme is None:
-        return {"accuracy": accuracy, "score": accuracy}
-    f1 = entity_f1(scheme, found, wanted)
-    return {"accuracy": accuracy, "f1": f1, "score": f1}
-
-
-def _conll(file: Path, bad: BadRows) -> Iterator[Tagged]:
-    words: list[str] = []
-    tags: list[Any] = []
-    places: list[str] = []
-    fault = ""
-
-    def sentence() -> Iterator[Tagged]:
-        nonlocal fault
-        if fault:  # a sentence cannot be used without one of its words
-            bad.add(fault)
-        elif words:
-            yield Tagged([*words], [*tags], [*places])
-        fault = ""
-        for column in (words, tags, places):
-            column.clear()
-
-    with open_hashed(str(file)) as content:
-        for number, line in decoded_lines(str(file), content):
-            where = f"{file}, line {number}"
-            if isinstance(line, UnicodeDecodeError):
-                fault = fault or f"{where}, is not UTF-8: {line.reason}"
-                continue
-            if not line.strip() or line.startswith("-DOCSTART-"):
-                yield from sentence()
-                continue
-            # A word may hold a blank if tabs separate the columns, and it may always hold a no-break space.
-            within = line.strip(" \t")
-            fields = [field.strip(" ") for field in (within.split("\t") if "\t" in within else re.split(" +", within))]
-            if len(fields) < 2 or not fields[0]:
-                fault = fault or f"{where}, does not have both a word and its tag"
-                continue
-            words.append(fields[0])
-            tags.append(fields[-1])
-            places.append(where)
-    yield from sentence()
+        found.append(row[list(at.values())].argmax(axis=-1).tolist())
+        wanted.append([numbers[word] for word in at])
+    return score_tags(found, wanted, [names[number] for number in range(len(names))]).metrics
 
 
 def _table(file: Path, classes: ClassNames, bad: BadRows) -> list[Tagged]:
@@ -161,22 +93,7 @@ def _table(file: Path, classes: ClassNames, bad: BadRows) -> list[Tagged]:
     chosen = _column(columns, rows, classes)
     if rows and chosen is not None:
         report_unread(str(file), columns_of(rows), {"tokens", chosen, *UNUSED})
-    found = []
-    for number, row in rows:
-        where = f"{file}, row {number}"
-        words, tags = row.get("tokens"), row.get(chosen)
-        if not isinstance(words, list) or not isinstance(tags, list):
-            bad.add(f"{where}, does not have both a list 'tokens' and a list of tags: {', '.join(TAGS)}")
-            continue
-        words = [str(word) if isinstance(word, int) and not isinstance(word, bool) else word for word in words]
-        fault = next((fault for word in words if (fault := text_fault(word, "a word")) is not None), None)
-        if fault is not None:
-            bad.add(f"{where}: {fault}")
-        elif not words or len(words) != len(tags):
-            bad.add(f"{where}, has {len(words)} words and {len(tags)} tags: give one for each")
-        else:
-            found.append(Tagged(words, tags, [where] * len(words)))
-    return found
+    return row_sentences(str(file), rows, "tokens", chosen, bad)
 
 
 def _column(columns: list[str], rows: Iterable[tuple[int, dict[Any, Any]]], classes: ClassNames) -> str | None:

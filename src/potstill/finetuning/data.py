@@ -11,10 +11,13 @@ from transformers import PreTrainedTokenizerFast
 from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.models import AutoHead
+from potstill.finetuning.own_texts import OwnTextData
 from potstill.finetuning.questions import QuestionData
 from potstill.finetuning.rerank import RerankData, files_of
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import SentenceData
+from potstill.finetuning.tags import TagData
+from potstill.tasks.own import OWN, ClassTask, MultilabelTask, OwnTask, ScoreTask, TagTask
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.rerank import RerankTask
 from potstill.tasks.sentence import SentenceTask
@@ -52,7 +55,10 @@ class TaskData(Hashable, Protocol):
         """Return a teacher's logits as columns of `Rows`: `tokens` (one number per token) and `values` (per row)."""
 
     def score(self, predict: Callable[[Rows], dict[str, Array]], dev: dict[str, Rows]) -> dict[str, Any]:
-        """Return the metrics, by split if there are several splits, and their `score`; all in percent."""
+        """Return the metrics, by split if there are several splits, and their `score`; all in percent.
+
+        A task with labels adds the figures of `potstill.tasks.per_label`, by the names in `DETAILS` there.
+        """
 
 
 def load_data(args: FinetuneArguments) -> TaskData:
@@ -75,7 +81,8 @@ def _sentences(task: SentenceTask, args: FinetuneArguments) -> TaskData:
 
 def _questions(task: QuestionTask, args: FinetuneArguments) -> TaskData:
     options = args.question_options()
-    return QuestionData(task, args.task_data, options, args.max_train_samples, args.max_eval_samples)
+    files = args.own_files if args.train_data or args.eval_data or task.files or task.name in OWN else None
+    return QuestionData(task, args.task_data, options, args.max_train_samples, args.max_eval_samples, files)
 
 
 def _rerank(task: RerankTask, args: FinetuneArguments) -> TaskData:
@@ -84,9 +91,16 @@ def _rerank(task: RerankTask, args: FinetuneArguments) -> TaskData:
     return RerankData(files, args.rerank_columns, args.ranking_objective(), *limits, args.on_bad_rows)
 
 
+def _own(task: OwnTask, args: FinetuneArguments) -> TaskData:
+    kind = TagData if isinstance(task, TagTask) else OwnTextData
+    limits = (args.max_train_samples, args.max_eval_samples)
+    return kind(task, args.own_files, args.metric, *limits, args.on_bad_rows)  # type: ignore[arg-type]
+
+
 KINDS: dict[type[Task], Callable[[Any, FinetuneArguments], TaskData]] = {
     SentenceTask: _sentences,
     QuestionTask: _questions,
     RerankTask: _rerank,
+    **dict.fromkeys((ClassTask, MultilabelTask, ScoreTask, TagTask), _own),
 }
 """Class of a declaration → function that reads the data of such tasks."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from potstill.arguments import RECIPE, recipe_values
 from potstill.errors import PotstillError
@@ -14,8 +16,9 @@ from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.result import RESULTS, RunResult
-from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
+from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, shown, train_once
 from potstill.json_files import json_text
+from potstill.report.label_card import PICTURE
 from potstill.report.task_card import task_card
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
@@ -39,6 +42,8 @@ class Finetuned:
         lines = [f"{results['task']}: {_metrics(results)} ({_rows(results)})"]
         if results["without_teacher"] is not None:
             lines.append(f"the same run without the teacher: {_metrics(results['without_teacher'])}")
+        if results["without_unlabelled"] is not None:
+            lines.append(f"the same run without the unlabelled texts: {_metrics(results['without_unlabelled'])}")
         left_out = [f"{count:,} of {split}" for split, count in results["bad_rows"].items() if count]
         if left_out:
             lines.append(f"bad rows left out: {', '.join(left_out)}")
@@ -51,7 +56,8 @@ def finetune(args: FinetuneArguments) -> Finetuned:
     """Fine-tune a model on a task, with a task teacher's soft targets if there is one, and score it.
 
     The written folder can be loaded with `AutoModelForQuestionAnswering`, or with `AutoModelForSequenceClassification`
-    and `pipeline("text-classification")`. It also contains a card, the recipe as YAML, and the results.
+    and `pipeline("text-classification")`, or with `AutoModelForTokenClassification` and
+    `pipeline("token-classification")`. It also contains a card, the recipe as YAML, and the results.
 
     Args:
         args: at least `model`, `task` and `output_dir`.
@@ -79,28 +85,42 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
         "teacher_on_labels": job.teacher_on_labels,
         "changed_on_resume": trainer.changes or None,
         "layers": job.layers,
+        "unlabelled": None if job.unlabelled is None else job.unlabelled.record(job.drawn),
         "log_history": trainer.state.log_history,
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
+    if job.unlabelled is not None and args.without_unlabelled_too:
+        result = dataclasses.replace(result, without_unlabelled=_without("unlabelled texts", plain, folder))
+        _write(trainer, folder, result)
     if args.teacher and args.without_teacher_too and getattr(job.data, "labelled", True):
-        result = dataclasses.replace(result, without_teacher=_without_teacher(plain, folder))
+        result = dataclasses.replace(result, without_teacher=_without("teacher", plain, folder))
         _write(trainer, folder, result)
     return Finetuned(folder, result.record)
 
 
-def _without_teacher(job: Job, folder: Path) -> dict[str, Any]:
-    """Return the measurements of the same run without its teacher; the model is not kept."""
-    temporary = folder / ".without_teacher"
+def _without(what: Literal["teacher", "unlabelled texts"], job: Job, folder: Path) -> dict[str, Any]:
+    """Return the measurements of the same run without its teacher or without unlabelled texts.
+
+    The model is not kept.
+
+    Args:
+        what: what the run lacks; without a teacher it lacks unlabelled texts too.
+        job: the job, before `with_teacher`.
+        folder: the folder of the complete run.
+    """
+    temporary = folder / f".without_{what.split()[0]}"
     # The settings stay the same, although the defaults without a teacher may be different.
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
-    changed["losses"] = None
-    args = dataclasses.replace(job.args, teacher=None, **changed)
+    changed |= {"losses": None} if what == "teacher" else {}
+    changed |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
+    args = dataclasses.replace(job.args, **changed | ({"teacher": None} if what == "teacher" else {}))
+    job = dataclasses.replace(job, args=args, unlabelled=None)
     try:
-        return train_once(dataclasses.replace(job, args=args))[1]
+        return train_once(job.with_teacher() if args.teacher else job)[1]
     except TrainingInterrupted as interruption:
         error = PotstillError(
-            f"Interrupted in the same run without the teacher; the run with the teacher is complete in {folder}."
+            f"Interrupted in the same run without the {what}; the run with the teacher is complete in {folder}."
         )
         error.exit_status = interruption.exit_status
         raise error from interruption
@@ -119,12 +139,22 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         frozen = isinstance(trainer.trained, FrozenEncoder)
         card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), trainer.args.declared_task, frozen)
         (staging / "README.md").write_text(card, encoding="utf-8")
+        if result.confusion is not None:
+            (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))
+
+
+@functools.lru_cache(maxsize=1)
+def _picture(confusion: str) -> bytes:
+    """Return the picture of a confusion matrix, which is given as JSON. A run may write its folder several times."""
+    from potstill.report.plots import confusion_plot  # matplotlib takes long to import
+
+    return confusion_plot(**json.loads(confusion))
 
 
 def _metrics(results: dict[str, Any]) -> str:
     metrics = flat(results["metrics"])
     names = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
-    return ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
+    return ", ".join(f"{name} {shown(name, metrics[name])}" for name in names)
 
 
 def _rows(results: dict[str, Any]) -> str:

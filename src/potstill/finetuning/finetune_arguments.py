@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -13,10 +13,11 @@ from potstill.errors import PotstillError
 from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
 from potstill.objective.ranking import RANKING_LOSSES, RankingObjective
+from potstill.tasks.own import OWN, OwnTask, TagTask, check_metric, split_columns
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.registry import TASKS, find_task
 from potstill.tasks.rows import ON_BAD_ROWS, OnBadRows
-from potstill.tasks.task import USUAL, Task
+from potstill.tasks.task import USUAL, OwnFiles, Task
 
 OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 """Other modules whose contents are in the help of the options."""
@@ -45,12 +46,34 @@ class FinetuneArguments(RunArguments):
     """
 
     model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
-    task: str | None = option(None, f"Task to fine-tune it on: {', '.join(TASKS)}.", required=True)
+    task: str | None = option(
+        None,
+        f"Task to fine-tune it on: {', '.join(TASKS)}; or a .yaml file.",
+        required=True,
+    )
     task_data: str | None = option(
         None, "Folder with the data of the task or of all tasks, or one file for SQuAD; the hub's dataset if not given."
     )
-    train_data: str | None = option(None, "Rerank: file to train on, in place of --task_data.")
-    eval_data: str | None = option(None, "Rerank: file to score, in place of --task_data.")
+    train_data: str | None = option(None, "Your own file to train on, in place of --task_data.")
+    eval_data: str | None = option(None, "Your own file to score; else --dev_share is held out.")
+    text_column: str | None = option(None, "Column of the text, or of the words, in your own files; text or tokens.")
+    pair_column: str | None = option(None, "Column of the second text, if your own task is on pairs of texts.")
+    label_column: str | None = option(
+        None, "Column of the label, score or tags in your own files; label if not given, and upos for CoNLL-U."
+    )
+    columns: list[str] | None = option(
+        None, "Names of the columns, with commas between, of files whose first line does not name them."
+    )
+    label_names: str | None = option(
+        None, "File with the names of your labels, one a line; rows may then hold their numbers, from 0."
+    )
+    label_separator: str | None = option(None, "Multilabel: what stands between labels in a field; a comma.")
+    metric: str | None = option(
+        None,
+        "Metric that is the score of your own task: accuracy (if not given), macro_f1, micro_f1 or matthews; for "
+        "multilabel micro_f1 (if not given), macro_f1 or mean_average_precision; for regression pearson (if not given) "
+        "or spearman; for tagging f1 (if not given, of entities) or accuracy.",
+    )
     rerank_columns: list[str] | None = option(
         None, "Rerank: names of the columns of query, passage and label; of query and passage if there are no labels."
     )
@@ -71,6 +94,21 @@ class FinetuneArguments(RunArguments):
         False, "Do not train the encoder; train a BiLSTM with attention on its hidden states, as was done with ELMo."
     )
     teacher: str | None = option(None, "Folder or hub name of a model that is already fine-tuned on the task.")
+    unlabelled: list[str] | str | None = option(
+        None, "Texts without labels, which the teacher alone teaches: files, folders or patterns.", several=True
+    )
+    unlabelled_ratio: float | None = option(
+        None, "Unlabelled texts for each labelled row in an epoch; each text once in an epoch if not given."
+    )
+    unlabelled_columns: list[str] | None = option(
+        None, "Columns of the texts in --unlabelled: one name, or two for pairs; those of the task if not given."
+    )
+    without_unlabelled_too: bool = option(
+        True, "With --unlabelled, also do the same run without these texts, and report that score too."
+    )
+    class_weights: str | None = option(
+        None, "balanced: a class counts as much as any other in the loss on the labels, however rare it is."
+    )
     losses: dict | str | None = option(
         None,
         f"Rerank: losses, each with its weight or a mapping of options: {', '.join(RANKING_LOSSES)}. For example "
@@ -99,7 +137,9 @@ class FinetuneArguments(RunArguments):
     null_threshold: float = option(
         0.0, "SQuAD 2.0: predict no answer if its score exceeds the best answer's by more than this."
     )
-    dev_share: float = option(0.2, "SQuAD from one file: share of the articles to hold out and score.")
+    dev_share: float = option(
+        0.2, "Your own data or SQuAD from one file: share of the rows, or of the articles, to hold out and score."
+    )
     on_bad_answer: Literal["error", "skip"] = option(
         "error", "SQuAD: what to do if the context does not contain an answer at answer_start: error or skip."
     )
@@ -134,8 +174,12 @@ class FinetuneArguments(RunArguments):
         if self.per_device_train_batch_size is None:
             self.per_device_train_batch_size = defaults.batch_size
         self.max_length = defaults.max_length if self.max_length is None else self.max_length
+        self.columns = None if self.columns is None else list(split_columns(self.columns) or ())
         self._set_losses()
         self._check_files()
+        self._check_own()
+        self._check_unlabelled()
+        self._check("class_weights", self.class_weights in (None, "balanced"), "must be 'balanced'")
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
@@ -180,10 +224,58 @@ class FinetuneArguments(RunArguments):
         for name in ("train_data", "eval_data"):
             self._check(name, own or getattr(self, name) is None, f"is no option of {self.task}: give --task_data")
         self._check("rerank_columns", self.ranks or self.rerank_columns is None, "is an option of rerank")
-        if self.train_data and self.eval_data:
+        if self.train_data and (self.eval_data or not self.ranks):
             self._check("task_data", self.task_data is None, "is not read, because --train_data and --eval_data are")
         count = 3 if self.rerank_columns is None else len(set(self.rerank_columns))
         self._check("rerank_columns", count in (2, 3), "must name query, passage and label, or query and passage")
+
+    def _check_unlabelled(self) -> None:
+        self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
+        for name in ("unlabelled_ratio", "unlabelled_columns"):
+            self._check(name, bool(self.unlabelled) or getattr(self, name) is None, "needs --unlabelled")
+        ratio = self.unlabelled_ratio
+        self._check("unlabelled_ratio", ratio is None or 0 < ratio < math.inf, "must be above 0")
+        if not self.unlabelled:
+            return
+        self._check("unlabelled", bool(self.teacher), "needs a teacher: name one with --teacher")
+        fits = not self.ranks and not self.declared_task.by_token
+        self._check("unlabelled", fits, f"is for tasks on texts: leave it out for {self.task}")
+        taught = bool(self.alpha_ce or self.alpha_cos)
+        self._check("unlabelled", taught, "teaches nothing with --alpha_ce 0: give it a weight")
+
+    def _check_own(self) -> None:
+        """Check the options of tasks on a user's own files, and set the metric."""
+        task = self.declared_task if self.task else None
+        read = task.columns_read if isinstance(task, OwnTask) else frozenset()
+        declared = self.task if task is not None and getattr(task, "files", None) is not None else None
+        for field in fields(OwnFiles):
+            if field.name in ("train", "eval", "dev_share"):
+                continue
+            given = getattr(self, field.name) is not None
+            self._check(field.name, not (given and declared), f"must stand in {declared}")
+            self._check(field.name, not given or field.name in read, f"is no option of {self.task}")
+        own = self.task is not None and (declared is not None or self.task in OWN)
+        self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
+        self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")
+        if not isinstance(task, OwnTask):
+            self._check("metric", self.metric is None, f"is no option of {self.task}: it has a score of its own")
+            return
+        if isinstance(task, TagTask):
+            self._check("freeze_encoder", not self.freeze_encoder, f"is no option of {self.task}")
+        self.metric = self.metric or task.metric
+        if self.metric is not None:
+            check_metric(task, self.metric, "--metric")
+
+    @property
+    def own_files(self) -> OwnFiles:
+        """The user's own files of the task: those of the options, and the others of the file that declares it."""
+        files = getattr(self.declared_task, "files", None)
+        if files is None:
+            names = [field.name for field in fields(OwnFiles) if field.name not in ("train", "eval", "columns")]
+            given = {name: getattr(self, name) for name in names}
+            files = OwnFiles(**given, columns=split_columns(self.columns))
+        named = {"train": self.train_data, "eval": self.eval_data}
+        return replace(files, **{name: source for name, source in named.items() if source is not None})
 
     @property
     def declared_task(self) -> Task:

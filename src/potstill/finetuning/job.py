@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -14,13 +13,16 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
+from potstill.finetuning.class_weights import weights_of
 from potstill.finetuning.data import TaskData, load_data
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
-from potstill.finetuning.predict import soft_targets
 from potstill.finetuning.rows import Array, Rows
-from potstill.finetuning.teaching import Fit, class_order, fit_of
+from potstill.finetuning.soft_targets import soft_targets
+from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
+from potstill.finetuning.teaching import Fit, fit_of
+from potstill.finetuning.unlabelled import Unlabelled, columns_of, read_unlabelled
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 from potstill.student.shallower import chosen_layers, shallower
@@ -42,6 +44,8 @@ class Job:
         hidden_teacher: the teacher, if its hidden states are used.
         teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows.
         layers: the layers of the model that are kept; None for all.
+        unlabelled: texts without labels, for the teacher alone; `with_teacher` adds them to `train`. None for none.
+        class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
     """
 
     args: FinetuneArguments
@@ -52,6 +56,8 @@ class Job:
     hidden_teacher: PreTrainedModel | None = None
     teacher_on_labels: dict[str, float] | None = None
     layers: list[int] | None = None
+    unlabelled: Unlabelled | None = None
+    class_weights: torch.Tensor | None = None
 
     @classmethod
     def prepare(cls, args: FinetuneArguments, data: TaskData | None = None) -> Job:
@@ -63,11 +69,29 @@ class Job:
         reader = InputReader.of(args, args.model or "", "model")
         layers = chosen_layers(reader.config, args.num_hidden_layers, args.layers)
         data = data or load_data(args)
+        if args.class_weights and not data.labels:
+            raise PotstillError(
+                f"--class_weights is {args.class_weights}, but {args.declared_task.title} has no classes: leave it out."
+            )
+        unlabelled = _read_unlabelled(args, data) if args.unlabelled else None
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
         if args.ranks:  # whoever loads the reranker then reads as many tokens of a pair as the training did
             reader.tokenizer.model_max_length = reader.max_length
-        return cls(args, data, reader.tokenizer, train, dev, layers=layers)
+        weights = None
+        if args.class_weights:
+            weights = weights_of(train, data.labels or ())
+        return cls(
+            args, data, reader.tokenizer, train, dev, layers=layers, unlabelled=unlabelled, class_weights=weights
+        )
+
+    @property
+    def drawn(self) -> int:
+        """The number of unlabelled rows in an epoch; 0 before `with_teacher` has added them."""
+        labelled, ratio = self.train.labelled, self.args.unlabelled_ratio
+        if labelled is None:
+            return 0
+        return len(self.train) - labelled if ratio is None else max(1, round(ratio * labelled))
 
     def new_model(self) -> Any:
         """Load the model with a head initialised with the seed; it returns `logits`, or start and end logits."""
@@ -84,7 +108,8 @@ class Job:
                 contradicts the labels.
         """
         args, name = self.args, self.args.teacher or ""
-        teacher = load_task_teacher(name, self.data.head, self.data.labels)
+        teacher, labels = load_task_teacher(name, self.data.head, self.data.labels)
+        teacher.to(args.device)
         reader = InputReader.of(args, name, "teacher")
         same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
         if args.declared_task.by_token or args.alpha_cos:
@@ -93,21 +118,47 @@ class Job:
         same_types = reader.token_types == ("token_type_ids" in self.train.tokens)
         same = same_ids and same_types and reader.max_length == self.train.limit
         rows = self.train if same else reader.rows(self.data, self.data.train)
+        logits, left_out = self._logits(teacher, labels, rows, "rows")
+        fit = self._fit(name, rows, logits, labels is not None and labels.named)
+        measured = dict(fit.measured) if fit else None
+        if labels is not None and labels.left_out:
+            self._say(left_out_message(labels.left_out, left_out))
+            measured = (measured or {}) | {"probability_left_out": 100 * left_out}
+        train = self._taught(self.train, rows, logits, reader)
+        if self.unlabelled is not None:
+            student = InputReader.of(args, args.model or "", "model")
+            texts = student.rows(self.data, self.unlabelled.rows)
+            rows = texts if same else reader.rows(self.data, self.unlabelled.rows)
+            train = train.followed_by(
+                self._taught(texts, rows, self._logits(teacher, labels, rows, "unlabelled texts")[0], reader)
+            )
+        hidden = teacher if args.alpha_cos else None
+        return replace(self, train=train, hidden_teacher=hidden, teacher_on_labels=measured)
+
+    def _logits(
+        self, teacher: PreTrainedModel, labels: TeacherLabels | None, rows: Rows, what: str
+    ) -> tuple[dict[str, Array], float]:
+        """Return a teacher's logits of rows in the order of the task's labels, and the probability of other labels."""
+        args = self.args
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with args.main_process_first(local=False, desc="soft targets"):
-            folder = model_folder(name, "teacher")
-            logits = soft_targets(teacher.to(args.device), folder, rows, args.per_device_eval_batch_size, dtype)
-        order = class_order(teacher.config, self.data.labels) if self.data.labels else None
-        if order is not None and order != sorted(order):
-            logits = {"logits": np.asarray(logits["logits"])[:, order]}
-        fit = self._fit(name, rows, logits, order is not None)
+            folder = model_folder(args.teacher or "", "teacher")
+            logits = soft_targets(teacher, folder, rows, args.per_device_eval_batch_size, dtype, what)
+        if labels is None:
+            return logits, 0.0
+        return {"logits": labels.in_order(logits["logits"])}, labels.probability_left_out(logits["logits"])
+
+    def _taught(self, student: Rows, teacher: Rows, logits: dict[str, Array], reader: InputReader) -> Rows:
+        """Return the student's rows with the teacher's logits of the same rows."""
         by_token, by_row = self.data.soft_columns(logits)
-        tokens, values = self.train.tokens | by_token, self.train.values | by_row
-        if args.alpha_cos and reader.token_types:
-            tokens["teacher_token_type_ids"] = rows.tokens["token_type_ids"]
-        train = replace(self.train, tokens=tokens, values=values)
-        hidden = teacher if args.alpha_cos else None
-        return replace(self, train=train, hidden_teacher=hidden, teacher_on_labels=fit.measured if fit else None)
+        tokens, values = student.tokens | by_token, student.values | by_row
+        if self.args.alpha_cos and reader.token_types:
+            tokens["teacher_token_type_ids"] = teacher.tokens["token_type_ids"]
+        return replace(student, tokens=tokens, values=values)
+
+    def _say(self, line: str) -> None:
+        if self.args.should_log:
+            print(line, file=sys.stderr, flush=True)
 
     def _fit(self, name: str, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
         """Return and log how well a teacher predicts the training labels.
@@ -120,8 +171,7 @@ class Job:
             return None
         if fit.fault is not None and self.args.uses_soft_targets:
             raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.message}; {fit.fault}.")
-        if self.args.should_log:
-            print(f"the teacher on the training labels: {fit.message}", file=sys.stderr, flush=True)
+        self._say(f"the teacher on the training labels: {fit.message}")
         return fit
 
     def _check_same_tokens(self, reader: InputReader, teacher: PreTrainedModel, same_ids: bool) -> None:
@@ -205,6 +255,13 @@ class InputReader:
     def rows(self, data: TaskData, split: Dataset) -> Rows:
         """Tokenise a split."""
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
+
+
+def _read_unlabelled(args: FinetuneArguments, data: TaskData) -> Unlabelled:
+    columns = columns_of(args, args.declared_task, "pair" in data.train.column_names)
+    return read_unlabelled(
+        args.unlabelled or (), columns, data.train, data.dev.values(), args.output_dir or "", args.on_bad_rows
+    )
 
 
 def _multiple(args: FinetuneArguments, max_length: int) -> int:

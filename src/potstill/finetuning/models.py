@@ -11,19 +11,25 @@ from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from potstill.errors import PotstillError, first_line
+from potstill.finetuning.teacher_labels import TeacherLabels, teacher_labels
 from potstill.panics import panics_as_errors
 from potstill.student.loading import check_model_files, from_files, model_folder, quiet_loading
 from potstill.student.weights import Weights, check_finite
 
 _OF_LAYER = re.compile(r"\.\d+\.")
 
-AutoHead = type[AutoModelForSequenceClassification] | type[AutoModelForQuestionAnswering]
+AutoHead = (
+    type[AutoModelForSequenceClassification]
+    | type[AutoModelForQuestionAnswering]
+    | type[AutoModelForTokenClassification]
+)
 
 
 def load_config(name: str, role: str = "model") -> PreTrainedConfig:
@@ -82,7 +88,9 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
     return model
 
 
-def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None) -> PreTrainedModel:
+def load_task_teacher(
+    name: str, head: AutoHead, labels: tuple[str, ...] | None
+) -> tuple[PreTrainedModel, TeacherLabels | None]:
     """Load a model that is already fine-tuned on a task.
 
     Args:
@@ -90,16 +98,19 @@ def load_task_teacher(name: str, head: AutoHead, labels: tuple[str, ...] | None)
         head: the auto class.
         labels: names of the classes; empty for a regression; None for spans.
 
+    Returns:
+        The model, and where it has the classes of the task; None for a task without classes.
+
     Raises:
-        PotstillError: there is no such model, it has no trained head, or its head has another number of labels.
+        PotstillError: there is no such model, it has no trained head, or its labels are not those of the task.
     """
     config = load_config(name, "teacher")
-    count = None if labels is None else max(1, len(labels))
-    if count is not None and config.num_labels != count:
+    matched = teacher_labels(name, config, labels) if labels else None
+    if labels == () and config.num_labels != 1:
         headless = all("For" not in architecture for architecture in config.architectures or ["For"])
-        has = "no head" if headless else f"{config.num_labels} labels, but the task has {count}"
+        has = "no head" if headless else f"{config.num_labels} labels, but the task has 1"
         raise PotstillError(f"the teacher {name!r} has {has}: give one that is fine-tuned on this task")
-    return load_trained(head, name, config, "teacher")
+    return load_trained(head, name, config, "teacher"), matched
 
 
 def load_trained(head: AutoHead, name: str, config: PreTrainedConfig, role: str) -> PreTrainedModel:

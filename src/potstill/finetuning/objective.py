@@ -12,6 +12,9 @@ from torch import Tensor
 SoftPositions = Literal["answer", "all"]
 Losses = dict[str, Tensor]
 
+NO_TAG = -100
+"""The label of a token without a tag: a special token, padding, or a later part of a word."""
+
 
 @dataclass(frozen=True)
 class TaskObjective:
@@ -47,24 +50,93 @@ class TaskObjective:
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         return {"loss": loss} | {name: value.detach() for name, value in losses.items()}
 
-    def sentence(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Losses:
+    def sentence(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        teacher: Tensor | None = None,
+        class_weights: Tensor | None = None,
+    ) -> Losses:
         """Return the losses for sentences.
+
+        Both losses are means over all rows of the batch. The loss on the label of a row without a label is 0. So every
+        row counts the same. A mean over the labelled rows alone would let few labels outweigh many soft targets.
 
         Args:
             logits: (B, C) logits of the student, or (B, 1) scores.
-            labels: (B,) int64 classes, or float scores.
+            labels: (B,) int64 classes, or float scores; -100 or NaN in rows without a label.
             teacher: the teacher's logits, in the same shape.
+            class_weights: (C,) factor of the cross-entropy of rows with this label; None for 1.
         """
         logits = _exact(logits)
         if labels.is_floating_point():
             scores = logits.squeeze(1)
-            losses = {"task": F.mse_loss(scores, labels.to(scores.dtype))}
+            known = ~labels.isnan()
+            errors = torch.where(known, scores - labels.to(scores.dtype).masked_fill(~known, 0.0), 0.0).square()
+            losses = {"task": errors.mean()}
             if teacher is not None:
                 losses["ce"] = F.mse_loss(scores, _exact(teacher).squeeze(1))
             return losses
-        losses = {"task": F.cross_entropy(logits, labels)}
+        each = F.cross_entropy(logits, labels, reduction="none")  # 0 for the label -100
+        if class_weights is not None:
+            each = each * class_weights[labels.clamp(min=0)]
+        losses = {"task": each.mean()}
         if teacher is not None:
             losses["ce"] = self._divergence(logits, _exact(teacher), torch.ones_like(logits, dtype=torch.bool))
+        return losses
+
+    def labels(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        teacher: Tensor | None = None,
+        class_weights: Tensor | None = None,
+    ) -> Losses:
+        """Return the losses for sentences with several labels: binary cross-entropy, mean over rows and labels.
+
+        The soft targets are the teacher's probability of each label at `temperature`. Their loss is the divergence of
+        the two Bernoulli distributions, times temperature², mean over rows and labels.
+
+        Args:
+            logits: (B, C) logits of the student.
+            labels: (B, C) of 0 and 1; NaN in rows without labels.
+            teacher: the teacher's logits, in the same shape.
+            class_weights: (C,) factor of the loss where a label is 1; None for 1.
+        """
+        logits = _exact(logits)
+        known = ~labels.isnan()
+        targets = labels.to(logits.dtype).masked_fill(~known, 0.0)
+        each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights)
+        losses = {"task": (each * known).mean()}
+        if teacher is not None:
+            student, expected = logits / self.temperature, _exact(teacher) / self.temperature
+            wanted = expected.sigmoid()
+            entropy = F.binary_cross_entropy_with_logits(expected, wanted)
+            divergence = F.binary_cross_entropy_with_logits(student, wanted) - entropy
+            losses["ce"] = divergence * self.temperature**2
+        return losses
+
+    def tags(
+        self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None, class_weights: Tensor | None = None
+    ) -> Losses:
+        """Return the losses for tags of words, each a mean over the tokens that have a label.
+
+        Args:
+            logits: (B, L, C) logits of the student.
+            labels: (B, L) int64 tags; `NO_TAG` at tokens without one, which are ignored.
+            teacher: the teacher's logits, in the same shape.
+            class_weights: (C,) factor of the cross-entropy of tokens with this tag; None for 1.
+        """
+        student, inside = _exact(logits), labels != NO_TAG
+        count = inside.sum().clamp(min=1)
+        every = F.cross_entropy(student.flatten(0, 1), labels.flatten(), ignore_index=NO_TAG, reduction="none")
+        if class_weights is not None:
+            every = every * class_weights[labels.flatten().clamp(min=0)]
+        losses = {"task": every.sum() / count}
+        if teacher is not None:
+            log_p, log_q = ((of / self.temperature).log_softmax(dim=-1) for of in (_exact(teacher), student))
+            each = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+            losses["ce"] = (each * inside).sum() / count * self.temperature**2
         return losses
 
     def span(

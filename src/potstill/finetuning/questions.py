@@ -18,11 +18,12 @@ from potstill.errors import PotstillError, first_line
 from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.tasks.load import no_dataset
 from potstill.tasks.questions import QuestionTask
-from potstill.tasks.rows import BadRows, OnBadRows
+from potstill.tasks.rows import BadRows, OnBadRows, print_message
 from potstill.tasks.squad import OnBadAnswer, Squad, find_squad, read_squad, split_by_title
 from potstill.tasks.squad_answers import Answers, find_answers
 from potstill.tasks.squad_score import best_thresholds, score_answers
 from potstill.tasks.squad_windows import make_windows
+from potstill.tasks.task import OwnFiles
 
 Predict = Callable[[Rows], dict[str, Array]]
 """Rows → `start_logits` and `end_logits`, each (tokens of all rows,)."""
@@ -52,6 +53,7 @@ class QuestionData:
         options: how to read the data.
         max_train_samples: number of questions to train on, see `sample_rows`; all if None.
         max_eval_samples: number of questions to score, see `sample_rows`; all if None.
+        files: the user's own files, in place of `task_data`.
 
     Attributes:
         bad_answers: number of answers in both splits left out because their context does not contain them.
@@ -73,20 +75,34 @@ class QuestionData:
         options: QuestionOptions,
         max_train_samples: int | None = None,
         max_eval_samples: int | None = None,
+        files: OwnFiles | None = None,
     ) -> None:
-        self.no_answer = task.no_answer
         self.options = options
         self.bad_answers = 0
         self.bad_rows: dict[str, int] = {}
-        if task_data is None:
+        if files is not None:
+            if files.train is None:
+                raise PotstillError("--train_data is missing: name a file of questions to train on.")
+            train = self._read("train", files.train)
+            if files.eval is None:
+                train, dev = split_by_title(train, files.dev_share)
+                print_message(
+                    f"{files.train}: {len(dev):,} of {len(train) + len(dev):,} questions are held out and scored "
+                    "(whole articles; the same for every seed)."
+                )
+            else:
+                dev = self._read("dev", files.eval)
+        elif task_data is None:
             if task.hub_name is None:
                 raise no_dataset(task)
             train, dev = (_of_hub(task.hub_name, split) for split in ("train", "validation"))
         elif Path(task_data).is_dir():
-            files = {split: find_squad(Path(task_data), split, task.versions) for split in ("train", "dev")}
-            train, dev = (self._read(split, file) for split, file in files.items())
+            found = {split: find_squad(Path(task_data), split, task.versions) for split in ("train", "dev")}
+            train, dev = (self._read(split, file) for split, file in found.items())
         else:
             train, dev = split_by_title(self._read("train and dev", task_data), options.dev_share)
+        some_without = not all(answers["text"] for split in (train, dev) for answers in split["answers"][:])
+        self.no_answer = some_without if task.no_answer is None else task.no_answer
         for split in (train, dev):
             if not self.no_answer and not all(answers["text"] for answers in split["answers"][:]):
                 raise PotstillError(f"{task_data or task.name} has questions without an answer: give --task squad_v2.")

@@ -26,12 +26,14 @@ WHAT = "the result of a run"
 
 NOT_HYPERPARAMETERS = {
     *("model", "task", "task_data", "train_data", "eval_data", "seed", "teacher", "without_teacher_too"),
+    *("unlabelled", "unlabelled_columns", "without_unlabelled_too"),
     # A score does not depend on these, so an interrupted run may continue with other values.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
+    *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
     *("on_bad_rows", "rerank_columns"),  # they change the data, and so their fingerprint, which is compared
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
-OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions"}
+OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "unlabelled_ratio"}
 OF_QUESTIONS = {"stride", "max_answer_length", "n_best", "null_threshold", "dev_share", "on_bad_answer"}
 
 
@@ -65,8 +67,15 @@ class RunResult:
         rows_per_second: rows that training read per second.
         teacher_on_labels: name → figure on how well the teacher predicts the training labels.
         without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
+        unlabelled: about the texts without labels that the teacher taught: the number of `texts`, of those that were
+            left out, and of those that an epoch read, and their fingerprint; None without such texts.
+        without_unlabelled: the measurements of the same run with the teacher but without these texts.
         changed_on_resume: for each resumption that changed options, its step, and option → its value before and after.
         layers: the layers of the model that were kept, from 0; None for all.
+        per_label: label, or kind of entity, → `precision`, `recall` and `f1` in percent, and `support`, over all scored
+            rows; None for tasks without labels and in older results.
+        confusion: `labels`, and `counts` with a row for each correct label and a column for each predicted one; None if
+            a row may have several labels, or none.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -94,8 +103,12 @@ class RunResult:
     rows_per_second: float | None = None
     teacher_on_labels: dict[str, Any] | None = None
     without_teacher: dict[str, Any] | None = None
+    unlabelled: dict[str, Any] | None = None
+    without_unlabelled: dict[str, Any] | None = None
     changed_on_resume: list[Any] | None = None
     layers: list[int] | None = None
+    per_label: dict[str, dict[str, float]] | None = None
+    confusion: dict[str, list[Any]] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

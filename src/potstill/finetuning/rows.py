@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -15,20 +15,28 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 Array = np.ndarray[Any, Any]
 
+BATCHES_SORTED = 50
+"""Batches whose rows are sorted by length together, as in transformers' `get_length_grouped_indices`."""
+
+NO_LABEL = -100
+"""The number of a class in a row that has none. torch's cross-entropy leaves out such rows."""
+
 
 @dataclass
 class Rows(Dataset[dict[str, Tensor]]):
     """Inputs and labels for a model; each row is an example or a window.
 
     Attributes:
-        tokens: name → column with one number per token, (tokens of all rows,), with the rows in order; it includes
-            `input_ids`.
+        tokens: name → column with one number or vector per token, (tokens of all rows, …), with the rows in order; it
+            includes `input_ids`.
         values: name → column with one number or vector per row, (rows, …).
         lengths: (rows,) number of tokens in each row.
         padding: name of a column of tokens → its padding value; 0 if not given.
         multiple: a batch is as long as its longest row, rounded up to a multiple of this.
         limit: maximum length of a batch.
         windows: the windows of questions from `make_windows`; None for sentences.
+        labelled: number of the first rows that have labels; None for all. The labels of the others are `NO_LABEL`, or
+            NaN.
     """
 
     tokens: dict[str, Array]
@@ -38,6 +46,7 @@ class Rows(Dataset[dict[str, Tensor]]):
     multiple: int = 8
     limit: int = 512
     windows: datasets.Dataset | None = None
+    labelled: int | None = None
 
     def __post_init__(self) -> None:
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
@@ -46,7 +55,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         return len(self.lengths)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Return a batch: columns of tokens and `attention_mask` are (B, L), the other columns are (B, …)."""
+        """Return a batch: columns of tokens and `attention_mask` are (B, L, …), the other columns are (B, …)."""
         places = np.asarray(indices)
         lengths = self.lengths[places]
         longest = min(-(-int(lengths.max()) // self.multiple) * self.multiple, self.limit)
@@ -54,13 +63,43 @@ class Rows(Dataset[dict[str, Tensor]]):
         source = (self._starts[places][:, None] + np.arange(longest))[inside]
         batch = {}
         for name, column in self.tokens.items():
-            padded = np.full(inside.shape, self.padding.get(name, 0), _wide(column.dtype))
+            padded = np.full((*inside.shape, *column.shape[1:]), self.padding.get(name, 0), _wide(column.dtype))
             padded[inside] = column[source]
             batch[name] = torch.from_numpy(padded)
         batch["attention_mask"] = torch.from_numpy(inside.astype(np.int64))
         for name, column in self.values.items():
             batch[name] = torch.from_numpy(np.asarray(column[places], _wide(column.dtype)))
         return batch
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return the rows from `start` to before `stop`, without their windows."""
+        tokens = slice(int(self._starts[start]), int(self._starts[stop]))
+        return replace(
+            self,
+            tokens={name: column[tokens] for name, column in self.tokens.items()},
+            values={name: column[start:stop] for name, column in self.values.items()},
+            lengths=self.lengths[start:stop],
+            windows=None,
+        )
+
+    def followed_by(self, unlabelled: Rows) -> Rows:
+        """Return these rows and then rows without labels. Columns that those lack hold `NO_LABEL`, or NaN, for them."""
+
+        def joined(columns: dict[str, Array], others: dict[str, Array], count: int) -> dict[str, Array]:
+            found = {}
+            for name, column in columns.items():
+                nothing = NO_LABEL if np.issubdtype(column.dtype, np.integer) else np.nan
+                other = others[name] if name in others else np.full((count, *column.shape[1:]), nothing, column.dtype)
+                found[name] = np.concatenate([column, other])
+            return found
+
+        return replace(
+            self,
+            tokens=joined(self.tokens, unlabelled.tokens, int(unlabelled.lengths.sum())),
+            values=joined(self.values, unlabelled.values, len(unlabelled)),
+            lengths=np.concatenate([self.lengths, unlabelled.lengths]),
+            labelled=len(self),
+        )
 
     def batches(self, batch_size: int) -> Iterator[tuple[Array, dict[str, Tensor]]]:
         """Yield all rows once, the longest first, as pairs of row indices and their batch."""
@@ -102,6 +141,65 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+class MixedSampler(LengthGroupedSampler):
+    """Yields all labelled rows and a part of the unlabelled ones in an epoch, with rows of similar length together.
+
+    Every batch has the same share of labelled rows, as nearly as whole rows allow. Otherwise the loss on few labels
+    would be large in some batches and 0 in others. The unlabelled rows are drawn in a random order, which is a new one
+    when all have been drawn. An epoch goes on where the last one ended. So all are drawn equally often in the end,
+    whatever the size of the part. Seed and epoch determine the order.
+
+    Args:
+        lengths: (rows,) number of tokens in each row, those of the labelled ones first.
+        labelled: number of labelled rows.
+        drawn: number of unlabelled rows in an epoch.
+        batch_size: number of rows that are padded to the same length.
+        seed: seed of the order.
+    """
+
+    def __init__(self, lengths: Array, labelled: int, drawn: int, batch_size: int, seed: int) -> None:
+        super().__init__(lengths, batch_size, seed)
+        self.labelled = labelled
+        self.drawn = drawn
+
+    def rows_of_epoch(self) -> list[int]:
+        """Return the indices of the rows in the chosen epoch."""
+        count = len(self.lengths) - self.labelled
+        first = self.epoch * self.drawn
+        before, after = first // count, -(-(first + self.drawn) // count)
+        orders = [np.random.default_rng((self.seed, number)).permutation(count) for number in range(before, after)]
+        places = np.concatenate(orders)[first - before * count :][: self.drawn]
+        return [*range(self.labelled), *(self.labelled + places).tolist()]
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
+        lengths, rows = np.asarray(self.lengths), np.asarray(self.rows_of_epoch())
+        pieces = -(-len(self) // (BATCHES_SORTED * self.batch_size))
+        kinds = []
+        for kind in (rows[: self.labelled], rows[self.labelled :]):
+            shuffled = kind[torch.randperm(len(kind), generator=generator).numpy()]
+            kinds.append(np.array_split(shuffled, pieces))
+        order = np.concatenate([_merged(parts, lengths) for parts in zip(*kinds, strict=True)])
+        full = len(order) // self.batch_size
+        numbers = torch.randperm(full, generator=generator).tolist()
+        longest = int(lengths[order].argmax()) // self.batch_size
+        if longest < full:
+            numbers.remove(longest)
+            numbers.insert(0, longest)
+        for number in [*numbers, full]:
+            yield from order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+
+    def __len__(self) -> int:
+        return self.labelled + self.drawn
+
+
+def _merged(kinds: Sequence[Array], lengths: Array) -> Array:
+    """Return rows of several kinds, the longest first, so that each stretch has every kind in the same share."""
+    ordered = [rows[np.argsort(-lengths[rows], kind="stable")] for rows in kinds]
+    places = np.concatenate([(np.arange(len(rows)) + 0.5) / max(len(rows), 1) for rows in ordered])
+    return np.concatenate(ordered)[np.argsort(places, kind="stable")]
 
 
 def sample_rows(split: datasets.Dataset, limit: int | None) -> datasets.Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from potstill.errors import PotstillError
 from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.tasks.load import load_split
+from potstill.tasks.per_label import class_details
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask
 
@@ -72,19 +73,14 @@ class SentenceData:
     def shape(self) -> dict[str, Any]:
         """Return the fields of a model's config that describe the task."""
         if self.task.is_regression:
-            return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
-        names = dict(enumerate(self.task.labels))
-        return {
-            "num_labels": len(names),
-            "problem_type": "single_label_classification",
-            "id2label": names,
-            "label2id": {label: number for number, label in names.items()},
-        }
+            return score_shape()
+        return class_shape(self.task.labels) | {"problem_type": "single_label_classification"}
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
-        """Tokenise a split: see `tokenised`."""
-        labels = np.asarray(split["label"][:], np.float32 if self.task.is_regression else np.int64)
-        return tokenised(split, tokenizer, max_length, multiple, {"labels": labels})
+        """Tokenise a split, with the column `labels` if it has any: see `tokenised`."""
+        kind = np.float32 if self.task.is_regression else np.int64
+        values = {"labels": np.asarray(split["label"][:], kind)} if "label" in split.column_names else {}
+        return tokenised(split, tokenizer, max_length, multiple, values)
 
     def soft_columns(self, logits: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return a teacher's logits, (rows, C), as a column of `Rows`."""
@@ -93,6 +89,8 @@ class SentenceData:
     def score(self, predict: Predict, dev: dict[str, Rows]) -> dict[str, Any]:
         """Return the metrics and their mean, `score`, in percent; with several dev splits the metrics are by split.
 
+        Classes also have the figures of `class_details`, over the rows of all splits together.
+
         Args:
             predict: returns `logits`, (rows, C).
             dev: split → rows.
@@ -100,20 +98,45 @@ class SentenceData:
         Raises:
             PotstillError: logits of the model are not finite.
         """
-        by_split = {}
+        by_split: dict[str, Any] = {}
+        answers: list[tuple[Array, Array]] = []
         for name, rows in dev.items():
             logits = predict(rows)["logits"]
-            wrong = int((~np.isfinite(logits).all(axis=1)).sum())
-            if wrong:  # argmax would choose NaN
-                raise PotstillError(
-                    f"The model's logits for {wrong} of the {len(logits)} rows of {name} are not finite, so the model "
-                    "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
-                )
+            check_logits(logits, name)
             predictions = logits[:, 0] if self.task.is_regression else logits.argmax(axis=1)
             by_split[name] = self.task.score(predictions, rows.values["labels"])
-        if len(by_split) == 1:
-            return next(iter(by_split.values()))
-        return by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+            answers.append((predictions, rows.values["labels"]))
+        metrics = next(iter(by_split.values()))
+        if len(by_split) > 1:
+            metrics = by_split | {"score": float(np.mean([metrics["score"] for metrics in by_split.values()]))}
+        if self.task.is_regression:
+            return metrics
+        return metrics | class_details(self.task.labels, *map(np.concatenate, zip(*answers, strict=True)))
+
+
+def score_shape() -> dict[str, Any]:
+    """Return the fields of the config of a model that gives a number."""
+    return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
+
+
+def class_shape(labels: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of the config of a model that names labels, but for its `problem_type`."""
+    names = dict(enumerate(labels))
+    return {
+        "num_labels": len(names),
+        "id2label": names,
+        "label2id": {label: number for number, label in names.items()},
+    }
+
+
+def check_logits(logits: Array, split: str) -> None:
+    """Raise a `PotstillError` if logits, (rows, C), are not all finite numbers."""
+    wrong = int((~np.isfinite(logits).all(axis=1)).sum())
+    if wrong:  # argmax would choose NaN
+        raise PotstillError(
+            f"The model's logits for {wrong} of the {len(logits)} rows of {split} are not finite, so the model "
+            "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
+        )
 
 
 def tokenised(

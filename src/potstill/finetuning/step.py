@@ -28,9 +28,11 @@ class TaskStep(nn.Module):
         objective: computes losses from the model's outputs.
         teacher: teacher for the loss on hidden states. It is not needed for soft targets, which are in the batch.
         record: whether batches of a repeated shape are replayed as CUDA graphs.
+        class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
-    and perhaps `soft`, (B, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
+    or (B, C) if there are several, and perhaps `soft`, (B, C); for tags `labels`, (B, L), and perhaps `soft`,
+    (B, L, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
     `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and perhaps `soft_start` and `soft_end`, (B, L).
     The token types for a teacher that takes them are `teacher_token_type_ids`, (B, L).
     """
@@ -41,8 +43,10 @@ class TaskStep(nn.Module):
         objective: TaskObjective | RankingObjective,
         teacher: nn.Module | None = None,
         record: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.model = model
         self.objective = objective
         # A tuple keeps it out of the module tree.
@@ -75,7 +79,13 @@ class TaskStep(nn.Module):
             return self.objective(outputs.logits, batch)
         inside = batch["attention_mask"].bool()
         if "labels" in batch:
-            losses = self.objective.sentence(outputs.logits, batch["labels"], batch.get("soft"))
+            labels, soft, weights = batch["labels"], batch.get("soft"), self.class_weights
+            if labels.dim() == 1:
+                losses = self.objective.sentence(outputs.logits, labels, soft, weights)
+            elif labels.is_floating_point():
+                losses = self.objective.labels(outputs.logits, labels, soft, weights)
+            else:
+                losses = self.objective.tags(outputs.logits, labels, soft, weights)
         else:
             soft = (batch["soft_start"], batch["soft_end"]) if "soft_start" in batch else None
             losses = self.objective.span(

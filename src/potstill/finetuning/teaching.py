@@ -14,10 +14,10 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
+from potstill.finetuning.objective import NO_TAG
 from potstill.finetuning.rerank import marks_of
 from potstill.finetuning.rows import Array, Rows
-from potstill.tasks.labels import match_names
-from potstill.tasks.metrics import pearson
+from potstill.tasks.metrics import mean_average_precision, pearson
 from potstill.tasks.ranking import average_precision, expected_precision, ranked_gains
 
 BELOW = 1.64
@@ -40,11 +40,6 @@ class Fit:
     measured: dict[str, float]
     message: str
     fault: str | None = None
-
-
-def class_order(config: Any, labels: Sequence[str]) -> list[int] | None:
-    """Return the teacher's class index for each class of the task, by their names; None if the names do not match."""
-    return match_names([str(config.id2label.get(number, "")) for number in range(len(labels))], labels)
 
 
 def fit_of_classes(logits: Array, labels: Array, names: Sequence[str], named: bool) -> Fit:
@@ -148,6 +143,23 @@ def fit_of_spans(start: Array, end: Array, rows: Rows) -> Fit | None:
     )
 
 
+def fit_of_sets(logits: Array, labels: Array, named: bool) -> Fit:
+    """Compare logits, (rows, C), with the labels, (rows, C) of 0 and 1, where a row may have several.
+
+    The order of the teacher's labels cannot be told from its predictions as surely as that of classes, so a teacher
+    whose labels have other names is at fault.
+    """
+    precision = mean_average_precision(logits, labels)
+    chance = 100 * float(np.asarray(labels).mean(axis=0)[np.asarray(labels).any(axis=0)].mean())
+    fit = Fit(
+        {"mean_average_precision": precision, "by_chance": chance},
+        f"the mean average precision of its labels is {precision:.1f} % (expected by chance: {chance:.1f} %)",
+    )
+    if named:
+        return fit
+    return Fit(fit.measured, fit.message, "its labels have other names: name them in id2label of its config.json")
+
+
 def fit_of_lists(scores: Array, rows: Rows) -> Fit | None:
     """Compare the order of the passages of each query with the labels.
 
@@ -192,8 +204,13 @@ def fit_of(data: Any, rows: Rows, logits: dict[str, Array], named: bool) -> Fit 
     """
     if "lists" in rows.values:
         return fit_of_lists(logits["logits"], rows) if "labels" in rows.values else None
+    if "labels" in rows.tokens:
+        inside = rows.tokens["labels"] != NO_TAG
+        return fit_of_classes(np.asarray(logits["logits"])[inside], rows.tokens["labels"][inside], data.labels, named)
     if "logits" not in logits:
         return fit_of_spans(logits["start_logits"], logits["end_logits"], rows)
+    if data.labels and rows.values["labels"].ndim == 2:
+        return fit_of_sets(logits["logits"], rows.values["labels"], named)
     if data.labels:
         return fit_of_classes(logits["logits"], rows.values["labels"], data.labels, named)
     return fit_of_scores(logits["logits"], rows.values["labels"])

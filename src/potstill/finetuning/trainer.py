@@ -20,9 +20,10 @@ from potstill.finetuning.job import Job
 from potstill.finetuning.lists import ListBatches, ListSampler
 from potstill.finetuning.predict import fingerprint, predict
 from potstill.finetuning.result import RunResult, relevant
-from potstill.finetuning.rows import LengthGroupedSampler
+from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
 from potstill.finetuning.step import TaskStep
 from potstill.student.loading import model_folder
+from potstill.tasks.per_label import DETAILS
 from potstill.training.compatibility import check_launch
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
@@ -30,6 +31,9 @@ from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
+
+NOT_PERCENT = ("mae", "threshold")
+"""Metrics that are not in percent."""
 
 
 class FinetuneTrainer(ResumableTrainer):
@@ -51,12 +55,14 @@ class FinetuneTrainer(ResumableTrainer):
     def __init__(self, model: PreTrainedModel, job: Job, callbacks: list[TrainerCallback] | None = None) -> None:
         args = job.args
         check_launch(args)
-        if args.dataloader_drop_last and len(job.train) < self._rows_of(args):
+        rows = job.drawn + (len(job.train) if job.train.labelled is None else job.train.labelled)
+        if args.dataloader_drop_last and rows < self._rows_of(args):
             raise PotstillError(
-                f"--dataloader_drop_last leaves nothing of {len(job.train)} rows, because a batch has "
+                f"--dataloader_drop_last leaves nothing of {rows} rows, because a batch has "
                 f"{self._rows_of(args)}: leave it out."
             )
         self.job = job
+        self.details: dict[str, Any] = {}
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
         record = args.records and not isinstance(model, FrozenEncoder)
@@ -64,10 +70,12 @@ class FinetuneTrainer(ResumableTrainer):
         sampler: LengthGroupedSampler | ListSampler
         if args.ranks:
             sampler = ListSampler(job.train.values["lists"], job.train.lengths, args.train_batch_size, args.seed)
+        elif job.train.labelled is not None:
+            sampler = MixedSampler(job.train.lengths, job.train.labelled, job.drawn, self._rows_of(args), args.seed)
         else:
             sampler = LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed)
         super().__init__(
-            model=TaskStep(model, objective, teacher, record),
+            model=TaskStep(model, objective, teacher, record, job.class_weights),
             args=args,
             sampler=sampler,
             headline=_headline(model, job),
@@ -103,7 +111,7 @@ class FinetuneTrainer(ResumableTrainer):
             batches = -(-self.sampler.batches // self.args.world_size)
             return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
         size = self._rows_of(self.args)
-        batches = len(self.job.train) // size if self.args.dataloader_drop_last else -(-len(self.job.train) // size)
+        batches = len(self.sampler) // size if self.args.dataloader_drop_last else -(-len(self.sampler) // size)
         return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
     @property
@@ -121,7 +129,7 @@ class FinetuneTrainer(ResumableTrainer):
         return self._log_scores(self.score(), metric_key_prefix)
 
     def score(self) -> dict[str, Any]:
-        """Score the dev sets.
+        """Score the dev sets, and keep the figures of each label in `details`.
 
         Returns:
             The task's metrics, by split if it has several, and its `score`; all in percent.
@@ -133,9 +141,13 @@ class FinetuneTrainer(ResumableTrainer):
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with self.excluded_time(), fitting_memory(args, evaluation=True):
             self.trained.to(args.device)
-            return self.job.data.score(
+            found = self.job.data.score(
                 lambda rows: predict(self.trained, rows, args.per_device_eval_batch_size, dtype), self.job.dev
             )
+        self.details = {name: found.pop(name) for name in DETAILS if name in found}
+        if "threshold" in found:  # whoever loads the model then knows from which probability on a label is meant
+            self.trained.config.threshold = found["threshold"]
+        return found
 
     def _log_scores(self, metrics: dict[str, Any], prefix: str = "eval") -> dict[str, float]:
         logs = {f"{prefix}_{name}": value for name, value in flat(metrics).items()}
@@ -160,7 +172,7 @@ def train_once(
 
     Returns:
         The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `seconds` by part, `steps`,
-        and `rows_per_second` of the training.
+        and `rows_per_second` of the training; and the figures in `DETAILS` that the task has.
 
     Raises:
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
@@ -186,6 +198,7 @@ def train_once(
     return trainer, {
         "score": score,
         "metrics": metrics,
+        **trainer.details,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
         "rows_per_second": steps * trainer.units_per_step / max(trained - prepared, 1e-9),
@@ -249,9 +262,14 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def shown(name: str, value: float) -> str:
+    """Return a figure as it is printed: percent have one digit after the point, other units three."""
+    return f"{value:.3f}" if name.endswith(NOT_PERCENT) else f"{value:.1f}"
+
+
 def _evaluation_line(logs: dict[str, float]) -> str:
     return " · ".join(
-        f"{name.removeprefix('eval_')} {value:.1f}"
+        f"{name.removeprefix('eval_')} {shown(name, value)}"
         for name, value in logs.items()
         if name.startswith("eval_") and isinstance(value, float)
     )
@@ -265,11 +283,14 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     teacher = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
-    rows = f"{len(job.train):,} rows, {job.train.lengths.mean():.0f} tokens each"
+    count = f"{len(job.train):,}"
+    if (labelled := job.train.labelled) is not None:
+        count = f"{labelled:,} labelled and {job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+    rows = f"{count} rows, {job.train.lengths.mean():.0f} tokens each"
     if args.ranks:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
     return (
-        f"{args.task} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
+        f"{args.declared_task.name} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
         f"{args.train_batch_size * args.world_size} a step · {precision} on {devices}{hardware(args.device)}"
     )
 

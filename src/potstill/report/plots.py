@@ -1,15 +1,24 @@
-"""Plots as SVG text for an HTML page."""
+"""Plots: curves as SVG text for an HTML page, and confusion matrices as PNG files for cards."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from potstill.report.markdown import visible
 
 Curve = Sequence[tuple[float, float]]
+
+MOST_WRITTEN = 20
+"""With more labels than this, the cells of a confusion matrix are too small for numbers."""
+
+MOST_INCHES = 16.0
+LONGEST_NAME = 36
 
 
 def line_plot(curves: Mapping[str, Curve], x_label: str, y_label: str) -> str:
@@ -35,6 +44,47 @@ def line_plot(curves: Mapping[str, Curve], x_label: str, y_label: str) -> str:
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def confusion_plot(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> bytes:
+    """Return a PNG of a confusion matrix. A cell is as dark as its share of the rows of the correct label.
+
+    Args:
+        labels: (C,) names. With many labels the picture grows, and counts are no longer written into it.
+        counts: (C, C), a row for each correct label and a column for each predicted one.
+    """
+    matrix = np.asarray(counts, np.float64)
+    shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    count = len(labels)
+    names = [_shown(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…") for name in labels]
+    row = 0.5 if count <= MOST_WRITTEN else max(0.19, min(0.5, MOST_INCHES / count))  # inches
+    points = float(np.clip(72 * row * 0.62, 3, 9))
+    side = max(row * count, 2.4)
+    title = 10 if count <= MOST_WRITTEN else 16
+    # A layout of matplotlib's own would draw hundreds of names several times to find out how wide they are.
+    margin = 0.8 + 0.62 * points / 72 * max(map(len, names))
+    width, height = margin + side + 1.2, margin + side + 0.2
+    figure = Figure(figsize=(width, height), dpi=110)
+    axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
+    # A root scale, because the share of a confusion that matters may be a few percent.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="auto")
+    axes.set_xticks(range(count), names, rotation=90, fontsize=points)
+    axes.set_yticks(range(count), names, fontsize=points)
+    axes.set_xlabel("predicted label", fontsize=title)
+    axes.set_ylabel("correct label", fontsize=title)
+    if count <= MOST_WRITTEN:
+        for (line, column), number in np.ndenumerate(matrix):
+            if number:
+                colour = "white" if shares[line, column] > 45 else "black"
+                axes.text(column, line, f"{int(number):,}", ha="center", va="center", color=colour, fontsize=points)
+    bar_axes = figure.add_axes(((margin + side + 0.15) / width, margin / height, 0.15 / width, side / height))
+    bar = figure.colorbar(image, cax=bar_axes, ticks=[0, 1, 5, 20, 50, 100])
+    bar.set_label("% of the rows of a label", fontsize=title)
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that the font lacks
+        figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
 
 
 def _shown(name: str) -> str:

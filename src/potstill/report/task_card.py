@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
 
@@ -25,10 +27,11 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
     sections = [
         front_matter(header, recipe["model"]),
-        f"# {name_of(recipe['model'])} on {plain(recipe['task'])}",
+        f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
         _how(recipe, results, frozen),
-        _RERANKING if task.ranks else _usage(pipeline, frozen),
+        _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
         _scores(results),
+        *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
     ]
@@ -50,6 +53,8 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
             f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {name_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
         )
+        if results.get("unlabelled"):
+            what += f", of {results['unlabelled']['texts']:,} unlabelled texts too"
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
@@ -62,7 +67,7 @@ def _cost(results: dict[str, Any]) -> str:
     return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
-def _usage(pipeline: str, frozen: bool) -> str:
+def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:
     spans = pipeline == "question-answering"
     if frozen:
         auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
@@ -72,9 +77,18 @@ def _usage(pipeline: str, frozen: bool) -> str:
         )
     if spans:
         return _ANSWERING
+    call, more = 'model("…")', ""
+    if "threshold" in metrics:
+        call = 'model("…", top_k=None)'
+        more = (
+            f"\n\nEach label has a probability of its own. A label is meant from {metrics['threshold']:g} on: this "
+            "threshold was chosen on the rows that were scored, and is `threshold` in the config."
+        )
+    if pipeline == "token-classification":
+        call = 'model("…", aggregation_strategy="first")'
     return (
         f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
-        'model("…")\n```'
+        f"{call}\n```{more}"
     )
 
 
@@ -109,9 +123,14 @@ answer = context[offsets[start, 0] : offsets[end, 1]]
 
 
 def _scores(results: dict[str, Any]) -> str:
-    without_teacher = results["without_teacher"]
-    columns = [results] if without_teacher is None else [results, without_teacher]
-    head = ["figure", "value"] if without_teacher is None else ["figure", "with the teacher", "same run without it"]
+    without_teacher, without_texts = results["without_teacher"], results.get("without_unlabelled")
+    head, columns = ["figure", "value" if without_teacher is None else "with the teacher"], [results]
+    if without_texts is not None:
+        head[1:] = ["with the teacher and unlabelled texts", "same run without these texts"]
+        columns.append(without_texts)
+    if without_teacher is not None:
+        head.append("same run without it" if without_texts is None else "same run without the teacher")
+        columns.append(without_teacher)
     rows = [
         [plain(name), *(figure(_value(column, path), ".2f") for column in columns)]
         for name, path in _names(results["metrics"])

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from potstill.corpus import Corpus
+from potstill.errors import PotstillError
 from potstill.recipe import DistillationArguments
+from potstill.sentences.embedding_size import add_dense
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.student import build_sentence_student
 from potstill.sentences.trainer import attended_length, row_format
+from potstill.student.build import initialised_from
 from potstill.student.layers import AUTO
 from potstill.student.sizing import Beside, Estimate, safetensors_bytes
 from potstill.student.vocabulary_pruning import prune_embeddings
@@ -17,6 +20,10 @@ from potstill.training.new_student import choose_sizes
 
 MEASURED_BLOCKS = 64
 """Blocks of the corpus on whose texts the importance of heads, neurons and dimensions is measured."""
+
+
+FITTED_BLOCKS = 512
+"""Blocks of the corpus on whose texts a Dense module is fitted before training."""
 
 
 def load_sentence_teacher(name: str, corpus: Corpus) -> SentenceEncoder:
@@ -47,8 +54,10 @@ def choose_sentence_sizes(
         corpus: what the student will be trained on.
 
     Raises:
-        PotstillError: no student keeps to `max_size`.
+        PotstillError: no student keeps to `max_size`, or it does not count the Dense module of `embedding_size`.
     """
+    if args.max_size is not None and args.embedding_size is not None:
+        raise PotstillError("--max_size does not count the Dense module of --embedding_size: leave one of them out.")
     shapes = [{name: tuple(tensor.shape) for name, tensor in part.state_dict().items()} for part in teacher.dense]
     parameters = sum(parameter.numel() for parameter in teacher.dense.parameters())
     beside = Beside(parameters, sum(map(safetensors_bytes, shapes)))
@@ -70,7 +79,7 @@ def new_sentence_student(
     Raises:
         PotstillError: there is no such student.
     """
-    return build_sentence_student(
+    student = build_sentence_student(
         teacher,
         layers="alternate" if args.layers in (None, AUTO) else args.layers,
         initialise=args.initialise,
@@ -79,14 +88,19 @@ def new_sentence_student(
         texts=beginnings(corpus, teacher),
         **sizes,
     )
+    if args.embedding_size is not None:
+        texts = beginnings(corpus, teacher, FITTED_BLOCKS) if args.initialise == "teacher" else None
+        with initialised_from(args.seed):
+            add_dense(student, teacher, args.embedding_size, texts)
+    return student
 
 
-def beginnings(corpus: Corpus, encoder: SentenceEncoder) -> Tensor:
+def beginnings(corpus: Corpus, encoder: SentenceEncoder, blocks: int | None = None) -> Tensor:
     """Return (N, L) token ids, each row the beginning of a text. L is the median length of some texts.
 
-    The texts are those of blocks that are spread evenly over the training split.
+    The texts are those of some blocks that are spread evenly over the training split.
     """
-    number = min(MEASURED_BLOCKS, len(corpus.train))
+    number = min(blocks or MEASURED_BLOCKS, len(corpus.train))
     chosen = torch.linspace(0, len(corpus.train) - 1, number).round().long().tolist()
     ids = corpus.train.__getitems__(chosen)["input_ids"]
     ids = ids[ids != encoder.tokenizer.pad_token_id]

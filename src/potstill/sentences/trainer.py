@@ -173,9 +173,11 @@ def default_losses(teacher: SentenceEncoder, student: SentenceEncoder) -> dict[s
     Embeddings of other widths are compared by the similarities of texts. `embedding_cosine` would see the student's
     embeddings only through a learned map, which does not keep their cosines.
     """
-    if teacher.model.config.hidden_size == student.model.config.hidden_size:
-        return {"embedding_cosine": 10.0, "hidden_cosine": 1.0}
-    return {"similarities": 10.0, "hidden_mse": 1.0}
+    same_hidden = teacher.model.config.hidden_size == student.model.config.hidden_size
+    return {
+        "embedding_cosine" if teacher.width == student.width else "similarities": 10.0,
+        "hidden_cosine" if same_hidden else "hidden_mse": 1.0,
+    }
 
 
 def row_format(corpus: Corpus, encoder: SentenceEncoder) -> RowFormat:

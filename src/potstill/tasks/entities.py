@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Span = tuple[int, int, str]
 """First word, word after the last one, kind of entity."""
@@ -76,16 +77,57 @@ class Scheme:
             yield begin, place + 1, kind
 
 
-def entity_f1(scheme: Scheme, predictions: Iterable[Sequence[str]], references: Iterable[Sequence[str]]) -> float:
-    """Return the F1 of complete entities over all sentences, in percent; 0 if there are no entities at all.
+@dataclass
+class Counts:
+    """Numbers of things that are predicted, that are expected, and that are both."""
+
+    right: int = 0
+    predicted: int = 0
+    expected: int = 0
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Precision, recall and F1 in percent, 0 where they are not defined, and the support: the number expected."""
+        return {
+            "precision": 100 * self.right / max(self.predicted, 1),
+            "recall": 100 * self.right / max(self.expected, 1),
+            "f1": 200 * self.right / max(self.predicted + self.expected, 1),
+            "support": self.expected,
+        }
+
+
+def entity_counts(
+    scheme: Scheme, predictions: Iterable[Sequence[str]], references: Iterable[Sequence[str]]
+) -> dict[str, Counts]:
+    """Return kind of entity → the numbers of complete entities over all sentences.
 
     Args:
         scheme: scheme of the tags.
         predictions: predicted tags of each sentence.
         references: correct tags of each sentence.
     """
-    right = predicted = expected = 0
+    kinds = sorted({kind for mark, kind in scheme.meanings.values() if mark != "O"})
+    counts = {kind: Counts() for kind in kinds}
     for prediction, reference in zip(predictions, references, strict=True):
         found, correct = set(scheme.entities(prediction)), set(scheme.entities(reference))
-        right, predicted, expected = right + len(found & correct), predicted + len(found), expected + len(correct)
-    return 200 * right / max(predicted + expected, 1)
+        for *_, kind in found & correct:
+            counts[kind].right += 1
+        for *_, kind in found:
+            counts[kind].predicted += 1
+        for *_, kind in correct:
+            counts[kind].expected += 1
+    return counts
+
+
+def entity_f1(scheme: Scheme, predictions: Iterable[Sequence[str]], references: Iterable[Sequence[str]]) -> float:
+    """Return the F1 of complete entities over all sentences, in percent; 0 if there are no entities at all.
+
+    The arguments are as in `entity_counts`.
+    """
+    return float(in_all(entity_counts(scheme, predictions, references)).scores["f1"])
+
+
+def in_all(counts: dict[str, Counts]) -> Counts:
+    """Return the sums over all kinds."""
+    every = counts.values()
+    return Counts(sum(c.right for c in every), sum(c.predicted for c in every), sum(c.expected for c in every))

@@ -97,12 +97,17 @@ def _is_number(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
 
+def spelling(name: str) -> str:
+    """Return the form in which names are compared: "Not entailment" and "not_entailment" are the same."""
+    return re.sub(r"[-_\s]+", "_", name.strip().casefold())
+
+
 def match_names(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
     """Return the position in `names` of each name in `wanted`. Return None if they are not the same names, each once.
 
     Capitals, hyphens, blanks and underscores make no difference: "Not entailment" equals "not_entailment".
     """
-    have, want = ([re.sub(r"[-_\s]+", "_", name.strip().lower()) for name in some] for some in (names, wanted))
+    have, want = ([spelling(name) for name in some] for some in (names, wanted))
     if len(set(have)) < len(have) or sorted(have) != sorted(want):
         return None
     return [have.index(name) for name in want]

@@ -1,4 +1,4 @@
-"""The metrics of sentence tasks, in percent. A new metric is one function and one entry in `METRICS`."""
+"""The metrics of tasks, in percent. A new metric is one function and one entry in `METRICS`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef
 
 
 def accuracy(predictions: Any, references: Any) -> float:
@@ -19,6 +19,37 @@ def accuracy(predictions: Any, references: Any) -> float:
 def f1(predictions: Any, references: Any) -> float:
     """Return the F1 of class 1 of two, in percent; 0 if class 1 is in neither predictions nor references."""
     return 100 * float(f1_score(references, predictions, zero_division=0))
+
+
+def macro_f1(predictions: Any, references: Any) -> float:
+    """Return the mean of the F1 of the classes, in percent.
+
+    The arguments are (N,) classes, or (N, C) of 0 and 1 if a row may have several. Of (N,) classes, those that are in
+    neither of the two do not count; of (N, C) all count, and a class that is in neither has 0.
+    """
+    return 100 * float(f1_score(references, predictions, average="macro", zero_division=0))
+
+
+def micro_f1(predictions: Any, references: Any) -> float:
+    """Return the F1 over all decisions, in percent. If each row has one class it equals the accuracy.
+
+    The arguments are as in `macro_f1`.
+    """
+    return 100 * float(f1_score(references, predictions, average="micro", zero_division=0))
+
+
+def mean_average_precision(scores: Any, references: Any) -> float:
+    """Return the mean over classes of the average precision, in percent. Classes without a positive row do not count.
+
+    Args:
+        scores: (N, C), the higher the surer.
+        references: (N, C) of 0 and 1.
+    """
+    references = np.asarray(references)
+    counted = references.any(axis=0)
+    if not counted.any():
+        return 0.0
+    return 100 * float(average_precision_score(references[:, counted], np.asarray(scores)[:, counted], average="macro"))
 
 
 def matthews(predictions: Any, references: Any) -> float:
@@ -66,5 +97,8 @@ METRICS: dict[str, Metric] = {
     "matthews": Metric(matthews, "Matthews"),
     "pearson": Metric(pearson, "Pearson"),
     "spearman": Metric(spearman, "Spearman"),
+    "macro_f1": Metric(macro_f1, "macro F1"),
+    "micro_f1": Metric(micro_f1, "micro F1"),
+    "mean_average_precision": Metric(mean_average_precision, "mAP"),
 }
 """Name of a metric in tasks and results → the metric."""

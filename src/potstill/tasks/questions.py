@@ -1,11 +1,11 @@
-"""SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018): find the answer to a question in a context."""
+"""SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018), and files in their format: find an answer in a context."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from potstill.tasks.task import Defaults, Task
+from potstill.tasks.task import Defaults, OwnFiles, Task
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,16 @@ class QuestionTask(Task):
     Attributes:
         hub_name: the dataset on the hub; None if there is none, and the data must be local.
         versions: versions of the format, as in the names of files: `train-v1.1.json`.
-        no_answer: whether some questions have no answer.
+        no_answer: whether some questions have no answer; None if the data say so.
+        files: its files, which a file that declares the task names; None if the options of the run name them.
     """
 
     hub_name: str | None
     versions: tuple[str, ...]
-    no_answer: bool = False
+    no_answer: bool | None = False
+    files: OwnFiles | None = None
 
+    own_files: ClassVar[bool] = True
     pipeline: ClassVar[str] = "question-answering"
     by_token: ClassVar[bool] = True
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from potstill.corpus.fields import records
+from potstill.corpus.json_arrays import json_array
 from potstill.corpus.lines import decoded_lines, open_hashed, unreadable
 from potstill.errors import PotstillError, first_line
 
@@ -40,18 +41,20 @@ class BadRows:
     count: int = 0
     first: str = ""
 
-    def add(self, message: str) -> None:
-        """Count a row.
+    def add(self, message: str, count: int = 1) -> None:
+        """Count a row, or several.
 
         Args:
             message: names the file and the row, and says what is wrong, without a full stop.
+            count: the number of rows.
 
         Raises:
             PotstillError: `on_bad_rows` is ``stop``.
         """
         if self.on_bad_rows == "stop":
-            raise PotstillError(f"{message}; correct the row, or leave such rows out with --on_bad_rows skip.")
-        self.count += 1
+            rows = "the row" if count == 1 else "them"
+            raise PotstillError(f"{message}; correct {rows}, or leave such rows out with --on_bad_rows skip.")
+        self.count += count
         self.first = self.first or message
 
     def report(self, where: str, left: int) -> None:
@@ -96,11 +99,19 @@ def text_lines(path: str, bad: BadRows) -> Iterator[tuple[int, str]]:
 
 
 def json_rows(path: str, bad: BadRows) -> Iterator[NumberedRow]:
-    """Yield the objects of a file of JSON lines. Blank lines do not count.
+    """Yield the objects of a file of JSON lines, or of a `.json` file that holds one array. Blank lines do not count.
 
     Raises:
         PotstillError: the file cannot be read; or a line is no JSON object, unless `bad` takes it.
     """
+    array = json_array(path)
+    if array is not None:
+        for number, row in enumerate(array, 1):
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                bad.add(f"{path}, row {number}, is not a JSON object")
+        return
     for number, line in text_lines(path, bad):
         if not line.strip():
             continue
@@ -115,36 +126,42 @@ def json_rows(path: str, bad: BadRows) -> Iterator[NumberedRow]:
             bad.add(f"{path}, line {number}, is not a JSON object")
 
 
-def csv_rows(path: str, bad: BadRows) -> Iterator[NumberedRow]:
-    """Yield the rows of a file of comma-separated fields, by the names in its first line. Fields may be quoted.
+def csv_rows(
+    path: str, bad: BadRows, columns: Sequence[str] | None = None, delimiter: str = ",", quoted: bool = True
+) -> Iterator[NumberedRow]:
+    """Yield the rows of a file of separated fields, by the names in its first line. Fields may be quoted.
 
     Blank lines do not count. The number of a row is that of its last line, because a quoted field may have several.
+
+    Args:
+        path: the file.
+        bad: takes the rows that cannot be used.
+        columns: names of the columns of a file whose first line does not name them.
+        delimiter: what separates the fields.
+        quoted: whether fields may be quoted.
 
     Raises:
         PotstillError: the file cannot be read or has two columns of one name; or a row has more or fewer fields than
             the first line or a quotation mark that is not closed, unless `bad` takes it.
     """
-    reader = csv.reader((line + "\n" for _, line in text_lines(path, bad)), strict=True)
-    header: list[str] | None = None
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            bad.add(f"{path}, line {reader.line_num}, is not CSV: {first_line(error)}")
+    header = None if columns is None else list(columns)
+    first = True
+    for number, fields in records(text_lines(path, bad), delimiter, quoted):
+        if isinstance(fields, Exception):
+            bad.add(f"{path}, line {number}, is not CSV: {first_line(fields)}")
             continue
-        if not fields:
-            continue
+        if first and header is not None and fields == header:
+            raise PotstillError(f"{path} names its columns in its first line: leave --columns out.")
+        first = False
         if header is None:
             header = fields
             twice = next((name for name in header if header.count(name) > 1), None)
             if twice is not None:
                 raise PotstillError(f"{path} has {header.count(twice)} columns {twice!r}: keep only one of them.")
         elif len(fields) != len(header):
-            bad.add(f"{path}, line {reader.line_num}, has {len(fields)} columns instead of {len(header)}")
+            bad.add(f"{path}, line {number}, has {len(fields)} columns instead of {len(header)}")
         else:
-            yield reader.line_num, dict(zip(header, fields, strict=True))
+            yield number, dict(zip(header, fields, strict=True))
 
 
 def parquet_rows(path: str) -> list[NumberedRow]:

@@ -22,6 +22,33 @@ USUAL = Defaults()
 
 
 @dataclass(frozen=True)
+class OwnFiles:
+    """Where the rows of a task are, and how they are read.
+
+    Attributes:
+        train: a file, a folder that `datasets` saved, or the id of a dataset on the hub, to train on.
+        eval: the same, to score; None for a part of `train`.
+        text_column: the column of the text, or of the words; None for its usual name.
+        pair_column: the column of the second text of a pair; None if there is none.
+        label_column: the column of the label, the labels, the score or the tags; None for its usual name.
+        columns: names of the columns of files whose first line does not name them.
+        label_names: a file with the names of the labels, one a line. Files may then write their numbers, from 0.
+        label_separator: what stands between the labels of a text in one field; a comma if None.
+        dev_share: share of the rows of `train` that is scored if there is no `eval`.
+    """
+
+    train: str | None = None
+    eval: str | None = None
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str | None = None
+    columns: tuple[str, ...] | None = None
+    label_names: str | None = None
+    label_separator: str | None = None
+    dev_share: float = 0.2
+
+
+@dataclass(frozen=True)
 class Task:
     """The declaration of a task. A subclass adds the fields that one kind of data needs.
 

@@ -22,7 +22,7 @@ from potstill.arguments import RunArguments
 from potstill.errors import PotstillError
 
 PLACES = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "corpus", "teacher", "tokenizer", "task_data"}
-PLACES |= {"model", "train_data", "eval_data"}
+PLACES |= {"model", "train_data", "eval_data", "unlabelled"}
 """Paths. The contents of these paths are compared by fingerprints."""
 
 LENGTH = {"max_steps", "num_train_epochs", "max_train_minutes"}
@@ -50,6 +50,7 @@ EVALUATION |= {"prediction_loss_only", "eval_accumulation_steps", "eval_do_conca
 EVALUATION |= {"include_for_metrics", "batch_eval_metrics", "max_eval_samples", "load_best_model_at_end"}
 EVALUATION |= {"metric_for_best_model", "greater_is_better", "do_train", "do_eval", "do_predict"}
 EVALUATION |= {"layers_seconds", "without_teacher_too", "n_best", "null_threshold", "max_answer_length"}
+EVALUATION |= {"without_unlabelled_too"}
 
 SAVING = {"save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"}
 SAVING |= {"enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"}

@@ -1,0 +1,178 @@
+"""A task teacher's logits, computed once for a teacher and rows, and kept for this run and the next ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from potstill.cache import cache_folder
+from potstill.errors import PotstillError, first_line
+from potstill.finetuning.predict import predict
+from potstill.finetuning.rows import Array, Rows
+from potstill.training.progress import duration
+from potstill.training.run_record import model_fingerprint
+
+PART = 8192
+"""Rows whose logits are saved together. An interruption loses one part at most."""
+
+SECONDS_PER_LINE = 10.0
+DAY = 86_400
+
+
+def soft_targets(
+    model: nn.Module,
+    source: str | Path,
+    rows: Rows,
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+    what: str = "rows",
+) -> dict[str, Array]:
+    """Return a task teacher's logits for rows, as `predict` does, but compute them only once for a teacher and rows.
+
+    They are cached below `$POTSTILL_CACHE`, or `~/.cache/potstill`, and mapped into memory from there. The folder is
+    named after a hash of the teacher's files, of its tokenised rows, and of the precision. After an interruption the
+    same call continues with the first part that is missing.
+
+    Args:
+        model: the teacher.
+        source: folder that it was loaded from.
+        rows: the rows, tokenised by the teacher's own tokenizer.
+        batch_size: rows at a time.
+        dtype: dtype of autocast.
+        what: the word for the rows in messages.
+
+    Raises:
+        PotstillError: the teacher's logits are not finite, or the cache cannot be written or read.
+    """
+    key = _key(Path(source), rows, dtype)
+    folder = cache_folder() / "soft-targets" / key
+    if not folder.is_dir():
+        parts = folder.with_name(f".parts-{key}")
+        _compute_parts(model, source, rows, batch_size, dtype, parts, what)
+        with _writing(folder.parent):
+            _clear_abandoned(folder.parent)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+            try:
+                _join(parts, partial, rows)
+                os.replace(partial, folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another run wrote the same folder meanwhile
+                    raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(parts, ignore_errors=True)
+    try:
+        return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    except (OSError, EOFError, ValueError) as error:
+        raise PotstillError(
+            f"The teacher's logits in {folder} cannot be read ({first_line(error)}): remove that folder."
+        ) from error
+
+
+def _compute_parts(
+    model: nn.Module,
+    source: str | Path,
+    rows: Rows,
+    batch_size: int,
+    dtype: torch.dtype | None,
+    parts: Path,
+    what: str,
+) -> None:
+    """Compute the parts that are missing, and print the progress."""
+    starts = range(0, len(rows), PART)
+    missing = [start for start in starts if not (parts / str(start)).is_dir()]
+    whole = sum(min(PART, len(rows) - start) for start in missing)
+    before = f" ({len(rows) - whole:,} are there)" if whole < len(rows) else ""
+    print(f"computing the teacher's logits of {len(rows):,} {what}{before}", file=sys.stderr, flush=True)
+    began = last = time.monotonic()
+    done = 0
+    for start in missing:
+        stop = min(start + PART, len(rows))
+        found = predict(model, rows if len(starts) == 1 else rows.part(start, stop), batch_size, dtype)
+        if not all(np.isfinite(array).all() for array in found.values()):
+            raise PotstillError(
+                f"The logits of the teacher {source} are not all finite numbers: its weights are broken."
+            )
+        with _writing(parts.parent):
+            _save_part(parts / str(start), found)
+        done += stop - start
+        now = time.monotonic()
+        if now - last >= SECONDS_PER_LINE and done < whole:
+            last, rate = now, done / (now - began)
+            print(
+                f"teacher's logits: {done:,} of {whole:,} {what} ({done / whole:.0%}) · {rate:,.0f} {what}/s · "
+                f"{duration((whole - done) / rate)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _save_part(place: Path, found: dict[str, Array]) -> None:
+    """Save the logits of a part in a folder that is complete or not there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    try:
+        for name, array in found.items():
+            np.save(partial / f"{name}.npy", array)
+        os.replace(partial, place)
+    except OSError:
+        if not place.is_dir():  # otherwise another run wrote the same part meanwhile
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _join(parts: Path, folder: Path, rows: Rows) -> None:
+    """Write the logits of all parts, one after another, to a file for each name."""
+    starts = [str(start) for start in range(0, len(rows), PART)]
+    for name in sorted(file.name for file in (parts / starts[0]).glob("*.npy")):
+        pieces = [np.load(parts / start / name, mmap_mode="r") for start in starts]
+        shape = (sum(map(len, pieces)), *pieces[0].shape[1:])
+        with open(folder / name, "wb") as file:  # a map would end the process if the disk were full
+            header = {"descr": np.lib.format.dtype_to_descr(pieces[0].dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for piece in pieces:
+                file.write(np.ascontiguousarray(piece).data)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, ValueError) as error:
+        raise PotstillError(
+            f"The teacher's logits cannot be saved in {folder} ({first_line(error)}): free some space, or name another "
+            "folder in POTSTILL_CACHE."
+        ) from error
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what processes left behind that were killed a day or, if they could be continued, a month ago."""
+    for pattern, days in ((".partial-*", 1), (".parts-*", 30)):
+        for left in folder.glob(pattern):
+            with suppress(OSError):  # another process may be doing the same
+                if time.time() - left.stat().st_mtime > days * DAY:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+def _key(source: Path, rows: Rows, dtype: torch.dtype | None) -> str:
+    digest = hashlib.sha256(model_fingerprint(source).encode())
+    for name, column in sorted(rows.tokens.items()):
+        digest.update(json.dumps([name, str(column.dtype), column.shape]).encode())
+        digest.update(np.ascontiguousarray(column).data)
+    digest.update(np.ascontiguousarray(rows.lengths, np.int64).data)
+    digest.update(str(dtype).encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,117 @@
+"""Matches the labels of a task teacher with those of the task, by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from potstill.errors import PotstillError
+from potstill.finetuning.rows import Array
+from potstill.tasks.labels import match_names, spelling
+
+SHOWN = 8
+"""How many labels a message names."""
+
+_NUMBERED = re.compile(r"(label[_\s-]?)?\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TeacherLabels:
+    """Where a teacher has the labels of the task.
+
+    Attributes:
+        places: (C,) the place of each label of the task among the teacher's; None if nothing tells, because one of the
+            two only numbers its labels. They are then in the same order, or another check finds out that they are not.
+        left_out: names of the teacher's labels that the task does not have.
+    """
+
+    places: list[int] | None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> bool:
+        """Whether the labels are matched by their names."""
+        return self.places is not None
+
+    def in_order(self, logits: Array) -> Array:
+        """Return logits (…, teacher's labels) in the order of the task's labels, (…, C), without any others.
+
+        Their softmax is the teacher's probability of each label if it is known to be one of the task's.
+        """
+        if self.places is None or self.places == [*range(np.shape(logits)[-1])]:
+            return logits
+        return np.asarray(logits)[..., self.places]
+
+    def probability_left_out(self, logits: Array) -> float:
+        """Return the mean probability, 0 to 1, that the teacher gives to the labels that are left out."""
+        if not self.left_out or self.places is None:
+            return 0.0
+        return float(1 - softmax(np.asarray(logits, np.float64), axis=-1)[..., self.places].sum(axis=-1).mean())
+
+
+def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherLabels:
+    """Match a teacher's labels with those of the task. Capitals, hyphens and blanks make no difference.
+
+    Args:
+        teacher: its folder or name, for messages.
+        config: its config.
+        labels: (C,) names of the task's labels.
+
+    Raises:
+        PotstillError: the teacher lacks a label of the task, or only numbers its labels and has more or fewer.
+    """
+    names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
+    numbered = all(_NUMBERED.fullmatch(name) for name in names) or all(_NUMBERED.fullmatch(name) for name in labels)
+    places = match_names(names, labels)
+    if places is not None:
+        return TeacherLabels(places)
+    if numbered:
+        if len(names) == len(labels):
+            return TeacherLabels(None)
+        raise PotstillError(
+            f"the teacher {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
+            "that is fine-tuned on this task, or name its labels in id2label of its config.json"
+        )
+    form = spelling if len({*map(spelling, labels)}) == len(labels) else str
+    have, want = list(map(form, names)), list(map(form, labels))
+    twice = next((name for name, key in zip(names, have, strict=True) if have.count(key) > 1), None)
+    if twice is not None:
+        raise PotstillError(
+            f"the teacher {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
+            "of its config.json"
+        )
+    missing = [name for name, key in zip(labels, want, strict=True) if key not in have]
+    extra = [name for name, key in zip(names, have, strict=True) if key not in want]
+    if missing:
+        others = f", and has {_some(extra)}, which the task does not have" if extra else ""
+        lacked = f"label{'s' * (len(missing) > 1)} {_some(missing)}"
+        raise PotstillError(
+            f"the teacher {teacher!r} lacks the task's {lacked}{others}: give a teacher of the same labels, or correct "
+            "the names in id2label of its config.json"
+        )
+    return TeacherLabels([have.index(key) for key in want], tuple(extra))
+
+
+def left_out_message(left_out: Sequence[str], probability: float) -> str:
+    """Return the line that tells of a teacher's labels that are left out.
+
+    Args:
+        left_out: their names.
+        probability: the mean probability that the teacher gives them, 0 to 1.
+    """
+    these = "label" if len(left_out) == 1 else "labels"
+    return (
+        f"the teacher's {these} {_some(left_out)} {'is' if len(left_out) == 1 else 'are'} left out, because the task "
+        f"does not have {'it' if len(left_out) == 1 else 'them'}; the teacher gave {100 * probability:.1f} % of its "
+        f"probability to {'it' if len(left_out) == 1 else 'them'}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:SHOWN]))
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,178 @@
+"""Reads the texts without labels that only a task teacher can teach (Hinton et al. 2015; Turc et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from potstill.corpus.sources import Source, find_sources
+from potstill.errors import PotstillError
+from potstill.finetuning.finetune_arguments import FinetuneArguments
+from potstill.finetuning.predict import fingerprint
+from potstill.tasks.own import OwnTask
+from potstill.tasks.own_tables import TRAIN, open_table
+from potstill.tasks.rows import BadRows, OnBadRows, print_message, text_fault, text_lines
+from potstill.tasks.task import OwnFiles, Task
+
+OPTION = "--unlabelled"
+
+Texts = tuple[str, ...]
+"""A text, or the two texts of a pair."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of the texts.
+
+    Attributes:
+        text: usual names of the column of the text; one of them must be there.
+        pair: the same for the second text of a pair; None for a task on single texts.
+        given: whether the user named the columns.
+        all: names of all columns of `.csv` and `.tsv` files whose first line does not name them.
+    """
+
+    text: tuple[str, ...]
+    pair: tuple[str, ...] | None = None
+    given: bool = False
+    all: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Texts without labels.
+
+    Attributes:
+        rows: columns `text` and, for pairs, `pair`; each text once, and none of the task's own.
+        counts: what was found: `texts`, and those that were left out: `empty`, `duplicates`, `in_training_rows`,
+            `in_scored_rows` and `bad`.
+    """
+
+    rows: datasets.Dataset
+    counts: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def record(self, drawn: int) -> dict[str, Any]:
+        """Return what results say of the texts; `drawn` is the number that an epoch reads."""
+        return self.counts | {"per_epoch": drawn, "fingerprint": fingerprint({"unlabelled": self.rows})}
+
+
+def columns_of(args: FinetuneArguments, task: Task, pairs: bool) -> Columns:
+    """Return the columns of the texts of a task: those that the user named, or the task's own and the usual ones.
+
+    Args:
+        args: the options of the run.
+        task: the declaration of the task.
+        pairs: whether its rows are pairs of texts.
+
+    Raises:
+        PotstillError: the user named another number of columns than the task has texts.
+    """
+    files = args.own_files if isinstance(task, OwnTask) else OwnFiles()
+    if args.unlabelled_columns is not None:
+        text, *pair = args.unlabelled_columns
+        if len(pair) != pairs:
+            needed = "the two texts of a pair" if pairs else "one text"
+            raise PotstillError(f"{OPTION}_columns names {1 + len(pair)}: it must name the columns of {needed}.")
+        return Columns((text,), tuple(pair) or None, True, files.columns)
+    table = getattr(task, "hub", None)
+    own = [files.text_column, getattr(table, "text", None)]
+    second = [files.pair_column, getattr(table, "pair", None)]
+    names, others = (tuple(dict.fromkeys(name for name in some if isinstance(name, str))) for some in (own, second))
+    return Columns(
+        (*names, "text", "sentence"), (*others, "pair", "sentence2") if pairs else None, False, files.columns
+    )
+
+
+def read_unlabelled(
+    names: Sequence[str],
+    columns: Columns,
+    train: datasets.Dataset,
+    dev: Iterable[datasets.Dataset],
+    output_dir: str,
+    on_bad_rows: OnBadRows = "stop",
+) -> Unlabelled:
+    """Read texts and leave out those that are empty, occur twice, or are in the task's own rows.
+
+    Args:
+        names: files, folders, patterns, or ids of datasets on the hub.
+        columns: where the texts are. A line of a `.txt` file is a text.
+        train: the labelled rows, with the column `text` and perhaps `pair`.
+        dev: the rows that are scored.
+        output_dir: a folder that is not read.
+        on_bad_rows: `stop`: a row that cannot be read is an error; `skip`: it is left out and counted.
+
+    Raises:
+        PotstillError: a file cannot be read, its format is unknown, it has no such column, or no text is left.
+    """
+    bad = BadRows(on_bad_rows)
+    counts = dict.fromkeys(("texts", "empty", "duplicates", "in_training_rows", "in_scored_rows", "bad"), 0)
+    in_train, in_dev = set(_own(train)), {texts for split in dev for texts in _own(split)}
+    kept: dict[Texts, Texts] = {}
+    sources = find_sources(list(names), Path(output_dir).resolve(), OPTION)
+    for source in sources:
+        for texts in _texts(source, columns, bad):
+            key = tuple(text.strip() for text in texts)
+            if not all(key):
+                counts["empty"] += 1
+            elif key in in_dev:
+                counts["in_scored_rows"] += 1
+            elif key in in_train:
+                counts["in_training_rows"] += 1
+            elif key in kept:
+                counts["duplicates"] += 1
+            else:
+                kept[key] = texts
+    counts |= {"texts": len(kept), "bad": bad.count}
+    words = {
+        "empty": "are empty",
+        "duplicates": "occur twice",
+        "in_training_rows": "are training rows",
+        "in_scored_rows": "are scored rows",
+        "bad": "cannot be read",
+    }
+    left_out = ", ".join(f"{counts[name]:,} {what}" for name, what in words.items() if counts[name])
+    where = sources[0].name if len(sources) == 1 else f"{len(sources):,} files"
+    if not kept:
+        reason = f"of its texts {left_out}" if left_out else "it is empty"
+        raise PotstillError(f"{OPTION}: no text is left of {where}, because {reason}: give other texts.")
+    print_message(
+        f"{len(kept):,} unlabelled texts from {where}" + (f"; left out: {left_out}" if left_out else "") + "."
+    )
+    every = zip(*kept.values(), strict=True)
+    return Unlabelled(datasets.Dataset.from_dict(dict(zip(("text", "pair"), map(list, every), strict=False))), counts)
+
+
+def _own(split: datasets.Dataset) -> Iterator[Texts]:
+    names = [name for name in ("text", "pair") if name in split.column_names]
+    columns = [split[name][:] for name in names]
+    return (tuple(text.strip() for text in texts) for texts in zip(*columns, strict=True))
+
+
+def _texts(source: Source, columns: Columns, bad: BadRows) -> Iterator[Texts]:
+    """Yield the texts of a source; a value that is missing is an empty text."""
+    if source.kind == "text":
+        if columns.pair is not None:
+            raise PotstillError(
+                f"{source.name}: a line of a .txt file is one text, but the task is on pairs: give a table with the "
+                f"columns {columns.text[0]} and {columns.pair[0]}."
+            )
+        for _, line in text_lines(source.name, bad):
+            yield (line,)
+        return
+    table = open_table(source.name, TRAIN, columns.all if source.kind == "fields" else None, bad)
+    wanted = [columns.text, *([columns.pair] if columns.pair is not None else [])]
+    found = [table.column(names[0] if columns.given else None, names, f"{OPTION}_columns") for names in wanted]
+    for number, row in table.rows:
+        values = [row.get(column) for column in found]
+        texts = tuple("" if value is None else value for value in values)
+        fault = next((fault for text in texts if (fault := text_fault(text, "a text")) is not None), None)
+        if fault is not None:
+            bad.add(f"{table.where}, {table.unit} {number}: {fault}")
+        else:
+            yield texts

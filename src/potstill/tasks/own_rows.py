@@ -1,0 +1,298 @@
+"""Read the rows of a task on texts from a user's files: one or two texts, and a label, several labels or a score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+
+from potstill.errors import PotstillError
+from potstill.tasks.labels import in_words, score_of
+from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
+from potstill.tasks.own_labels import Written, check_types, collect, numbers_of, read_names, some, tell_counts, written
+from potstill.tasks.own_tables import DEV, TRAIN, OwnTable, has_splits, open_table
+from potstill.tasks.rows import BadRows, OnBadRows, print_message, report_unread, text_fault
+from potstill.tasks.task import OwnFiles
+
+TEXTS = ("text", "sentence")
+LABELS = ("label", "labels")
+SCORES = ("label", "score")
+SEPARATOR = ","
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """The rows of a task to train on and to score.
+
+    Attributes:
+        labels: names of the labels in order; empty for scores.
+        splits: `train` and `dev`; columns `text`, `pair` (of pairs) and `label`: a number, a list of numbers, or a
+            score.
+        bad_rows: split → number of rows left out.
+    """
+
+    labels: tuple[str, ...]
+    splits: dict[str, datasets.Dataset]
+    bad_rows: dict[str, int]
+
+
+@dataclass
+class _Split:
+    """What a file holds, before its labels are numbered."""
+
+    table: OwnTable
+    bad: BadRows
+    numbers: list[int] = field(default_factory=list)
+    texts: list[tuple[str, ...]] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+
+    @property
+    def written(self) -> list[Written]:
+        """The labels of all rows."""
+        return [label for row in self.labels for label in (row if isinstance(row, list) else [row])]
+
+
+def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop") -> OwnRows:
+    """Read the files of a task.
+
+    Rows without a text or a label cannot be used, nor can rows to score whose label no row to train on has.
+
+    Args:
+        task: the task, of any kind but tagging.
+        files: its files and their columns. Without a file to score, a part of the rows to train on is held out.
+        on_bad_rows: `stop`: rows that cannot be used are an error; `skip`: they are left out and counted.
+
+    Raises:
+        PotstillError: a file cannot be read or has no such column, the labels cannot be used, or rows are bad.
+    """
+    if files.train is None:
+        raise PotstillError("--train_data is missing: name a file to train on.")
+    sources = {TRAIN: files.train}
+    if files.eval is not None or has_splits(files.train):
+        sources[DEV] = files.eval or files.train
+    splits = {name: _read(task, files, name, source, on_bad_rows) for name, source in sources.items()}
+    train = splits[TRAIN]
+    names: tuple[str, ...] = ()
+    if not isinstance(task, ScoreTask):
+        listed = files.label_names is not None
+        names = read_names(files.label_names or "") if listed else _collected(train)
+        for name, split in splits.items():
+            _number(split, names, listed, None if name == TRAIN or listed else train.table.where)
+        counts = Counter(number for label in train.labels for number in _list(label))
+        tell_counts(counts, names, train.table.where)
+    for split in splits.values():
+        split.bad.report(split.table.where, len(split.labels))
+    bad_rows = {name: split.bad.count for name, split in splits.items()}
+    found = {name: _dataset(task, split, names) for name, split in splits.items()}
+    if DEV not in found:
+        found = _held_out(task, found[TRAIN], files.dev_share, train.table.where)
+        bad_rows[DEV] = 0
+    return OwnRows(names, found, bad_rows)
+
+
+def read_labelled(
+    task: OwnTask, files: OwnFiles, source: str, names: tuple[str, ...], bad: BadRows
+) -> datasets.Dataset:
+    """Read one file of rows to score, with the labels that a model has; see `read_own_rows`.
+
+    Args:
+        task: the task, of any kind but tagging.
+        files: the columns.
+        source: the file.
+        names: names of the model's labels, in order.
+        bad: takes the rows that cannot be used.
+    """
+    split = _read(task, files, DEV, source, bad.on_bad_rows)
+    if not isinstance(task, ScoreTask):
+        listed = files.label_names is not None
+        order = read_names(files.label_names or "") if listed else names
+        if set(order) != set(names):
+            raise PotstillError(f"The model's labels are not those of {files.label_names}: {some(names)}.")
+        _number(split, order, listed, "the model")
+        place = [names.index(name) for name in order]
+        split.labels = [[place[n] for n in row] if isinstance(row, list) else place[row] for row in split.labels]
+    split.bad.report(split.table.where, len(split.labels))
+    bad.count += split.bad.count
+    return _dataset(task, split, names)
+
+
+def _read(task: OwnTask, files: OwnFiles, name: str, source: str, on_bad_rows: OnBadRows) -> _Split:
+    """Read a file, and keep the rows that have texts and labels."""
+    bad = BadRows(on_bad_rows)
+    table = open_table(source, name, files.columns, bad)
+    text = table.column(files.text_column, TEXTS, "--text_column")
+    pair = None if files.pair_column is None else table.column(files.pair_column, (), "--pair_column")
+    label = table.column(files.label_column, SCORES if isinstance(task, ScoreTask) else LABELS, "--label_column")
+    columns = [column for column in (text, pair, label) if column is not None]
+    if len(set(columns)) < len(columns):
+        raise PotstillError(f"{table.where}: {', '.join(columns)} are not different columns: name one for each value.")
+    if not table.headless:
+        report_unread(table.where, table.columns, {*columns, "id", "idx", "index"})
+    if label in table.classes and not isinstance(task, ScoreTask):
+        in_words(table.rows, label, table.classes[label])
+    split, faults, without = _Split(table, bad), _Faults(table, bad), 0
+    separator = files.label_separator or SEPARATOR
+    for number, row in table.rows:
+        texts: tuple[Any, ...] = tuple(row.get(column) for column in (text, pair) if column is not None)
+        fault = next((fault for value in texts if (fault := text_fault(value, "a text")) is not None), None)
+        if any(value is None for value in texts):
+            fault = "without a text"
+        elif fault is None and not all(value.strip() for value in texts):
+            fault = "with an empty text"
+        elif fault is not None:
+            fault = f"with no text ({fault})"
+        value = _value(task, row.get(label), separator)
+        if fault is None and isinstance(value, str):
+            fault = value
+        if fault is not None:
+            faults.add(fault, number)
+            continue
+        without += value == []
+        split.numbers.append(number)
+        split.texts.append(texts)
+        split.labels.append(value)
+    faults.report()
+    if without:
+        print_message(f"{table.where}: {without:,} of {len(table.rows):,} rows have no label: examples of none.")
+    return split
+
+
+class _Faults:
+    """Rows that cannot be used, counted by what is wrong with them."""
+
+    def __init__(self, table: OwnTable, bad: BadRows) -> None:
+        self.table, self.bad = table, bad
+        self.rows: dict[str, list[int]] = {}
+
+    def add(self, fault: str, number: int) -> None:
+        """Count a row."""
+        self.rows.setdefault(fault, []).append(number)
+
+    def report(self) -> None:
+        """Give the rows to `bad`, with one message."""
+        if not self.rows:
+            return
+        parts = [
+            f"{len(numbers):,} row{'s' * (len(numbers) > 1)} {fault} (the first is {self.table.unit} {numbers[0]:,})"
+            for fault, numbers in self.rows.items()
+        ]
+        count = sum(map(len, self.rows.values()))
+        self.bad.add(f"{self.table.where} has {', and '.join(parts)}", count)
+
+
+def _value(task: OwnTask, value: Any, separator: str) -> Any:
+    """Return the label, the labels or the score of a row, or in words what is wrong with it."""
+    blank = value is None or (isinstance(value, str) and not value.strip())
+    if isinstance(task, ScoreTask):
+        score = score_of(value)
+        if score is None:
+            return "without a score" if blank else f"with the score {str(value)[:40]!r}, which is not a finite number"
+        return score
+    if isinstance(task, MultilabelTask):
+        if value is None:
+            return "without labels"
+        parts = value.split(separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
+        labels = [written(part) for part in parts] if not blank else []
+        if None in labels:
+            return f"with the labels {str(value)[:40]!r}, one of which is empty"
+        return list(dict.fromkeys(labels))
+    if isinstance(value, list):
+        return f"with a list as its label ({str(value)[:40]}), which is for --task multilabel"
+    return written(value) or ("without a label" if blank else f"with the label {str(value)[:40]!r}")
+
+
+def _collected(train: _Split) -> tuple[str, ...]:
+    return collect(train.written, train.table.where, train.table.typed)
+
+
+def _number(split: _Split, names: tuple[str, ...], listed: bool, known_by: str | None) -> None:
+    """Replace the labels of a split by their numbers. Rows with other labels cannot be used."""
+    table, faults = split.table, _Faults(split.table, split.bad)
+    every = list(dict.fromkeys(split.written))
+    if not listed:
+        check_types(every, table.where, table.typed)
+    known = numbers_of(names, every, listed, table.where, table.typed)
+    kept = []
+    for place, label in enumerate(split.labels):
+        missing = next((one.name for one in _list(label) if one.name not in known), None)
+        if missing is None:
+            kept.append(place)
+        elif known_by is None:
+            faults.add(f"with the label {missing!r}, which is none of --label_names", split.numbers[place])
+        else:
+            faults.add(f"with the label {missing!r}, which {known_by} does not have", split.numbers[place])
+    faults.report()
+    split.numbers = [split.numbers[place] for place in kept]
+    split.texts = [split.texts[place] for place in kept]
+    labels = [split.labels[place] for place in kept]
+    split.labels = [
+        sorted({known[one.name] for one in label}) if isinstance(label, list) else known[label.name] for label in labels
+    ]
+
+
+def _list(label: Any) -> list[Any]:
+    return label if isinstance(label, list) else [label]
+
+
+def _dataset(task: OwnTask, split: _Split, names: Sequence[str]) -> datasets.Dataset:
+    columns: dict[str, Any] = {"text": [texts[0] for texts in split.texts]}
+    if split.texts and len(split.texts[0]) > 1:
+        columns["pair"] = [texts[1] for texts in split.texts]
+    features: dict[str, Any] = {name: datasets.Value("string") for name in columns}
+    if isinstance(task, ScoreTask):
+        features["label"] = datasets.Value("float32")
+    elif isinstance(task, MultilabelTask):
+        features["label"] = datasets.List(datasets.Value("int32"))
+    else:
+        features["label"] = datasets.ClassLabel(names=list(names))
+    return datasets.Dataset.from_dict(columns | {"label": split.labels}, features=datasets.Features(features))
+
+
+def _held_out(task: OwnTask, rows: datasets.Dataset, share: float, where: str) -> dict[str, datasets.Dataset]:
+    """Split rows into those to train on and those to score; each label gives the same share of its rows."""
+    labels = rows["label"][:]
+    strata: list[Any] = [0] * len(rows)
+    how = "at random"
+    if isinstance(task, MultilabelTask):  # a row belongs to the rarest of its labels
+        counts = Counter(number for row in labels for number in row)
+        strata = [min(row, key=lambda number: (counts[number], number), default=-1) for row in labels]
+        how = "the same share of each label"
+    elif not isinstance(task, ScoreTask):
+        strata, how = labels, "the same share of each label"
+    dev = stratified(strata, share)
+    train = sorted({*range(len(rows))} - {*dev})
+    if not dev or not train:
+        raise PotstillError(f"{where} has {len(rows):,} rows, which are too few to hold out a part: give --eval_data.")
+    print_message(
+        f"{where}: {len(dev):,} of {len(rows):,} rows are held out and scored ({how}; the same rows for every seed)."
+    )
+    return {TRAIN: rows.select(train), DEV: rows.select(dev)}
+
+
+def stratified(strata: Sequence[Any], share: float, seed: int = 0) -> list[int]:
+    """Return a share of the rows, in order, with the same share of each stratum as nearly as whole rows allow.
+
+    At least one row of each stratum is left, so that each can be learned.
+
+    Args:
+        strata: the stratum of each row.
+        share: the share of the rows, between 0 and 1.
+        seed: of the choice within a stratum.
+    """
+    order = np.random.default_rng(seed).permutation(len(strata)).tolist()
+    groups: dict[Any, list[int]] = {}
+    for place in order:
+        groups.setdefault(strata[place], []).append(place)
+    chosen, seen = [], 0.0
+    for name in sorted(groups, key=lambda name: (len(groups[name]), str(name))):
+        group = groups[name]
+        # The fractions of small groups add up, so that many groups of 3 rows give their share together.
+        wanted = len(group) * share + seen
+        count = max(0, min(len(group) - 1, round(wanted)))
+        seen = min(1.0, wanted - count)
+        chosen += group[:count]
+    return sorted(chosen)
