@@ -191,6 +191,7 @@ def two_labels(word_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathF
         ({"layers": "auto"}, "--layers auto needs a corpus, which `potstill distill` has"),
         ({"layers": "0,7"}, "teacher layer 7 does not exist"),
         ({"stride": 3}, "--stride is 3: it is no option of rerank"),
+        ({"dev_share": 0.3}, "--dev_share is 0.3: it is no option of rerank"),
         ({"on_bad_answer": "skip"}, "--on_bad_answer is 'skip': it is no option of rerank"),
         ({"teacher": "HEADLESS"}, "has no head: give one that is fine-tuned on this task"),
     ],

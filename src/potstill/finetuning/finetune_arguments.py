@@ -257,6 +257,8 @@ class FinetuneArguments(RunArguments):
         own = self.task is not None and (declared is not None or self.task in OWN)
         self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
         self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")
+        splits = task is None or isinstance(task, OwnTask | QuestionTask) or self.dev_share == type(self).dev_share
+        self._check("dev_share", splits, f"is no option of {self.task}")
         if not isinstance(task, OwnTask):
             self._check("metric", self.metric is None, f"is no option of {self.task}: it has a score of its own")
             return
