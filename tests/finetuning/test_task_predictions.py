@@ -143,10 +143,10 @@ def test_an_interrupted_computation_continues_with_the_first_part_that_is_missin
     monkeypatch.setattr(kept_targets, "SECONDS_PER_LINE", 0.0)
 
     class Interrupted(Counted):
-        def forward(self, *args: Any, **options: Any) -> Any:
+        def forward(self, input_ids: Any, attention_mask: Any, output_hidden_states: bool = False) -> Any:
             if self.rows >= 3:
                 raise KeyboardInterrupt
-            return super().forward(*args, **options)
+            return super().forward(input_ids, attention_mask, output_hidden_states)
 
     with pytest.raises(KeyboardInterrupt):
         soft_targets(Interrupted(), teacher, rows, 2)
