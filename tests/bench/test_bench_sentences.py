@@ -122,3 +122,8 @@ def test_the_lengths_of_random_texts(tmp_path: Path) -> None:
     assert lengths.min() >= 1
     again = random_corpus(tmp_path / "again", 300, 128, tokenizer, texts=True)
     assert again.train.path.read_bytes() == corpus.train.path.read_bytes()
+
+
+def test_a_language_model_has_no_embedding_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "train", "--embedding_size", "8", "--use_cpu"]) == 1
+    assert "--embedding_size is for sentence encoders, and this model is none: leave it out." in capsys.readouterr().err
