@@ -1,0 +1,1 @@
+"""One script for each of the papers that DistilBERT stands on; `docs/papers.md` explains what each measures."""
