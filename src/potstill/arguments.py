@@ -172,17 +172,23 @@ def _plain(value: Any) -> Any:
 
 
 def parsed_losses(losses: Any) -> Any:
-    """Return the value of `--losses`: a text of YAML is read, anything else stays as it is.
+    """Return the value of `--losses`; see `parsed_yaml`."""
+    found = parsed_yaml("losses", losses)
+    return {} if found is None and losses is not None else found  # a later check refuses {}
+
+
+def parsed_yaml(name: str, value: Any) -> Any:
+    """Return the value of an option that takes a mapping: a text of YAML is read, anything else stays as it is.
 
     Raises:
         PotstillError: the text is not YAML.
     """
-    if not isinstance(losses, str):
-        return losses
+    if not isinstance(value, str):
+        return value
     try:
-        return yaml.safe_load(losses) or {}  # a later check refuses {}
+        return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+        raise PotstillError(f"--{name} cannot be read: {' '.join(str(error).split())}.") from error
 
 
 def named_models(words: Sequence[str] | None) -> list[tuple[str, str]]:

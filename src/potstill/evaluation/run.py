@@ -145,7 +145,7 @@ def task_data(args: FinetuneArguments) -> TaskData:
 def _job(args: FinetuneArguments) -> Job:
     data = task_data(args)
     # The id is unique: a kept job refers to its data, so no other object gets that id. Rows depend on the other parts.
-    key = (id(data), args.model, args.max_length, args.freeze_encoder, args.records)
+    key = (id(data), args.model, str(args.bilstm), args.max_length, args.freeze_encoder, args.records)
     if key not in _jobs:
         _jobs.clear()
         _jobs[key] = Job.prepare(args, data)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.arguments import RECIPE, recipe_values
+from potstill.bilstm.config import BiLSTMConfig
 from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
@@ -137,7 +138,10 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
         frozen = isinstance(trainer.trained, FrozenEncoder)
-        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), trainer.args.declared_task, frozen)
+        config = trainer.trained.config
+        bilstm = config if isinstance(config, BiLSTMConfig) else None
+        recipe, task = recipe_values(trainer.args), trainer.args.declared_task
+        card = task_card(recipe, dataclasses.asdict(result), task, frozen, bilstm)
         (staging / "README.md").write_text(card, encoding="utf-8")
         if result.confusion is not None:
             (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.bilstm.config import BiLSTMConfig
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
@@ -17,6 +18,7 @@ from potstill.finetuning.class_weights import weights_of
 from potstill.finetuning.data import TaskData, load_data
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
+from potstill.finetuning.model_source import model_source
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.soft_targets import soft_targets
@@ -46,6 +48,7 @@ class Job:
         layers: the layers of the model that are kept; None for all.
         unlabelled: texts without labels, for the teacher alone; `with_teacher` adds them to `train`. None for none.
         class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
+        source: the folder or hub name that the model is loaded from.
     """
 
     args: FinetuneArguments
@@ -58,6 +61,7 @@ class Job:
     layers: list[int] | None = None
     unlabelled: Unlabelled | None = None
     class_weights: torch.Tensor | None = None
+    source: str = ""
 
     @classmethod
     def prepare(cls, args: FinetuneArguments, data: TaskData | None = None) -> Job:
@@ -66,7 +70,8 @@ class Job:
         Raises:
             PotstillError: data, tokenizer or config are missing, or cannot be used.
         """
-        reader = InputReader.of(args, args.model or "", "model")
+        source = model_source(args)
+        reader = InputReader.of(args, source, "model")
         layers = chosen_layers(reader.config, args.num_hidden_layers, args.layers)
         data = data or load_data(args)
         if args.class_weights and not data.labels:
@@ -81,9 +86,8 @@ class Job:
         weights = None
         if args.class_weights:
             weights = weights_of(train, data.labels or ())
-        return cls(
-            args, data, reader.tokenizer, train, dev, layers=layers, unlabelled=unlabelled, class_weights=weights
-        )
+        more: dict[str, Any] = {"layers": layers, "unlabelled": unlabelled, "class_weights": weights, "source": source}
+        return cls(args, data, reader.tokenizer, train, dev, **more)
 
     @property
     def drawn(self) -> int:
@@ -96,7 +100,9 @@ class Job:
     def new_model(self) -> Any:
         """Load the model with a head initialised with the seed; it returns `logits`, or start and end logits."""
         args = self.args
-        model = load_with_head(args.model or "", self.data.head, self.tokenizer, args.seed, **self.data.shape())
+        model = load_with_head(self.source, self.data.head, self.tokenizer, args.seed, **self.data.shape())
+        if args.new_bilstm:
+            model.draw(args.seed)
         model = model if self.layers is None else shallower(model, self.layers)
         return FrozenEncoder.on(model, args.is_question, args.seed) if args.freeze_encoder else model
 
@@ -126,7 +132,7 @@ class Job:
             measured = (measured or {}) | {"probability_left_out": 100 * left_out}
         train = self._taught(self.train, rows, logits, reader)
         if self.unlabelled is not None:
-            student = InputReader.of(args, args.model or "", "model")
+            student = InputReader.of(args, self.source, "model")
             texts = student.rows(self.data, self.unlabelled.rows)
             rows = texts if same else reader.rows(self.data, self.unlabelled.rows)
             train = train.followed_by(
@@ -190,9 +196,7 @@ class Job:
                 f"{longest}: pass --max_length {reader.max_length}."
             )
         if args.alpha_cos:
-            widths = [
-                getattr(config, "hidden_size", None) for config in (teacher.config, load_config(args.model or ""))
-            ]
+            widths = [getattr(config, "hidden_size", None) for config in (teacher.config, load_config(self.source))]
             if None in widths or widths[0] != widths[1]:
                 raise PotstillError(
                     f"The cosine compares hidden states of equal width, but the teacher's are {widths[0]} wide and the "
@@ -231,6 +235,10 @@ class InputReader:
                 no embedding for, or `max_length` is more than the model can read.
         """
         config = load_config(name, role)
+        if isinstance(config, BiLSTMConfig):
+            for option in ("freeze_encoder", "alpha_cos"):
+                if getattr(args, option):
+                    raise PotstillError(f"--{option} is for transformers, and the {role} {name!r} is a BiLSTM.")
         encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
         # The tokenizer is saved in this form, so that its output always fits the model that is saved with it.
         tokenizer = load_tokenizer(name, takes_token_types(encoder), role)

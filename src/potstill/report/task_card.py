@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from potstill.bilstm.config import BiLSTMConfig
+from potstill.bilstm.options import NAME
 from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
@@ -11,7 +13,9 @@ from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
 
-def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool) -> str:
+def task_card(
+    recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool, bilstm: BiLSTMConfig | None = None
+) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
     Args:
@@ -19,17 +23,19 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         results: measured figures, as in `RunResult`.
         task: the task of the model.
         frozen: whether the model is a `FrozenEncoder`, which needs potstill for loading.
+        bilstm: the config of a BiLSTM, which needs potstill for loading; None for any other model.
     """
     pipeline = task.pipeline
     header = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
     if task.ranks:
         header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
         header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
+    new = recipe["model"] == NAME
     sections = [
-        front_matter(header, recipe["model"]),
+        front_matter(header, recipe["bilstm"]["tokenizer"] if new else recipe["model"]),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
-        _how(recipe, results, frozen),
-        _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
+        _how(recipe, results, frozen, bilstm),
+        _RERANKING if task.ranks else _usage(pipeline, frozen, bilstm, results["metrics"]),
         _scores(results),
         *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
@@ -38,10 +44,17 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
     return "\n\n".join(sections) + "\n"
 
 
-def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
+def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: BiLSTMConfig | None) -> str:
     what = (
         "A BiLSTM with attention, trained with potstill on the frozen encoder" if frozen else "Fine-tuned with potstill"
     )
+    if recipe["model"] == NAME and bilstm is not None:
+        begun = plain(bilstm.embeddings_from or "random")
+        what = (
+            f"A BiLSTM, trained with potstill: {bilstm.hidden_size} units in each direction, two channels of "
+            f"{bilstm.embedding_size}-wide embeddings ({begun} at first) of which one stays as it was, and a layer of "
+            f"{bilstm.intermediate_size} (Tang et al. 2019)"
+        )
     if results.get("layers") is not None:
         what += f", with only the layers {', '.join(map(str, results['layers']))} of the model"
     if "losses" in recipe:
@@ -73,7 +86,7 @@ def _cost(results: dict[str, Any]) -> str:
     return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
-def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:
+def _usage(pipeline: str, frozen: bool, bilstm: BiLSTMConfig | None, metrics: dict[str, Any]) -> str:
     spans = pipeline == "question-answering"
     if frozen:
         auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
@@ -92,10 +105,10 @@ def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:
         )
     if pipeline == "token-classification":
         call = 'model("…", aggregation_strategy="first")'
-    return (
-        f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
-        f"{call}\n```{more}"
-    )
+    register = "" if bilstm is None else "import potstill.bilstm.model  # how a BiLSTM is loaded\n"
+    load = f'model = pipeline("{pipeline}", model="path/of/this/folder")'
+    code = f"{register}from transformers import pipeline\n\n{load}\n{call}"
+    return f"```python\n{code}\n```{more}"
 
 
 _RERANKING = """```python
