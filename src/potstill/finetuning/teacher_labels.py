@@ -54,13 +54,14 @@ class TeacherLabels:
         return float(1 - softmax(np.asarray(logits, np.float64), axis=-1)[..., self.places].sum(axis=-1).mean())
 
 
-def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherLabels:
+def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str = "teacher") -> TeacherLabels:
     """Match a teacher's labels with those of the task. Capitals, hyphens and blanks make no difference.
 
     Args:
         teacher: its folder or name, for messages.
         config: its config.
         labels: (C,) names of the task's labels.
+        role: the word for it in messages.
 
     Raises:
         PotstillError: the teacher lacks a label of the task, or only numbers its labels and has more or fewer.
@@ -74,7 +75,7 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherL
         if len(names) == len(labels):
             return TeacherLabels(None)
         raise PotstillError(
-            f"the teacher {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
+            f"the {role} {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
             "that is fine-tuned on this task, or name its labels in id2label of its config.json"
         )
     form = spelling if len({*map(spelling, labels)}) == len(labels) else str
@@ -82,7 +83,7 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherL
     twice = next((name for name, key in zip(names, have, strict=True) if have.count(key) > 1), None)
     if twice is not None:
         raise PotstillError(
-            f"the teacher {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
+            f"the {role} {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
             "of its config.json"
         )
     missing = [name for name, key in zip(labels, want, strict=True) if key not in have]
@@ -91,7 +92,7 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherL
         others = f", and has {_some(extra)}, which the task does not have" if extra else ""
         lacked = f"label{'s' * (len(missing) > 1)} {_some(missing)}"
         raise PotstillError(
-            f"the teacher {teacher!r} lacks the task's {lacked}{others}: give a teacher of the same labels, or correct "
+            f"the {role} {teacher!r} lacks the task's {lacked}{others}: give one of the same labels, or correct "
             "the names in id2label of its config.json"
         )
     return TeacherLabels([have.index(key) for key in want], tuple(extra))
