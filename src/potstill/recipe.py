@@ -26,8 +26,8 @@ class Recipe(RunArguments):
     corpus: str | None = option(None, "Folder written by `potstill prepare`.", required=True)
     shape: str | None = option(
         None,
-        "All sizes of the model at once: tiny, mini, small, medium or base, or layers and width such as 6x256. Heads are "
-        "64 wide, and feed-forward layers 4 × the width (Turc et al. 2019).",
+        "All sizes of the model at once: tiny, mini, small, medium or base, or layers and width such as 6x256. Heads "
+        "are 64 wide, and feed-forward layers 4 × the width (Turc et al. 2019).",
     )
     masking: Literal["frequency", "uniform"] = option(
         "frequency",
