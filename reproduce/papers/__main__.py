@@ -2,8 +2,7 @@
 
 Each script is a separate process and skips finished runs, so repeat the same command after an interruption. A script
 that needs data which no option names is left out, and the reason is printed. To use the options of one script, run it
-alone:
-`python -m reproduce.papers.pruning --help`.
+alone: `python -m reproduce.papers.pruning --help`.
 """
 
 from __future__ import annotations
