@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from potstill.errors import PotstillError
-from potstill.finetuning.rows import Array
+from potstill.finetuning.rows import Array, Pieces
 from potstill.tasks.labels import match_names, spelling
 
 SHOWN = 8
@@ -38,14 +38,17 @@ class TeacherLabels:
         """Whether the labels are matched by their names."""
         return self.places is not None
 
-    def in_order(self, logits: Array) -> Array:
+    def in_order(self, logits: Array) -> Any:
         """Return logits (…, teacher's labels) in the order of the task's labels, (…, C), without any others.
+
+        They are an array, or `Pieces` if they are mapped into memory.
 
         Their softmax is the teacher's probability of each label if it is known to be one of the task's.
         """
         if self.places is None or self.places == [*range(np.shape(logits)[-1])]:
             return logits
-        return np.asarray(logits)[..., self.places]
+        # Logits that are mapped into memory may be those of all words of a corpus.
+        return Pieces([logits], self.places) if isinstance(logits, np.memmap) else np.asarray(logits)[..., self.places]
 
     def probability_left_out(self, logits: Array) -> float:
         """Return the mean probability, 0 to 1, that the teacher gives to the labels that are left out."""
