@@ -42,7 +42,8 @@ class Job:
         train: rows to train on.
         dev: split → rows to score.
         hidden_teacher: the teacher, if its hidden states are used.
-        teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows.
+        teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows, or of the
+            rows to score if no training row has a label.
         layers: the layers of the model that are kept; None for all.
         unlabelled: texts without labels, for the teacher alone; `with_teacher` adds them to `train`. None for none.
         class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
@@ -108,7 +109,9 @@ class Job:
                 contradicts the labels.
         """
         args, name = self.args, self.args.teacher or ""
-        teacher, labels = load_task_teacher(name, self.data.head, self.data.labels)
+        teacher, labels = load_task_teacher(
+            name, self.data.head, self.data.labels, self.data.shape().get("problem_type")
+        )
         teacher.to(args.device)
         reader = InputReader.of(args, name, "teacher")
         same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
@@ -117,13 +120,18 @@ class Job:
             reader = replace(reader, max_length=self.train.limit)
         same_types = reader.token_types == ("token_type_ids" in self.train.tokens)
         same = same_ids and same_types and reader.max_length == self.train.limit
-        rows = self.train if same else reader.rows(self.data, self.data.train)
+        checked, split = self.train, self.data.train
+        if not len(split):  # the teacher alone teaches, and the only labels are those of the rows to score
+            (checked,), (split,) = self.dev.values(), self.data.dev.values()
+        rows = checked if same else reader.rows(self.data, split)
         logits, left_out = self._logits(teacher, labels, rows, "rows")
         fit = self._fit(name, rows, logits, labels is not None and labels.named)
         measured = dict(fit.measured) if fit else None
         if labels is not None and labels.left_out:
             self._say(left_out_message(labels.left_out, left_out))
             measured = (measured or {}) | {"probability_left_out": 100 * left_out}
+        if not len(self.train):
+            rows, logits = rows.part(0, 0), {name: array[:0] for name, array in logits.items()}
         train = self._taught(self.train, rows, logits, reader)
         if self.unlabelled is not None:
             student = InputReader.of(args, args.model or "", "model")
@@ -161,17 +169,17 @@ class Job:
             print(line, file=sys.stderr, flush=True)
 
     def _fit(self, name: str, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
-        """Return and log how well a teacher predicts the training labels.
+        """Return and log how well a teacher predicts the labels of rows.
 
         Raises:
             PotstillError: the teacher contradicts the labels, and its soft targets have a weight.
         """
-        fit = fit_of(self.data, rows, logits, named)
+        fit, which = fit_of(self.data, rows, logits, named), "training" if len(self.train) else "scored"
         if fit is None:
             return None
         if fit.fault is not None and self.args.uses_soft_targets:
-            raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.message}; {fit.fault}.")
-        self._say(f"the teacher on the training labels: {fit.message}")
+            raise PotstillError(f"the teacher {name!r} contradicts the {which} labels: {fit.message}; {fit.fault}.")
+        self._say(f"the teacher on the {which} labels: {fit.message}")
         return fit
 
     def _check_same_tokens(self, reader: InputReader, teacher: PreTrainedModel, same_ids: bool) -> None:

@@ -13,7 +13,7 @@ from potstill.finetuning.rows import Array, Rows, sample_rows
 from potstill.finetuning.sentences import Predict, check_logits, class_shape, score_shape, tokenised
 from potstill.tasks.class_scores import Scored, class_scores, number_scores, set_scores
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
-from potstill.tasks.own_rows import read_own_rows
+from potstill.tasks.own_rows import read_own_rows, read_scored
 from potstill.tasks.own_tables import DEV, TRAIN
 from potstill.tasks.rows import OnBadRows
 from potstill.tasks.task import OwnFiles
@@ -29,9 +29,11 @@ class OwnTextData:
         max_train_samples: number of rows to train on, see `sample_rows`; all if None.
         max_eval_samples: number of rows to score, see `sample_rows`; all if None.
         on_bad_rows: `stop`: a row that cannot be used is an error; `skip`: it is left out and counted.
+        names: names of the labels, if there are no labelled rows to train on, which tell them; empty for a number.
 
     Attributes:
         labels: names of the labels; empty for a number.
+        labelled: whether there are labelled rows to train on.
         bad_rows: split → number of rows left out.
         bad_answers: always 0: only questions have such answers.
 
@@ -49,15 +51,19 @@ class OwnTextData:
         max_train_samples: int | None = None,
         max_eval_samples: int | None = None,
         on_bad_rows: OnBadRows = "stop",
+        names: tuple[str, ...] | None = None,
     ) -> None:
         self.task, self.metric, self.bad_answers = task, metric, 0
-        found = read_own_rows(task, files, on_bad_rows)
+        self.labelled = names is None
+        found = (
+            read_own_rows(task, files, on_bad_rows) if names is None else read_scored(task, files, names, on_bad_rows)
+        )
         self.labels: tuple[str, ...] = found.labels
         self.bad_rows = found.bad_rows
         self.train = sample_rows(found.splits[TRAIN], max_train_samples)
         self.dev = {DEV: sample_rows(found.splits[DEV], max_eval_samples)}
         for name, split in ((TRAIN, self.train), *self.dev.items()):
-            if len(split) == 0:
+            if len(split) == 0 and (self.labelled or name != TRAIN):
                 raise PotstillError(f"The {name} set of {task.title} is empty: there is nothing to train on or score.")
 
     def shape(self) -> dict[str, Any]:

@@ -285,7 +285,8 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     teacher = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
     count = f"{len(job.train):,}"
     if (labelled := job.train.labelled) is not None:
-        count = f"{labelled:,} labelled and {job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+        count = f"{job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+        count = f"{labelled:,} labelled and {count}" if labelled else count
     rows = f"{count} rows, {job.train.lengths.mean():.0f} tokens each"
     if args.ranks:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"

@@ -70,7 +70,9 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
         PotstillError: a file cannot be read or has no such column, the labels cannot be used, or rows are bad.
     """
     if files.train is None:
-        raise PotstillError("--train_data is missing: name a file to train on.")
+        raise PotstillError(
+            "--train_data is missing: name a file to train on, or --teacher and --unlabelled, which can take its place."
+        )
     sources = {TRAIN: files.train}
     if files.eval is not None or has_splits(files.train):
         sources[DEV] = files.eval or files.train
@@ -94,8 +96,22 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
     return OwnRows(names, found, bad_rows)
 
 
+def read_scored(task: OwnTask, files: OwnFiles, names: tuple[str, ...], on_bad_rows: OnBadRows = "stop") -> OwnRows:
+    """Read the rows to score of a task whose labels the teacher tells; there are no rows to train on.
+
+    Args:
+        task: the task, of any kind but tagging.
+        files: its files and their columns.
+        names: names of the labels in order; empty for scores.
+        on_bad_rows: see `read_own_rows`.
+    """
+    bad = BadRows(on_bad_rows)
+    dev = read_labelled(task, files, files.eval or "", names, bad, "the teacher")
+    return OwnRows(names, {TRAIN: dev.select([]), DEV: dev}, {TRAIN: 0, DEV: bad.count})
+
+
 def read_labelled(
-    task: OwnTask, files: OwnFiles, source: str, names: tuple[str, ...], bad: BadRows
+    task: OwnTask, files: OwnFiles, source: str, names: tuple[str, ...], bad: BadRows, owner: str = "the model"
 ) -> datasets.Dataset:
     """Read one file of rows to score, with the labels that a model has; see `read_own_rows`.
 
@@ -105,14 +121,15 @@ def read_labelled(
         source: the file.
         names: names of the model's labels, in order.
         bad: takes the rows that cannot be used.
+        owner: the word for the model in messages.
     """
     split = _read(task, files, DEV, source, bad.on_bad_rows)
     if not isinstance(task, ScoreTask):
         listed = files.label_names is not None
         order = read_names(files.label_names or "") if listed else names
         if set(order) != set(names):
-            raise PotstillError(f"The model's labels are not those of {files.label_names}: {some(names)}.")
-        _number(split, order, listed, "the model")
+            raise PotstillError(f"The labels of {owner} are not those of {files.label_names}: {some(names)}.")
+        _number(split, order, listed, None if listed else owner)
         place = [names.index(name) for name in order]
         split.labels = [[place[n] for n in row] if isinstance(row, list) else place[row] for row in split.labels]
     split.bad.report(split.table.where, len(split.labels))
