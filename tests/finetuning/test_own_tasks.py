@@ -384,7 +384,10 @@ ALONE_REFUSED: dict[str, tuple[Json, str]] = {
     "ratio": ({"unlabelled_ratio": 2}, "--unlabelled_ratio is 2.0: it needs labelled rows to train on"),
     "weights": ({"class_weights": "balanced"}, "it needs labelled rows to train on: give --train_data"),
     "alpha": ({"alpha_task": 0.7}, "--alpha_task is 0.7: it weighs labels, but there is no --train_data"),
-    "no teacher": ({"teacher": None, "unlabelled": None}, "name a file to train on, or --teacher and --unlabelled"),
+    "no teacher": (
+        {"teacher": None, "unlabelled": None},
+        "name a file to train on, or for texts --teacher and --unlabelled",
+    ),
     "label": ({"teacher": "other"}, "which the teacher does not have"),
     "kind": ({"teacher": "sets"}, "gives a text any number of labels, but the task gives it one label"),
 }

@@ -102,7 +102,7 @@ def _own(task: OwnTask, args: FinetuneArguments) -> TaskData:
         listed = files.label_names
         regression = isinstance(task, ScoreTask)
         names = () if regression else read_names(listed) if listed else _names_of(args.teacher or "")
-    return OwnTextData(task, files, args.metric, *limits, args.on_bad_rows, names)
+    return OwnTextData(task, files, args.metric, *limits, args.on_bad_rows, names=names)
 
 
 def _names_of(teacher: str) -> tuple[str, ...]:

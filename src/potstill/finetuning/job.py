@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import load_tokenizer
@@ -120,10 +120,9 @@ class Job:
             reader = replace(reader, max_length=self.train.limit)
         same_types = reader.token_types == ("token_type_ids" in self.train.tokens)
         same = same_ids and same_types and reader.max_length == self.train.limit
-        checked, split = self.train, self.data.train
-        if not len(split):  # the teacher alone teaches, and the only labels are those of the rows to score
-            (checked,), (split,) = self.dev.values(), self.data.dev.values()
-        rows = checked if same else reader.rows(self.data, split)
+        rows = self.train if same else reader.rows(self.data, self.data.train)
+        if not len(rows):  # the teacher alone teaches, and the only labels are those of the rows to score
+            rows = reader.rows(self.data, concatenate_datasets([*self.data.dev.values()]))
         logits, left_out = self._logits(teacher, labels, rows, "rows")
         fit = self._fit(name, rows, logits, labels is not None and labels.named)
         measured = dict(fit.measured) if fit else None

@@ -54,13 +54,19 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
             labels = ""
         what += (
             f", by {labels}the soft targets of {name_of(recipe['teacher'])} "
-            f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
+            f"(weight {recipe['alpha_ce']}, {_soft_loss(recipe)})"
         )
         if texts:
             what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
+
+
+def _soft_loss(recipe: dict[str, Any]) -> str:
+    if recipe["soft_loss"] == "mse":
+        return "squared difference of the logits"
+    return f"temperature {recipe['temperature']}"
 
 
 def _cost(results: dict[str, Any]) -> str:
