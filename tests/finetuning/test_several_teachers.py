@@ -67,6 +67,17 @@ def data_of(kind: str, generator: torch.Generator) -> tuple[tuple[int, ...], dic
     return (ROWS, LENGTH, 2), batch
 
 
+def naive_mean_square(kind: str, found: Tensor, teachers: Tensor, batch: dict[str, Tensor], w: list[float]) -> Tensor:
+    """The squared difference to the mean of the logits, mean over rows of the mean over classes or positions."""
+    inside = {"tags": batch.get("labels") != NO_TAG if kind == "tags" else None, "spans": batch.get("answer_mask")}
+    rows = []
+    for n in range(ROWS):
+        each = [(found[n] - sum(a * z[n] for a, z in zip(w, teachers, strict=True))) ** 2]
+        each = [each[0][at] for at in range(LENGTH) if inside[kind][n, at]] if kind in inside else each
+        rows += [one.mean() for one in each] if kind == "tags" else [torch.stack(each).mean()]
+    return sum(rows) / len(rows)
+
+
 def naive(
     kind: str, found: Tensor, teachers: Tensor, batch: dict[str, Tensor], weights: list[float], t: float
 ) -> Tensor:
@@ -109,9 +120,11 @@ class LastLayer(nn.Module):
         return SimpleNamespace(logits=logits, start_logits=start, end_logits=end)
 
 
-@pytest.mark.parametrize("heads", ["average", "separate"])
+@pytest.mark.parametrize(("heads", "soft_loss"), [("average", "kl"), ("separate", "kl"), ("average", "mse")])
 @pytest.mark.parametrize("kind", ["classes", "scores", "sets", "tags", "spans"])
-def test_losses_and_gradients_against_a_naive_version(generator: torch.Generator, kind: str, heads: str) -> None:
+def test_losses_and_gradients_against_a_naive_version(
+    generator: torch.Generator, kind: str, heads: str, soft_loss: Any
+) -> None:
     spans = kind == "spans"
     shape, batch = data_of(kind, generator)
     teachers = 2 * torch.randn(TEACHERS, *shape, generator=generator)
@@ -128,7 +141,7 @@ def test_losses_and_gradients_against_a_naive_version(generator: torch.Generator
         for head in of_teachers.heads:  # they begin as copies
             assert torch.equal(head.weight, model.last.weight)
             nn.init.normal_(head.weight)
-    objective = TaskObjective(alpha_ce=0.7, alpha_task=0.4, temperature=t)
+    objective = TaskObjective(alpha_ce=0.7, alpha_task=0.4, temperature=t, soft_loss=soft_loss)
     step = TaskStep(model, objective, weights=weights, heads=of_teachers)
     losses = step(input_ids=states, **batch)
 
@@ -136,7 +149,9 @@ def test_losses_and_gradients_against_a_naive_version(generator: torch.Generator
     layers = [model.last, *(of_teachers.heads if of_teachers is not None else ())]
     leaves = [[p.detach().double().requires_grad_() for p in layer.parameters()] for layer in layers]
     found = [exact @ weight.T + bias for weight, bias in leaves]
-    if of_teachers is None:
+    if soft_loss == "mse":
+        expected = naive_mean_square(kind, found[0], teachers.double(), batch, weights)
+    elif of_teachers is None:
         expected = naive(kind, found[0], teachers.double(), batch, weights, t)
     else:
         each = [naive(kind, found[1 + n], teachers[n : n + 1].double(), batch, [1.0], t) for n in range(TEACHERS)]
@@ -156,7 +171,7 @@ def test_the_mean_of_one_teacher_is_that_teacher(generator: torch.Generator) -> 
     """Its softmax is, over the positions of answers, and the mean of equal teachers too."""
     shape, batch = data_of("spans", generator)
     start, end = torch.randn(2, *shape[:-1], generator=generator)
-    found = mean_of_targets([(start, end)] * 3, batch, (0.2, 0.3, 0.5), 2.0)
+    found = mean_of_targets([(start, end)] * 3, batch, (0.2, 0.3, 0.5), TaskObjective(temperature=2.0))
     outside = ~batch["answer_mask"]
     for mine, other in zip(found, (start, end), strict=True):
         assert (mine[outside] == 0).all()

@@ -139,6 +139,11 @@ class FinetuneArguments(RunArguments):
         None,
         "Tokens for the soft targets of a span: answer (those where an answer may start or end, if not given) or all.",
     )
+    soft_loss: Literal["kl", "mse"] | None = option(
+        None,
+        "Loss of the soft targets: kl, the divergence of the probabilities (if not given), or mse, the squared "
+        "difference of the logits.",
+    )
     without_teacher_too: bool = option(
         True, "With --teacher, also do the same run without it, and report that score too."
     )
@@ -221,6 +226,8 @@ class FinetuneArguments(RunArguments):
             self.losses = self.ranking_objective().options
             return
         self._check("losses", self.losses is None, "is an option of rerank: give --alpha_ce and --alpha_task")
+        squared = self.soft_loss == "mse" and self.temperature not in (None, WEIGHTS["temperature"])
+        self._check("temperature", not squared, "has no meaning with --soft_loss mse: leave it out")
         for name, default in WEIGHTS.items():
             if getattr(self, name) is None:
                 setattr(self, name, default)
@@ -230,6 +237,7 @@ class FinetuneArguments(RunArguments):
         weights = [getattr(self, name) for name in ("alpha_ce", "alpha_task", "alpha_cos")]
         self._check("alpha_ce", not self.teacher or sum(weights) > 0, "is 0, and so is every other weight")
         self._check("soft_positions", self.soft_positions in ("answer", "all"), "must be 'answer' or 'all'")
+        self._check("soft_loss", self.soft_loss in ("kl", "mse"), "must be 'kl' or 'mse'")
 
     def _set_teachers(self) -> None:
         """Check the options of several teachers, and set their defaults."""

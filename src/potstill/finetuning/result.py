@@ -33,8 +33,8 @@ NOT_HYPERPARAMETERS = {
     *("on_bad_rows", "rerank_columns"),  # they change the data, and so their fingerprint, which is compared
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
-OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "unlabelled_ratio"}
-OF_TEACHERS |= {"teacher_heads", "teacher_weights"}
+OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "soft_loss"}
+OF_TEACHERS |= {"unlabelled_ratio", "teacher_heads", "teacher_weights"}
 OF_QUESTIONS = {"stride", "max_answer_length", "n_best", "null_threshold", "dev_share", "on_bad_answer"}
 
 

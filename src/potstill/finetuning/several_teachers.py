@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from potstill.finetuning.objective import TaskObjective
 from potstill.objective.ensemble import Ensemble
 
 Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
@@ -32,29 +33,31 @@ def targets_in(batch: Mapping[str, Tensor]) -> list[Target]:
 
 
 def mean_of_targets(
-    targets: Sequence[Target],
-    batch: Mapping[str, Tensor],
-    weights: Sequence[float],
-    temperature: float,
-    at_answers: bool = True,
+    targets: Sequence[Target], batch: Mapping[str, Tensor], weights: Sequence[float], objective: TaskObjective
 ) -> Target:
     """Return the mean of the soft targets of several teachers, as logits that can take the place of one teacher's.
 
-    Probabilities are averaged, at the temperature of the loss. Of a regression the scores are averaged.
+    Probabilities are averaged, at the temperature of the loss; or logits, if the loss compares logits. Of a regression
+    the scores are averaged.
 
     Args:
         targets: of each teacher.
         batch: the batch that they are of, whose labels tell the kind of the task: see `TaskStep`.
         weights: one for each teacher; they add up to 1.
-        temperature: T.
-        at_answers: for spans: whether probabilities are over the positions where an answer may be, or over all.
+        objective: the losses, with their temperature, and the positions of spans that they compare.
     """
+    temperature = objective.temperature
     pairs = [target for target in targets if isinstance(target, tuple)]
-    if pairs:
-        positions = batch["answer_mask" if at_answers else "attention_mask"].bool()
-        start, end = (mean_of_classes(each, weights, temperature, positions) for each in zip(*pairs, strict=True))
-        return start, end
     each = [target for target in targets if isinstance(target, Tensor)]
+    if objective.soft_loss == "mse":
+        if not pairs:
+            return mean_of_scores(each, weights)
+        start, end = (mean_of_scores(logits, weights) for logits in zip(*pairs, strict=True))
+        return start, end
+    if pairs:
+        positions = batch["answer_mask" if objective.soft_positions == "answer" else "attention_mask"].bool()
+        start, end = (mean_of_classes(logits, weights, temperature, positions) for logits in zip(*pairs, strict=True))
+        return start, end
     if not batch["labels"].is_floating_point():
         return mean_of_classes(each, weights, temperature)
     several = batch["labels"].dim() == 2

@@ -115,9 +115,7 @@ class TaskStep(nn.Module):
         if len(targets) < 2:
             return targets[0] if targets else None
         assert isinstance(self.objective, TaskObjective)
-        return mean_of_targets(
-            targets, batch, self.weights, self.objective.temperature, self.objective.soft_positions == "answer"
-        )
+        return mean_of_targets(targets, batch, self.weights, self.objective)
 
     def _of_task(self, found: Target, batch: dict[str, Tensor], soft: Any) -> Losses:
         """Return the losses of logits of the model: `task`, and `ce` if there are soft targets."""

@@ -51,7 +51,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
     elif "teacher" in recipe:
         what += (
             f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {names_of(recipe['teacher'])} "
-            f"(weight {recipe['alpha_ce']}, temperature {recipe['temperature']})"
+            f"(weight {recipe['alpha_ce']}, {_soft_loss(recipe)})"
         )
         if recipe.get("teacher_heads") == "separate":
             what += ", each by a head of its own; the head of this model is the mean of all heads"
@@ -60,6 +60,12 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
+
+
+def _soft_loss(recipe: dict[str, Any]) -> str:
+    if recipe["soft_loss"] == "mse":
+        return "squared difference of the logits"
+    return f"temperature {recipe['temperature']}"
 
 
 def _cost(results: dict[str, Any]) -> str:
