@@ -101,7 +101,7 @@ def _own(task: OwnTask, args: FinetuneArguments) -> TaskData:
     if args.unlabelled_alone:
         listed = files.label_names
         regression = isinstance(task, ScoreTask)
-        names = () if regression else read_names(listed) if listed else _names_of(args.teacher or "")
+        names = () if regression else read_names(listed) if listed else _names_of(args.teachers[0])
     return OwnTextData(task, files, args.metric, *limits, args.on_bad_rows, names=names)
 
 

@@ -113,7 +113,7 @@ def _without(what: Literal["teacher", "unlabelled texts"], job: Job, folder: Pat
     temporary = folder / f".without_{what.split()[0]}"
     # The settings stay the same, although the defaults without a teacher may be different.
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
-    changed |= {"losses": None} if what == "teacher" else {}
+    changed |= {"losses": None, "teacher_heads": None, "teacher_weights": None} if what == "teacher" else {}
     changed |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
     args = dataclasses.replace(job.args, **changed | ({"teacher": None} if what == "teacher" else {}))
     job = dataclasses.replace(job, args=args, unlabelled=None)
