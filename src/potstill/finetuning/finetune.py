@@ -112,7 +112,7 @@ def _without(what: Literal["teacher", "unlabelled texts"], job: Job, folder: Pat
     temporary = folder / f".without_{what.split()[0]}"
     # The settings stay the same, although the defaults without a teacher may be different.
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
-    changed |= {"losses": None} if what == "teacher" else {}
+    changed |= {"losses": None, "teacher_heads": None, "teacher_weights": None} if what == "teacher" else {}
     changed |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
     args = dataclasses.replace(job.args, **changed | ({"teacher": None} if what == "teacher" else {}))
     job = dataclasses.replace(job, args=args, unlabelled=None)
@@ -152,6 +152,10 @@ def _picture(confusion: str) -> bytes:
 
 
 def _metrics(results: dict[str, Any]) -> str:
+    by_file = {name: metrics["score"] for name, metrics in results["metrics"].items() if isinstance(metrics, dict)}
+    if len(by_file) > 2:
+        files = ", ".join(f"{name} {shown(name, score)}" for name, score in by_file.items())
+        return f"score {shown('score', results['score'])}, the mean of {files}"
     metrics = flat(results["metrics"])
     names = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
     return ", ".join(f"{name} {shown(name, metrics[name])}" for name in names)
