@@ -199,9 +199,7 @@ class DistillationArguments(Recipe):
     )
     alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 for none.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
-    soft_targets: Literal["all", "masked", "sampled"] = option(
-        "all", "Tokens whose soft targets are used: see docs/method.md."
-    )
+    soft_targets: Literal["all", "masked", "sampled"] = option("all", "Tokens whose soft targets are used.")
     soft_targets_share: float = option(
         0.2, "With --soft_targets sampled: share of the tokens that are not masked to sample."
     )

@@ -67,8 +67,8 @@ class RunResult:
         bad_answers: number of answers left out because their context does not contain them.
         steps: number of steps of the optimiser.
         rows_per_second: rows that training read per second.
-        teacher_on_labels: name → figure on how well the teacher predicts the training labels; of several teachers the
-            folder of each → these.
+        teacher_on_labels: name → figure on how well the teacher predicts the training labels, or those of the scored
+            rows if no training row has a label; of several teachers the folder of each → these.
         without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
         unlabelled: about the texts without labels that the teacher taught: the number of `texts`, of those that were
             left out, and of those that an epoch read, and their fingerprint; None without such texts.

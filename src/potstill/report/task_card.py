@@ -49,14 +49,17 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
         taught = f", from the scores of {names_of(recipe['teacher'])}" if "teacher" in recipe else ""
         what += f", by the losses {losses}{taught}"
     elif "teacher" in recipe:
+        labels, texts = f"the labels (weight {recipe['alpha_task']}) and ", results.get("unlabelled")
+        if not results["rows"]["train"]:
+            labels = ""
         what += (
-            f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {names_of(recipe['teacher'])} "
+            f", by {labels}the soft targets of {names_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, {_soft_loss(recipe)})"
         )
         if recipe.get("teacher_heads") == "separate":
             what += ", each by a head of its own; the head of this model is the mean of all heads"
-        if results.get("unlabelled"):
-            what += f", of {results['unlabelled']['texts']:,} unlabelled texts too"
+        if texts:
+            what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
