@@ -118,8 +118,8 @@ def load_task_teacher(
     theirs = getattr(config, "problem_type", None)
     if kind in _GIVES and theirs in _GIVES and theirs != kind and labels:
         raise PotstillError(
-            f"the {role} {name!r} gives a text {_GIVES[theirs]}, but the task gives it {_GIVES[kind]}: give one that is "
-            "fine-tuned on this task"
+            f"the {role} {name!r} gives a text {_GIVES[theirs]}, but the task gives it {_GIVES[kind]}: give one that "
+            "is fine-tuned on this task"
         )
     matched = teacher_labels(name, config, labels, role) if labels else None
     if labels == () and config.num_labels != 1:
