@@ -1,8 +1,8 @@
 """All papers in order: `python -m reproduce.papers --model MODEL --task_data glue/`.
 
-Each script is a separate process and skips finished runs, so repeat the same command after an interruption. A script that
-needs data which no option names is left out, and the reason is printed. To use the options of one script, run it alone:
-`python -m reproduce.papers.pruning --help`.
+Each script is a separate process and skips finished runs, so repeat the same command after an interruption. A script
+that needs data which no option names is left out, and the reason is printed. To use the options of one script, run it
+alone: `python -m reproduce.papers.pruning --help`.
 """
 
 from __future__ import annotations

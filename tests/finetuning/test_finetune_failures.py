@@ -44,6 +44,8 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     assert "--output_dir is missing" in refused(status=2, output_dir=None)
     assert "invalid choice: 'some'" in refused(status=2, soft_positions="some")
     assert "--temperature is 0.0: it must be above 0" in refused(temperature=0)
+    assert "invalid choice: 'l1'" in refused(status=2, soft_loss="l1")
+    assert "has no meaning with --soft_loss mse: leave it out" in refused(soft_loss="mse", temperature=3)
     assert "--alpha_cos is -1.0" in refused(alpha_cos=-1)
     assert "--stride is -1" in refused(stride=-1)
     assert "--max_train_samples is 0" in refused(max_train_samples=0)

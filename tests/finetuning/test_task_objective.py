@@ -272,3 +272,52 @@ def test_the_weighted_sum() -> None:
     assert [float(term.grad) for term in terms.values()] == pytest.approx([0.2, 0.1, 0.3])
     # Without a teacher the task's own loss is unweighted.
     assert TaskObjective(alpha_task=0.2).sum_up({"task": terms["task"]})["loss"].item() == 2.0
+
+
+def naive_squares(student: Tensor, teacher: Tensor, places: list[int]) -> Tensor:
+    """The squared difference of logits, mean over some places of a row (Tang et al. 2019)."""
+    return mean([(student[place] - teacher[place]) ** 2 for place in places])
+
+
+def test_squared_differences_of_logits(generator: torch.Generator) -> None:
+    logits, teacher = 3 * torch.randn(2, ROWS, CLASSES, generator=generator)
+    several, expected = 3 * torch.randn(2, ROWS, LENGTH, CLASSES, generator=generator)
+    labels = torch.randint(CLASSES, (ROWS,), generator=generator)
+    tags = torch.randint(CLASSES, (ROWS, LENGTH), generator=generator)
+    tags[torch.rand(ROWS, LENGTH, generator=generator) < 0.4] = NO_TAG
+    tags[0, 0] = 1
+    objective, every = TaskObjective(soft_loss="mse"), list(range(CLASSES))
+
+    def rows(student: Tensor) -> Tensor:
+        return mean([naive_squares(student[n], teacher[n].double(), every) for n in range(ROWS)])
+
+    def tagged(student: Tensor) -> Tensor:
+        places = (tags != NO_TAG).nonzero().tolist()
+        return mean([naive_squares(student[n, at], expected[n, at].double(), every) for n, at in places])
+
+    compare([logits], lambda student: objective.sentence(student, labels, teacher)["ce"], rows)
+    compare([logits], lambda student: objective.labels(student, torch.zeros_like(student), teacher)["ce"], rows)
+    compare([several], lambda student: objective.tags(student, tags, expected)["ce"], tagged)
+
+
+def test_squared_differences_of_spans(generator: torch.Generator) -> None:
+    start, end, teacher_start, teacher_end = 3 * torch.randn(4, ROWS, LENGTH, generator=generator)
+    inside = torch.arange(LENGTH) < torch.randint(4, LENGTH + 1, (ROWS, 1), generator=generator)
+    answerable = inside & (torch.rand(ROWS, LENGTH, generator=generator) < 0.6)
+    answerable[:, 0] = True
+    zeros = torch.zeros(ROWS, dtype=torch.int64)
+
+    def naive(*student: Tensor) -> Tensor:
+        pairs = list(zip(student, (teacher_start, teacher_end), strict=True))
+        places = [answerable[n].nonzero()[:, 0].tolist() for n in range(ROWS)]
+        return mean(
+            [naive_squares(mine[n], other[n].double(), places[n]) for mine, other in pairs for n in range(ROWS)]
+        )
+
+    compare(
+        [start, end],
+        lambda *student: TaskObjective(soft_loss="mse").span(
+            student, (zeros, zeros), inside, answerable, (teacher_start, teacher_end)
+        )["ce"],
+        naive,
+    )

@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SoftPositions = Literal["answer", "all"]
+SoftLoss = Literal["kl", "mse"]
 Losses = dict[str, Tensor]
 
 NO_TAG = -100
 """The label of a token without a tag: a special token, padding, or a later part of a word."""
+
+UNKNOWN_TAG = -1
+"""The label of the first token of a word whose tag nobody gave. Only a teacher's soft targets say what it is."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,16 @@ class TaskObjective:
     Without a teacher it is only the task's own loss, unweighted: cross-entropy, or squared error for a regression.
 
     Attributes:
-        alpha_ce: weight of the soft targets: KL(teacher ‖ student) at `temperature`, times temperature², mean over
-            rows (Hinton et al. 2015); for a regression the squared difference of the two scores.
+        alpha_ce: weight of the soft targets. Their loss is named by `soft_loss`; for a regression it is always the
+            squared difference of the two scores.
         alpha_task: weight of the loss on the labels.
         alpha_cos: weight of 1 − cosine of the last hidden states, mean over tokens.
         temperature: temperature of both softmaxes.
         soft_positions: the tokens of a window for the soft targets of a span. `answer`: those where an answer may start
             or end. `all`: all tokens, with question and special tokens.
+        soft_loss: `kl`: KL(teacher ‖ student) at `temperature`, times temperature², mean over rows (Hinton et al.
+            2015). `mse`: the squared difference of the logits, mean over rows and classes (Tang et al. 2019, section
+            3.2); the temperature plays no part in it.
     """
 
     alpha_ce: float = 0.5
@@ -37,6 +44,7 @@ class TaskObjective:
     alpha_cos: float = 0.0
     temperature: float = 2.0
     soft_positions: SoftPositions = "answer"
+    soft_loss: SoftLoss = "kl"
 
     def sum_up(self, losses: Losses) -> Losses:
         """Add `loss`, the weighted sum, to the named losses, and detach the named losses.
@@ -82,7 +90,7 @@ class TaskObjective:
             each = each * class_weights[labels.clamp(min=0)]
         losses = {"task": each.mean()}
         if teacher is not None:
-            losses["ce"] = self._divergence(logits, _exact(teacher), torch.ones_like(logits, dtype=torch.bool))
+            losses["ce"] = self._soft(logits, _exact(teacher), torch.ones_like(logits, dtype=torch.bool))
         return losses
 
     def labels(
@@ -95,7 +103,8 @@ class TaskObjective:
         """Return the losses for sentences with several labels: binary cross-entropy, mean over rows and labels.
 
         The soft targets are the teacher's probability of each label at `temperature`. Their loss is the divergence of
-        the two Bernoulli distributions, times temperature², mean over rows and labels.
+        the two Bernoulli distributions, times temperature², mean over rows and labels; or, for `mse`, the squared
+        difference of the logits.
 
         Args:
             logits: (B, C) logits of the student.
@@ -108,7 +117,9 @@ class TaskObjective:
         targets = labels.to(logits.dtype).masked_fill(~known, 0.0)
         each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights)
         losses = {"task": (each * known).mean()}
-        if teacher is not None:
+        if teacher is not None and self.soft_loss == "mse":
+            losses["ce"] = F.mse_loss(logits, _exact(teacher))
+        elif teacher is not None:
             student, expected = logits / self.temperature, _exact(teacher) / self.temperature
             wanted = expected.sigmoid()
             entropy = F.binary_cross_entropy_with_logits(expected, wanted)
@@ -119,21 +130,28 @@ class TaskObjective:
     def tags(
         self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None, class_weights: Tensor | None = None
     ) -> Losses:
-        """Return the losses for tags of words, each a mean over the tokens that have a label.
+        """Return the losses for tags of words, each a mean over the words of the batch.
+
+        The loss on the tag of a word whose tag is not known is 0, so that every word counts the same: see `sentence`.
 
         Args:
             logits: (B, L, C) logits of the student.
-            labels: (B, L) int64 tags; `NO_TAG` at tokens without one, which are ignored.
+            labels: (B, L) int64 tags; `NO_TAG` at tokens without one, which are ignored; `UNKNOWN_TAG` at the first
+                token of a word that has only soft targets.
             teacher: the teacher's logits, in the same shape.
             class_weights: (C,) factor of the cross-entropy of tokens with this tag; None for 1.
         """
         student, inside = _exact(logits), labels != NO_TAG
         count = inside.sum().clamp(min=1)
-        every = F.cross_entropy(student.flatten(0, 1), labels.flatten(), ignore_index=NO_TAG, reduction="none")
+        known = labels.masked_fill(labels < 0, NO_TAG).flatten()
+        every = F.cross_entropy(student.flatten(0, 1), known, ignore_index=NO_TAG, reduction="none")
         if class_weights is not None:
-            every = every * class_weights[labels.flatten().clamp(min=0)]
+            every = every * class_weights[known.clamp(min=0)]
         losses = {"task": every.sum() / count}
-        if teacher is not None:
+        if teacher is not None and self.soft_loss == "mse":
+            each = (student - _exact(teacher)).square().mean(dim=-1)
+            losses["ce"] = (each * inside).sum() / count
+        elif teacher is not None:
             log_p, log_q = ((of / self.temperature).log_softmax(dim=-1) for of in (_exact(teacher), student))
             each = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
             losses["ce"] = (each * inside).sum() / count * self.temperature**2
@@ -162,7 +180,7 @@ class TaskObjective:
             student = _exact(student)
             task.append(F.cross_entropy(student.masked_fill(~inside, -torch.inf), label))
             if teacher is not None:
-                soft.append(self._divergence(student, _exact(teacher[place]), positions))
+                soft.append(self._soft(student, _exact(teacher[place]), positions))
         losses = {"task": torch.stack(task).mean()}
         return losses if teacher is None else losses | {"ce": torch.stack(soft).mean()}
 
@@ -170,6 +188,13 @@ class TaskObjective:
         """Return the mean of 1 − cosine of hidden states (B, L, H) over the tokens where `inside` (B, L) is True."""
         each = 1 - F.cosine_similarity(_exact(student), _exact(teacher), dim=-1)
         return (each * inside).sum() / inside.sum()
+
+    def _soft(self, student: Tensor, teacher: Tensor, positions: Tensor) -> Tensor:
+        """Return the loss of soft targets over the positions of each row, mean over rows."""
+        if self.soft_loss == "kl":
+            return self._divergence(student, teacher, positions)
+        each = (student - teacher).square().masked_fill(~positions, 0.0)
+        return (each.sum(dim=1) / positions.sum(dim=1).clamp(min=1)).mean()
 
     def _divergence(self, student: Tensor, teacher: Tensor, positions: Tensor) -> Tensor:
         """Return the mean over rows of KL(teacher ‖ student) · T² between softmaxes over the positions of each row."""
