@@ -103,7 +103,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--learning_rates", nargs="+", default=["1e-4", "3e-4"], help="the best with seed 1 is used")
-    parser.add_argument("--gpus", type=int, default=1, help="0 for the CPU")
+    parser.add_argument("--gpus", nargs="*", default=["0"], help="numbers of the GPUs to use; none for the CPU")
     parser.add_argument("--parallel", type=int, default=8, help="runs at a time on each GPU")
     parser.add_argument("--divide_epochs", type=float, default=1, help="train less, to try the script")
     parser.add_argument("--max_length", type=int, help="longest input in tokens, to try the script")
@@ -194,8 +194,8 @@ class Runner:
         self.options = options
         self.places: Queue[str] = Queue()
         for _ in range(options.parallel):
-            for gpu in range(max(options.gpus, 1)):
-                self.places.put(str(gpu) if options.gpus else "")
+            for gpu in options.gpus or [""]:
+                self.places.put(gpu)
 
     def run(self, jobs: Sequence[tuple[str, str, str]], rates: dict[tuple[str, str], str], suffix: str = "") -> None:
         """Run jobs, each a row of the table, a task and a seed."""
