@@ -172,13 +172,16 @@ def _plain(value: Any) -> Any:
 
 
 def parsed_losses(losses: Any) -> Any:
-    """Return the value of `--losses`; see `parsed_yaml`."""
-    found = parsed_yaml("losses", losses)
-    return {} if found is None and losses is not None else found  # a later check refuses {}
+    """Return the value of `--losses`: a text of YAML is read, anything else stays as it is.
+
+    Raises:
+        PotstillError: the text is not YAML.
+    """
+    return parsed_mapping("losses", losses) or ({} if isinstance(losses, str) else losses)  # a later check refuses {}
 
 
-def parsed_yaml(name: str, value: Any) -> Any:
-    """Return the value of an option that takes a mapping: a text of YAML is read, anything else stays as it is.
+def parsed_mapping(name: str, value: Any) -> Any:
+    """Return the value of an option that takes YAML: a text is read, anything else stays as it is.
 
     Raises:
         PotstillError: the text is not YAML.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from potstill.arguments import RunArguments, option, parsed_losses
+from potstill.arguments import RunArguments, option, parsed_losses, parsed_mapping
 from potstill.errors import PotstillError
 
 
@@ -24,6 +24,11 @@ class Recipe(RunArguments):
     """
 
     corpus: str | None = option(None, "Folder written by `potstill prepare`.", required=True)
+    shape: str | None = option(
+        None,
+        "All sizes of the model at once: tiny, mini, small, medium or base, or layers and width such as 6x256. Heads "
+        "are 64 wide, and feed-forward layers 4 × the width (Turc et al. 2019).",
+    )
     masking: Literal["frequency", "uniform"] = option(
         "frequency",
         "How masked tokens are sampled: with probability ∝ count^-mlm_smoothing (DistilBERT), or uniformly (BERT).",
@@ -54,6 +59,7 @@ class Recipe(RunArguments):
     smallest_batch = "the batch is one block already, so prepare the corpus with a smaller --block_size"
 
     def __post_init__(self) -> None:
+        self._set_shape()
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
         self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
@@ -69,6 +75,28 @@ class Recipe(RunArguments):
             rule = "must be a share below 1 with --max_train_minutes, because the number of steps is not known"
             self._check("warmup_steps", 0 <= self.warmup_steps < 1, rule)
         super().__post_init__()
+
+    def _set_shape(self) -> None:
+        """Set the sizes of `shape`.
+
+        Raises:
+            PotstillError: there is no such shape, or a size is given that contradicts it.
+        """
+        if self.shape is None:
+            return
+        from potstill.student.shapes import sizes_of_shape  # here, because reading a recipe needs no models
+
+        for name, size in sizes_of_shape(self.shape).items():
+            given = getattr(self, name)
+            if given not in (None, size):
+                raise PotstillError(
+                    f"--shape {self.shape} has {name} {size}, but --{name} is {given}: leave one of the two out."
+                )
+            setattr(self, name, size)
+
+    def replaced(self) -> set[str]:
+        """See `RunArguments.replaced`. A recipe has the sizes, and not the name that they have together."""
+        return super().replaced() | {"shape"}
 
     @property
     def blocks_per_step(self) -> int:
@@ -135,6 +163,16 @@ class DistillationArguments(Recipe):
         "For a sentence encoder: width of the student's embeddings. If its hidden states have another width, it gets a "
         "Dense module.",
     )
+    dropout: float | None = option(
+        None,
+        "Dropout of the student's hidden states and attention while it is distilled; the teacher's if not given. The "
+        "saved config keeps the teacher's, for fine-tuning.",
+    )
+    fp8: dict | str | None = option(
+        None,
+        "Compute the linear layers of the teacher, the student or both with 8-bit operands. In detail: "
+        "'{models: both, ends: 1, gradients: e5m2}'. See docs/method.md.",
+    )
     trim_vocabulary: bool = option(
         False,
         "Cut the rows of the teacher's vocabulary that are beyond the tokens of its tokenizer. They are left out of "
@@ -161,7 +199,10 @@ class DistillationArguments(Recipe):
     )
     alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 for none.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
-    soft_targets: Literal["all", "masked"] = option("all", "Tokens whose soft targets are used.")
+    soft_targets: Literal["all", "masked", "sampled"] = option("all", "Tokens whose soft targets are used.")
+    soft_targets_share: float = option(
+        0.2, "With --soft_targets sampled: share of the tokens that are not masked to sample."
+    )
 
     def __post_init__(self) -> None:
         self.losses = parsed_losses(self.losses)
@@ -177,18 +218,28 @@ class DistillationArguments(Recipe):
             from potstill.student.sizing import Budget  # here, because reading a recipe needs no models
 
             Budget.parse(self.max_size)
+        self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "must be 0 or more and below 1")
+        if self.fp8 is not None:
+            from potstill.student.fp8 import Fp8  # here, because reading a recipe needs no models
+
+            self.fp8 = parsed_mapping("fp8", self.fp8)
+            Fp8.of(self.fp8)
         for name in self._replaced_by_losses():
             if getattr(self, name) != getattr(type(self), name):
                 raise PotstillError(
                     f"--losses and --{name} are both given: give all losses with their options in --losses, or leave "
                     "it out."
                 )
+        if self.losses is None:
+            alone = self.soft_targets != "sampled" and self.soft_targets_share != type(self).soft_targets_share
+            self._check("soft_targets_share", not alone, "belongs to --soft_targets sampled: give that too")
         super().__post_init__()
 
     def replaced(self) -> set[str]:
         """See `RunArguments.replaced`."""
         for_several = set() if len(self.teachers) > 1 else {"teacher_weights", "teacher_mean"}
-        return self._replaced_by_losses() | for_several
+        for_sample = set() if self.soft_targets == "sampled" else {"soft_targets_share"}
+        return super().replaced() | self._replaced_by_losses() | for_several | for_sample
 
     @property
     def teachers(self) -> list[str]:
@@ -215,8 +266,9 @@ class PretrainingArguments(Recipe):
     model_type: str | None = option(
         None, "Architecture of a new model, by its name in transformers, such as roberta; a BERT if not given."
     )
-    num_hidden_layers: int = option(12, "Transformer layers.")
-    hidden_size: int = option(768, "Width of the hidden states.")
+    # Both are None until `__post_init__`, which can so tell whether they contradict a shape.
+    num_hidden_layers: int = option(None, "Transformer layers; 12 if not given.")
+    hidden_size: int = option(None, "Width of the hidden states; 768 if not given.")
     num_attention_heads: int | None = option(None, "Attention heads; one for every 64 of the width if not given.")
     intermediate_size: int | None = option(None, "Width of the feed-forward layers; 4 × hidden_size if not given.")
     max_position_embeddings: int = option(512, "Longest text the model can read, in tokens.")
@@ -230,8 +282,13 @@ class PretrainingArguments(Recipe):
         None, "Shares of the training at which to grow, such as 0.25,0.5; evenly over the first half if not given."
     )
 
+    default_sizes: ClassVar[dict[str, int]] = {"num_hidden_layers": 12, "hidden_size": 768}
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, size in self.default_sizes.items():
+            if getattr(self, name) is None:
+                setattr(self, name, size)
         sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
         for name in (*sizes, "max_position_embeddings"):
             value = getattr(self, name)
@@ -241,6 +298,8 @@ class PretrainingArguments(Recipe):
         self._check(
             "model_type", not two, "is for a new model: leave it out, because the folder of --model contains its type"
         )
+        both = self.model is not None and self.shape is not None
+        self._check("shape", not both, "is for a new model: leave it out, because --model has sizes of its own")
 
     def depths(self) -> list[int]:
         """Return the depths of the model during training; the last one is the final depth."""

@@ -30,6 +30,7 @@ def bilstm(
 ) -> Path:
     folder = tmp_path_factory.mktemp("bilstm")
     sizes = {"vocab_size": len(tiny_tokenizer), "embedding_size": 24, "hidden_size": 10, "intermediate_size": 8}
+    sizes["sep_token_id"] = tiny_tokenizer.sep_token_id
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         types = 2 if request.param else 1

@@ -64,6 +64,7 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     )
     json: str | None = option(None, "File to write the measurements to, as JSON.")
     accumulation_of_recipe: int = field(init=False, default=1)
+    default_sizes: ClassVar[dict[str, int]] = {}  # sizes that are not given follow from the teacher
 
     masking: Literal["frequency", "uniform"] | None = option(  # type: ignore[assignment]
         None, "How masked tokens are chosen. If not given, as in `distill`, or with --pretrain as in `pretrain`."

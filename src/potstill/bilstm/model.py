@@ -106,7 +106,8 @@ class BiLSTMForSequenceClassification(PreTrainedModel):
         if token_type_ids is not None and self.config.type_vocab_size > 1:
             second = token_type_ids > 0
         else:
-            ends = (input_ids == self.config.sep_token_id).long()
+            sep = -1 if self.config.sep_token_id is None else self.config.sep_token_id
+            ends = (input_ids == sep).long()
             second = ends.cumsum(dim=1) > ends
         return [inside & ~second, inside & second]
 

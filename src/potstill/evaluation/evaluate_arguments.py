@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from potstill.arguments import named_models, option, parsed_yaml
+from potstill.arguments import named_models, option, parsed_mapping
 from potstill.bilstm.options import NAME
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
@@ -25,7 +25,7 @@ LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 
 OF_FINETUNE = (
     *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric"),
-    *("unlabelled", "unlabelled_ratio", "unlabelled_columns"),
+    *("unlabelled", "unlabelled_ratio", "unlabelled_columns", "teacher_heads", "teacher_weights"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
 )
 """Options of `finetune` that make no sense for several models or tasks."""
@@ -70,14 +70,16 @@ class EvaluateArguments(FinetuneArguments):
     )
     rerank_data: list[str] | None = option(None, "Files or folders of queries with passages, for the suite rerank.")
     rerank_columns: list[str] | None = option(None, "Names of their columns: query, passage, label.")
-    train_data: str | None = option(None, "An option of `finetune`.")
-    eval_data: str | None = option(None, "An option of `finetune`; use --rerank_data here.")
+    train_data: list[str] | str | None = option(None, "An option of `finetune`.")
+    eval_data: list[str] | str | None = option(None, "An option of `finetune`; use --rerank_data here.")
     losses: dict | str | None = option(None, "An option of `finetune`.")
     num_hidden_layers: int | None = option(None, "An option of `finetune`.")
     layers: str | None = option(None, "An option of `finetune`.")
     unlabelled: list[str] | str | None = option(None, "An option of `finetune`.")
     unlabelled_ratio: float | None = option(None, "An option of `finetune`.")
     unlabelled_columns: list[str] | None = option(None, "An option of `finetune`.")
+    teacher_heads: Literal["average", "separate"] | None = option(None, "An option of `finetune`.")
+    teacher_weights: list[float] | None = option(None, "An option of `finetune`.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )
@@ -255,7 +257,7 @@ class EvaluateArguments(FinetuneArguments):
         bilstm = None
         if path == NAME:  # the other models are compared with the first one, whose tokenizer and embeddings it takes
             sources = {} if first == NAME else {"tokenizer": first}
-            bilstm = parsed_yaml("bilstm", self.bilstm) or {}
+            bilstm = parsed_mapping("bilstm", self.bilstm) or {}
             sources |= {"embeddings": first} if sources and "tokenizer" not in bilstm else {}
             bilstm = sources | bilstm if isinstance(bilstm, dict) else bilstm
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")

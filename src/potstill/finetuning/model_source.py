@@ -20,7 +20,7 @@ def model_source(args: FinetuneArguments) -> str:
         return args.model or ""
     from potstill.bilstm.new import new_bilstm
 
-    teacher = args.teacher if isinstance(args.teacher, str) or args.teacher is None else args.teacher[0]
+    teacher = next(iter(args.teachers), None)
     with args.main_process_first(local=False, desc="a new BiLSTM"):
         return str(new_bilstm(BiLSTMOptions.read(args.bilstm), teacher, reads_pairs(args)))
 

@@ -7,14 +7,20 @@ from typing import Any
 from potstill.bilstm.config import BiLSTMConfig
 from potstill.bilstm.options import NAME
 from potstill.report.label_card import label_section
-from potstill.report.markdown import figure, front_matter, name_of, plain, table
+from potstill.report.markdown import figure, front_matter, name_of, names_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
 
 def task_card(
-    recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool, bilstm: BiLSTMConfig | None = None
+    recipe: dict[str, Any],
+    results: dict[str, Any],
+    task: Task,
+    frozen: bool,
+    pruned: bool = False,
+    bilstm: BiLSTMConfig | None = None,
 ) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
@@ -23,25 +29,45 @@ def task_card(
         results: measured figures, as in `RunResult`.
         task: the task of the model.
         frozen: whether the model is a `FrozenEncoder`, which needs potstill for loading.
+        pruned: whether it is of a class of potstill because its layers differ in heads or neurons.
         bilstm: the config of a BiLSTM, which needs potstill for loading; None for any other model.
     """
-    pipeline = task.pipeline
-    header = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
-    if task.ranks:
-        header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
-        header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
-    new = recipe["model"] == NAME
+    base = recipe["bilstm"]["tokenizer"] if recipe["model"] == NAME else recipe["model"]
     sections = [
-        front_matter(header, recipe["bilstm"]["tokenizer"] if new else recipe["model"]),
+        front_matter(card_header(task), base),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
         _how(recipe, results, frozen, bilstm),
-        _RERANKING if task.ranks else _usage(pipeline, frozen, bilstm, results["metrics"]),
+        usage(task, results["metrics"], frozen, IMPORT if pruned else None if bilstm is None else _BILSTM_IMPORT),
         _scores(results),
         *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def card_header(task: Task) -> dict[str, Any]:
+    """Return the fields of a card's YAML header."""
+    if task.ranks:
+        header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
+        return header | {"tags": ["potstill", "cross-encoder", "reranker"]}
+    return {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": ["potstill"]}
+
+
+_BILSTM_IMPORT = "import potstill.bilstm.model  # how a BiLSTM is loaded"
+
+
+def usage(task: Task, metrics: dict[str, Any], frozen: bool = False, first: str | None = None) -> str:
+    """Return the section with the code that runs the model; see `task_card` for the arguments.
+
+    Args:
+        task: see `task_card`.
+        metrics: of the run.
+        frozen: see `task_card`.
+        first: the line that imports the class of the model; None if transformers has that class.
+    """
+    text = _RERANKING if task.ranks else _usage(task.pipeline, frozen, metrics)
+    return text.replace("```python\n", f"```python\n{first}\n", 1) if first is not None else text
 
 
 def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: BiLSTMConfig | None) -> str:
@@ -59,15 +85,20 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: 
         what += f", with only the layers {', '.join(map(str, results['layers']))} of the model"
     if "losses" in recipe:
         losses = ", ".join(f"{name} (weight {options['weight']:g})" for name, options in recipe["losses"].items())
-        taught = f", from the scores of {name_of(recipe['teacher'])}" if "teacher" in recipe else ""
+        taught = f", from the scores of {names_of(recipe['teacher'])}" if "teacher" in recipe else ""
         what += f", by the losses {losses}{taught}"
     elif "teacher" in recipe:
+        labels, texts = f"the labels (weight {recipe['alpha_task']}) and ", results.get("unlabelled")
+        if not results["rows"]["train"]:
+            labels = ""
         what += (
-            f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {name_of(recipe['teacher'])} "
+            f", by {labels}the soft targets of {names_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, {_soft_loss(recipe)})"
         )
-        if results.get("unlabelled"):
-            what += f", of {results['unlabelled']['texts']:,} unlabelled texts too"
+        if recipe.get("teacher_heads") == "separate":
+            what += ", each by a head of its own; the head of this model is the mean of all heads"
+        if texts:
+            what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."
@@ -86,7 +117,7 @@ def _cost(results: dict[str, Any]) -> str:
     return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
-def _usage(pipeline: str, frozen: bool, bilstm: BiLSTMConfig | None, metrics: dict[str, Any]) -> str:
+def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:
     spans = pipeline == "question-answering"
     if frozen:
         auto = "AutoModelForQuestionAnswering" if spans else "AutoModelForSequenceClassification"
@@ -105,10 +136,10 @@ def _usage(pipeline: str, frozen: bool, bilstm: BiLSTMConfig | None, metrics: di
         )
     if pipeline == "token-classification":
         call = 'model("…", aggregation_strategy="first")'
-    register = "" if bilstm is None else "import potstill.bilstm.model  # how a BiLSTM is loaded\n"
-    load = f'model = pipeline("{pipeline}", model="path/of/this/folder")'
-    code = f"{register}from transformers import pipeline\n\n{load}\n{call}"
-    return f"```python\n{code}\n```{more}"
+    return (
+        f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="path/of/this/folder")\n'
+        f"{call}\n```{more}"
+    )
 
 
 _RERANKING = """```python

@@ -14,7 +14,16 @@ from potstill.errors import PotstillError
 from potstill.tasks.labels import in_words, score_of
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
 from potstill.tasks.own_labels import Written, check_types, collect, numbers_of, read_names, some, tell_counts, written
-from potstill.tasks.own_tables import DEV, TRAIN, OwnTable, has_splits, open_table
+from potstill.tasks.own_tables import (
+    DEV,
+    TRAIN,
+    OwnTable,
+    all_of,
+    open_table,
+    sources_by_split,
+    sources_of,
+    split_names,
+)
 from potstill.tasks.rows import BadRows, OnBadRows, print_message, report_unread, text_fault
 from potstill.tasks.task import OwnFiles
 
@@ -30,8 +39,8 @@ class OwnRows:
 
     Attributes:
         labels: names of the labels in order; empty for scores.
-        splits: `train` and `dev`; columns `text`, `pair` (of pairs) and `label`: a number, a list of numbers, or a
-            score.
+        splits: `train`, and `dev` or, of several files to score, the name of each; columns `text`, `pair` (of
+            pairs) and `label`: a number, a list of numbers, or a score.
         bad_rows: split → number of rows left out.
     """
 
@@ -69,33 +78,55 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
     Raises:
         PotstillError: a file cannot be read or has no such column, the labels cannot be used, or rows are bad.
     """
-    if files.train is None:
-        raise PotstillError("--train_data is missing: name a file to train on.")
-    sources = {TRAIN: files.train}
-    if files.eval is not None or has_splits(files.train):
-        sources[DEV] = files.eval or files.train
-    splits = {name: _read(task, files, name, source, on_bad_rows) for name, source in sources.items()}
+    splits = {
+        name: [_read(task, files, TRAIN if name == TRAIN else DEV, source, on_bad_rows) for source in sources]
+        for name, sources in sources_by_split(files).items()
+    }
     train = splits[TRAIN]
+    where = all_of([part.table.where for part in train])
     names: tuple[str, ...] = ()
     if not isinstance(task, ScoreTask):
         listed = files.label_names is not None
-        names = read_names(files.label_names or "") if listed else _collected(train)
-        for name, split in splits.items():
-            _number(split, names, listed, None if name == TRAIN or listed else train.table.where)
-        counts = Counter(number for label in train.labels for number in _list(label))
-        tell_counts(counts, names, train.table.where)
-    for split in splits.values():
-        split.bad.report(split.table.where, len(split.labels))
-    bad_rows = {name: split.bad.count for name, split in splits.items()}
-    found = {name: _dataset(task, split, names) for name, split in splits.items()}
-    if DEV not in found:
-        found = _held_out(task, found[TRAIN], files.dev_share, train.table.where)
+        names = read_names(files.label_names or "") if listed else _collected(train, where)
+        for name, parts in splits.items():
+            for part in parts:
+                _number(part, names, listed, None if name == TRAIN or listed else where)
+        counts = Counter(number for part in train for label in part.labels for number in _list(label))
+        tell_counts(counts, names, where)
+    for parts in splits.values():
+        for part in parts:
+            part.bad.report(part.table.where, len(part.labels))
+    bad_rows = {name: sum(part.bad.count for part in parts) for name, parts in splits.items()}
+    found = {
+        name: datasets.concatenate_datasets([_dataset(task, part, names) for part in parts])
+        for name, parts in splits.items()
+    }
+    if len(found) == 1:
+        found = _held_out(task, found[TRAIN], files.dev_share, where)
         bad_rows[DEV] = 0
     return OwnRows(names, found, bad_rows)
 
 
+def read_scored(task: OwnTask, files: OwnFiles, names: tuple[str, ...], on_bad_rows: OnBadRows = "stop") -> OwnRows:
+    """Read the rows to score of a task whose labels the teacher tells; there are no rows to train on.
+
+    Args:
+        task: the task, of any kind but tagging.
+        files: its files and their columns.
+        names: names of the labels in order; empty for scores.
+        on_bad_rows: see `read_own_rows`.
+    """
+    sources = sources_of(files.eval or (), "--eval_data")
+    splits, bad_rows = {}, {TRAIN: 0}
+    for name, source in zip(split_names(sources), sources, strict=True):
+        bad = BadRows(on_bad_rows)
+        splits[name] = read_labelled(task, files, source, names, bad, "the teacher")
+        bad_rows[name] = bad.count
+    return OwnRows(names, {TRAIN: next(iter(splits.values())).select([])} | splits, bad_rows)
+
+
 def read_labelled(
-    task: OwnTask, files: OwnFiles, source: str, names: tuple[str, ...], bad: BadRows
+    task: OwnTask, files: OwnFiles, source: str, names: tuple[str, ...], bad: BadRows, owner: str = "the model"
 ) -> datasets.Dataset:
     """Read one file of rows to score, with the labels that a model has; see `read_own_rows`.
 
@@ -105,14 +136,15 @@ def read_labelled(
         source: the file.
         names: names of the model's labels, in order.
         bad: takes the rows that cannot be used.
+        owner: the word for the model in messages.
     """
     split = _read(task, files, DEV, source, bad.on_bad_rows)
     if not isinstance(task, ScoreTask):
         listed = files.label_names is not None
         order = read_names(files.label_names or "") if listed else names
         if set(order) != set(names):
-            raise PotstillError(f"The model's labels are not those of {files.label_names}: {some(names)}.")
-        _number(split, order, listed, "the model")
+            raise PotstillError(f"The labels of {owner} are not those of {files.label_names}: {some(names)}.")
+        _number(split, order, listed, None if listed else owner)
         place = [names.index(name) for name in order]
         split.labels = [[place[n] for n in row] if isinstance(row, list) else place[row] for row in split.labels]
     split.bad.report(split.table.where, len(split.labels))
@@ -205,8 +237,9 @@ def _value(task: OwnTask, value: Any, separator: str) -> Any:
     return written(value) or ("without a label" if blank else f"with the label {str(value)[:40]!r}")
 
 
-def _collected(train: _Split) -> tuple[str, ...]:
-    return collect(train.written, train.table.where, train.table.typed)
+def _collected(train: Sequence[_Split], where: str) -> tuple[str, ...]:
+    typed = all(part.table.typed for part in train)
+    return collect((label for part in train for label in part.written), where, typed)
 
 
 def _number(split: _Split, names: tuple[str, ...], listed: bool, known_by: str | None) -> None:
