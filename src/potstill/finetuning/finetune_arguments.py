@@ -290,10 +290,24 @@ class FinetuneArguments(RunArguments):
         if not self.unlabelled:
             return
         self._check("unlabelled", bool(self.teacher), "needs a teacher: name one with --teacher")
-        fits = not self.ranks and not self.declared_task.by_token
-        self._check("unlabelled", fits, f"is for tasks on texts: leave it out for {self.task}")
+        fits = not self.ranks and not self.is_question
+        self._check("unlabelled", fits, f"is for tasks on texts and on words: leave it out for {self.task}")
         taught = bool(self.alpha_ce or self.alpha_cos)
         self._check("unlabelled", taught, "teaches nothing with --alpha_ce 0: give it a weight")
+        if self.unlabelled_alone:
+            self._check_unlabelled_alone()
+
+    def _check_unlabelled_alone(self) -> None:
+        """Refuse the options that need labelled rows to train on."""
+        if self.own_files.eval is None:
+            raise PotstillError(
+                "--eval_data is missing: without --train_data the teacher alone teaches, and the labelled rows to "
+                "score must be named."
+            )
+        for name in ("unlabelled_ratio", "class_weights", "max_train_samples"):
+            self._check(name, getattr(self, name) is None, "needs labelled rows to train on: give --train_data")
+        usual = self.alpha_task in (0, WEIGHTS["alpha_task"])
+        self._check("alpha_task", usual, "weighs labels, but there is no --train_data: leave it out")
 
     def _check_own(self) -> None:
         """Check the options of tasks on a user's own files, and set the metric."""
@@ -349,6 +363,12 @@ class FinetuneArguments(RunArguments):
             if source is not None
         }
         return replace(files, **given)
+
+    @property
+    def unlabelled_alone(self) -> bool:
+        """Whether the soft targets of unlabelled texts are all that teaches, because no labelled rows are named."""
+        task = self.declared_task if self.task else None
+        return bool(self.unlabelled) and isinstance(task, OwnTask) and not task.by_token and not self.own_files.train
 
     @property
     def declared_task(self) -> Task:

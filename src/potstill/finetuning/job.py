@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import load_tokenizer
@@ -21,9 +21,11 @@ from potstill.finetuning.models import load_config, load_task_teacher, load_with
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.several_teachers import column
 from potstill.finetuning.soft_targets import soft_targets
+from potstill.finetuning.tags import TagData
 from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
 from potstill.finetuning.teaching import Fit, fit_of
 from potstill.finetuning.unlabelled import Unlabelled, columns_of, read_unlabelled
+from potstill.finetuning.unlabelled_words import read_unlabelled_words
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 from potstill.student.shallower import chosen_layers, shallower
@@ -43,8 +45,8 @@ class Job:
         train: rows to train on.
         dev: split → rows to score.
         hidden_teacher: the teacher, if its hidden states are used.
-        teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows; of several
-            teachers the folder of each → these.
+        teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows, or of the
+            rows to score if no training row has a label; of several teachers the folder of each → these.
         layers: the layers of the model that are kept; None for all.
         unlabelled: texts without labels, for the teacher alone; `with_teacher` adds them to `train`. None for none.
         class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
@@ -119,10 +121,16 @@ class Job:
                 self._say(f"teacher {number + 1} of {len(teachers)}: {teacher.reader.name}")
             teacher.model.to(args.device)
             rows = self.train if teacher.same else teacher.reader.rows(self.data, self.data.train)
-            logits, left_out = self._logits(teacher, rows, "rows")
-            found = self._measured(teacher, rows, logits, left_out)
+            # Where the teacher alone teaches, the only labels are those of the rows to score.
+            checked = (
+                rows if len(rows) else teacher.reader.rows(self.data, concatenate_datasets([*self.data.dev.values()]))
+            )
+            logits, left_out = self._logits(teacher, checked, "rows")
+            found = self._measured(teacher, checked, logits, left_out)
             if found is not None:
                 measured[teacher.reader.name] = found
+            if not len(rows):
+                logits = {of: array[:0] for of, array in logits.items()}
             train = self._taught(train, rows, logits, teacher.reader, number)
             if texts is not None and self.unlabelled is not None:
                 rows = texts if teacher.same else teacher.reader.rows(self.data, self.unlabelled.rows)
@@ -141,8 +149,8 @@ class Job:
         Raises:
             PotstillError: see `with_teacher`.
         """
-        args = self.args
-        model, labels = load_task_teacher(name, self.data.head, self.data.labels)
+        args, data = self.args, self.data
+        model, labels = load_task_teacher(name, data.head, data.labels, data.shape().get("problem_type"))
         reader = InputReader.of(args, name, "teacher")
         same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
         if args.declared_task.by_token or args.alpha_cos:
@@ -190,17 +198,17 @@ class Job:
             print(line, file=sys.stderr, flush=True)
 
     def _fit(self, name: str, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
-        """Return and log how well a teacher predicts the training labels.
+        """Return and log how well a teacher predicts the labels of rows.
 
         Raises:
             PotstillError: the teacher contradicts the labels, and its soft targets have a weight.
         """
-        fit = fit_of(self.data, rows, logits, named)
+        fit, which = fit_of(self.data, rows, logits, named), "training" if len(self.train) else "scored"
         if fit is None:
             return None
         if fit.fault is not None and self.args.uses_soft_targets:
-            raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.message}; {fit.fault}.")
-        self._say(f"the teacher on the training labels: {fit.message}")
+            raise PotstillError(f"the teacher {name!r} contradicts the {which} labels: {fit.message}; {fit.fault}.")
+        self._say(f"the teacher on the {which} labels: {fit.message}")
         return fit
 
     def _check_same_tokens(self, reader: InputReader, teacher: PreTrainedModel, same_ids: bool) -> None:
@@ -304,6 +312,8 @@ class InputReader:
 
 
 def _read_unlabelled(args: FinetuneArguments, data: TaskData) -> Unlabelled:
+    if isinstance(data, TagData):
+        return read_unlabelled_words(args, data.train, data.dev.values())
     columns = columns_of(args, args.declared_task, "pair" in data.train.column_names)
     return read_unlabelled(
         args.unlabelled or (), columns, data.train, data.dev.values(), args.output_dir or "", args.on_bad_rows

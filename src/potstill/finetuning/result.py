@@ -67,8 +67,8 @@ class RunResult:
         bad_answers: number of answers left out because their context does not contain them.
         steps: number of steps of the optimiser.
         rows_per_second: rows that training read per second.
-        teacher_on_labels: name → figure on how well the teacher predicts the training labels; of several teachers the
-            folder of each → these.
+        teacher_on_labels: name → figure on how well the teacher predicts the training labels, or those of the scored
+            rows if no training row has a label; of several teachers the folder of each → these.
         without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
         unlabelled: about the texts without labels that the teacher taught: the number of `texts`, of those that were
             left out, and of those that an epoch read, and their fingerprint; None without such texts.
@@ -79,6 +79,7 @@ class RunResult:
             rows; None for tasks without labels and in older results.
         confusion: `labels`, and `counts` with a row for each correct label and a column for each predicted one; None if
             a row may have several labels, or none.
+        pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -112,6 +113,7 @@ class RunResult:
     layers: list[int] | None = None
     per_label: dict[str, dict[str, float]] | None = None
     confusion: dict[str, list[Any]] | None = None
+    pruning: dict[str, Any] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

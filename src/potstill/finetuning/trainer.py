@@ -325,7 +325,8 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
         teacher = f" ← soft targets of {count} teachers{heads}"
     rows = f"{len(job.train):,}"
     if (labelled := job.train.labelled) is not None:
-        rows = f"{labelled:,} labelled and {job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+        rows = f"{job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+        rows = f"{labelled:,} labelled and {rows}" if labelled else rows
     rows = f"{rows} rows, {job.train.lengths.mean():.0f} tokens each"
     if args.ranks:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
