@@ -20,6 +20,7 @@ from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, shown,
 from potstill.json_files import json_text
 from potstill.report.label_card import PICTURE
 from potstill.report.task_card import task_card
+from potstill.student.pruned import is_pruned
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.output import atomic_output, claimed_output_dir
@@ -93,10 +94,11 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
-    if job.unlabelled is not None and args.without_unlabelled_too:
+    labelled = getattr(job.data, "labelled", True)  # without labels nothing is left without the teacher or its texts
+    if job.unlabelled is not None and args.without_unlabelled_too and labelled:
         result = dataclasses.replace(result, without_unlabelled=_without("unlabelled texts", plain, folder))
         _write(trainer, folder, result)
-    if args.teacher and args.without_teacher_too and getattr(job.data, "labelled", True):
+    if args.teacher and args.without_teacher_too and labelled:
         result = dataclasses.replace(result, without_teacher=_without("teacher", plain, folder))
         _write(trainer, folder, result)
     return Finetuned(folder, result.record)
@@ -115,7 +117,7 @@ def _without(what: Literal["teacher", "unlabelled texts"], job: Job, folder: Pat
     temporary = folder / f".without_{what.split()[0]}"
     # The settings stay the same, although the defaults without a teacher may be different.
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
-    changed |= {"losses": None} if what == "teacher" else {}
+    changed |= {"losses": None, "teacher_heads": None, "teacher_weights": None} if what == "teacher" else {}
     changed |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
     args = dataclasses.replace(job.args, **changed | ({"teacher": None} if what == "teacher" else {}))
     job = dataclasses.replace(job, args=args, unlabelled=None)
@@ -139,8 +141,9 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         trainer.processing_class.save_pretrained(staging)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
-        frozen = isinstance(trainer.trained, FrozenEncoder)
-        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), trainer.args.declared_task, frozen)
+        frozen, task = isinstance(trainer.trained, FrozenEncoder), trainer.args.declared_task
+        pruned = is_pruned(getattr(trainer.trained, "encoder", trainer.trained).config)
+        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), task, frozen, pruned)
         (staging / "README.md").write_text(card, encoding="utf-8")
         if result.confusion is not None:
             (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))
@@ -165,5 +168,7 @@ def _metrics(results: dict[str, Any]) -> str:
 
 
 def _rows(results: dict[str, Any]) -> str:
-    rows = results["rows"]
-    return f"{rows['train']:,} training rows, {sum(rows.values()) - rows['train']:,} scored"
+    rows, unlabelled = results["rows"], results["unlabelled"]
+    taught = f"{unlabelled['texts']:,} unlabelled texts" if unlabelled else ""
+    train = taught if taught and not rows["train"] else f"{rows['train']:,} training rows"
+    return f"{train}, {sum(rows.values()) - rows['train']:,} scored"

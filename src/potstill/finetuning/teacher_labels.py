@@ -11,11 +11,14 @@ import numpy as np
 from scipy.special import softmax
 
 from potstill.errors import PotstillError
-from potstill.finetuning.rows import Array
+from potstill.finetuning.rows import Array, Pieces
 from potstill.tasks.labels import match_names, spelling
 
 SHOWN = 8
 """How many labels a message names."""
+
+AT_A_TIME = 2**16
+"""How many rows of logits are looked at together."""
 
 _NUMBERED = re.compile(r"(label[_\s-]?)?\d+", re.IGNORECASE)
 
@@ -38,29 +41,59 @@ class TeacherLabels:
         """Whether the labels are matched by their names."""
         return self.places is not None
 
-    def in_order(self, logits: Array) -> Array:
+    def in_order(self, logits: Array) -> Any:
         """Return logits (…, teacher's labels) in the order of the task's labels, (…, C), without any others.
+
+        They are an array, or `Pieces` if they are mapped into memory.
 
         Their softmax is the teacher's probability of each label if it is known to be one of the task's.
         """
         if self.places is None or self.places == [*range(np.shape(logits)[-1])]:
             return logits
-        return np.asarray(logits)[..., self.places]
+        # Logits that are mapped into memory may be those of all words of a corpus.
+        return Pieces([logits], self.places) if isinstance(logits, np.memmap) else np.asarray(logits)[..., self.places]
 
     def probability_left_out(self, logits: Array) -> float:
         """Return the mean probability, 0 to 1, that the teacher gives to the labels that are left out."""
         if not self.left_out or self.places is None:
             return 0.0
-        return float(1 - softmax(np.asarray(logits, np.float64), axis=-1)[..., self.places].sum(axis=-1).mean())
+        kept = 0.0
+        for start in range(0, len(logits), AT_A_TIME):  # all words of a corpus would fill the memory
+            part = softmax(np.asarray(logits[start : start + AT_A_TIME], np.float64), axis=-1)
+            kept += float(part[..., self.places].sum(axis=-1).sum())
+        return 1 - kept / (np.size(logits) // np.shape(logits)[-1])
 
 
-def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherLabels:
+def label_names(teacher: str, config: Any) -> tuple[str, ...]:
+    """Return the names of a teacher's labels, for a task whose labels only the teacher tells.
+
+    The names of a teacher that only numbers its labels (`LABEL_0`) are the numbers.
+
+    Args:
+        teacher: its folder or name, for messages.
+        config: its config.
+
+    Raises:
+        PotstillError: it has fewer than two labels, or one name more than once.
+    """
+    names = tuple(str(config.id2label.get(number, "")) for number in range(config.num_labels))
+    if len(names) < 2:
+        raise PotstillError(
+            f"the teacher {teacher!r} has {len(names)} label, so it tells no labels apart: give one that is fine-tuned "
+            "on this task"
+        )
+    _check_different(teacher, names, names)
+    return tuple(map(str, range(len(names)))) if all(map(_NUMBERED.fullmatch, names)) else names
+
+
+def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str = "teacher") -> TeacherLabels:
     """Match a teacher's labels with those of the task. Capitals, hyphens and blanks make no difference.
 
     Args:
         teacher: its folder or name, for messages.
         config: its config.
         labels: (C,) names of the task's labels.
+        role: the word for it in messages.
 
     Raises:
         PotstillError: the teacher lacks a label of the task, or only numbers its labels and has more or fewer.
@@ -74,27 +107,32 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherL
         if len(names) == len(labels):
             return TeacherLabels(None)
         raise PotstillError(
-            f"the teacher {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
+            f"the {role} {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
             "that is fine-tuned on this task, or name its labels in id2label of its config.json"
         )
     form = spelling if len({*map(spelling, labels)}) == len(labels) else str
     have, want = list(map(form, names)), list(map(form, labels))
-    twice = next((name for name, key in zip(names, have, strict=True) if have.count(key) > 1), None)
-    if twice is not None:
-        raise PotstillError(
-            f"the teacher {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
-            "of its config.json"
-        )
+    _check_different(teacher, names, have, role)
     missing = [name for name, key in zip(labels, want, strict=True) if key not in have]
     extra = [name for name, key in zip(names, have, strict=True) if key not in want]
     if missing:
         others = f", and has {_some(extra)}, which the task does not have" if extra else ""
         lacked = f"label{'s' * (len(missing) > 1)} {_some(missing)}"
         raise PotstillError(
-            f"the teacher {teacher!r} lacks the task's {lacked}{others}: give a teacher of the same labels, or correct "
+            f"the {role} {teacher!r} lacks the task's {lacked}{others}: give one of the same labels, or correct "
             "the names in id2label of its config.json"
         )
     return TeacherLabels([have.index(key) for key in want], tuple(extra))
+
+
+def _check_different(teacher: str, names: Sequence[str], keys: Sequence[str], role: str = "teacher") -> None:
+    """Raise a `PotstillError` if two labels have one key."""
+    twice = next((name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1), None)
+    if twice is not None:
+        raise PotstillError(
+            f"the {role} {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
+            "of its config.json"
+        )
 
 
 def left_out_message(left_out: Sequence[str], probability: float) -> str:
