@@ -98,6 +98,7 @@ def test_what_finetune_wrote_before_is_read(tmp_path: Path) -> None:
         "confusion": None,
         "unlabelled": None,
         "without_unlabelled": None,
+        "scored_fingerprint": None,
         "log_history": [{"loss": 0.7, "grad_norm": None, "step": 1}],
     }
     assert dataclasses.asdict(found) == expected
