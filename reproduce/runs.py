@@ -116,9 +116,10 @@ def run_jobs(jobs: Sequence[Job], place: Place, per_gpu: int = 1) -> list[Done]:
     """Run verbs in parallel, each on one GPU, or one after another on the CPU.
 
     Args:
-        jobs: the runs.
+        jobs: the runs, in the order in which they start.
         place: folders and GPUs of the script.
-        per_gpu: runs that share a GPU at the same time. The energy of a GPU is then that of all its runs.
+        per_gpu: number of runs that share a GPU. A run of a small model leaves most of a GPU idle. The energy of a run
+            is then that of the whole GPU in its time.
 
     Raises:
         PotstillError: a run failed. The other running ones are finished, but no further run starts.

@@ -35,7 +35,7 @@ from reproduce.common import Place, new_parser, place_of, read_json, run, write_
 from reproduce.runs import Done, Job, run_job, run_jobs
 from reproduce.table3 import figures
 
-NAME = "papers.multilingual_tagging"
+NAME = "multilingual_tagging"
 EXPONENT = 0.7
 SENTENCES_IN_A_DOCUMENT = 20
 """Sentences of a treebank that are joined to a document, so that the pre-training reads running text."""

@@ -78,7 +78,8 @@ def test_the_whole_chain(data: Path, signals_restored: None, no_hub: None, capsy
     )
     argv = f"{sizes} {places} --gpus 0 --requests 6 --megabytes 0.1".split()
     assert run(script.main, argv) == 0
-    found = json.loads((data / "results" / "papers.multilingual_tagging.json").read_text())
+    found = json.loads((data / "results" / "multilingual_tagging.json").read_text())
+    assert found["conditions"]["command"].startswith("python -m reproduce.papers.multilingual_tagging")
     assert found["languages"] == {"trained": ["aa", "bb"], "zero_shot": ["cc"]}
     assert found["training_files"] == {"aa": "aa-train.conllu", "bb": "bb-dev.conllu"}
     assert found["rows"] == {"train": 65, "aa-test": 25, "bb-test": 25, "cc-test": 25}

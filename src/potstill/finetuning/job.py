@@ -26,6 +26,7 @@ from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
 from potstill.finetuning.teaching import Fit, fit_of
 from potstill.finetuning.unlabelled import Unlabelled, columns_of, read_unlabelled
 from potstill.finetuning.unlabelled_words import read_unlabelled_words
+from potstill.precision.simulated import simulate
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 from potstill.student.shallower import chosen_layers, shallower
@@ -77,7 +78,7 @@ class Job:
             raise PotstillError(
                 f"--class_weights is {args.class_weights}, but {args.declared_task.title} has no classes: leave it out."
             )
-        unlabelled = _read_unlabelled(args, data) if args.unlabelled else None
+        unlabelled = unlabelled_texts(args, data) if args.unlabelled else None
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
         if args.ranks:  # whoever loads the reranker then reads as many tokens of a pair as the training did
@@ -102,6 +103,8 @@ class Job:
         args = self.args
         model = load_with_head(args.model or "", self.data.head, self.tokenizer, args.seed, **self.data.shape())
         model = model if self.layers is None else shallower(model, self.layers)
+        if args.quantization:
+            simulate(model, args.quantization, every_token=args.declared_task.pipeline != "text-classification")
         return FrozenEncoder.on(model, args.is_question, args.seed) if args.freeze_encoder else model
 
     def with_teacher(self) -> Job:
@@ -311,7 +314,8 @@ class InputReader:
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
 
 
-def _read_unlabelled(args: FinetuneArguments, data: TaskData) -> Unlabelled:
+def unlabelled_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:
+    """Read the texts, or the words, without labels of a run; see `read_unlabelled`."""
     if isinstance(data, TagData):
         return read_unlabelled_words(args, data.train, data.dev.values())
     columns = columns_of(args, args.declared_task, "pair" in data.train.column_names)

@@ -79,7 +79,11 @@ class RunResult:
             rows; None for tasks without labels and in older results.
         confusion: `labels`, and `counts` with a row for each correct label and a column for each predicted one; None if
             a row may have several labels, or none.
+        quantized: `quantization`, `score` and metrics of the model as its int8 export computes, simulated; None without
+            `--quantization`.
         pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
+        scored_fingerprint: hash of the scored rows alone, with their labels by name; None in older results and for
+            suites that train nothing.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -113,7 +117,9 @@ class RunResult:
     layers: list[int] | None = None
     per_label: dict[str, dict[str, float]] | None = None
     confusion: dict[str, list[Any]] | None = None
+    quantized: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
+    scored_fingerprint: str | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

@@ -19,13 +19,15 @@ from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.lists import ListBatches, ListSampler
-from potstill.finetuning.predict import fingerprint, predict
+from potstill.finetuning.predict import fingerprint, predict, scored_fingerprint
 from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
 from potstill.finetuning.several_teachers import targets_in
 from potstill.finetuning.step import TaskStep
 from potstill.finetuning.teacher_heads import TeacherHeads
+from potstill.precision.simulated import in_float
 from potstill.student.loading import model_folder
+from potstill.tasks.metrics import shown
 from potstill.tasks.per_label import DETAILS
 from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.compatibility import check_launch
@@ -35,9 +37,6 @@ from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
-
-NOT_PERCENT = ("mae", "threshold")
-"""Metrics that are not in percent."""
 
 
 class FinetuneTrainer(ResumableTrainer):
@@ -207,7 +206,8 @@ def train_once(
         progress: whether to print lines of progress.
 
     Returns:
-        The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `seconds` by part, `steps`,
+        The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `quantized` (the metrics
+        and the score of the model as its int8 export computes, or None), `seconds` by part, `steps`,
         and `rows_per_second` of the training; and the figures in `DETAILS` that the task has.
 
     Raises:
@@ -225,7 +225,11 @@ def train_once(
     if job.args.device.type == "cuda":
         torch.cuda.synchronize(job.args.device)
     trained = time.monotonic()
-    metrics = trainer.score()
+    quantized = None
+    if job.args.quantization:
+        quantized = {"quantization": job.args.quantization, **trainer.score()}
+    with in_float(trainer.trained):  # the model is saved in float
+        metrics = trainer.score()
     trainer._log_scores(metrics)
     scored = time.monotonic()
     score = metrics.pop("score")
@@ -234,6 +238,7 @@ def train_once(
     return trainer, {
         "score": score,
         "metrics": metrics,
+        "quantized": quantized,
         **trainer.details,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
@@ -273,6 +278,7 @@ def result_of(
         "hardware": hardware(args.device),
         "rows": {"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
         "data_fingerprint": data_hash or fingerprint({"train": data.train, **data.dev}),
+        "scored_fingerprint": scored_fingerprint(data.dev, data.labels),
         "model_fingerprint": model_fingerprint(model_folder(model, "model")),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bad_rows": data.bad_rows,
@@ -296,11 +302,6 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
         else:
             found[name] = value
     return found
-
-
-def shown(name: str, value: float) -> str:
-    """Return a figure as it is printed: percent have one digit after the point, other units three."""
-    return f"{value:.3f}" if name.endswith(NOT_PERCENT) else f"{value:.1f}"
 
 
 def _evaluation_line(logs: dict[str, float]) -> str:
