@@ -121,6 +121,7 @@ def _without(what: Literal["teacher", "unlabelled texts"], job: Job, folder: Pat
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
     changed |= {"losses": None, "teacher_heads": None, "teacher_weights": None} if what == "teacher" else {}
     changed |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
+    changed |= {"augment": None}
     args = dataclasses.replace(job.args, **changed | ({"teacher": None} if what == "teacher" else {}))
     job = dataclasses.replace(job, args=args, unlabelled=None)
     try:
