@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -23,7 +23,7 @@ OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 """Other modules whose contents are in the help of the options."""
 
 
-WEIGHTS: dict[str, Any] = {field.name: field.default for field in fields(TaskObjective)}
+WEIGHTS: dict[str, Any] = {one.name: one.default for one in fields(TaskObjective)}
 """Option of a teacher's losses → its default. Rerankers have `losses` in their place."""
 
 
@@ -37,6 +37,11 @@ def _lengths() -> str:
     return ", ".join([str(common), *(f"for {' and '.join(names)} {length}" for length, names in others.items())])
 
 
+def _usual(args: Any, one: Field[Any]) -> bool:
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    return bool(getattr(args, one.name) == default)
+
+
 @dataclass
 class FinetuneArguments(RunArguments):
     """Options of `potstill finetune`.
@@ -45,7 +50,7 @@ class FinetuneArguments(RunArguments):
         PotstillError: the task is unknown, or a value is not valid; the message names its field.
     """
 
-    model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
+    model: str | None = option(None, "Folder or hub name of the model to fine-tune; or --stages and --shape.")
     task: str | None = option(
         None,
         f"Task to fine-tune it on: {', '.join(TASKS)}; or a .yaml file.",
@@ -103,6 +108,17 @@ class FinetuneArguments(RunArguments):
     unlabelled_columns: list[str] | None = option(
         None, "Columns of the texts in --unlabelled: one name, or two for pairs; those of the task if not given."
     )
+    stages: dict | str | None = option(
+        None,
+        "Run several stages: some of pretrain,distill,finetune, in this order. Or a mapping with options of a stage, "
+        "such as '{pretrain: {max_train_minutes: 10}, distill: {num_train_epochs: 6}, finetune: {}}'.",
+    )
+    shape: str | None = option(
+        None,
+        "With --stages: shape of a new model, in place of --model: tiny, mini, small, medium, base, or layers and width "
+        "such as 6x256.",
+    )
+    corpus: str | None = option(None, "For the stage pretrain: folder written by `potstill prepare`.")
     without_unlabelled_too: bool = option(
         True, "With --unlabelled, also do the same run without these texts, and report that score too."
     )
@@ -172,7 +188,13 @@ class FinetuneArguments(RunArguments):
         0, "Processes that make batches; 0, the training process itself, is fast enough."
     )
 
+    given: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
+    """The options that are not at their defaults, as they were given."""
+
     def __post_init__(self) -> None:
+        self.given = {one.name: getattr(self, one.name) for one in fields(self) if one.init and not _usual(self, one)}
+        for name in ("shape", "corpus"):
+            self._check(name, bool(self.stages) or getattr(self, name) is None, "is for --stages: leave it out")
         defaults = USUAL if self.task is None else find_task(self.task).settings(taught=bool(self.teacher))
         self.learning_rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
         self.num_train_epochs = defaults.epochs if self.num_train_epochs is None else self.num_train_epochs
