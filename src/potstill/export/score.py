@@ -24,6 +24,7 @@ from potstill.tasks.labels import ClassNames, match_names
 from potstill.tasks.load import TaskDataAbsentError, load_split
 from potstill.tasks.metrics import METRICS
 from potstill.tasks.own import OWN, OwnTask
+from potstill.tasks.own_tables import sources_of
 from potstill.tasks.registry import find_task
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask, Table
@@ -146,13 +147,15 @@ def _examples(
         raise PotstillError(f"The model {source.name!r} is for {kind}, not for the task {task}.")
     files = getattr(declared, "files", None)
     if files is not None:
-        data = data or files.eval
-        if data is None:
+        sources = sources_of(data or files.eval or (), "--check_data") if data or files.eval else []
+        if not sources:
             raise PotstillError(f"--check_data is missing, and {task} names no file to score: name one as eval there.")
+        data = sources[0]
     elif task in OWN:
         raise PotstillError(f"--task {task} names no columns: name a .yaml file that declares the task.")
     if isinstance(declared, OwnTask):
-        yield own_examples(source, declared, data or "", limit, bad)
+        for one in sources:
+            yield own_examples(source, declared, one, limit, bad)
         return
     if kind == "text-classification":
         described = _sentence_task(source, task)

@@ -94,7 +94,7 @@ def _rerank(task: RerankTask, args: FinetuneArguments) -> TaskData:
 def _own(task: OwnTask, args: FinetuneArguments) -> TaskData:
     kind = TagData if isinstance(task, TagTask) else OwnTextData
     limits = (args.max_train_samples, args.max_eval_samples)
-    return kind(task, args.own_files, args.metric, *limits, args.on_bad_rows)  # type: ignore[arg-type]
+    return kind(task, args.own_files, args.metric, *limits, args.on_bad_rows)
 
 
 KINDS: dict[type[Task], Callable[[Any, FinetuneArguments], TaskData]] = {

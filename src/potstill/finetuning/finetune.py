@@ -152,6 +152,10 @@ def _picture(confusion: str) -> bytes:
 
 
 def _metrics(results: dict[str, Any]) -> str:
+    by_file = {name: metrics["score"] for name, metrics in results["metrics"].items() if isinstance(metrics, dict)}
+    if len(by_file) > 2:
+        files = ", ".join(f"{name} {shown(name, score)}" for name, score in by_file.items())
+        return f"score {shown('score', results['score'])}, the mean of {files}"
     metrics = flat(results["metrics"])
     names = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
     return ", ".join(f"{name} {shown(name, metrics[name])}" for name in names)

@@ -59,8 +59,12 @@ class FinetuneArguments(RunArguments):
     task_data: str | None = option(
         None, "Folder with the data of the task or of all tasks, or one file for SQuAD; the hub's dataset if not given."
     )
-    train_data: str | None = option(None, "Your own file to train on, in place of --task_data.")
-    eval_data: str | None = option(None, "Your own file to score; else --dev_share is held out.")
+    train_data: list[str] | str | None = option(
+        None, "Your own files to train on, in place of --task_data.", several=True
+    )
+    eval_data: list[str] | str | None = option(
+        None, "Your own files to score, each by itself; else --dev_share is held out.", several=True
+    )
     text_column: str | None = option(None, "Column of the text, or of the words, in your own files; text or tokens.")
     pair_column: str | None = option(None, "Column of the second text, if your own task is on pairs of texts.")
     label_column: str | None = option(
@@ -252,7 +256,13 @@ class FinetuneArguments(RunArguments):
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files
         for name in ("train_data", "eval_data"):
-            self._check(name, own or getattr(self, name) is None, f"is no option of {self.task}: give --task_data")
+            value = getattr(self, name)
+            self._check(name, own or value is None, f"is no option of {self.task}: give --task_data")
+            if isinstance(value, list | tuple) and len(value) == 1:
+                setattr(self, name, value[0])
+            elif value is not None and not isinstance(value, str):
+                several = isinstance(self.declared_task, OwnTask)
+                self._check(name, several, f"names {len(value)} files, but {self.task} reads one: join them")
         self._check("rerank_columns", self.ranks or self.rerank_columns is None, "is an option of rerank")
         if self.train_data and (self.eval_data or not self.ranks):
             self._check("task_data", self.task_data is None, "is not read, because --train_data and --eval_data are")
@@ -307,7 +317,12 @@ class FinetuneArguments(RunArguments):
             given = {name: getattr(self, name) for name in names}
             files = OwnFiles(**given, columns=split_columns(self.columns))
         named = {"train": self.train_data, "eval": self.eval_data}
-        return replace(files, **{name: source for name, source in named.items() if source is not None})
+        given = {
+            name: source if isinstance(source, str) else tuple(source)
+            for name, source in named.items()
+            if source is not None
+        }
+        return replace(files, **given)
 
     @property
     def declared_task(self) -> Task:

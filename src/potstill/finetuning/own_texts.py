@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from potstill.errors import PotstillError
-from potstill.finetuning.rows import Array, Rows, sample_rows
-from potstill.finetuning.sentences import Predict, check_logits, class_shape, score_shape, tokenised
+from potstill.finetuning.own_data import OwnData
+from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.sentences import check_logits, class_shape, score_shape, tokenised
 from potstill.tasks.class_scores import Scored, class_scores, number_scores, set_scores
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
-from potstill.tasks.own_rows import read_own_rows
-from potstill.tasks.own_tables import DEV, TRAIN
+from potstill.tasks.own_rows import OwnRows, read_own_rows
 from potstill.tasks.rows import OnBadRows
 from potstill.tasks.task import OwnFiles
 
+Answers = tuple[Array, Array]
+"""The logits of rows, (rows, C), and their labels."""
 
-class OwnTextData:
-    """The data of a task that gives a text, or a pair of texts, a label, several labels or a number.
 
-    Args:
-        task: the task.
-        files: its files.
-        metric: the metric that is the score; the task's if None.
-        max_train_samples: number of rows to train on, see `sample_rows`; all if None.
-        max_eval_samples: number of rows to score, see `sample_rows`; all if None.
-        on_bad_rows: `stop`: a row that cannot be used is an error; `skip`: it is left out and counted.
-
-    Attributes:
-        labels: names of the labels; empty for a number.
-        bad_rows: split → number of rows left out.
-        bad_answers: always 0: only questions have such answers.
-
-    Raises:
-        PotstillError: see `read_own_rows`; or a split has no rows.
-    """
+class OwnTextData(OwnData[Answers]):
+    """The data of a task that gives a text, or a pair of texts, a label, several labels or a number: see `OwnData`."""
 
     head = AutoModelForSequenceClassification
-
-    def __init__(
-        self,
-        task: OwnTask,
-        files: OwnFiles,
-        metric: str | None = None,
-        max_train_samples: int | None = None,
-        max_eval_samples: int | None = None,
-        on_bad_rows: OnBadRows = "stop",
-    ) -> None:
-        self.task, self.metric, self.bad_answers = task, metric, 0
-        found = read_own_rows(task, files, on_bad_rows)
-        self.labels: tuple[str, ...] = found.labels
-        self.bad_rows = found.bad_rows
-        self.train = sample_rows(found.splits[TRAIN], max_train_samples)
-        self.dev = {DEV: sample_rows(found.splits[DEV], max_eval_samples)}
-        for name, split in ((TRAIN, self.train), *self.dev.items()):
-            if len(split) == 0:
-                raise PotstillError(f"The {name} set of {task.title} is empty: there is nothing to train on or score.")
 
     def shape(self) -> dict[str, Any]:
         """Return the fields of a model's config that describe the task."""
@@ -76,19 +43,16 @@ class OwnTextData:
         """Return a teacher's logits, (rows, C), as a column of `Rows`."""
         return {}, {"soft": logits["logits"]}
 
-    def score(self, predict: Predict, dev: dict[str, Rows]) -> Scored:
-        """Return the metrics, their `score`, and the figures of each label.
+    def _read(self, files: OwnFiles, on_bad_rows: OnBadRows) -> OwnRows:
+        return read_own_rows(self.task, files, on_bad_rows)
 
-        Args:
-            predict: returns `logits`, (rows, C).
-            dev: the dev split → its rows.
+    def _answers(self, logits: dict[str, Array], rows: Rows, name: str) -> Answers:
+        check_logits(logits["logits"], name)
+        return logits["logits"], rows.values["labels"]
 
-        Raises:
-            PotstillError: logits of the model are not finite.
-        """
-        logits = predict(dev[DEV])["logits"]
-        check_logits(logits, DEV)
-        return text_scores(self.task, logits, dev[DEV].values["labels"], self.labels, self.metric)
+    def _scored(self, answers: Sequence[Answers], threshold: float | None = None) -> Scored:
+        logits, labels = map(np.concatenate, zip(*answers, strict=True))
+        return text_scores(self.task, logits, labels, self.labels, self.metric, threshold)
 
     def _labels(self, split: datasets.Dataset) -> Array:
         return label_array(self.task, split, len(self.labels))

@@ -83,7 +83,8 @@ class QuestionData:
         if files is not None:
             if files.train is None:
                 raise PotstillError("--train_data is missing: name a file of questions to train on.")
-            train = self._read("train", files.train)
+            # Several files are refused before, see `FinetuneArguments` and `read_task`.
+            train = self._read("train", str(files.train))
             if files.eval is None:
                 train, dev = split_by_title(train, files.dev_share)
                 print_message(
@@ -91,7 +92,7 @@ class QuestionData:
                     "(whole articles; the same for every seed)."
                 )
             else:
-                dev = self._read("dev", files.eval)
+                dev = self._read("dev", str(files.eval))
         elif task_data is None:
             if task.hub_name is None:
                 raise no_dataset(task)

@@ -125,7 +125,9 @@ def marks_of(rows: Rows) -> list[list[bool]]:
     return [(part > 0).tolist() for part in np.split(rows.values["labels"], borders)]
 
 
-def files_of(train_data: str | None, eval_data: str | None, task_data: str | None) -> tuple[Path, Path]:
+def files_of(
+    train_data: Sequence[str] | str | None, eval_data: Sequence[str] | str | None, task_data: str | None
+) -> tuple[Path, Path]:
     """Return the files to train on and to score: those that are named, or those in a folder.
 
     Raises:
@@ -138,7 +140,10 @@ def files_of(train_data: str | None, eval_data: str | None, task_data: str | Non
                 f"--{'train' if split == TRAIN else 'eval'}_data is missing: name a file of queries and passages, or a "
                 "folder with --task_data."
             )
-        found.append(Path(named).expanduser() if named else find_file(Path(task_data or "").expanduser(), split))
+        if isinstance(named, str):
+            found.append(Path(named).expanduser())
+        else:  # the options take no more than one file
+            found.append(find_file(Path(task_data or "").expanduser(), split))
     return found[0], found[1]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import datasets
@@ -11,61 +13,29 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 
 from potstill.errors import PotstillError
 from potstill.finetuning.objective import NO_TAG
-from potstill.finetuning.rows import Array, Rows, sample_rows
-from potstill.finetuning.sentences import TOKENISED_AT_A_TIME, Predict, check_logits, class_shape
+from potstill.finetuning.own_data import OwnData
+from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.sentences import TOKENISED_AT_A_TIME, check_logits, class_shape
 from potstill.tasks.class_scores import Scored
 from potstill.tasks.entities import Scheme
-from potstill.tasks.own import TagTask
-from potstill.tasks.own_tables import DEV, TRAIN
+from potstill.tasks.own_rows import OwnRows
 from potstill.tasks.own_tags import read_own_tags
 from potstill.tasks.rows import OnBadRows, print_message
 from potstill.tasks.tag_scores import score_tags
 from potstill.tasks.task import OwnFiles
 
+Answers = tuple[list[list[int]], list[list[int]]]
+"""The numbers of the tags that a model finds in each sentence, and of the right ones."""
 
-class TagData:
-    """The data of a task that tags words.
+
+class TagData(OwnData[Answers]):
+    """The data of a task that tags words: see `OwnData`.
 
     The first token of a word has its tag. Words beyond the longest input have no prediction and are not scored; their
     number is printed.
-
-    Args:
-        task: the task.
-        files: its files.
-        metric: the metric that is the score; the task's if None.
-        max_train_samples: number of sentences to train on, see `sample_rows`; all if None.
-        max_eval_samples: number of sentences to score, see `sample_rows`; all if None.
-        on_bad_rows: `stop`: a sentence that cannot be used is an error; `skip`: it is left out and counted.
-
-    Attributes:
-        labels: names of the tags.
-        bad_rows: split → number of sentences left out.
-        bad_answers: always 0: only questions have such answers.
-
-    Raises:
-        PotstillError: see `read_own_tags`.
     """
 
     head = AutoModelForTokenClassification
-
-    def __init__(
-        self,
-        task: TagTask,
-        files: OwnFiles,
-        metric: str | None = None,
-        max_train_samples: int | None = None,
-        max_eval_samples: int | None = None,
-        on_bad_rows: OnBadRows = "stop",
-    ) -> None:
-        self.task, self.metric, self.bad_answers = task, metric, 0
-        found = read_own_tags(files, on_bad_rows)
-        self.labels: tuple[str, ...] = found.labels
-        self.bad_rows = found.bad_rows
-        chosen = metric or task.metric
-        if chosen == "f1" and Scheme.of(self.labels) is None:
-            raise PotstillError(f"--metric is f1, which counts entities, but the tags of {task.title} mark none.")
-        self.train = sample_rows(found.splits[TRAIN], max_train_samples)
-        self.dev = {DEV: sample_rows(found.splits[DEV], max_eval_samples)}
 
     def shape(self) -> dict[str, Any]:
         """Return the fields of a model's config that describe the task."""
@@ -139,26 +109,25 @@ class TagData:
         """Return a teacher's logits, (tokens, C), as a column of `Rows`."""
         return {"soft": logits["logits"]}, {}
 
-    def score(self, predict: Predict, dev: dict[str, Rows]) -> Scored:
-        """Return the F1 of entities, or the accuracy, as `score`, and the figures of each kind of entity or tag.
+    def _read(self, files: OwnFiles, on_bad_rows: OnBadRows) -> OwnRows:
+        found = read_own_tags(files, on_bad_rows)
+        if (self.metric or self.task.metric) == "f1" and Scheme.of(found.labels) is None:
+            raise PotstillError(f"--metric is f1, which counts entities, but the tags of {self.task.title} mark none.")
+        return found
 
-        Args:
-            predict: returns `logits`, (tokens of all rows, C).
-            dev: the dev split → its rows.
-
-        Raises:
-            PotstillError: logits of the model are not finite.
-        """
-        rows = dev[DEV]
-        logits, labels = predict(rows)["logits"], rows.tokens["labels"]
+    def _answers(self, logits: dict[str, Array], rows: Rows, name: str) -> Answers:
+        labels = rows.tokens["labels"]
         inside = labels != NO_TAG
-        check_logits(logits[inside], DEV)
-        guesses = logits.argmax(axis=1)
+        check_logits(logits["logits"][inside], name)
         borders = np.cumsum(rows.lengths)[:-1]
         found, wanted = (
             [part[at].tolist() for part, at in zip(np.split(of, borders), np.split(inside, borders), strict=True)]
-            for of in (guesses, labels)
+            for of in (logits["logits"].argmax(axis=1), labels)
         )
+        return found, wanted
+
+    def _scored(self, answers: Sequence[Answers], threshold: float | None = None) -> Scored:
+        found, wanted = (list(chain.from_iterable(of)) for of in zip(*answers, strict=True))
         scored = score_tags(found, wanted, self.labels)
         score = self.task.score_of({name: of for name, of in scored.metrics.items() if name != "score"}, self.metric)
         return scored.metrics | {"score": score, "per_label": scored.per_label}

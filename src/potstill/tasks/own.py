@@ -155,8 +155,10 @@ def _read_task(file: Path, _version: Any) -> Task:
     if kind not in kinds:
         raise PotstillError(f"{file}: kind is {kind!r}: it must be one of {', '.join(kinds)}.")
     for name in values.keys() - {"columns", "dev_share"}:
-        if not isinstance(values[name], str) or not values[name]:
-            raise PotstillError(f"{file}: {name} is {values[name]!r}: it must be a text.")
+        several = name in ("train", "eval") and _are_texts(values[name])
+        if not several and (not isinstance(values[name], str) or not values[name]):
+            what = "a text, or a list of texts" if name in ("train", "eval") else "a text"
+            raise PotstillError(f"{file}: {name} is {values[name]!r}: it must be {what}.")
     if "train" not in values:
         raise PotstillError(f"{file} has no field train: name the file to train on.")
     share = values.get("dev_share", OwnFiles.dev_share)
@@ -166,13 +168,16 @@ def _read_task(file: Path, _version: Any) -> Task:
     if columns is not None and not (isinstance(columns, str) or _are_texts(columns)):
         raise PotstillError(f"{file}: columns is {columns!r}: it must be a list of names.")
     name = values.get("name", file.name.removesuffix(".yml").removesuffix(".yaml"))
-    here = {part: _beside(file, values[part]) for part in ("train", "eval", "label_names") if part in values}
+    here = {part: _all_beside(file, values[part]) for part in ("train", "eval", "label_names") if part in values}
     given = {part: values[part] for part in places if part in values} | here | {"dev_share": float(share)}
     files = OwnFiles(**given | {"columns": split_columns(columns)})
     if kind == "questions":
         refuse_unread(files, (), f"{file}: {{}} is for tasks on labels, not for questions.")
         if "metric" in values:
             raise PotstillError(f"{file}: metric is for tasks on labels; that of questions is F1.")
+        listed = next((part for part in ("train", "eval") if isinstance(values.get(part), list)), None)
+        if listed is not None:
+            raise PotstillError(f"{file}: {listed} is a list, but questions are read from one file: name it.")
         return QuestionTask(name, name, None, (), None, defaults=SPANS, taught=QUESTIONS.taught, files=files)
     task = KINDS[kind](name, name, metric=values.get("metric"), files=files)
     refuse_unread(files, task.columns_read, f"{file}: {{}} is no field of {kind}.")
@@ -212,6 +217,10 @@ def _beside(file: Path, path: str) -> str:
     beside = file.parent / Path(path).expanduser()
     is_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not path.lower().endswith(_FILES) and not beside.exists()
     return path if is_id else str(beside)
+
+
+def _all_beside(file: Path, paths: str | list[str]) -> str | tuple[str, ...]:
+    return _beside(file, paths) if isinstance(paths, str) else tuple(_beside(file, path) for path in paths)
 
 
 def _are_texts(value: Any) -> bool:

@@ -14,7 +14,7 @@ from potstill.errors import PotstillError
 from potstill.tasks.labels import in_words, score_of
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
 from potstill.tasks.own_labels import Written, check_types, collect, numbers_of, read_names, some, tell_counts, written
-from potstill.tasks.own_tables import DEV, TRAIN, OwnTable, has_splits, open_table
+from potstill.tasks.own_tables import DEV, TRAIN, OwnTable, all_of, open_table, sources_by_split
 from potstill.tasks.rows import BadRows, OnBadRows, print_message, report_unread, text_fault
 from potstill.tasks.task import OwnFiles
 
@@ -30,8 +30,8 @@ class OwnRows:
 
     Attributes:
         labels: names of the labels in order; empty for scores.
-        splits: `train` and `dev`; columns `text`, `pair` (of pairs) and `label`: a number, a list of numbers, or a
-            score.
+        splits: `train`, and `dev` or, of several files to score, the name of each; columns `text`, `pair` (of
+            pairs) and `label`: a number, a list of numbers, or a score.
         bad_rows: split → number of rows left out.
     """
 
@@ -69,27 +69,31 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
     Raises:
         PotstillError: a file cannot be read or has no such column, the labels cannot be used, or rows are bad.
     """
-    if files.train is None:
-        raise PotstillError("--train_data is missing: name a file to train on.")
-    sources = {TRAIN: files.train}
-    if files.eval is not None or has_splits(files.train):
-        sources[DEV] = files.eval or files.train
-    splits = {name: _read(task, files, name, source, on_bad_rows) for name, source in sources.items()}
+    splits = {
+        name: [_read(task, files, TRAIN if name == TRAIN else DEV, source, on_bad_rows) for source in sources]
+        for name, sources in sources_by_split(files).items()
+    }
     train = splits[TRAIN]
+    where = all_of([part.table.where for part in train])
     names: tuple[str, ...] = ()
     if not isinstance(task, ScoreTask):
         listed = files.label_names is not None
-        names = read_names(files.label_names or "") if listed else _collected(train)
-        for name, split in splits.items():
-            _number(split, names, listed, None if name == TRAIN or listed else train.table.where)
-        counts = Counter(number for label in train.labels for number in _list(label))
-        tell_counts(counts, names, train.table.where)
-    for split in splits.values():
-        split.bad.report(split.table.where, len(split.labels))
-    bad_rows = {name: split.bad.count for name, split in splits.items()}
-    found = {name: _dataset(task, split, names) for name, split in splits.items()}
-    if DEV not in found:
-        found = _held_out(task, found[TRAIN], files.dev_share, train.table.where)
+        names = read_names(files.label_names or "") if listed else _collected(train, where)
+        for name, parts in splits.items():
+            for part in parts:
+                _number(part, names, listed, None if name == TRAIN or listed else where)
+        counts = Counter(number for part in train for label in part.labels for number in _list(label))
+        tell_counts(counts, names, where)
+    for parts in splits.values():
+        for part in parts:
+            part.bad.report(part.table.where, len(part.labels))
+    bad_rows = {name: sum(part.bad.count for part in parts) for name, parts in splits.items()}
+    found = {
+        name: datasets.concatenate_datasets([_dataset(task, part, names) for part in parts])
+        for name, parts in splits.items()
+    }
+    if len(found) == 1:
+        found = _held_out(task, found[TRAIN], files.dev_share, where)
         bad_rows[DEV] = 0
     return OwnRows(names, found, bad_rows)
 
@@ -205,8 +209,9 @@ def _value(task: OwnTask, value: Any, separator: str) -> Any:
     return written(value) or ("without a label" if blank else f"with the label {str(value)[:40]!r}")
 
 
-def _collected(train: _Split) -> tuple[str, ...]:
-    return collect(train.written, train.table.where, train.table.typed)
+def _collected(train: Sequence[_Split], where: str) -> tuple[str, ...]:
+    typed = all(part.table.typed for part in train)
+    return collect((label for part in train for label in part.written), where, typed)
 
 
 def _number(split: _Split, names: tuple[str, ...], listed: bool, known_by: str | None) -> None:

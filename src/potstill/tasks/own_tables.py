@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import glob
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import datasets
 
 from potstill.corpus.fields import delimiter_of, is_quoted
+from potstill.corpus.sources import compression_of
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 from potstill.tasks.rows import (
@@ -23,9 +26,13 @@ from potstill.tasks.rows import (
     print_message,
     rows_of,
 )
+from potstill.tasks.task import OwnFiles
 
 TRAIN, DEV = "train", "dev"
 HUB_SPLITS = {TRAIN: ("train",), DEV: ("validation", "dev", "test")}
+
+RESERVED = {TRAIN, "score", "per_label", "confusion", "threshold"}
+"""Names in results that stand for something else than a source to score."""
 
 TABLES = (*(kind + packed for kind in (".csv", ".tsv", ".jsonl", ".json") for packed in PACKED), ".parquet")
 """Endings of files of rows."""
@@ -113,6 +120,85 @@ def open_table(source: str, split: str, columns: Sequence[str] | None, bad: BadR
     if not table.rows and not bad.count:
         raise PotstillError(f"{where} has no rows: check that it is the right file.")
     return table
+
+
+def sources_by_split(files: OwnFiles, what: str = "a file") -> dict[str, list[str]]:
+    """Return the files, folders and datasets of each split: all those to train on, and each one to score by itself.
+
+    Args:
+        files: as the user named them.
+        what: what there is to train on, for the message that it is missing.
+
+    Returns:
+        `train`, and `dev` for one source to score, or a name for each of several, see `split_names`. Without a source
+        to score there is only `train`, unless all sources to train on are datasets with splits of their own.
+
+    Raises:
+        PotstillError: nothing is named to train on, a pattern matches no file, or a file is named twice.
+    """
+    if files.train is None:
+        raise PotstillError(f"--train_data is missing: name {what} to train on.")
+    train = sources_of(files.train, "--train_data")
+    scored = train if all(map(has_splits, train)) else []
+    if files.eval is not None:
+        scored = sources_of(files.eval, "--eval_data")
+    return {TRAIN: train} | {name: [source] for name, source in zip(split_names(scored), scored, strict=True)}
+
+
+def sources_of(names: str | Sequence[str], option: str) -> list[str]:
+    """Return files, folders and datasets in order; a pattern stands for the files that match it, sorted.
+
+    Args:
+        names: what the user named, one or several.
+        option: the option that names them, for messages.
+
+    Raises:
+        PotstillError: there is no name, a pattern matches no file, or a file is named twice.
+    """
+    found: list[str] = []
+    for name in [names] if isinstance(names, str) else names:
+        path = Path(name).expanduser()
+        if path.exists() or not glob.has_magic(name):
+            found.append(name)
+            continue
+        matches = sorted(match for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        if not matches:
+            raise PotstillError(f"{option}: the pattern {name} matches no file: check it.")
+        found += matches
+    twice = next((name for name, count in Counter(found).items() if count > 1), None)
+    if twice is not None:
+        raise PotstillError(f"{option} names {twice} twice: name it once.")
+    if not found:
+        raise PotstillError(f"{option} names no file: name one.")
+    return found
+
+
+def split_names(sources: Sequence[str]) -> list[str]:
+    """Return a short name for each source to score.
+
+    It is `dev` for a single one. Each of several has the name of its file without endings, with as many of the folders
+    before it as tell them apart.
+    """
+    if len(sources) == 1:
+        return [DEV]
+    paths = [Path(source).parts for source in sources]
+    stems = []
+    for source in map(Path, sources):
+        name = source.name.removesuffix(compression_of(source.name) or "")
+        stems.append(name if source.is_dir() else Path(name).stem)
+    names = stems
+    for depth in range(2, 2 + max(map(len, paths), default=0)):
+        if len({*names}) == len(names) and not {*names} & RESERVED:
+            break
+        names = ["/".join([*parts[-depth:-1], stem]) for parts, stem in zip(paths, stems, strict=True)]
+    # Files of one name that differ in their endings alone, such as a.csv and a.tsv.
+    return names if len({*names}) == len(names) and not {*names} & RESERVED else [*sources]
+
+
+def all_of(sources: Sequence[str]) -> str:
+    """Return how messages call several sources."""
+    more = len(sources) - 1
+    return sources[0] + (f" and {more:,} more file{'s' * (more > 1)}" if more else "")
 
 
 def check_file(path: Path, endings: Sequence[str], what: str, in_words: str) -> None:

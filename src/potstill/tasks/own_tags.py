@@ -14,7 +14,7 @@ from potstill.tasks.entities import OUTSIDE, Scheme
 from potstill.tasks.labels import in_words
 from potstill.tasks.own_labels import collect, some, tell_counts, written
 from potstill.tasks.own_rows import OwnRows, stratified
-from potstill.tasks.own_tables import DEV, TABLES, TRAIN, check_file, has_splits, open_table
+from potstill.tasks.own_tables import DEV, TABLES, TRAIN, all_of, check_file, open_table, sources_by_split
 from potstill.tasks.rows import PACKED, BadRows, OnBadRows, print_message, report_unread
 from potstill.tasks.tagged import TAGS, UNUSED, Tagged, conll_sentences, row_sentences
 from potstill.tasks.task import OwnFiles
@@ -43,26 +43,26 @@ def read_own_tags(files: OwnFiles, on_bad_rows: OnBadRows = "stop") -> OwnRows:
     Raises:
         PotstillError: a file cannot be read or has no such column, or a sentence cannot be used.
     """
-    if files.train is None:
-        raise PotstillError("--train_data is missing: name a file to train on.")
-    sources = {TRAIN: files.train}
-    if files.eval is not None or has_splits(files.train):
-        sources[DEV] = files.eval or files.train
-    bad = {name: BadRows(on_bad_rows) for name in sources}
-    sentences = {name: _read(files, name, source, bad[name]) for name, source in sources.items()}
-    where = sources[TRAIN]
+    sources = sources_by_split(files)
+    where = all_of(sources[TRAIN])
+    sentences: dict[str, list[Tagged]] = {}
+    bad_rows: dict[str, int] = {}
+    for name, of_split in sources.items():
+        sentences[name], bad_rows[name] = [], 0
+        for source in of_split:
+            bad = BadRows(on_bad_rows)
+            found = _read(files, TRAIN if name == TRAIN else DEV, source, bad)
+            if name != TRAIN:
+                found = _with_known(found, {tag for one in sentences[TRAIN] for tag in one.tags}, where, bad)
+            bad.report(source, len(found))
+            if not found:
+                raise PotstillError(f"{source} holds no sentence.")
+            sentences[name] += found
+            bad_rows[name] += bad.count
     tags = {tag: written(tag) for one in sentences[TRAIN] for tag in one.tags}
     names = collect([tag for tag in tags.values() if tag is not None], where, typed=True)
-    known = set(names)
-    if DEV in sources:
-        sentences[DEV] = _with_known(sentences[DEV], known, where, bad[DEV])
-    for name, some_bad in bad.items():
-        some_bad.report(sources[name], len(sentences[name]))
-        if not sentences[name]:
-            raise PotstillError(f"{sources[name]} holds no sentence.")
     tell_counts(Counter(names.index(tag) for one in sentences[TRAIN] for tag in one.tags), names, where)
-    bad_rows = {name: one.count for name, one in bad.items()}
-    if DEV not in sources:
+    if len(sources) == 1:
         every = sentences[TRAIN]
         held_out = {*stratified([0] * len(every), files.dev_share)}
         if not held_out:

@@ -26,8 +26,9 @@ class OwnFiles:
     """Where the rows of a task are, and how they are read.
 
     Attributes:
-        train: a file, a folder that `datasets` saved, or the id of a dataset on the hub, to train on.
-        eval: the same, to score; None for a part of `train`.
+        train: to train on: a file, a folder that `datasets` saved, the id of a dataset on the hub, or a pattern; or
+            several of them, whose rows follow each other.
+        eval: the same, to score, each file by itself; None for a part of `train`.
         text_column: the column of the text, or of the words; None for its usual name.
         pair_column: the column of the second text of a pair; None if there is none.
         label_column: the column of the label, the labels, the score or the tags; None for its usual name.
@@ -37,8 +38,8 @@ class OwnFiles:
         dev_share: share of the rows of `train` that is scored if there is no `eval`.
     """
 
-    train: str | None = None
-    eval: str | None = None
+    train: str | tuple[str, ...] | None = None
+    eval: str | tuple[str, ...] | None = None
     text_column: str | None = None
     pair_column: str | None = None
     label_column: str | None = None
