@@ -73,7 +73,7 @@ class Job:
             raise PotstillError(
                 f"--class_weights is {args.class_weights}, but {args.declared_task.title} has no classes: leave it out."
             )
-        unlabelled = _read_unlabelled(args, data) if args.unlabelled else None
+        unlabelled = read_texts(args, data) if args.unlabelled else None
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
         if args.ranks:  # whoever loads the reranker then reads as many tokens of a pair as the training did
@@ -257,7 +257,8 @@ class InputReader:
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
 
 
-def _read_unlabelled(args: FinetuneArguments, data: TaskData) -> Unlabelled:
+def read_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:
+    """Read the unlabelled texts of a run; see `read_unlabelled`."""
     columns = columns_of(args, args.declared_task, "pair" in data.train.column_names)
     return read_unlabelled(
         args.unlabelled or (), columns, data.train, data.dev.values(), args.output_dir or "", args.on_bad_rows

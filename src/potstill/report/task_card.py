@@ -7,6 +7,7 @@ from typing import Any
 from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.report.stages_card import how_in_stages, stages_section
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
@@ -26,11 +27,12 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
         header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
     sections = [
-        front_matter(header, recipe["model"]),
+        front_matter(header, None if "shape" in recipe else recipe["model"]),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
-        _how(recipe, results, frozen),
+        how_in_stages(recipe, results) if results.get("stages") else _how(recipe, results, frozen),
         _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
         _scores(results),
+        *stages_section(results),
         *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
