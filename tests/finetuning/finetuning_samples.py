@@ -2,8 +2,11 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 from potstill import PotstillError
 from potstill.cli import main
@@ -98,7 +101,11 @@ SPANS: Json = {"max_length": 96, "stride": 8}
 def flags(**options: Any) -> list[str]:
     """The command line of a fine-tuning; None leaves an option out."""
     options = SIZES | (SPANS if str(options.get("task")).startswith("squad") else {}) | options
-    return ["finetune", *(f"--{name}={value}" for name, value in options.items() if value is not None)]
+    words = ["finetune"]
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    return words
 
 
 def finetuned(**options: Any) -> Json:
@@ -112,3 +119,15 @@ def finetuned(**options: Any) -> Json:
 def results(folder: Path) -> Json:
     found: Json = json.loads((folder / "results.json").read_text())
     return found
+
+
+def with_labels(teacher: Path, place: Path, *names: str, order: list[int]) -> Path:
+    """Copy a teacher whose classes then stand in another order, under other names."""
+    shutil.copytree(teacher, place)
+    weights = load_file(place / "model.safetensors")
+    head = {name: tensor[order].contiguous() for name, tensor in weights.items() if name.startswith("classifier")}
+    save_file(weights | head, place / "model.safetensors", {"format": "pt"})
+    config = json.loads((place / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    (place / "config.json").write_text(json.dumps(config))
+    return place

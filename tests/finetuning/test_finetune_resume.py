@@ -1,6 +1,7 @@
 """An interrupted and resumed fine-tuning ends with the very weights and scores of an uninterrupted one."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {"task": "sst2"},
     "accumulated": {"task": "sst2", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
     "taught": {"task": "sst2", "teacher": "sst2", "alpha_cos": 0.5},
+    "several": {"task": "sst2", "teacher": "sst2", "teacher_heads": "separate"},
     "unlabelled": {"task": "sst2", "teacher": "sst2", "unlabelled": "texts", "unlabelled_ratio": 0.4},
     "frozen": {"task": "sst2", "freeze_encoder": True},
     "spans": {"task": "squad", "max_eval_samples": 2, "per_device_train_batch_size": 6},
@@ -65,6 +67,8 @@ def test_resumed(
     options = {"model": bert, "task_data": squad if case == "spans" else glue} | CASES[case]
     if "teacher" in options:
         options["teacher"] = teacher
+    if "teacher_heads" in options:
+        options["teacher"] = [teacher, shutil.copytree(teacher, tmp_path / "second")]
     if "unlabelled" in options:
         options["unlabelled"] = tmp_path / "texts.txt"
         options["unlabelled"].write_text("".join(f"{word} bol do\n" for word in WORDS))

@@ -1,6 +1,5 @@
 """A task teacher: what it says is what is learned from, of its own tokenizer and token types."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetuning_samples import SPANS, finetuned, flags, write_lines
+from finetuning_samples import SPANS, finetuned, flags, with_labels, write_lines
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -201,18 +200,6 @@ def test_a_teacher_that_reads_less_than_the_student(
     assert job.train.limit == 128
     with pytest.raises(PotstillError, match=r"reads at most 96 tokens and the model reads 128: pass --max_length 96"):
         job.with_teacher()
-
-
-def with_labels(teacher: Path, place: Path, *names: str, order: list[int]) -> Path:
-    """Copy a teacher whose classes then stand in another order, under other names."""
-    shutil.copytree(teacher, place)
-    weights = load_file(place / "model.safetensors")
-    head = {name: tensor[order].contiguous() for name, tensor in weights.items() if name.startswith("classifier")}
-    save_file(weights | head, place / "model.safetensors", {"format": "pt"})
-    config = json.loads((place / "config.json").read_text())
-    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-    (place / "config.json").write_text(json.dumps(config))
-    return place
 
 
 def test_a_teacher_whose_labels_stand_in_another_order_is_read_by_their_names(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from potstill.arguments import named_models, option
 from potstill.errors import PotstillError
@@ -24,7 +24,8 @@ LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 
 OF_FINETUNE = (
     *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric"),
-    *("unlabelled", "unlabelled_ratio", "unlabelled_columns", "stages", "shape", "corpus"),
+    *("unlabelled", "unlabelled_ratio", "unlabelled_columns", "teacher_heads", "teacher_weights"),
+    *("stages", "shape", "corpus"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
 )
 """Options of `finetune` that make no sense for several models or tasks."""
@@ -77,6 +78,8 @@ class EvaluateArguments(FinetuneArguments):
     unlabelled: list[str] | str | None = option(None, "An option of `finetune`.")
     unlabelled_ratio: float | None = option(None, "An option of `finetune`.")
     unlabelled_columns: list[str] | None = option(None, "An option of `finetune`.")
+    teacher_heads: Literal["average", "separate"] | None = option(None, "An option of `finetune`.")
+    teacher_weights: list[float] | None = option(None, "An option of `finetune`.")
     search: bool = option(
         False, "Try learning rates (2e-5 to 3e-4) with the first seed, and run all seeds with the one that scores best."
     )

@@ -10,14 +10,16 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
-from potstill.finetuning.models import AutoHead
+from potstill.finetuning.models import AutoHead, load_config
 from potstill.finetuning.own_texts import OwnTextData
 from potstill.finetuning.questions import QuestionData
 from potstill.finetuning.rerank import RerankData, files_of
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import SentenceData
 from potstill.finetuning.tags import TagData
+from potstill.finetuning.teacher_labels import label_names
 from potstill.tasks.own import OWN, ClassTask, MultilabelTask, OwnTask, ScoreTask, TagTask
+from potstill.tasks.own_labels import read_names
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.rerank import RerankTask
 from potstill.tasks.sentence import SentenceTask
@@ -92,9 +94,19 @@ def _rerank(task: RerankTask, args: FinetuneArguments) -> TaskData:
 
 
 def _own(task: OwnTask, args: FinetuneArguments) -> TaskData:
-    kind = TagData if isinstance(task, TagTask) else OwnTextData
-    limits = (args.max_train_samples, args.max_eval_samples)
-    return kind(task, args.own_files, args.metric, *limits, args.on_bad_rows)
+    files, limits = args.own_files, (args.max_train_samples, args.max_eval_samples)
+    if isinstance(task, TagTask):
+        return TagData(task, files, args.metric, *limits, args.on_bad_rows)
+    names: tuple[str, ...] | None = None
+    if args.unlabelled_alone:
+        listed = files.label_names
+        regression = isinstance(task, ScoreTask)
+        names = () if regression else read_names(listed) if listed else _names_of(args.teachers[0])
+    return OwnTextData(task, files, args.metric, *limits, args.on_bad_rows, names=names)
+
+
+def _names_of(teacher: str) -> tuple[str, ...]:
+    return label_names(teacher, load_config(teacher, "teacher"))
 
 
 KINDS: dict[type[Task], Callable[[Any, FinetuneArguments], TaskData]] = {

@@ -96,10 +96,11 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
-    if job.unlabelled is not None and args.without_unlabelled_too:
+    labelled = getattr(job.data, "labelled", True)  # without labels nothing is left without the teacher or its texts
+    if job.unlabelled is not None and args.without_unlabelled_too and labelled:
         result = dataclasses.replace(result, without_unlabelled=_without("unlabelled texts", plain, folder))
         _write(trainer, folder, result)
-    if args.teacher and args.without_teacher_too and getattr(job.data, "labelled", True):
+    if args.teacher and args.without_teacher_too and labelled:
         result = dataclasses.replace(result, without_teacher=_without("teacher", plain, folder))
         _write(trainer, folder, result)
     return Finetuned(folder, result.record)
@@ -118,7 +119,7 @@ def _without(what: Literal["teacher", "unlabelled texts"], job: Job, folder: Pat
     temporary = folder / f".without_{what.split()[0]}"
     # The settings stay the same, although the defaults without a teacher may be different.
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
-    changed |= {"losses": None} if what == "teacher" else {}
+    changed |= {"losses": None, "teacher_heads": None, "teacher_weights": None} if what == "teacher" else {}
     changed |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
     args = dataclasses.replace(job.args, **changed | ({"teacher": None} if what == "teacher" else {}))
     job = dataclasses.replace(job, args=args, unlabelled=None)
@@ -173,5 +174,7 @@ def _stage(stage: dict[str, Any]) -> str:
 
 
 def _rows(results: dict[str, Any]) -> str:
-    rows = results["rows"]
-    return f"{rows['train']:,} training rows, {sum(rows.values()) - rows['train']:,} scored"
+    rows, unlabelled = results["rows"], results["unlabelled"]
+    taught = f"{unlabelled['texts']:,} unlabelled texts" if unlabelled else ""
+    train = taught if taught and not rows["train"] else f"{rows['train']:,} training rows"
+    return f"{train}, {sum(rows.values()) - rows['train']:,} scored"

@@ -12,6 +12,7 @@ from potstill.arguments import RunArguments, option, parsed_losses
 from potstill.errors import PotstillError
 from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
+from potstill.objective.ensemble import Ensemble
 from potstill.objective.ranking import RANKING_LOSSES, RankingObjective
 from potstill.tasks.own import OWN, OwnTask, TagTask, check_metric, split_columns
 from potstill.tasks.questions import QuestionTask
@@ -102,7 +103,17 @@ class FinetuneArguments(RunArguments):
     freeze_encoder: bool = option(
         False, "Do not train the encoder; train a BiLSTM with attention on its hidden states, as was done with ELMo."
     )
-    teacher: str | None = option(None, "Folder or hub name of a model that is already fine-tuned on the task.")
+    teacher: list[str] | str | None = option(
+        None, "Folder or hub name of a model that is already fine-tuned on the task; or several of them.", several=True
+    )
+    teacher_heads: Literal["average", "separate"] | None = option(
+        None,
+        "With several teachers: average (learn from the mean of their probabilities, if not given) or separate (a head "
+        "for each teacher in training, whose mean the saved model has).",
+    )
+    teacher_weights: list[float] | None = option(
+        None, "With several teachers: the weight of each, in the same order; equal weights if not given."
+    )
     unlabelled: list[str] | str | None = option(
         None, "Texts without labels, which the teacher alone teaches: files, folders or patterns.", several=True
     )
@@ -207,6 +218,7 @@ class FinetuneArguments(RunArguments):
         self.max_length = defaults.max_length if self.max_length is None else self.max_length
         self.columns = None if self.columns is None else list(split_columns(self.columns) or ())
         self._set_losses()
+        self._set_teachers()
         self._check_files()
         self._check_own()
         self._check_unlabelled()
@@ -253,6 +265,28 @@ class FinetuneArguments(RunArguments):
         self._check("soft_positions", self.soft_positions in ("answer", "all"), "must be 'answer' or 'all'")
         self._check("soft_loss", self.soft_loss in ("kl", "mse"), "must be 'kl' or 'mse'")
 
+    def _set_teachers(self) -> None:
+        """Check the options of several teachers, and set their defaults."""
+        if isinstance(self.teacher, list) and len(self.teacher) == 1:
+            self.teacher = self.teacher[0]
+        count = len(self.teachers)
+        for name in ("teacher_heads", "teacher_weights"):
+            self._check(
+                name, count > 1 or getattr(self, name) is None, "is for several teachers: name them in --teacher"
+            )
+        if count < 2:
+            return
+        twice = next((name for name in self.teachers if self.teachers.count(name) > 1), None)
+        self._check("teacher", twice is None, f"names {twice!r} twice: leave it out once, or give --teacher_weights")
+        self.teacher_heads = self.teacher_heads or "average"
+        kinds = ("average", "separate")
+        self._check("teacher_heads", self.teacher_heads in kinds, "must be 'average' or 'separate'")
+        _ = self.weights_of_teachers  # which checks them
+        self._check("alpha_cos", not self.alpha_cos, "compares with the hidden states of one teacher: give one, or 0")
+        if self.teacher_heads == "separate":
+            self._check("teacher_heads", not self.ranks, f"is no option of {self.task}: give average")
+            self._check("teacher_heads", bool(self.alpha_ce), "teaches nothing with --alpha_ce 0: give it a weight")
+
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files
         for name in ("train_data", "eval_data"):
@@ -282,6 +316,20 @@ class FinetuneArguments(RunArguments):
         self._check("unlabelled", fits, f"is for tasks on texts: leave it out for {self.task}")
         taught = bool(self.alpha_ce or self.alpha_cos)
         self._check("unlabelled", taught, "teaches nothing with --alpha_ce 0: give it a weight")
+        if self.unlabelled_alone:
+            self._check_unlabelled_alone()
+
+    def _check_unlabelled_alone(self) -> None:
+        """Refuse the options that need labelled rows to train on."""
+        if self.own_files.eval is None:
+            raise PotstillError(
+                "--eval_data is missing: without --train_data the teacher alone teaches, and the labelled rows to "
+                "score must be named."
+            )
+        for name in ("unlabelled_ratio", "class_weights", "max_train_samples"):
+            self._check(name, getattr(self, name) is None, "needs labelled rows to train on: give --train_data")
+        usual = self.alpha_task in (0, WEIGHTS["alpha_task"])
+        self._check("alpha_task", usual, "weighs labels, but there is no --train_data: leave it out")
 
     def _check_own(self) -> None:
         """Check the options of tasks on a user's own files, and set the metric."""
@@ -309,6 +357,20 @@ class FinetuneArguments(RunArguments):
             check_metric(task, self.metric, "--metric")
 
     @property
+    def teachers(self) -> list[str]:
+        """The folders or hub names of all task teachers; none if none is named."""
+        return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher or [])
+
+    @property
+    def weights_of_teachers(self) -> tuple[float, ...]:
+        """The weight of each teacher; they add up to 1.
+
+        Raises:
+            PotstillError: there are more or fewer weights than teachers, or a weight is not above 0.
+        """
+        return Ensemble.of(len(self.teachers), self.teacher_weights).weights
+
+    @property
     def own_files(self) -> OwnFiles:
         """The user's own files of the task: those of the options, and the others of the file that declares it."""
         files = getattr(self.declared_task, "files", None)
@@ -323,6 +385,12 @@ class FinetuneArguments(RunArguments):
             if source is not None
         }
         return replace(files, **given)
+
+    @property
+    def unlabelled_alone(self) -> bool:
+        """Whether the soft targets of unlabelled texts are all that teaches, because no labelled rows are named."""
+        task = self.declared_task if self.task else None
+        return bool(self.unlabelled) and isinstance(task, OwnTask) and not task.by_token and not self.own_files.train
 
     @property
     def declared_task(self) -> Task:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import load_tokenizer
@@ -19,6 +19,7 @@ from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
 from potstill.finetuning.rows import Array, Rows
+from potstill.finetuning.several_teachers import column
 from potstill.finetuning.soft_targets import soft_targets
 from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
 from potstill.finetuning.teaching import Fit, fit_of
@@ -42,7 +43,8 @@ class Job:
         train: rows to train on.
         dev: split → rows to score.
         hidden_teacher: the teacher, if its hidden states are used.
-        teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows.
+        teacher_on_labels: name → figure on how well the teacher predicts the labels of the training rows, or of the
+            rows to score if no training row has a label; of several teachers the folder of each → these.
         layers: the layers of the model that are kept; None for all.
         unlabelled: texts without labels, for the teacher alone; `with_teacher` adds them to `train`. None for none.
         class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
@@ -54,7 +56,7 @@ class Job:
     train: Rows
     dev: dict[str, Rows]
     hidden_teacher: PreTrainedModel | None = None
-    teacher_on_labels: dict[str, float] | None = None
+    teacher_on_labels: dict[str, Any] | None = None
     layers: list[int] | None = None
     unlabelled: Unlabelled | None = None
     class_weights: torch.Tensor | None = None
@@ -101,56 +103,89 @@ class Job:
         return FrozenEncoder.on(model, args.is_question, args.seed) if args.freeze_encoder else model
 
     def with_teacher(self) -> Job:
-        """Return the same job with the soft targets of `args.teacher` added to its rows.
+        """Return the same job with the soft targets of `args.teacher`, or of each of several, added to its rows.
 
         Raises:
-            PotstillError: the teacher is not a model for this task, reads other tokens where it must read the same, or
+            PotstillError: a teacher is not a model for this task, reads other tokens where it must read the same, or
                 contradicts the labels.
         """
-        args, name = self.args, self.args.teacher or ""
-        teacher, labels = load_task_teacher(name, self.data.head, self.data.labels)
-        teacher.to(args.device)
+        args, train, measured = self.args, self.train, {}
+        teachers = [self._teacher(name) for name in args.teachers]  # all are checked before one of them computes
+        texts = None
+        if self.unlabelled is not None:
+            texts = InputReader.of(args, args.model or "", "model").rows(self.data, self.unlabelled.rows)
+        for number, teacher in enumerate(teachers):
+            if len(teachers) > 1:
+                self._say(f"teacher {number + 1} of {len(teachers)}: {teacher.reader.name}")
+            teacher.model.to(args.device)
+            rows = self.train if teacher.same else teacher.reader.rows(self.data, self.data.train)
+            # Where the teacher alone teaches, the only labels are those of the rows to score.
+            checked = (
+                rows if len(rows) else teacher.reader.rows(self.data, concatenate_datasets([*self.data.dev.values()]))
+            )
+            logits, left_out = self._logits(teacher, checked, "rows")
+            found = self._measured(teacher, checked, logits, left_out)
+            if found is not None:
+                measured[teacher.reader.name] = found
+            if not len(rows):
+                logits = {of: array[:0] for of, array in logits.items()}
+            train = self._taught(train, rows, logits, teacher.reader, number)
+            if texts is not None and self.unlabelled is not None:
+                rows = texts if teacher.same else teacher.reader.rows(self.data, self.unlabelled.rows)
+                logits = self._logits(teacher, rows, "unlabelled texts")[0]
+                texts = self._taught(texts, rows, logits, teacher.reader, number)
+            if len(teachers) > 1:
+                teacher.model.to("cpu")
+        train = train if texts is None else train.followed_by(texts)
+        hidden = teachers[0].model if args.alpha_cos else None
+        about = measured if len(teachers) > 1 else measured.get(teachers[0].reader.name)
+        return replace(self, train=train, hidden_teacher=hidden, teacher_on_labels=about or None)
+
+    def _teacher(self, name: str) -> _Teacher:
+        """Load a teacher and its tokenizer.
+
+        Raises:
+            PotstillError: see `with_teacher`.
+        """
+        args, data = self.args, self.data
+        model, labels = load_task_teacher(name, data.head, data.labels, data.shape().get("problem_type"))
         reader = InputReader.of(args, name, "teacher")
         same_ids = tokenizer_fingerprint(reader.tokenizer) == tokenizer_fingerprint(self.tokenizer)
         if args.declared_task.by_token or args.alpha_cos:
-            self._check_same_tokens(reader, teacher, same_ids)
+            self._check_same_tokens(reader, model, same_ids)
             reader = replace(reader, max_length=self.train.limit)
         same_types = reader.token_types == ("token_type_ids" in self.train.tokens)
-        same = same_ids and same_types and reader.max_length == self.train.limit
-        rows = self.train if same else reader.rows(self.data, self.data.train)
-        logits, left_out = self._logits(teacher, labels, rows, "rows")
-        fit = self._fit(name, rows, logits, labels is not None and labels.named)
+        return _Teacher(model, labels, reader, same_ids and same_types and reader.max_length == self.train.limit)
+
+    def _measured(
+        self, teacher: _Teacher, rows: Rows, logits: dict[str, Array], left_out: float
+    ) -> dict[str, float] | None:
+        """Return and log how well a teacher predicts the training labels; see `_fit`."""
+        labels = teacher.labels
+        fit = self._fit(teacher.reader.name, rows, logits, labels is not None and labels.named)
         measured = dict(fit.measured) if fit else None
         if labels is not None and labels.left_out:
             self._say(left_out_message(labels.left_out, left_out))
             measured = (measured or {}) | {"probability_left_out": 100 * left_out}
-        train = self._taught(self.train, rows, logits, reader)
-        if self.unlabelled is not None:
-            student = InputReader.of(args, args.model or "", "model")
-            texts = student.rows(self.data, self.unlabelled.rows)
-            rows = texts if same else reader.rows(self.data, self.unlabelled.rows)
-            train = train.followed_by(
-                self._taught(texts, rows, self._logits(teacher, labels, rows, "unlabelled texts")[0], reader)
-            )
-        hidden = teacher if args.alpha_cos else None
-        return replace(self, train=train, hidden_teacher=hidden, teacher_on_labels=measured)
+        return measured
 
-    def _logits(
-        self, teacher: PreTrainedModel, labels: TeacherLabels | None, rows: Rows, what: str
-    ) -> tuple[dict[str, Array], float]:
+    def _logits(self, teacher: _Teacher, rows: Rows, what: str) -> tuple[dict[str, Array], float]:
         """Return a teacher's logits of rows in the order of the task's labels, and the probability of other labels."""
-        args = self.args
+        args, labels = self.args, teacher.labels
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with args.main_process_first(local=False, desc="soft targets"):
-            folder = model_folder(args.teacher or "", "teacher")
-            logits = soft_targets(teacher, folder, rows, args.per_device_eval_batch_size, dtype, what)
+            folder = model_folder(teacher.reader.name, "teacher")
+            logits = soft_targets(teacher.model, folder, rows, args.per_device_eval_batch_size, dtype, what)
         if labels is None:
             return logits, 0.0
         return {"logits": labels.in_order(logits["logits"])}, labels.probability_left_out(logits["logits"])
 
-    def _taught(self, student: Rows, teacher: Rows, logits: dict[str, Array], reader: InputReader) -> Rows:
-        """Return the student's rows with the teacher's logits of the same rows."""
-        by_token, by_row = self.data.soft_columns(logits)
+    def _taught(self, student: Rows, teacher: Rows, logits: dict[str, Array], reader: InputReader, number: int) -> Rows:
+        """Return the student's rows with the logits of a teacher of the same rows, and of this number from 0."""
+        by_token, by_row = (
+            {column(name, number): values for name, values in columns.items()}
+            for columns in self.data.soft_columns(logits)
+        )
         tokens, values = student.tokens | by_token, student.values | by_row
         if self.args.alpha_cos and reader.token_types:
             tokens["teacher_token_type_ids"] = teacher.tokens["token_type_ids"]
@@ -161,17 +196,17 @@ class Job:
             print(line, file=sys.stderr, flush=True)
 
     def _fit(self, name: str, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
-        """Return and log how well a teacher predicts the training labels.
+        """Return and log how well a teacher predicts the labels of rows.
 
         Raises:
             PotstillError: the teacher contradicts the labels, and its soft targets have a weight.
         """
-        fit = fit_of(self.data, rows, logits, named)
+        fit, which = fit_of(self.data, rows, logits, named), "training" if len(self.train) else "scored"
         if fit is None:
             return None
         if fit.fault is not None and self.args.uses_soft_targets:
-            raise PotstillError(f"the teacher {name!r} contradicts the training labels: {fit.message}; {fit.fault}.")
-        self._say(f"the teacher on the training labels: {fit.message}")
+            raise PotstillError(f"the teacher {name!r} contradicts the {which} labels: {fit.message}; {fit.fault}.")
+        self._say(f"the teacher on the {which} labels: {fit.message}")
         return fit
 
     def _check_same_tokens(self, reader: InputReader, teacher: PreTrainedModel, same_ids: bool) -> None:
@@ -198,6 +233,23 @@ class Job:
                     f"The cosine compares hidden states of equal width, but the teacher's are {widths[0]} wide and the "
                     f"model's {widths[1]}: pass --alpha_cos 0."
                 )
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A task teacher.
+
+    Attributes:
+        model: on the CPU at first.
+        labels: where it has the labels of the task; None for a task without labels.
+        reader: its tokenizer and limits.
+        same: whether it reads the rows of the student as they are.
+    """
+
+    model: PreTrainedModel
+    labels: TeacherLabels | None
+    reader: InputReader
+    same: bool
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from potstill.panics import panics_as_errors
 from potstill.student.loading import check_model_files, from_files, model_folder, quiet_loading
 from potstill.student.weights import Weights, check_finite
 
+_GIVES = {"single_label_classification": "one label", "multi_label_classification": "any number of labels"}
+"""`problem_type` in a config → what such a model gives a text."""
+
 _OF_LAYER = re.compile(r"\.\d+\.")
 
 AutoHead = (
@@ -69,6 +72,7 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
     """
     config = load_config(name)
     old_names = None if "id2label" not in shape else _names(config.id2label)
+    vars(config).pop("threshold", None)  # of a model of several labels; a new one is chosen with the new scores
     for key, value in shape.items():
         setattr(config, key, value)
     if getattr(config, "pad_token_id", None) is None:
@@ -89,7 +93,7 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
 
 
 def load_task_teacher(
-    name: str, head: AutoHead, labels: tuple[str, ...] | None
+    name: str, head: AutoHead, labels: tuple[str, ...] | None, kind: str | None = None
 ) -> tuple[PreTrainedModel, TeacherLabels | None]:
     """Load a model that is already fine-tuned on a task.
 
@@ -97,6 +101,7 @@ def load_task_teacher(
         name: folder or hub name.
         head: the auto class.
         labels: names of the classes; empty for a regression; None for spans.
+        kind: the task's `problem_type` in a config; None if any will do.
 
     Returns:
         The model, and where it has the classes of the task; None for a task without classes.
@@ -105,6 +110,12 @@ def load_task_teacher(
         PotstillError: there is no such model, it has no trained head, or its labels are not those of the task.
     """
     config = load_config(name, "teacher")
+    theirs = getattr(config, "problem_type", None)
+    if kind in _GIVES and theirs in _GIVES and theirs != kind and labels:
+        raise PotstillError(
+            f"the teacher {name!r} gives a text {_GIVES[theirs]}, but the task gives it {_GIVES[kind]}: give a teacher "
+            "that is fine-tuned on this task"
+        )
     matched = teacher_labels(name, config, labels) if labels else None
     if labels == () and config.num_labels != 1:
         headless = all("For" not in architecture for architecture in config.architectures or ["For"])

@@ -39,6 +39,7 @@ class OwnData(Generic[Answers]):
 
     Attributes:
         labels: names of the labels; empty for a number.
+        labelled: whether there are labelled rows to train on.
         train: rows to train on.
         dev: `dev`, or the name of each of several files to score, → its rows.
         bad_rows: split → number of rows left out.
@@ -49,6 +50,7 @@ class OwnData(Generic[Answers]):
     """
 
     head: AutoHead
+    labelled = True
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class OwnData(Generic[Answers]):
         self.labels: tuple[str, ...] = found.labels
         self.bad_rows = found.bad_rows
         for name, split in found.splits.items():
-            if len(split) == 0:
+            if len(split) == 0 and (self.labelled or name != TRAIN):
                 raise PotstillError(f"The {name} set of {task.title} is empty: there is nothing to train on or score.")
         self.train = sample_rows(found.splits[TRAIN], max_train_samples)
         self.dev = {name: sample_rows(split, max_eval_samples) for name, split in found.splits.items() if name != TRAIN}

@@ -14,7 +14,7 @@ from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import check_logits, class_shape, score_shape, tokenised
 from potstill.tasks.class_scores import Scored, class_scores, number_scores, set_scores
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
-from potstill.tasks.own_rows import OwnRows, read_own_rows
+from potstill.tasks.own_rows import OwnRows, read_own_rows, read_scored
 from potstill.tasks.rows import OnBadRows
 from potstill.tasks.task import OwnFiles
 
@@ -23,9 +23,18 @@ Answers = tuple[Array, Array]
 
 
 class OwnTextData(OwnData[Answers]):
-    """The data of a task that gives a text, or a pair of texts, a label, several labels or a number: see `OwnData`."""
+    """The data of a task that gives a text, or a pair of texts, a label, several labels or a number: see `OwnData`.
+
+    Args:
+        args: see `OwnData`.
+        names: names of the labels, if there are no labelled rows to train on, which tell them; empty for a number.
+    """
 
     head = AutoModelForSequenceClassification
+
+    def __init__(self, *args: Any, names: tuple[str, ...] | None = None) -> None:
+        self.names, self.labelled = names, names is None
+        super().__init__(*args)
 
     def shape(self) -> dict[str, Any]:
         """Return the fields of a model's config that describe the task."""
@@ -44,6 +53,8 @@ class OwnTextData(OwnData[Answers]):
         return {}, {"soft": logits["logits"]}
 
     def _read(self, files: OwnFiles, on_bad_rows: OnBadRows) -> OwnRows:
+        if self.names is not None:
+            return read_scored(self.task, files, self.names, on_bad_rows)
         return read_own_rows(self.task, files, on_bad_rows)
 
     def _answers(self, logits: dict[str, Array], rows: Rows, name: str) -> Answers:

@@ -34,7 +34,7 @@ NOT_HYPERPARAMETERS = {
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "soft_loss"}
-OF_TEACHERS |= {"unlabelled_ratio"}
+OF_TEACHERS |= {"unlabelled_ratio", "teacher_heads", "teacher_weights"}
 OF_QUESTIONS = {"stride", "max_answer_length", "n_best", "null_threshold", "dev_share", "on_bad_answer"}
 
 
@@ -51,7 +51,8 @@ class RunResult:
         seed: of the new head, the order of the rows and dropout.
         score: the task's score, in percent.
         metrics: name → value, as the task's scoring returns it; split → name → value if several splits are scored.
-        teacher: the task model that gave the soft targets (second distillation); None without a teacher.
+        teacher: the task model that gave the soft targets (second distillation), or several with commas between; None
+            without a teacher.
         hyperparameters: name → value in training; for searched ones the best value.
         versions: package → version.
         hardware: the hardware of the run, in words.
@@ -66,7 +67,8 @@ class RunResult:
         bad_answers: number of answers left out because their context does not contain them.
         steps: number of steps of the optimiser.
         rows_per_second: rows that training read per second.
-        teacher_on_labels: name → figure on how well the teacher predicts the training labels.
+        teacher_on_labels: name → figure on how well the teacher predicts the training labels, or those of the scored
+            rows if no training row has a label; of several teachers the folder of each → these.
         without_teacher: score, metrics, seconds, steps and rows per second of the same run without its teacher.
         unlabelled: about the texts without labels that the teacher taught: the number of `texts`, of those that were
             left out, and of those that an epoch read, and their fingerprint; None without such texts.

@@ -178,10 +178,12 @@ def tokenised(
         for name, column in encoded.items():
             flat = np.fromiter(chain.from_iterable(column), np.int32)
             parts.setdefault(name, []).append(flat)
+    if not parts:  # a split without rows has the same columns
+        parts = {name: [np.zeros(0, np.int32)] for name in tokenizer.model_input_names if name != "attention_mask"}
     return Rows(
         tokens={name: np.concatenate(columns) for name, columns in parts.items()},
         values=values,
-        lengths=np.array(lengths),
+        lengths=np.array(lengths, np.int64),
         padding={"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id},
         multiple=multiple,
         limit=max_length,

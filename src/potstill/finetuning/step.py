@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from potstill.finetuning.objective import Losses, TaskObjective
+from potstill.finetuning.several_teachers import (
+    Target,
+    mean_of_scores,
+    mean_of_targets,
+    targets_in,
+)
 from potstill.objective.ranking import RankingObjective
 from potstill.training.graphs import Graphed
 
@@ -29,12 +35,16 @@ class TaskStep(nn.Module):
         teacher: teacher for the loss on hidden states. It is not needed for soft targets, which are in the batch.
         record: whether batches of a repeated shape are replayed as CUDA graphs.
         class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
+        weights: the weight of each teacher of several; they add up to 1.
+        heads: a `TeacherHeads` if each of several teachers has a head. If None, the model learns the mean of their soft
+            targets.
 
     A batch has `input_ids`, `attention_mask` and perhaps `token_type_ids`, each (B, L); for sentences `labels`, (B,),
     or (B, C) if there are several, and perhaps `soft`, (B, C); for tags `labels`, (B, L), and perhaps `soft`,
     (B, L, C); for lists of passages `places`, (Q, K), and perhaps `labels` and `soft`, (B,); for spans
     `start_positions` and `end_positions`, (B,), `answer_mask`, (B, L), and perhaps `soft_start` and `soft_end`, (B, L).
-    The token types for a teacher that takes them are `teacher_token_type_ids`, (B, L).
+    The token types for a teacher that takes them are `teacher_token_type_ids`, (B, L). The columns of further teachers
+    have the same names with a number: `soft_2` is of the second one.
     """
 
     def __init__(
@@ -44,15 +54,19 @@ class TaskStep(nn.Module):
         teacher: nn.Module | None = None,
         record: bool = False,
         class_weights: Tensor | None = None,
+        weights: Sequence[float] = (1.0,),
+        heads: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.model = model
         self.objective = objective
+        self.weights = tuple(weights)
+        self.heads = heads
         # A tuple keeps it out of the module tree.
         self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self._names: tuple[str, ...] = ()
-        self._graphed = Graphed(self._ordered, lambda: list(model.parameters())) if record else None
+        self._graphed = Graphed(self._ordered, lambda: list(self.parameters())) if record else None
 
     def forward(self, **batch: Tensor) -> Losses:
         """Return the named losses of a batch, each a float32 scalar."""
@@ -75,31 +89,45 @@ class TaskStep(nn.Module):
     def _losses(self, batch: dict[str, Tensor]) -> Losses:
         hidden = bool(self._teacher)
         outputs = run(self.model, batch, hidden)
+        targets = targets_in(batch)
         if isinstance(self.objective, RankingObjective):
+            if len(targets) > 1:
+                batch = batch | {"soft": mean_of_scores(targets, self.weights)}
             return self.objective(outputs.logits, batch)
         inside = batch["attention_mask"].bool()
-        if "labels" in batch:
-            labels, soft, weights = batch["labels"], batch.get("soft"), self.class_weights
-            if labels.dim() == 1:
-                losses = self.objective.sentence(outputs.logits, labels, soft, weights)
-            elif labels.is_floating_point():
-                losses = self.objective.labels(outputs.logits, labels, soft, weights)
-            else:
-                losses = self.objective.tags(outputs.logits, labels, soft, weights)
+        spans = "start_positions" in batch
+        found = (outputs.start_logits, outputs.end_logits) if spans else outputs.logits
+        if self.heads is None or not targets:
+            losses = self._of_task(found, batch, self._mean_of(targets, batch))
         else:
-            soft = (batch["soft_start"], batch["soft_end"]) if "soft_start" in batch else None
-            losses = self.objective.span(
-                (outputs.start_logits, outputs.end_logits),
-                (batch["start_positions"], batch["end_positions"]),
-                inside,
-                batch["answer_mask"].bool(),
-                soft,
-            )
+            losses = self._of_task(found, batch, None)
+            each = zip(self.weights, self.heads(spans), targets, strict=True)
+            soft = [weight * self._of_task(logits, batch, target)["ce"] for weight, logits, target in each]
+            losses["ce"] = torch.stack(soft).sum()
         for teacher in self._teacher:
             with torch.no_grad():
                 expected = run(teacher, _teacher_inputs(batch), hidden)
             losses["cos"] = self.objective.hidden(outputs.hidden_states[-1], expected.hidden_states[-1], inside)
         return self.objective.sum_up(losses)
+
+    def _mean_of(self, targets: Sequence[Target], batch: dict[str, Tensor]) -> Target | None:
+        """Return the mean of the soft targets of several teachers, those of a single one unchanged, or None."""
+        if len(targets) < 2:
+            return targets[0] if targets else None
+        assert isinstance(self.objective, TaskObjective)
+        return mean_of_targets(targets, batch, self.weights, self.objective)
+
+    def _of_task(self, found: Target, batch: dict[str, Tensor], soft: Any) -> Losses:
+        """Return the losses of logits of the model: `task`, and `ce` if there are soft targets."""
+        objective, weights = self.objective, self.class_weights
+        assert isinstance(objective, TaskObjective)
+        if isinstance(found, tuple):
+            labels = batch["start_positions"], batch["end_positions"]
+            inside = batch["attention_mask"].bool()
+            return objective.span(found, labels, inside, batch["answer_mask"].bool(), soft)
+        of_kind = {"scores": objective.sentence, "sets": objective.labels, "tags": objective.tags}
+        kind = "scores" if batch["labels"].dim() == 1 else "sets" if batch["labels"].is_floating_point() else "tags"
+        return of_kind[kind](found, batch["labels"], soft, weights)
 
 
 def run(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = False) -> Any:

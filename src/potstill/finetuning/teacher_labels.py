@@ -54,6 +54,28 @@ class TeacherLabels:
         return float(1 - softmax(np.asarray(logits, np.float64), axis=-1)[..., self.places].sum(axis=-1).mean())
 
 
+def label_names(teacher: str, config: Any) -> tuple[str, ...]:
+    """Return the names of a teacher's labels, for a task whose labels only the teacher tells.
+
+    The names of a teacher that only numbers its labels (`LABEL_0`) are the numbers.
+
+    Args:
+        teacher: its folder or name, for messages.
+        config: its config.
+
+    Raises:
+        PotstillError: it has fewer than two labels, or one name more than once.
+    """
+    names = tuple(str(config.id2label.get(number, "")) for number in range(config.num_labels))
+    if len(names) < 2:
+        raise PotstillError(
+            f"the teacher {teacher!r} has {len(names)} label, so it tells no labels apart: give one that is fine-tuned "
+            "on this task"
+        )
+    _check_different(teacher, names, names)
+    return tuple(map(str, range(len(names)))) if all(map(_NUMBERED.fullmatch, names)) else names
+
+
 def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherLabels:
     """Match a teacher's labels with those of the task. Capitals, hyphens and blanks make no difference.
 
@@ -79,12 +101,7 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherL
         )
     form = spelling if len({*map(spelling, labels)}) == len(labels) else str
     have, want = list(map(form, names)), list(map(form, labels))
-    twice = next((name for name, key in zip(names, have, strict=True) if have.count(key) > 1), None)
-    if twice is not None:
-        raise PotstillError(
-            f"the teacher {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
-            "of its config.json"
-        )
+    _check_different(teacher, names, have)
     missing = [name for name, key in zip(labels, want, strict=True) if key not in have]
     extra = [name for name, key in zip(names, have, strict=True) if key not in want]
     if missing:
@@ -95,6 +112,16 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherL
             "the names in id2label of its config.json"
         )
     return TeacherLabels([have.index(key) for key in want], tuple(extra))
+
+
+def _check_different(teacher: str, names: Sequence[str], keys: Sequence[str]) -> None:
+    """Raise a `PotstillError` if two labels have one key."""
+    twice = next((name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1), None)
+    if twice is not None:
+        raise PotstillError(
+            f"the teacher {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
+            "of its config.json"
+        )
 
 
 def left_out_message(left_out: Sequence[str], probability: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from potstill.finetuning.lists import ListBatches, ListSampler
 from potstill.finetuning.predict import fingerprint, predict
 from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
+from potstill.finetuning.several_teachers import targets_in
 from potstill.finetuning.step import TaskStep
+from potstill.finetuning.teacher_heads import TeacherHeads
 from potstill.student.loading import model_folder
 from potstill.tasks.per_label import DETAILS
+from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.compatibility import check_launch
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
@@ -74,8 +78,11 @@ class FinetuneTrainer(ResumableTrainer):
             sampler = MixedSampler(job.train.lengths, job.train.labelled, job.drawn, self._rows_of(args), args.seed)
         else:
             sampler = LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed)
+        heads = None
+        if args.teacher_heads == "separate":
+            heads = TeacherHeads.on(model, job.train, args.weights_of_teachers, bool(args.alpha_task))
         super().__init__(
-            model=TaskStep(model, objective, teacher, record, job.class_weights),
+            model=TaskStep(model, objective, teacher, record, job.class_weights, args.weights_of_teachers, heads),
             args=args,
             sampler=sampler,
             headline=_headline(model, job),
@@ -99,9 +106,10 @@ class FinetuneTrainer(ResumableTrainer):
         # A teacher's logits may differ in rounding between machines.
         columns = {name: column for name, column in (rows.tokens | rows.values).items() if not name.startswith("soft")}
         found = {"training data": table_hash(columns | {"lengths": rows.lengths})}
-        for role, name in (("model", self.args.model), ("teacher", self.args.teacher)):
-            if name:
-                found[role] = model_fingerprint(model_folder(name, role))
+        if self.args.model:
+            found["model"] = model_fingerprint(model_folder(self.args.model, "model"))
+        for number, name in enumerate(self.args.teachers):
+            found[f"teacher {number + 1}" if number else "teacher"] = model_fingerprint(model_folder(name, "teacher"))
         return found
 
     @property
@@ -122,6 +130,33 @@ class FinetuneTrainer(ResumableTrainer):
             return max(1, round(len(self.job.train) / steps))
         return self._rows_of(self.args) * self.args.gradient_accumulation_steps
 
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
+        """Train as `ResumableTrainer.train` does. Heads of several teachers are folded into the model at the end."""
+        result = super().train(resume_from_checkpoint, **options)
+        if self._heads is not None:
+            self._heads.fold()
+            self.model.heads = None
+        return result
+
+    @property
+    def _heads(self) -> TeacherHeads | None:
+        return self.model.heads
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self._heads is not None and self.args.should_save:
+            save_modules(self._heads, output_dir or "")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._heads is not None:
+            load_modules(self._heads, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self._heads is not None:
+            load_modules(self._heads, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -139,7 +174,8 @@ class FinetuneTrainer(ResumableTrainer):
         """
         args = self.args
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        with self.excluded_time(), fitting_memory(args, evaluation=True):
+        folded = nullcontext() if self._heads is None else self._heads.folded()
+        with self.excluded_time(), fitting_memory(args, evaluation=True), folded:
             self.trained.to(args.device)
             found = self.job.data.score(
                 lambda rows: predict(self.trained, rows, args.per_device_eval_batch_size, dtype), self.job.dev
@@ -231,7 +267,7 @@ def result_of(
         "title": task.title,
         "suite": task.suite_name,
         "seed": args.seed,
-        "teacher": args.teacher,
+        "teacher": ", ".join(args.teachers) or None,
         "hyperparameters": hyperparameters(args),
         "versions": versions("potstill", "torch", "transformers", "tokenizers"),
         "hardware": hardware(args.device),
@@ -282,11 +318,16 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     frozen = "" if trained == parameters else f", {trained:,} of them trained"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
-    teacher = " ← soft targets of a teacher" if {"soft", "soft_start"} & {*job.train.values, *job.train.tokens} else ""
-    count = f"{len(job.train):,}"
+    count = len(targets_in(job.train.values | job.train.tokens))
+    teacher = " ← soft targets of a teacher" if count else ""
+    if count > 1:
+        heads = ", a head for each" if args.teacher_heads == "separate" else ""
+        teacher = f" ← soft targets of {count} teachers{heads}"
+    rows = f"{len(job.train):,}"
     if (labelled := job.train.labelled) is not None:
-        count = f"{labelled:,} labelled and {job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
-    rows = f"{count} rows, {job.train.lengths.mean():.0f} tokens each"
+        rows = f"{job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+        rows = f"{labelled:,} labelled and {rows}" if labelled else rows
+    rows = f"{rows} rows, {job.train.lengths.mean():.0f} tokens each"
     if args.ranks:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
     return (

@@ -95,6 +95,14 @@ def name_of(model: str) -> str:
     return plain(Path(model).name or model)
 
 
+def names_of(models: str | Sequence[str]) -> str:
+    """Return `name_of` of a model, or of several with commas and "and" between."""
+    if isinstance(models, str):
+        return name_of(models)
+    *others, last = map(name_of, models)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def _is_of_the_hub(model: str) -> bool:
     try:
         validate_repo_id(model)

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from potstill.corpus import Manifest
 from potstill.json_files import not_finite
-from potstill.report.markdown import code, figure, front_matter, name_of, plain, table
+from potstill.report.markdown import code, figure, front_matter, name_of, names_of, plain, table
 from potstill.student import family_of
 
 
@@ -66,7 +66,7 @@ def _summary(
     lines = []
     if "teacher" in recipe:
         lines += [
-            f"# A student of {_names(recipe['teacher'])}",
+            f"# A student of {names_of(recipe['teacher'])}",
             "",
             f"An encoder for fine-tuning, without a head: a {code(config.model_type)} of {shape}, distilled with "
             "potstill by its teacher's hidden states and attention."
@@ -163,13 +163,6 @@ _GENERATE = (
     'generate = pipeline("text-generation", model="path/of/this/folder")',
     'generate("The capital of France is", max_new_tokens=10)',
 )
-
-
-def _names(teacher: str | list[str]) -> str:
-    if isinstance(teacher, str):
-        return name_of(teacher)
-    *others, last = (name_of(one) for one in teacher)
-    return f"{', '.join(others)} and {last}"
 
 
 def _teachers(teachers: list[dict[str, Any]], final: dict[str, float], recipe: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from potstill.report.label_card import label_section
-from potstill.report.markdown import figure, front_matter, name_of, plain, table
+from potstill.report.markdown import figure, front_matter, name_of, names_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
 from potstill.report.stages_card import how_in_stages, stages_section
 from potstill.tasks.own import is_task_file
@@ -48,15 +48,20 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
         what += f", with only the layers {', '.join(map(str, results['layers']))} of the model"
     if "losses" in recipe:
         losses = ", ".join(f"{name} (weight {options['weight']:g})" for name, options in recipe["losses"].items())
-        taught = f", from the scores of {name_of(recipe['teacher'])}" if "teacher" in recipe else ""
+        taught = f", from the scores of {names_of(recipe['teacher'])}" if "teacher" in recipe else ""
         what += f", by the losses {losses}{taught}"
     elif "teacher" in recipe:
+        labels, texts = f"the labels (weight {recipe['alpha_task']}) and ", results.get("unlabelled")
+        if not results["rows"]["train"]:
+            labels = ""
         what += (
-            f", by the labels (weight {recipe['alpha_task']}) and the soft targets of {name_of(recipe['teacher'])} "
+            f", by {labels}the soft targets of {names_of(recipe['teacher'])} "
             f"(weight {recipe['alpha_ce']}, {_soft_loss(recipe)})"
         )
-        if results.get("unlabelled"):
-            what += f", of {results['unlabelled']['texts']:,} unlabelled texts too"
+        if recipe.get("teacher_heads") == "separate":
+            what += ", each by a head of its own; the head of this model is the mean of all heads"
+        if texts:
+            what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     return f"{what}."

@@ -159,7 +159,8 @@ def _read_task(file: Path, _version: Any) -> Task:
         if not several and (not isinstance(values[name], str) or not values[name]):
             what = "a text, or a list of texts" if name in ("train", "eval") else "a text"
             raise PotstillError(f"{file}: {name} is {values[name]!r}: it must be {what}.")
-    if "train" not in values:
+    # A teacher can train a model on unlabelled texts alone.
+    if "train" not in values and not (kind in ("classification", "multilabel", "regression") and "eval" in values):
         raise PotstillError(f"{file} has no field train: name the file to train on.")
     share = values.get("dev_share", OwnFiles.dev_share)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:

@@ -14,7 +14,16 @@ from potstill.errors import PotstillError
 from potstill.tasks.labels import in_words, score_of
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
 from potstill.tasks.own_labels import Written, check_types, collect, numbers_of, read_names, some, tell_counts, written
-from potstill.tasks.own_tables import DEV, TRAIN, OwnTable, all_of, open_table, sources_by_split
+from potstill.tasks.own_tables import (
+    DEV,
+    TRAIN,
+    OwnTable,
+    all_of,
+    open_table,
+    sources_by_split,
+    sources_of,
+    split_names,
+)
 from potstill.tasks.rows import BadRows, OnBadRows, print_message, report_unread, text_fault
 from potstill.tasks.task import OwnFiles
 
@@ -98,8 +107,26 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
     return OwnRows(names, found, bad_rows)
 
 
+def read_scored(task: OwnTask, files: OwnFiles, names: tuple[str, ...], on_bad_rows: OnBadRows = "stop") -> OwnRows:
+    """Read the rows to score of a task whose labels the teacher tells; there are no rows to train on.
+
+    Args:
+        task: the task, of any kind but tagging.
+        files: its files and their columns.
+        names: names of the labels in order; empty for scores.
+        on_bad_rows: see `read_own_rows`.
+    """
+    sources = sources_of(files.eval or (), "--eval_data")
+    splits, bad_rows = {}, {TRAIN: 0}
+    for name, source in zip(split_names(sources), sources, strict=True):
+        bad = BadRows(on_bad_rows)
+        splits[name] = read_labelled(task, files, source, names, bad, "the teacher")
+        bad_rows[name] = bad.count
+    return OwnRows(names, {TRAIN: next(iter(splits.values())).select([])} | splits, bad_rows)
+
+
 def read_labelled(
-    task: OwnTask, files: OwnFiles, source: str, names: tuple[str, ...], bad: BadRows
+    task: OwnTask, files: OwnFiles, source: str, names: tuple[str, ...], bad: BadRows, owner: str = "the model"
 ) -> datasets.Dataset:
     """Read one file of rows to score, with the labels that a model has; see `read_own_rows`.
 
@@ -109,14 +136,15 @@ def read_labelled(
         source: the file.
         names: names of the model's labels, in order.
         bad: takes the rows that cannot be used.
+        owner: the word for the model in messages.
     """
     split = _read(task, files, DEV, source, bad.on_bad_rows)
     if not isinstance(task, ScoreTask):
         listed = files.label_names is not None
         order = read_names(files.label_names or "") if listed else names
         if set(order) != set(names):
-            raise PotstillError(f"The model's labels are not those of {files.label_names}: {some(names)}.")
-        _number(split, order, listed, "the model")
+            raise PotstillError(f"The labels of {owner} are not those of {files.label_names}: {some(names)}.")
+        _number(split, order, listed, None if listed else owner)
         place = [names.index(name) for name in order]
         split.labels = [[place[n] for n in row] if isinstance(row, list) else place[row] for row in split.labels]
     split.bad.report(split.table.where, len(split.labels))

@@ -137,7 +137,9 @@ def sources_by_split(files: OwnFiles, what: str = "a file") -> dict[str, list[st
         PotstillError: nothing is named to train on, a pattern matches no file, or a file is named twice.
     """
     if files.train is None:
-        raise PotstillError(f"--train_data is missing: name {what} to train on.")
+        raise PotstillError(
+            f"--train_data is missing: name {what} to train on, or for texts --teacher and --unlabelled in its place."
+        )
     train = sources_of(files.train, "--train_data")
     scored = train if all(map(has_splits, train)) else []
     if files.eval is not None:
