@@ -96,7 +96,9 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
-    labelled = getattr(job.data, "labelled", True)  # without labels nothing is left without the teacher or its texts
+    labelled = (
+        getattr(job.data, "labelled", True) and len(job.data.train) > 0
+    )  # without labels nothing is left without the teacher or its texts
     if job.unlabelled is not None and args.without_unlabelled_too and labelled:
         result = dataclasses.replace(result, without_unlabelled=_without("unlabelled texts", plain, folder))
         _write(trainer, folder, result)

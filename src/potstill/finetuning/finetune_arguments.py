@@ -130,8 +130,8 @@ class FinetuneArguments(RunArguments):
     )
     shape: str | None = option(
         None,
-        "With --stages: shape of a new model, in place of --model: tiny, mini, small, medium, base, or layers and width "
-        "such as 6x256.",
+        "With --stages: shape of a new model, in place of --model: tiny, mini, small, medium, base, or layers and "
+        "width such as 6x256.",
     )
     corpus: str | None = option(None, "For the stage pretrain: folder written by `potstill prepare`.")
     without_unlabelled_too: bool = option(
@@ -229,9 +229,8 @@ class FinetuneArguments(RunArguments):
         for name in ("max_length", "max_answer_length", "n_best"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("stride", self.stride >= 0, "must be 0 or more")
-        for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            self._check(name, value is None or value > 0, "must be above 0")
+        most = self.max_eval_samples
+        self._check("max_eval_samples", most is None or most > 0, "must be above 0")
         choices: dict[str, tuple[str, ...]] = {"on_bad_answer": ("error", "skip"), "on_bad_rows": ON_BAD_ROWS}
         for name, values in choices.items():
             self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
@@ -307,7 +306,11 @@ class FinetuneArguments(RunArguments):
         self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
         for name in ("unlabelled_ratio", "unlabelled_columns"):
             self._check(name, bool(self.unlabelled) or getattr(self, name) is None, "needs --unlabelled")
-        ratio = self.unlabelled_ratio
+        most, ratio = self.max_train_samples, self.unlabelled_ratio
+        rule = "must be above 0; it may be 0 with --unlabelled, whose texts then teach alone"
+        self._check("max_train_samples", most is None or most > 0 or (most == 0 and bool(self.unlabelled)), rule)
+        for name in ("unlabelled_ratio", "class_weights"):
+            self._check(name, most != 0 or getattr(self, name) is None, "needs labelled rows to train on")
         self._check("unlabelled_ratio", ratio is None or 0 < ratio < math.inf, "must be above 0")
         if not self.unlabelled:
             return
@@ -336,12 +339,12 @@ class FinetuneArguments(RunArguments):
         task = self.declared_task if self.task else None
         read = task.columns_read if isinstance(task, OwnTask) else frozenset()
         declared = self.task if task is not None and getattr(task, "files", None) is not None else None
-        for field in fields(OwnFiles):
-            if field.name in ("train", "eval", "dev_share"):
+        for one in fields(OwnFiles):
+            if one.name in ("train", "eval", "dev_share"):
                 continue
-            given = getattr(self, field.name) is not None
-            self._check(field.name, not (given and declared), f"must stand in {declared}")
-            self._check(field.name, not given or field.name in read, f"is no option of {self.task}")
+            given = getattr(self, one.name) is not None
+            self._check(one.name, not (given and declared), f"must stand in {declared}")
+            self._check(one.name, not given or one.name in read, f"is no option of {self.task}")
         own = self.task is not None and (declared is not None or self.task in OWN)
         self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
         self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")
@@ -375,7 +378,7 @@ class FinetuneArguments(RunArguments):
         """The user's own files of the task: those of the options, and the others of the file that declares it."""
         files = getattr(self.declared_task, "files", None)
         if files is None:
-            names = [field.name for field in fields(OwnFiles) if field.name not in ("train", "eval", "columns")]
+            names = [one.name for one in fields(OwnFiles) if one.name not in ("train", "eval", "columns")]
             given = {name: getattr(self, name) for name in names}
             files = OwnFiles(**given, columns=split_columns(self.columns))
         named = {"train": self.train_data, "eval": self.eval_data}

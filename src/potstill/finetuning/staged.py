@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from potstill.arguments import RECIPE, recipe_text, recipe_values
+from potstill.arguments import RECIPE, as_recipe, recipe_values
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir, complete_folder, recover_folder, write_text
@@ -80,7 +80,7 @@ def finetune_in_stages(args: FinetuneArguments) -> Finetuned:
                     pass
         result = _result(args, stages)
         if args.should_save:
-            _write(args, folder, stages[-1].folder, result)
+            _write(args, stages, result)
     return Finetuned(folder, result.record)
 
 
@@ -121,12 +121,12 @@ class Progress:
             )
         for entry in progress.entries.values():
             recover_folder(folder / entry["folder"])
-        lost = [stage for stage in stages if stage.name in begun and not progress.is_finished(stage)]
-        later = [stage for stage in stages if lost and progress.is_finished(stage) and stages.index(stage) > stages.index(lost[0])]
-        if later:
+        finished = [progress.is_finished(stage) for stage in stages]
+        if False in finished and any(finished[finished.index(False) :]):
+            lost, later = stages[finished.index(False)], stages[len(finished) - 1 - finished[::-1].index(True)]
             raise PotstillError(
-                f"{lost[0].folder} has no finished model, but {later[0].folder} was made from it: delete "
-                f"{later[0].folder} too, or name another --output_dir."
+                f"{lost.folder} has no finished model, but {later.folder} was made from it: delete {later.folder} too, "
+                "or name another --output_dir."
             )
         return progress
 
@@ -196,10 +196,11 @@ def _contents(stage: Stage) -> dict[str, str]:
     assert isinstance(args, FinetuneArguments)
     data = load_data(args)
     found = {"training data": fingerprint({"train": data.train, **data.dev})}
-    if args.teacher:
-        load_task_teacher(args.teacher, data.head, data.labels)
-        InputReader.of(args, args.teacher, "teacher")
-        found["teacher"] = model_fingerprint(model_folder(args.teacher, "teacher"))
+    for number, teacher in enumerate(args.teachers, 1):
+        load_task_teacher(teacher, data.head, data.labels, data.shape().get("problem_type"))
+        InputReader.of(args, teacher, "teacher")
+        role = "teacher" if len(args.teachers) == 1 else f"teacher {number}"
+        found[role] = model_fingerprint(model_folder(teacher, "teacher"))
     if args.unlabelled:
         found["unlabelled texts"] = fingerprint({"unlabelled": read_texts(args, data).rows})
     return found
@@ -215,16 +216,14 @@ def _model_of(stage: Stage) -> dict[str, str]:
 def _write_initial(args: FinetuneArguments, folder: Path) -> None:
     """Write a new model with random weights and the tokenizer of the teacher, unless it is there."""
     options = new_model_options(args)
-    tokenizer = load_tokenizer(args.teacher or "", role="teacher")
-    model = initial_model(
-        options, options.num_hidden_layers, len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer)
-    )
-    _say(args, f"{folder.name}: a new model with random weights and the tokenizer of {args.teacher}")
+    tokenizer = load_tokenizer(args.teachers[0], role="teacher")
+    model = initial_model(options, options.num_hidden_layers, len(tokenizer), tokenizer.pad_token_id, *ends(tokenizer))
+    _say(args, f"{folder.name}: a new model with random weights and the tokenizer of {args.teachers[0]}")
     with args.main_process_first(local=False, desc="initial model"):
         if args.should_save and not folder.is_dir():
             with complete_folder(folder) as partial, quiet_loading():
                 model.save_pretrained(partial)
-                load_tokenizer(args.teacher or "", takes_token_types(model.config), "teacher").save_pretrained(partial)
+                load_tokenizer(args.teachers[0], takes_token_types(model.config), "teacher").save_pretrained(partial)
 
 
 @contextmanager
@@ -265,17 +264,19 @@ def _figures(stage: Stage) -> dict[str, Any]:
     return found
 
 
-def _write(args: FinetuneArguments, folder: Path, last: Path, result: RunResult) -> None:
+def _write(args: FinetuneArguments, stages: list[Stage], result: RunResult) -> None:
     """Write the model of the last stage into the output folder, with the results and the card of all stages."""
-    own = (RECIPE, RESULTS, "README.md")
-    with atomic_output(folder) as staging:
+    last, own = stages[-1].folder, (RECIPE, RESULTS, "README.md")
+    # Only what was given: what follows from it is different for each stage, and stands in its own recipe.
+    recipe = {name: value for name, value in recipe_values(args).items() if name in args.given}
+    recipe["stages"] = {stage.name: stage.own for stage in stages}
+    with atomic_output(last.parent) as staging:
         for file in sorted(last.iterdir()):
             if file.is_file() and not file.name.startswith(".") and file.name not in own:
                 shutil.copy2(file, staging / file.name)
-        (staging / RECIPE).write_text(recipe_text("finetune", args), encoding="utf-8")
+        (staging / RECIPE).write_text(as_recipe("finetune", recipe), encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
-        values = recipe_values(args) | {"model": result.model}
-        card = task_card(values, dataclasses.asdict(result), args.declared_task, frozen=False)
+        card = task_card(recipe | {"model": result.model}, dataclasses.asdict(result), args.declared_task, frozen=False)
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

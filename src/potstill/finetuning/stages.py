@@ -33,7 +33,8 @@ INITIAL = "0-initial"
 OF_STAGES = {"stages", "shape", "corpus", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "model"}
 """Options that no stage has of its own."""
 
-OF_DISTILLING = {"teacher", "unlabelled", "unlabelled_columns", "alpha_ce", "alpha_cos", "temperature"}
+OF_DISTILLING = {"teacher", "teacher_heads", "teacher_weights", "unlabelled", "unlabelled_columns"}
+OF_DISTILLING |= {"alpha_ce", "alpha_cos", "temperature", "soft_loss"}
 """Options of the stage distill alone."""
 
 OF_LABELS = {"class_weights", "max_train_samples"}
@@ -55,12 +56,14 @@ class Stage:
         folder: its folder.
         verb: the verb that runs it.
         args: the options of its run.
+        own: those of them that `--stages` gives it.
     """
 
     name: str
     folder: Path
     verb: Callable[[Any], Any]
     args: RunArguments
+    own: dict[str, Any]
 
 
 def planned_stages(args: FinetuneArguments) -> list[Stage]:
@@ -87,7 +90,7 @@ def planned_stages(args: FinetuneArguments) -> list[Stage]:
         except PotstillError as error:
             error.args = (f"The stage {name}: {error}", *error.args[1:])
             raise
-        stages.append(Stage(name, place, verb, stage_args))
+        stages.append(Stage(name, place, verb, stage_args, own))
         model = str(place)
     return stages
 
@@ -138,7 +141,10 @@ def _check(args: FinetuneArguments, wanted: dict[str, dict[str, Any]]) -> None:
     if not pretrains and args.corpus:
         refuse("corpus", "it is for the stage pretrain, which is not among --stages: leave it out")
     if distils:
-        for name, what in (("teacher", "a model that is fine-tuned on the task"), ("unlabelled", "texts to learn from")):
+        for name, what in (
+            ("teacher", "a model that is fine-tuned on the task"),
+            ("unlabelled", "texts to learn from"),
+        ):
             if not getattr(args, name):
                 raise PotstillError(f"--{name} is missing: the stage distill needs {what}.")
     for name in sorted(OF_DISTILLING & given.keys()) if not distils else ():
@@ -155,7 +161,9 @@ def _check(args: FinetuneArguments, wanted: dict[str, dict[str, Any]]) -> None:
         if args.shape is None:
             raise PotstillError("--model is missing: without the stage pretrain, name the model to start from.")
         if not distils:
-            raise PotstillError("--shape makes a new model, which needs a tokenizer: add the stage pretrain or distill.")
+            raise PotstillError(
+                "--shape makes a new model, which needs a tokenizer: add the stage pretrain or distill."
+            )
     for name in sorted(OF_LAYERS & given.keys()) if not args.model else ():
         refuse(name, "it chooses layers of --model, but the model is a new one: give its --shape")
     for name in sorted({"alpha_task", "unlabelled_ratio"} & given.keys()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from potstill.report.markdown import NOTHING, figure, name_of, plain, table
+from potstill.report.markdown import NOTHING, figure, name_of, names_of, plain, table
 
 
 def how_in_stages(recipe: dict[str, Any], results: dict[str, Any]) -> str:
@@ -19,7 +19,7 @@ def how_in_stages(recipe: dict[str, Any], results: dict[str, Any]) -> str:
     start = f"A new model of the shape {plain(recipe['shape'])}" if new else f"{name_of(recipe['model'])} was"
     parts = {
         "pretrain": "pre-trained by masked LM",
-        "distill": f"taught by the soft targets of {name_of(recipe.get('teacher', ''))} on texts without labels",
+        "distill": f"taught by the soft targets of {names_of(recipe.get('teacher', ''))} on texts without labels",
         "finetune": "fine-tuned on the labels",
     }
     done = ", then ".join(parts[name] for name in names)
