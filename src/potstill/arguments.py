@@ -180,12 +180,21 @@ def parsed_losses(losses: Any) -> Any:
     Raises:
         PotstillError: the text is not YAML.
     """
-    if not isinstance(losses, str):
-        return losses
+    return parsed_mapping("losses", losses) or ({} if isinstance(losses, str) else losses)  # a later check refuses {}
+
+
+def parsed_mapping(name: str, value: Any) -> Any:
+    """Return the value of an option that takes YAML: a text is read, anything else stays as it is.
+
+    Raises:
+        PotstillError: the text is not YAML.
+    """
+    if not isinstance(value, str):
+        return value
     try:
-        return yaml.safe_load(losses) or {}  # a later check refuses {}
+        return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise PotstillError(f"--losses cannot be read: {' '.join(str(error).split())}.") from error
+        raise PotstillError(f"--{name} cannot be read: {' '.join(str(error).split())}.") from error
 
 
 def named_models(words: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from potstill.arguments import RunArguments, option, parsed_losses
+from potstill.arguments import RunArguments, option, parsed_losses, parsed_mapping
 from potstill.errors import PotstillError
 
 
@@ -163,6 +163,16 @@ class DistillationArguments(Recipe):
         "For a sentence encoder: width of the student's embeddings. If its hidden states have another width, it gets a "
         "Dense module.",
     )
+    dropout: float | None = option(
+        None,
+        "Dropout of the student's hidden states and attention while it is distilled; the teacher's if not given. The "
+        "saved config keeps the teacher's, for fine-tuning.",
+    )
+    fp8: dict | str | None = option(
+        None,
+        "Compute the linear layers of the teacher, the student or both with 8-bit operands. In detail: "
+        "'{models: both, ends: 1, gradients: e5m2}'. See docs/method.md.",
+    )
     trim_vocabulary: bool = option(
         False,
         "Cut the rows of the teacher's vocabulary that are beyond the tokens of its tokenizer. They are left out of "
@@ -189,7 +199,10 @@ class DistillationArguments(Recipe):
     )
     alpha_cos: float = option(1.0, "Weight of the hidden-state cosine; 0 for none.")
     temperature: float = option(2.0, "Temperature of the soft targets.")
-    soft_targets: Literal["all", "masked"] = option("all", "Tokens whose soft targets are used.")
+    soft_targets: Literal["all", "masked", "sampled"] = option("all", "Tokens whose soft targets are used.")
+    soft_targets_share: float = option(
+        0.2, "With --soft_targets sampled: share of the tokens that are not masked to sample."
+    )
 
     def __post_init__(self) -> None:
         self.losses = parsed_losses(self.losses)
@@ -205,18 +218,28 @@ class DistillationArguments(Recipe):
             from potstill.student.sizing import Budget  # here, because reading a recipe needs no models
 
             Budget.parse(self.max_size)
+        self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "must be 0 or more and below 1")
+        if self.fp8 is not None:
+            from potstill.student.fp8 import Fp8  # here, because reading a recipe needs no models
+
+            self.fp8 = parsed_mapping("fp8", self.fp8)
+            Fp8.of(self.fp8)
         for name in self._replaced_by_losses():
             if getattr(self, name) != getattr(type(self), name):
                 raise PotstillError(
                     f"--losses and --{name} are both given: give all losses with their options in --losses, or leave "
                     "it out."
                 )
+        if self.losses is None:
+            alone = self.soft_targets != "sampled" and self.soft_targets_share != type(self).soft_targets_share
+            self._check("soft_targets_share", not alone, "belongs to --soft_targets sampled: give that too")
         super().__post_init__()
 
     def replaced(self) -> set[str]:
         """See `RunArguments.replaced`."""
         for_several = set() if len(self.teachers) > 1 else {"teacher_weights", "teacher_mean"}
-        return super().replaced() | self._replaced_by_losses() | for_several
+        for_sample = set() if self.soft_targets == "sampled" else {"soft_targets_share"}
+        return super().replaced() | self._replaced_by_losses() | for_several | for_sample
 
     @property
     def teachers(self) -> list[str]:

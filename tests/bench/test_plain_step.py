@@ -98,6 +98,19 @@ def assert_same(
     assert learning > 20
 
 
+@pytest.mark.parametrize("logits_mse", [False, True])
+def test_same_losses_and_gradients_at_a_sample(
+    teacher: Path, batch: tuple[Tensor, Tensor, Tensor], logits_mse: bool
+) -> None:
+    losses: dict[str, Any] = {"soft_targets": {"weight": 5, "tokens": "sampled"}, "masked_lm": 2, "hidden_cosine": 1}
+    objective = objective_from(losses | ({"logits_mse": {"tokens": "masked"}} if logits_mse else {}))
+    free = torch.ones(3, 16).scatter(1, batch[1], 0)
+    sampled = torch.multinomial(free, 5)
+    ours, our_gradients, _ = losses_and_gradients(DistillationStep, teacher, objective, (*batch, sampled))
+    plain, plain_gradients, _ = losses_and_gradients(PlainStep, teacher, objective, (*batch, sampled))
+    assert_same(ours, plain, our_gradients, plain_gradients)
+
+
 LOSSES: list[dict[str, Any]] = [
     {"soft_targets": {"divergence": "reverse_kl"}, "masked_lm": 2},
     {"soft_targets": {"divergence": "jensen_shannon", "temperature": 3, "tokens": "masked"}, "masked_lm": 2},

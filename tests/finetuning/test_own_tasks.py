@@ -426,13 +426,8 @@ def test_a_refitted_model_keeps_no_threshold(
     assert not hasattr(job.new_model().config, "threshold")
 
 
-def test_unlabelled_texts_are_not_for_words(
-    trained: dict[str, Path], own: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = {"model": bert, "teacher": trained["words"], "unlabelled": "x.txt", "output_dir": tmp_path / "out"}
-    assert main(flags(**options, task=own / "words.yaml")) == 1
-    assert "it is for tasks on texts: leave it out" in capsys.readouterr().err
-    del options["unlabelled"]
+def test_balanced_tags(trained: dict[str, Path], own: Path, bert: Path, tmp_path: Path) -> None:
+    options = {"model": bert, "teacher": trained["words"], "output_dir": tmp_path / "out"}
     assert finetuned(**options, task=own / "words.yaml", class_weights="balanced", num_train_epochs=1)["per_label"]
 
 

@@ -188,7 +188,7 @@ def test_unlabelled_rows_have_the_teachers_logits_and_a_loss_without_labels(
         ({"unlabelled_ratio": 0}, "--unlabelled_ratio is 0.0: it must be above 0"),
         ({"unlabelled": None, "unlabelled_ratio": 2}, "--unlabelled_ratio is 2.0: it needs --unlabelled"),
         ({"unlabelled_columns": "a b"}, "--unlabelled_columns names 2: it must name the columns of one text"),
-        ({"task": "squad"}, "it is for tasks on texts: leave it out for squad"),
+        ({"task": "squad"}, "it is for tasks on texts and on words: leave it out for squad"),
         ({"class_weights": "equal"}, "--class_weights is 'equal': it must be 'balanced'"),
         ({"task": "stsb", "class_weights": "balanced"}, "balanced, but STS-B has no classes: leave it out"),
     ],

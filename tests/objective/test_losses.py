@@ -84,7 +84,7 @@ def test_numbers_may_come_as_text() -> None:
         ({"masked_lm": [1]}, r"weight of masked_lm is \[1\]"),
         ({"hidden_cosine": {"weight": float("inf")}}, "weight of hidden_cosine is inf"),
         ({"soft_targets": {"temperature": 0}}, "temperature of soft_targets is 0: it must be a number above 0"),
-        ({"soft_targets": {"tokens": "some"}}, "tokens of soft_targets is 'some': it must be all or masked"),
+        ({"soft_targets": {"tokens": "some"}}, "tokens of soft_targets is 'some': it must be all, masked or sampled"),
         (
             {"soft_targets": {"divergence": "kl"}},
             "divergence of soft_targets is 'kl': it must be forward_kl, reverse_kl or",

@@ -31,13 +31,16 @@ class Case:
     bias: Tensor
     teacher: Projection
     labels: Tensor
+    weights: Tensor | None = None
 
     def to(self, device: str, dtype: torch.dtype = torch.float32) -> Case:
         def moved(tensor: Tensor) -> Tensor:
             return tensor.detach().to(device, dtype).requires_grad_(tensor.requires_grad)
 
         teacher = Projection(*(moved(part) for part in self.teacher))
-        return Case(moved(self.hidden), moved(self.weight), moved(self.bias), teacher, self.labels.to(device))
+        weights = None if self.weights is None else self.weights.to(device, torch.promote_types(dtype, torch.float32))
+        student = (moved(self.hidden), moved(self.weight), moved(self.bias))
+        return Case(*student, teacher, self.labels.to(device), weights)
 
     def gradients(self) -> list[Tensor]:
         return [part.grad.double().cpu() for part in (self.hidden, self.weight, self.bias)]
@@ -73,6 +76,8 @@ def exact(case: Case, options: SoftmaxOptions, soft: bool) -> tuple[float, list[
     labelled = case.labels >= 0
     if options.masked_only:
         soft_losses = soft_losses * labelled
+    if case.weights is not None:
+        soft_losses = soft_losses * case.weights
     if options.squared_masked_only:
         squared = squared * labelled
     hard = F.cross_entropy(logits, case.labels, reduction="sum")
@@ -88,7 +93,7 @@ def run(
 ) -> tuple[float, list[Tensor]]:
     teacher = case.teacher if soft else None
     total, _ = VocabularyPass.apply(
-        case.hidden, case.weight, case.bias, teacher, case.labels, options, dtype, chunk_size, alignment
+        case.hidden, case.weight, case.bias, teacher, case.labels, options, dtype, chunk_size, alignment, case.weights
     )
     total.backward()
     return total.item(), case.gradients()
@@ -146,6 +151,22 @@ def test_losses_and_gradients_equal_those_of_whole_logits(
         assert found == pytest.approx(expected, rel=tolerance)
         for name, one, other in zip(("hidden", "weight", "bias"), gradients, expected_gradients, strict=True):
             assert distance(one, other) < tolerance, name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon"])
+@pytest.mark.parametrize("squared", [0.0, 0.7])
+def test_tokens_count_by_their_weight(device: str, divergence: Divergence, squared: float) -> None:
+    options = SoftmaxOptions(2.0, 1.0, 0.4, False, True, divergence, squared, True)
+    case = new_case()
+    case.weights = torch.rand(len(case.labels), dtype=torch.float64) * 5
+    expected, expected_gradients = exact(case, options, True)
+    tolerances = {torch.float32: 3e-5} if device == "cuda" else {torch.float64: 1e-12, torch.float32: 3e-5}
+    for dtype, tolerance in tolerances.items():
+        found, gradients = run(case.to(device, dtype), options, True, dtype, 8, 64)
+        assert found == pytest.approx(expected, rel=tolerance)
+        for one, other in zip(gradients, expected_gradients, strict=True):
+            assert distance(one, other) < tolerance
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -218,3 +218,21 @@ def test_a_distilbert_with_sinusoidal_positions_is_copied_as_it_is(input_ids: to
     config = DistilBertConfig(**sizes, sinusoidal_pos_embds=True)
     teacher = DistilBertForMaskedLM(config).eval()
     assert torch.equal(build_student(teacher, 2)(input_ids).logits, teacher(input_ids).logits)
+
+
+def test_dropout_of_the_student_in_training_is_not_that_of_its_config() -> None:
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    teacher = BertForMaskedLM(BertConfig(vocab_size=40, hidden_dropout_prob=0.2, **shape))
+    for student, width in (
+        (build_student(teacher, dropout=0.0), 16),
+        (build_student(teacher, hidden_size=8, dropout=0.0), 8),
+    ):
+        assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
+        assert (student.config.dropout, student.config.attention_dropout) == (0.2, 0.1)
+        assert student.config.dim == width
+    assert {module.p for module in build_student(teacher).modules() if isinstance(module, torch.nn.Dropout)} == {
+        0.1,
+        0.2,
+    }
+    with pytest.raises(PotstillError, match="dropout"):
+        build_student(teacher, dropout=1.0)

@@ -83,6 +83,47 @@ def test_conllu(tmp_path: Path) -> None:
     assert sentences_in(read(file, label_column="deprel"))[0][1] == ["aux", "advmod", "root"]
 
 
+CRLF = CONLLU.replace("\n", "\r\n")
+ONE = "1\tGo\tgo\tVERB\tVB\t_\t0\troot\t_\t_\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CRLF,
+        CONLLU.rstrip("\n"),  # no blank line at the end, and no line end either
+        "\ufeff" + CONLLU,
+        "# newdoc\n\n\n" + CONLLU + "\n\n# the end\n",
+        CONLLU.replace("2.1\tyou", "0.1\tyou"),
+        CONLLU.replace("\t_\t_\n", "\t_\tSpaceAfter=No\n"),
+        CONLLU.replace("# text", "# sent_id = 1\tx\n# text"),
+    ],
+)
+def test_conllu_as_people_write_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "it.conllu"
+    file.write_bytes(text.encode())
+    assert sentences_in(read(file)) == [(["Do", "n't", "go"], ["AUX", "PART", "VERB"])]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (CONLLU.replace("3\tgo\tgo", "3\tgo"), "line 6, has 9 columns instead of 10"),
+        (CONLLU.replace("1-2\tDon't", "1-2\tDon't\t_"), "line 2, has 11 columns instead of 10"),
+        (CONLLU.replace("2\tn't", "2 n't"), "line 4, has 9 columns instead of 10"),
+        ("a comment without its sign\n" + CONLLU, "line 1, has 1 columns instead of 10"),
+        (CONLLU.rstrip("\n") + "\n" + ONE, "line 7, has the number '1', where word 4 of the sentence should be"),
+        (CONLLU.replace("3\tgo", "4\tgo"), "line 6, has the number '4', where word 3 of the sentence should be"),
+        (CONLLU.replace("\tVERB", "\t_"), r"line 6, has no part of speech \(upos is _\)"),
+    ],
+)
+def test_broken_conllu(tmp_path: Path, text: str, said: str) -> None:
+    file = written(tmp_path / "it.conllu", text + "\n" + ONE + "\n" + ONE.replace("VERB", "NOUN"))
+    with pytest.raises(PotstillError, match=f"it.conllu, {said}; correct"):
+        read(file)
+    assert sentences_in(read(file, on_bad_rows="skip"))[-2:] == [(["Go"], ["VERB"]), (["Go"], ["NOUN"])]
+
+
 def test_iob1_becomes_iob2_and_bioes_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = list("abcdef")
     first = written(tmp_path / "1.conll", conll([(words, ["I-X", "I-X", "B-X", "I-Y", "O", "I-X"])]))

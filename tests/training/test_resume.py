@@ -74,6 +74,24 @@ def test_resumed_run_is_bit_identical(
     assert_same_tensors(tensors(folder), uninterrupted)
 
 
+def test_a_resumed_run_reads_the_same_samples_of_the_tokens(
+    teacher_folder: Path,
+    corpus_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals_restored: None,
+) -> None:
+    options = {"soft_targets": "sampled", "max_steps": 4, "layers": "alternate"}
+    whole = distill(distillation(teacher_folder, corpus_folder, tmp_path / "whole", **options))
+    parts = distillation(teacher_folder, corpus_folder, tmp_path / "parts", **options)
+    with monkeypatch.context() as patch:
+        send_signal_in_step(patch, 2, 1)
+        with pytest.raises(TrainingInterrupted):
+            distill(parts)
+    parts.resume_from_checkpoint = "true"
+    assert_same_tensors(tensors(distill(parts)), tensors(whole))
+
+
 def test_number_of_loading_workers_does_not_matter(
     uninterrupted: dict[str, Tensor],
     teacher_folder: Path,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from potstill.corpus.masking import sampled_per_block
 from potstill.objective import Objective
 from potstill.student import LAST_HIDDEN, Reads, family_of, is_headless
 from potstill.student.counting import MATRICES
@@ -56,7 +57,8 @@ def step_flops(
         block_size: L, tokens of a block.
         labelled: tokens of a block that are predicted: the masked ones, or all but the last of a causal model.
     """
-    shares = {"none": 0.0, "masked": labelled / block_size, "all": 1.0}
+    sampled = sampled_per_block(block_size, labelled, objective.sampled_share)
+    shares = {"none": 0.0, "masked": labelled / block_size, "sampled": (labelled + sampled) / block_size, "all": 1.0}
 
     def forward(model: PreTrainedModel, reads: Reads) -> float:
         return forward_flops(model, block_size, shares[reads.logits], reads)

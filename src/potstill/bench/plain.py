@@ -29,7 +29,9 @@ class PlainStep(DistillationStep):
     `trainer.model = trainer.model_wrapped = PlainStep(trainer.student, trainer.teacher, trainer.step.objective)`.
     """
 
-    def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, labels: Tensor, sampled: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the named losses, each a float32 scalar: see `DistillationStep.forward`."""
         reads = self.objective.teacher_reads
         teacher = None
@@ -44,7 +46,9 @@ class PlainStep(DistillationStep):
         logged: dict[str, Tensor] = {}
         for term in self.objective.terms:
             if isinstance(term, Vocabulary):
-                weighted = _over_logits(term, student_logits, teacher_logits if teacher else None, positions, labels)
+                weighted = _over_logits(
+                    term, student_logits, teacher_logits if teacher else None, positions, labels, sampled
+                )
                 parts += [weight * value for weight, value in weighted.values()]
                 logged |= {name: value.detach() for name, (_, value) in weighted.items()}
             else:
@@ -69,7 +73,12 @@ def _full_forward(model: PreTrainedModel, input_ids: Tensor, reads: Reads) -> tu
 
 
 def _over_logits(
-    term: Vocabulary, student: Tensor, teacher: Tensor | None, positions: Tensor, labels: Tensor
+    term: Vocabulary,
+    student: Tensor,
+    teacher: Tensor | None,
+    positions: Tensor,
+    labels: Tensor,
+    sampled: Tensor | None,
 ) -> dict[str, tuple[float, Tensor]]:
     """Return name in the log → weight and value, for each loss over (B, L, V) logits."""
     found: dict[str, tuple[float, Tensor]] = {}
@@ -80,7 +89,13 @@ def _over_logits(
         if tokens == "all":
             return distance(teacher.float(), student.float()).mean()
         values = distance(_at(teacher, positions).float(), _at(student, positions).float())
-        return (values * (labels >= 0)).mean()
+        if tokens == "masked":
+            return (values * (labels >= 0)).mean()
+        assert sampled is not None
+        blocks, length = student.shape[:2]
+        others = distance(_at(teacher, sampled).float(), _at(student, sampled).float())
+        weight = (length - positions.shape[1]) / sampled.shape[1]
+        return (values.sum() + weight * others.sum()) / (blocks * length)
 
     if (soft := term.soft_targets) is not None:
 
@@ -176,7 +191,7 @@ class PlainTraining:
                 self.clock.mark("masking")
                 with self._no_sync(micro_step < accumulated - 1):
                     with torch.autocast(self.args.device.type, self.dtype, enabled=self.dtype is not None):
-                        loss = self.model(labelled.input_ids, labelled.positions, labelled.labels)["loss"]
+                        loss = self.model(*labelled.tensors)["loss"]
                     self.scaler.scale(loss / accumulated).backward()
                 self.clock.mark("backward")
             self.scaler.unscale_(self.optimizer)

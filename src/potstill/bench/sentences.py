@@ -32,7 +32,8 @@ def check_bench_options(args: BenchTrainArguments) -> None:
             f"--teacher is missing: the corpus {args.corpus} holds whole texts, so name the sentence encoder to learn "
             "from."
         )
-    given = [name for name in OF_LOSSES if getattr(args, name) != getattr(type(args), name)]
+    language = (*OF_LOSSES, "dropout", "fp8")
+    given = [name for name in language if getattr(args, name) != getattr(type(args), name)]
     given += [name for name in ("baseline", "pretrain") if getattr(args, name)]
     if given:
         raise PotstillError(

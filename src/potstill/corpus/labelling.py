@@ -17,11 +17,20 @@ class LabelledBlocks:
         input_ids: (B, L) int64.
         positions: (B, K) int64, where a token is predicted, in ascending order; K is the same for every block.
         labels: (B, K) int64, the tokens to predict there; -100 where there is none.
+        sampled: (B, S) int64, a random sample of the other positions, for losses that read some of them; None without
+            such a loss.
     """
 
     input_ids: Tensor
     positions: Tensor
     labels: Tensor
+    sampled: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors in order, without those that are None."""
+        found = (self.input_ids, self.positions, self.labels, self.sampled)
+        return tuple(tensor for tensor in found if tensor is not None)
 
 
 Labelling = Callable[[Tensor, Tensor], LabelledBlocks]

@@ -18,7 +18,7 @@ from potstill.corpus.labelling import LabelledBlocks
 MaskingRule = Literal["frequency", "uniform"]
 IGNORED = -100  # the usual label in PyTorch and transformers for a position that is not predicted
 
-_HIDE, _REPLACE, _RANDOM_TOKEN = 1, 2, 3  # separate streams of random numbers for one sample
+_SAMPLE, _HIDE, _REPLACE, _RANDOM_TOKEN = 0, 1, 2, 3  # separate streams of random numbers for one sample
 
 
 def labelled_per_block(causal: bool, block_size: int, mlm_probability: float) -> int:
@@ -29,6 +29,18 @@ def labelled_per_block(causal: bool, block_size: int, mlm_probability: float) ->
 def masked_per_block(block_size: int, mlm_probability: float) -> int:
     """Return the number of masked tokens of a block. It is the same for all blocks, so that shapes never change."""
     return max(1, round(block_size * mlm_probability))
+
+
+def sampled_per_block(block_size: int, masked: int, share: float) -> int:
+    """Return how many of the tokens that are not masked are sampled in every block: at least one, if there is one.
+
+    Args:
+        block_size: L, tokens of a block.
+        masked: K, masked tokens of a block.
+        share: share of the L - K other tokens to sample.
+    """
+    others = block_size - masked
+    return min(others, max(1, round(others * share)))
 
 
 class Masking:
@@ -48,6 +60,8 @@ class Masking:
         mlm_probability: share of a block's tokens to mask.
         smoothing: exponent of the frequency rule (0.7 in DistilBERT).
         random_token_limit: random replacements are sampled from ids below this; defaults to V.
+        sampled_share: share of the tokens that are not masked to sample too, each with equal probability, special
+            tokens included; 0 for none.
     """
 
     def __init__(
@@ -60,6 +74,7 @@ class Masking:
         mlm_probability: float = 0.15,
         smoothing: float = 0.7,
         random_token_limit: int | None = None,
+        sampled_share: float = 0.0,
     ) -> None:
         counts = token_counts.to(torch.float64).clamp(min=1)
         weights = counts**-smoothing if rule == "frequency" else torch.ones_like(counts)
@@ -69,6 +84,7 @@ class Masking:
         self.seed = seed
         self.mlm_probability = mlm_probability
         self.random_token_limit = random_token_limit or len(counts)
+        self.sampled_share = sampled_share
 
     def to(self, device: torch.device | str) -> Masking:
         """Move the weights of the rule to the device of the batches, and return self."""
@@ -104,7 +120,13 @@ class Masking:
             input_ids=input_ids.scatter(1, positions, replacement),
             positions=positions,
             labels=torch.where(maskable, original, IGNORED),
+            sampled=self._sample(sample_index, input_ids.shape[1], positions) if self.sampled_share else None,
         )
+
+    def _sample(self, sample_index: Tensor, length: int, masked: Tensor) -> Tensor:
+        """Return (B, S) positions, drawn without replacement from those that are not among the (B, K) masked ones."""
+        order = self._uniform(sample_index, length, _SAMPLE).scatter(1, masked, -1.0)
+        return order.topk(sampled_per_block(length, masked.shape[1], self.sampled_share), dim=1).indices
 
     def _uniform(self, sample_index: Tensor, columns: int, stream: int) -> Tensor:
         """Return (B, columns) float32 in the open interval (0, 1): a function of seed, sample, column and stream."""

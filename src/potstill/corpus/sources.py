@@ -3,7 +3,7 @@
 import glob
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,10 @@ from potstill.errors import PotstillError, advice, first_line
 
 logger = logging.getLogger(__name__)
 
-FORMATS: dict[str, Literal["text", "json", "fields", "parquet"]] = {
+FileKind = Literal["text", "json", "fields", "parquet", "words"]
+"""How a file is read; `words` have one word on each line, and only tasks on words read them."""
+
+FORMATS: dict[str, FileKind] = {
     ".txt": "text",
     ".jsonl": "json",
     ".json": "json",
@@ -31,27 +34,32 @@ class Source:
     """One input: a file, a folder that `datasets` saved, or a dataset on the hub, whose `name` is its id."""
 
     name: str
-    kind: Literal["text", "json", "fields", "parquet", "dataset", "hub"]
+    kind: FileKind | Literal["dataset", "hub"]
 
 
-def find_sources(names: list[str], output_dir: Path, option: str = "--text") -> list[Source]:
+def find_sources(
+    names: list[str], output_dir: Path, option: str = "--text", more: Mapping[str, FileKind] | None = None
+) -> list[Source]:
     """Return the sources of all names in one list: see `find_sources_of_each`."""
-    return [source for sources in find_sources_of_each(names, output_dir, option) for source in sources]
+    return [source for sources in find_sources_of_each(names, output_dir, option, more) for source in sources]
 
 
-def find_sources_of_each(names: list[str], output_dir: Path, option: str = "--text") -> list[list[Source]]:
+def find_sources_of_each(
+    names: list[str], output_dir: Path, option: str = "--text", more: Mapping[str, FileKind] | None = None
+) -> list[list[Source]]:
     """Expand files, folders, patterns and hub ids. Sources keep the order of the names; those of one name are sorted.
 
     A folder is searched with all its subfolders and symbolic links. Hidden files, files of other kinds and files that
     a link leads to a second time are skipped; a log line for each name counts them. `output_dir` is skipped as well. A
-    file that is named itself is read as often as it is named.
+    file that is named itself is read as often as it is named. `more` adds endings of files to `FORMATS`, or replaces
+    them.
 
     Raises:
         PotstillError: there is no name, a name leads to no text, or a folder or a link cannot be followed.
     """
     if not names:
         raise PotstillError("There is no text to prepare: name files, folders, patterns or a hub dataset with --text.")
-    finder = _Finder(output_dir, option)
+    finder = _Finder(output_dir, option, more or {})
     return [finder.expand(name) for name in names]
 
 
@@ -67,11 +75,14 @@ class _Finder:
     Args:
         output_dir: the resolved path of a folder that is not read.
         option: the option that names the files, for messages.
+        more: endings beside those in `FORMATS`.
     """
 
-    def __init__(self, output_dir: Path, option: str) -> None:
+    def __init__(self, output_dir: Path, option: str, more: Mapping[str, FileKind]) -> None:
         self.output_dir = output_dir
         self.option = option
+        self.formats = FORMATS | dict(more)
+        self.kinds = ", ".join([*(ending for ending in more if ending not in FORMATS), _KINDS])
         self._found: dict[Path, str] = {}  # resolved path of a file → the path by which it is read
         self._skipped: dict[Path, str] = {}  # path → its kind
 
@@ -92,13 +103,13 @@ class _Finder:
         if path.is_dir():
             return self._folder(path)
         if path.exists():
-            if source := _file(path):
+            if source := _file(path, self.formats):
                 self._found.setdefault(path.resolve(), source.name)
                 return [source]
-            raise PotstillError(f"{path} has a kind that cannot be read: give {_KINDS}.")
+            raise PotstillError(f"{path} has a kind that cannot be read: give {self.kinds}.")
         if glob.has_magic(name):
             return self._pattern(path)
-        if path.is_symlink() or _looks_like_a_path(name):
+        if path.is_symlink() or _looks_like_a_path(name, self.formats):
             raise PotstillError(f"There is no file or folder {name}: check the path given to {self.option}.")
         return [Source(name, "hub")]
 
@@ -111,7 +122,7 @@ class _Finder:
             self._skipped |= dict.fromkeys(hidden, _HIDDEN)
         # Links come last, so that a file is read by its own path and not by a link to it.
         found = [source for path in sorted(paths, key=Path.is_symlink) if (source := self._new_file(path))]
-        self._check_found(found, f"The folder {folder} has no file that can be read: give {_KINDS}")
+        self._check_found(found, f"The folder {folder} has no file that can be read: give {self.kinds}")
         return sorted(found, key=lambda source: Path(source.name).parts)
 
     def _pattern(self, pattern: Path) -> list[Source]:
@@ -122,7 +133,7 @@ class _Finder:
                 found += [source] if (source := self._new_file(match)) else []
             elif not recursive:  # a recursive pattern matches the files in the folder itself
                 found += self._folder(match)
-        self._check_found(found, f"The pattern {pattern} matches no file that can be read: give {_KINDS}")
+        self._check_found(found, f"The pattern {pattern} matches no file that can be read: give {self.kinds}")
         return found
 
     def _matches(self, pattern: Path) -> Iterator[str]:
@@ -159,7 +170,7 @@ class _Finder:
 
     def _new_file(self, path: Path) -> Source | None:
         """Return a file of a folder or a pattern, or None if it is skipped."""
-        source = _file(path)
+        source = _file(path, self.formats)
         if path.is_symlink() and not path.exists() and (source or not path.suffix):
             raise PotstillError(f"{path} is a symbolic link without a target: repair it or remove it.")
         if source is None:
@@ -180,9 +191,9 @@ class _Finder:
         return ", ".join(shown) + (f" and {others:,} others" if others else "")
 
 
-def _file(path: Path) -> Source | None:
+def _file(path: Path, formats: Mapping[str, FileKind]) -> Source | None:
     compression = compression_of(str(path))
-    kind = FORMATS.get(Path(path.stem).suffix.lower() if compression else path.suffix.lower())
+    kind = formats.get(Path(path.stem).suffix.lower() if compression else path.suffix.lower())
     if kind is None or (kind == "parquet" and compression):
         return None
     return Source(str(path), kind)
@@ -193,8 +204,8 @@ def _ending(path: Path) -> str:
     return "".join(suffixes) or "without an ending"
 
 
-def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or _file(Path(name)) is not None
+def _looks_like_a_path(name: str, formats: Mapping[str, FileKind]) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or _file(Path(name), formats) is not None
 
 
 _KINDS = ".txt, .jsonl, .json, .csv or .tsv (plain, .gz, .xz or .zst), or .parquet"

@@ -39,19 +39,27 @@ SENTENCE_END = re.compile(r"""[.!?…؟।]["'”’»)\]]*\s+|[。！？]["'”
 MOST_SENTENCES = 4
 
 
+def sentences_of(text: str) -> list[str]:
+    """Split a text into sentences, in its order.
+
+    Sentences end at a full stop, a question mark or an exclamation mark before white space, and at the end of a line.
+    A closing quotation mark or bracket stays with its sentence. An abbreviation may end one too early.
+    """
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
+    return [sentence for start, end in pairwise(ends) if (sentence := text[start:end].strip())]
+
+
 def pieces(text: str, key: str) -> list[str]:
     """Split a text into pieces of one to four sentences, in its order.
 
-    Sentences end at a full stop, a question mark or an exclamation mark before white space, and at the end of a line.
-    A closing quotation mark or bracket stays with its sentence. An abbreviation may end one too early. That does no
-    harm: the pieces are examples to learn from.
+    Sentences end where `sentences_of` says. That an abbreviation may end one too early does no harm: the pieces are
+    examples to learn from.
 
     Args:
         text: of a document.
         key: decides the number of sentences of each piece.
     """
-    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
-    sentences = [sentence for start, end in pairwise(ends) if (sentence := text[start:end].strip())]
+    sentences = sentences_of(text)
     sizes = random.Random(key)
     found, start = [], 0
     while start < len(sentences):

@@ -315,8 +315,8 @@ class FinetuneArguments(RunArguments):
         if not self.unlabelled:
             return
         self._check("unlabelled", bool(self.teacher), "needs a teacher: name one with --teacher")
-        fits = not self.ranks and not self.declared_task.by_token
-        self._check("unlabelled", fits, f"is for tasks on texts: leave it out for {self.task}")
+        fits = not self.ranks and not self.is_question
+        self._check("unlabelled", fits, f"is for tasks on texts and on words: leave it out for {self.task}")
         taught = bool(self.alpha_ce or self.alpha_cos)
         self._check("unlabelled", taught, "teaches nothing with --alpha_ce 0: give it a weight")
         if self.unlabelled_alone:

@@ -21,9 +21,11 @@ from potstill.finetuning.models import load_config, load_task_teacher, load_with
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.several_teachers import column
 from potstill.finetuning.soft_targets import soft_targets
+from potstill.finetuning.tags import TagData
 from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
 from potstill.finetuning.teaching import Fit, fit_of
 from potstill.finetuning.unlabelled import Unlabelled, columns_of, read_unlabelled
+from potstill.finetuning.unlabelled_words import read_unlabelled_words
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 from potstill.student.shallower import chosen_layers, shallower
@@ -311,6 +313,8 @@ class InputReader:
 
 def read_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:
     """Read the unlabelled texts of a run; see `read_unlabelled`."""
+    if isinstance(data, TagData):
+        return read_unlabelled_words(args, data.train, data.dev.values())
     columns = columns_of(args, args.declared_task, "pair" in data.train.column_names)
     return read_unlabelled(
         args.unlabelled or (), columns, data.train, data.dev.values(), args.output_dir or "", args.on_bad_rows

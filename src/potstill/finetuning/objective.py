@@ -16,6 +16,9 @@ Losses = dict[str, Tensor]
 NO_TAG = -100
 """The label of a token without a tag: a special token, padding, or a later part of a word."""
 
+UNKNOWN_TAG = -1
+"""The label of the first token of a word whose tag nobody gave. Only a teacher's soft targets say what it is."""
+
 
 @dataclass(frozen=True)
 class TaskObjective:
@@ -127,19 +130,23 @@ class TaskObjective:
     def tags(
         self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None, class_weights: Tensor | None = None
     ) -> Losses:
-        """Return the losses for tags of words, each a mean over the tokens that have a label.
+        """Return the losses for tags of words, each a mean over the words of the batch.
+
+        The loss on the tag of a word whose tag is not known is 0, so that every word counts the same: see `sentence`.
 
         Args:
             logits: (B, L, C) logits of the student.
-            labels: (B, L) int64 tags; `NO_TAG` at tokens without one, which are ignored.
+            labels: (B, L) int64 tags; `NO_TAG` at tokens without one, which are ignored; `UNKNOWN_TAG` at the first
+                token of a word that has only soft targets.
             teacher: the teacher's logits, in the same shape.
             class_weights: (C,) factor of the cross-entropy of tokens with this tag; None for 1.
         """
         student, inside = _exact(logits), labels != NO_TAG
         count = inside.sum().clamp(min=1)
-        every = F.cross_entropy(student.flatten(0, 1), labels.flatten(), ignore_index=NO_TAG, reduction="none")
+        known = labels.masked_fill(labels < 0, NO_TAG).flatten()
+        every = F.cross_entropy(student.flatten(0, 1), known, ignore_index=NO_TAG, reduction="none")
         if class_weights is not None:
-            every = every * class_weights[labels.flatten().clamp(min=0)]
+            every = every * class_weights[known.clamp(min=0)]
         losses = {"task": every.sum() / count}
         if teacher is not None and self.soft_loss == "mse":
             each = (student - _exact(teacher)).square().mean(dim=-1)

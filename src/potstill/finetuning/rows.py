@@ -22,6 +22,40 @@ NO_LABEL = -100
 """The number of a class in a row that has none. torch's cross-entropy leaves out such rows."""
 
 
+class Pieces:
+    """A column in several pieces, which may be files that are mapped into memory. Only what is read takes memory.
+
+    Args:
+        pieces: arrays or other pieces, (rows or tokens, …), which follow each other.
+        places: the places of the last axis that the column has, in its order; all if None.
+    """
+
+    def __init__(self, pieces: Sequence[Array | Pieces], places: Sequence[int] | None = None) -> None:
+        self.pieces = pieces
+        self.places = None if places is None else np.asarray(places)
+        self._starts = np.cumsum([0, *map(len, pieces)])
+        self.dtype: np.dtype[Any] = pieces[0].dtype
+        width = pieces[0].shape[1:] if self.places is None else (*pieces[0].shape[1:-1], len(self.places))
+        self.shape: tuple[int, ...] = (int(self._starts[-1]), *width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Array:
+        wanted = np.arange(len(self))[key]
+        numbers = np.atleast_1d(wanted)
+        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        of = np.searchsorted(self._starts, numbers, side="right") - 1
+        for number in np.unique(of).tolist():
+            here = of == number
+            part = np.asarray(self.pieces[number][numbers[here] - self._starts[number]])
+            found[here] = part if self.places is None else part[..., self.places]
+        return found if np.ndim(wanted) else found[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
+
+
 @dataclass
 class Rows(Dataset[dict[str, Tensor]]):
     """Inputs and labels for a model; each row is an example or a window.
@@ -83,14 +117,18 @@ class Rows(Dataset[dict[str, Tensor]]):
         )
 
     def followed_by(self, unlabelled: Rows) -> Rows:
-        """Return these rows and then rows without labels. Columns that those lack hold `NO_LABEL`, or NaN, for them."""
+        """Return these rows and then rows without labels. Columns that those lack hold `NO_LABEL`, or NaN, for them.
 
-        def joined(columns: dict[str, Array], others: dict[str, Array], count: int) -> dict[str, Array]:
-            found = {}
+        Columns that are mapped into memory, such as a teacher's logits of tokens, stay where they are.
+        """
+
+        def joined(columns: dict[str, Any], others: dict[str, Any], count: int) -> dict[str, Any]:
+            found: dict[str, Any] = {}
             for name, column in columns.items():
                 nothing = NO_LABEL if np.issubdtype(column.dtype, np.integer) else np.nan
                 other = others[name] if name in others else np.full((count, *column.shape[1:]), nothing, column.dtype)
-                found[name] = np.concatenate([column, other])
+                mapped = any(isinstance(one, np.memmap | Pieces) for one in (column, other))
+                found[name] = Pieces([column, other]) if mapped else np.concatenate([column, other])
             return found
 
         return replace(

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast
 
 from potstill.errors import PotstillError
-from potstill.finetuning.objective import NO_TAG
+from potstill.finetuning.objective import NO_TAG, UNKNOWN_TAG
 from potstill.finetuning.own_data import OwnData
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import TOKENISED_AT_A_TIME, check_logits, class_shape
@@ -42,10 +42,12 @@ class TagData(OwnData[Answers]):
         return class_shape(self.labels) | {"problem_type": None}
 
     def rows(self, split: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, multiple: int) -> Rows:
-        """Tokenise the words of a split. The rows have the column `labels`, one tag or `NO_TAG` for each token.
+        """Tokenise the words of a split. The rows have the column `labels`, one number for each token.
+
+        It is the tag of a word at its first token, `UNKNOWN_TAG` if the split has no tags, and `NO_TAG` elsewhere.
 
         Args:
-            split: with the columns `tokens` and `tags`.
+            split: with the columns `tokens` and perhaps `tags`.
             tokenizer: the tokenizer of the model; it is set to read words one by one, see `read_words`.
             max_length: maximum number of tokens in a row.
             multiple: see `Rows`.
@@ -62,7 +64,7 @@ class TagData(OwnData[Answers]):
         read_words(tokenizer)
         parts: dict[str, list[Array]] = {}
         lengths: list[int] = []
-        lost = 0
+        lost = every = 0
         for start in range(0, len(split), TOKENISED_AT_A_TIME):
             chunk = split[start : start + TOKENISED_AT_A_TIME]
             encoded = tokenizer(
@@ -74,11 +76,12 @@ class TagData(OwnData[Answers]):
             )
             columns = {name: encoded[name] for name in encoded}
             columns["labels"] = []
-            for row, tags in enumerate(chunk["tags"]):
+            for row, tags in enumerate(chunk.get("tags") or [[UNKNOWN_TAG] * len(words) for words in chunk["tokens"]]):
                 labels, before = [], None
                 for word in encoded.word_ids(row):
                     labels.append(NO_TAG if word is None or word == before else tags[word])
                     before = word
+                every += len(tags)
                 lost += len(tags) - sum(label != NO_TAG for label in labels)
                 if not labels:  # no word has a token, and the tokenizer has no special tokens
                     labels.append(NO_TAG)
@@ -90,7 +93,6 @@ class TagData(OwnData[Answers]):
                 flat = np.fromiter((number for row in column for number in row), np.int32)
                 parts.setdefault(name, []).append(flat)
         if lost:
-            every = sum(map(len, split["tags"][:]))
             print_message(
                 f"{self.task.title}: {lost:,} of {every:,} words have no token within --max_length {max_length}; they "
                 "are neither learned nor scored."

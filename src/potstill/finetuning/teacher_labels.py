@@ -11,11 +11,14 @@ import numpy as np
 from scipy.special import softmax
 
 from potstill.errors import PotstillError
-from potstill.finetuning.rows import Array
+from potstill.finetuning.rows import Array, Pieces
 from potstill.tasks.labels import match_names, spelling
 
 SHOWN = 8
 """How many labels a message names."""
+
+AT_A_TIME = 2**16
+"""How many rows of logits are looked at together."""
 
 _NUMBERED = re.compile(r"(label[_\s-]?)?\d+", re.IGNORECASE)
 
@@ -38,20 +41,27 @@ class TeacherLabels:
         """Whether the labels are matched by their names."""
         return self.places is not None
 
-    def in_order(self, logits: Array) -> Array:
+    def in_order(self, logits: Array) -> Any:
         """Return logits (…, teacher's labels) in the order of the task's labels, (…, C), without any others.
+
+        They are an array, or `Pieces` if they are mapped into memory.
 
         Their softmax is the teacher's probability of each label if it is known to be one of the task's.
         """
         if self.places is None or self.places == [*range(np.shape(logits)[-1])]:
             return logits
-        return np.asarray(logits)[..., self.places]
+        # Logits that are mapped into memory may be those of all words of a corpus.
+        return Pieces([logits], self.places) if isinstance(logits, np.memmap) else np.asarray(logits)[..., self.places]
 
     def probability_left_out(self, logits: Array) -> float:
         """Return the mean probability, 0 to 1, that the teacher gives to the labels that are left out."""
         if not self.left_out or self.places is None:
             return 0.0
-        return float(1 - softmax(np.asarray(logits, np.float64), axis=-1)[..., self.places].sum(axis=-1).mean())
+        kept = 0.0
+        for start in range(0, len(logits), AT_A_TIME):  # all words of a corpus would fill the memory
+            part = softmax(np.asarray(logits[start : start + AT_A_TIME], np.float64), axis=-1)
+            kept += float(part[..., self.places].sum(axis=-1).sum())
+        return 1 - kept / (np.size(logits) // np.shape(logits)[-1])
 
 
 def label_names(teacher: str, config: Any) -> tuple[str, ...]:

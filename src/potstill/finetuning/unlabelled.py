@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Unlabelled:
     """Texts without labels.
 
     Attributes:
-        rows: columns `text` and, for pairs, `pair`; each text once, and none of the task's own.
+        rows: columns `text` and, for pairs, `pair`, or the column `tokens` of words; each text once, and none of the
+            task's own.
         counts: what was found: `texts`, and those that were left out: `empty`, `duplicates`, `in_training_rows`,
             `in_scored_rows` and `bad`.
     """
@@ -111,41 +113,80 @@ def read_unlabelled(
         PotstillError: a file cannot be read, its format is unknown, it has no such column, or no text is left.
     """
     bad = BadRows(on_bad_rows)
-    counts = dict.fromkeys(("texts", "empty", "duplicates", "in_training_rows", "in_scored_rows", "bad"), 0)
-    in_train, in_dev = set(_own(train)), {texts for split in dev for texts in _own(split)}
-    kept: dict[Texts, Texts] = {}
+    sieve = Sieve(_own(train), (texts for split in dev for texts in _own(split)))
     sources = find_sources(list(names), Path(output_dir).resolve(), OPTION)
-    for source in sources:
-        for texts in _texts(source, columns, bad):
-            key = tuple(text.strip() for text in texts)
-            if not all(key):
-                counts["empty"] += 1
-            elif key in in_dev:
-                counts["in_scored_rows"] += 1
-            elif key in in_train:
-                counts["in_training_rows"] += 1
-            elif key in kept:
-                counts["duplicates"] += 1
-            else:
-                kept[key] = texts
-    counts |= {"texts": len(kept), "bad": bad.count}
-    words = {
-        "empty": "are empty",
-        "duplicates": "occur twice",
-        "in_training_rows": "are training rows",
-        "in_scored_rows": "are scored rows",
-        "bad": "cannot be read",
-    }
-    left_out = ", ".join(f"{counts[name]:,} {what}" for name, what in words.items() if counts[name])
-    where = sources[0].name if len(sources) == 1 else f"{len(sources):,} files"
-    if not kept:
-        reason = f"of its texts {left_out}" if left_out else "it is empty"
-        raise PotstillError(f"{OPTION}: no text is left of {where}, because {reason}: give other texts.")
-    print_message(
-        f"{len(kept):,} unlabelled texts from {where}" + (f"; left out: {left_out}" if left_out else "") + "."
-    )
-    every = zip(*kept.values(), strict=True)
+    kept = [
+        texts
+        for source in sources
+        for texts in _texts(source, columns, bad)
+        if sieve.keeps(tuple(text.strip() for text in texts))
+    ]
+    counts = sieve.report(sources, bad)
+    every = zip(*kept, strict=True)
     return Unlabelled(datasets.Dataset.from_dict(dict(zip(("text", "pair"), map(list, every), strict=False))), counts)
+
+
+class Sieve:
+    """Leaves out texts that are empty, occur twice, or are among the task's own rows, and counts them.
+
+    It keeps a hash of 16 bytes of each text, so that millions of texts fit into memory.
+
+    Args:
+        train: the labelled rows.
+        dev: the rows that are scored.
+    """
+
+    def __init__(self, train: Iterable[Texts], dev: Iterable[Texts]) -> None:
+        self._in_dev, self._in_train = set(map(_hash, dev)), set(map(_hash, train))
+        self._kept: set[bytes] = set()
+        self._left_out = dict.fromkeys(("empty", "duplicates", "in_training_rows", "in_scored_rows"), 0)
+
+    def keeps(self, texts: Texts) -> bool:
+        """Return whether a text, or a pair of texts, is to be kept, and count it."""
+        key = _hash(texts)
+        if not all(texts):
+            reason = "empty"
+        elif key in self._in_dev:
+            reason = "in_scored_rows"
+        elif key in self._in_train:
+            reason = "in_training_rows"
+        elif key in self._kept:
+            reason = "duplicates"
+        else:
+            self._kept.add(key)
+            return True
+        self._left_out[reason] += 1
+        return False
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def report(self, sources: Sequence[Source], bad: BadRows) -> dict[str, int]:
+        """Print how many texts there are and how many are left out, and return these counts.
+
+        Raises:
+            PotstillError: no text is left.
+        """
+        counts = {"texts": len(self._kept), **self._left_out, "bad": bad.count}
+        words = {
+            "empty": "are empty",
+            "duplicates": "occur twice",
+            "in_training_rows": "are training rows",
+            "in_scored_rows": "are scored rows",
+            "bad": "cannot be read",
+        }
+        left_out = ", ".join(f"{counts[name]:,} {what}" for name, what in words.items() if counts[name])
+        where = sources[0].name if len(sources) == 1 else f"{len(sources):,} files"
+        if not self._kept:
+            reason = f"of its texts {left_out}" if left_out else "it is empty"
+            raise PotstillError(f"{OPTION}: no text is left of {where}, because {reason}: give other texts.")
+        more = f"; left out: {left_out}" if left_out else ""
+        print_message(f"{len(self._kept):,} unlabelled texts from {where}{more}.")
+        return counts
+
+
+def _hash(texts: Texts) -> bytes:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()
 
 
 def _own(split: datasets.Dataset) -> Iterator[Texts]:

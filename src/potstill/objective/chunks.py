@@ -81,6 +81,7 @@ class VocabularyPass(torch.autograd.Function):
         dtype: torch.dtype,
         chunk_size: int,
         alignment: int,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the scaled sum of all losses, a scalar, and for the log the sum of each loss over all tokens.
 
@@ -97,6 +98,7 @@ class VocabularyPass(torch.autograd.Function):
             dtype: type of the matrix products.
             chunk_size: number of tokens whose logits are in memory at once.
             alignment: the vocabulary is padded to a multiple of this.
+            weights: (N,) float32 or wider, factor of each token's divergence; None for 1.
         """
         count, (vocab_size, width) = len(hidden), weight.shape
         options = options._replace(with_gradient=any(ctx.needs_input_grad[:3]))
@@ -114,7 +116,8 @@ class VocabularyPass(torch.autograd.Function):
             chunk = slice(start, start + chunk_size)
             logits = student.logits(chunk)
             targets = None if teacher is None else teacher.logits(chunk)
-            softmax(logits.device.type)(logits, targets, labels[chunk], losses[:, chunk], vocab_size, options)
+            weighted = None if weights is None else weights[chunk]
+            softmax(logits.device.type)(logits, targets, labels[chunk], losses[:, chunk], vocab_size, options, weighted)
             if options.with_gradient:  # the logits have been overwritten by their gradient
                 torch.mm(logits, student.weight, out=grad_hidden[chunk])
                 _add_product(grad_weight, logits.T, hidden_and_ones[chunk])
@@ -143,7 +146,7 @@ class VocabularyPass(torch.autograd.Function):
             (grad * part.to(grad.dtype)).to(dtype) if needed else None
             for part, dtype, needed in zip(grads, ctx.dtypes, ctx.needs_input_grad, strict=False)
         ]
-        return (*scaled, None, None, None, None, None, None)
+        return (*scaled, None, None, None, None, None, None, None)
 
 
 @functools.cache

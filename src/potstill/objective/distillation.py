@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Literal
+from typing import Literal, get_args
 
 from potstill.errors import PotstillError
 from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.objective import Objective
-from potstill.objective.parts import CausalLM, MaskedLM, SoftTargets
+from potstill.objective.parts import SAMPLED_SHARE, CausalLM, MaskedLM, SoftTargets
 
-SoftTargetTokens = Literal["all", "masked"]
+SoftTargetTokens = Literal["all", "masked", "sampled"]
 
 
 class DistillationObjective(Objective):
@@ -25,8 +25,9 @@ class DistillationObjective(Objective):
         alpha_mlm: weight of masked LM (2.0).
         alpha_cos: weight of the hidden-state cosine (1.0).
         temperature: T of the soft targets (2.0).
-        soft_targets: tokens that L_ce averages over: ``all`` tokens of a block, [CLS] and [SEP] included, or only the
-            ``masked`` ones.
+        soft_targets: tokens that L_ce is computed at: ``all`` tokens of a block, [CLS] and [SEP] included, only the
+            ``masked`` ones, or the masked ones and a random sample of the others (``sampled``): see `SoftTargets`.
+        soft_targets_share: with ``sampled``, the share of the tokens that are not masked to sample.
         causal: whether the student is a causal model.
 
     Raises:
@@ -40,6 +41,7 @@ class DistillationObjective(Objective):
         alpha_cos: float = 1.0,
         temperature: float = 2.0,
         soft_targets: SoftTargetTokens = "all",
+        soft_targets_share: float = SAMPLED_SHARE,
         causal: bool = False,
     ) -> None:
         weights = {"alpha_ce": alpha_ce, "alpha_mlm": alpha_mlm, "alpha_cos": alpha_cos}
@@ -50,11 +52,14 @@ class DistillationObjective(Objective):
             raise PotstillError("--alpha_ce, --alpha_mlm and --alpha_cos are all 0: there is nothing to learn from.")
         if not 0 < temperature < float("inf"):
             raise PotstillError(f"--temperature is {temperature}: it must be above 0 (DistilBERT uses 2).")
-        if soft_targets not in ("all", "masked"):
-            raise PotstillError(f"--soft_targets is {soft_targets!r}: it must be 'all' or 'masked'.")
+        if soft_targets not in get_args(SoftTargetTokens):
+            raise PotstillError(f"--soft_targets is {soft_targets!r}: it must be 'all', 'masked' or 'sampled'.")
+        if not 0 < soft_targets_share < 1:
+            raise PotstillError(f"--soft_targets_share is {soft_targets_share}: it must lie between 0 and 1.")
+        share = soft_targets_share if soft_targets == "sampled" else None
         super().__init__(
             [
-                SoftTargets(weight=alpha_ce, temperature=temperature, tokens=soft_targets),
+                SoftTargets(weight=alpha_ce, temperature=temperature, tokens=soft_targets, share=share),
                 CausalLM(weight=alpha_mlm) if causal else MaskedLM(weight=alpha_mlm),
                 HiddenCosine(weight=alpha_cos),
             ]

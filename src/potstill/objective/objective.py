@@ -73,6 +73,12 @@ class Objective:
         return reads
 
     @property
+    def sampled_share(self) -> float:
+        """The share of the tokens that are not masked that the losses read, sampled for each block; 0 for none."""
+        shares = [options.get("share") or 0.0 for options in self.losses.values() if options.get("tokens") == "sampled"]
+        return max(shares, default=0.0)
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term compares with a teacher. If not, the teacher need not run."""
         return bool(self.teacher_reads)
@@ -100,9 +106,10 @@ class Objective:
         if not causal and "causal_lm" in losses:
             raise PotstillError("losses: causal_lm needs a causal student, such as a GPT-2: say masked_lm here.")
         for name, options in losses.items():
-            if causal and options.get("tokens") == "masked":
+            if causal and options.get("tokens") in ("masked", "sampled"):
                 raise PotstillError(
-                    f"losses: {name} is taken at masked tokens, of which a causal model has none: say tokens: all."
+                    f"losses: {name} is taken at {options['tokens']} tokens, but a causal model has no masked ones: "
+                    "say tokens: all."
                 )
 
     def check(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, number: int = 0) -> None:
@@ -186,6 +193,7 @@ class Objective:
         modules: nn.ModuleDict | None = None,
         values: Mapping[str, Value] | None = None,
         ensemble: Ensemble | None = None,
+        sampled: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the named losses of a batch, each a float32 scalar; ``loss``, their weighted sum, has a gradient.
 
@@ -200,6 +208,7 @@ class Objective:
             modules: the modules that the terms train, from `modules`.
             values: functions that replace `Term.value`, by the name of the term, from `compiled`.
             ensemble: how the teachers are averaged; with equal weights if not given.
+            sampled: (B, S) int64, a random sample of the other positions; needed if `sampled_share` is above 0.
         """
         ensemble = ensemble or Ensemble.of(len(teachers))
         trained, values = dict(modules.items()) if modules is not None else {}, values or {}
@@ -207,7 +216,7 @@ class Objective:
         parts: list[Tensor] = []
         for term in self.terms:
             batches = [
-                Batch(student, teacher, positions, labels, trained.get(_module_name(term, number)))
+                Batch(student, teacher, positions, labels, trained.get(_module_name(term, number)), sampled)
                 for number, teacher in enumerate(teachers or [None])
             ]
             part, named = term.losses(batches, values.get(term.name, term.value), ensemble)

@@ -39,7 +39,13 @@ class SoftmaxOptions(NamedTuple):
 
 
 def softmax_losses_(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, losses: Tensor, vocab_size: int, options: SoftmaxOptions
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    losses: Tensor,
+    vocab_size: int,
+    options: SoftmaxOptions,
+    weights: Tensor | None = None,
 ) -> None:
     """Write the losses of n tokens, and the gradient of their scaled sum with respect to the student's logits.
 
@@ -52,6 +58,7 @@ def softmax_losses_(
             of the logits. A token without a loss gets 0.
         vocab_size: V; columns from there on are padding.
         options: see `SoftmaxOptions`.
+        weights: (n,) float32 or wider, factor of the divergence of each row and of its gradient; None for 1.
     """
     dtype = losses.dtype
     padding, student = student[:, vocab_size:], student[:, :vocab_size]
@@ -71,6 +78,9 @@ def softmax_losses_(
         if options.masked_only:
             losses[0] *= labelled
             gradient = None if gradient is None else gradient.mul_(labelled[:, None])
+        if weights is not None:
+            losses[0] *= weights
+            gradient = None if gradient is None else gradient.mul_(weights[:, None])
     if teacher is not None and options.squared_scale:
         difference = student.to(dtype) - teacher[:, :vocab_size].to(dtype)
         if options.squared_masked_only:

@@ -41,6 +41,7 @@ class Batch:
         positions: (B, K) int64, the masked positions of each block.
         labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
         trained: the module that `Term.module` returned; None if the term has none.
+        sampled: (B, S) int64, a random sample of the other positions; None unless a loss reads it.
     """
 
     student: Encoded
@@ -48,6 +49,7 @@ class Batch:
     positions: Tensor
     labels: Tensor
     trained: nn.Module | None = None
+    sampled: Tensor | None = None
 
 
 class Flops(NamedTuple):

@@ -22,6 +22,7 @@ def _softmax_losses_kernel(
     student,
     teacher,
     labels,
+    weights,
     soft_losses,
     hard_losses,
     squared_losses,
@@ -36,6 +37,7 @@ def _softmax_losses_kernel(
     HAS_SQUARED: tl.constexpr,
     DIVERGENCE: tl.constexpr,
     MASKED_ONLY: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
     SQUARED_MASKED_ONLY: tl.constexpr,
     WITH_GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -122,6 +124,8 @@ def _softmax_losses_kernel(
         weight = 1.0
         if MASKED_ONLY:
             weight = tl.where(label >= 0, 1.0, 0.0)
+        if HAS_WEIGHTS:
+            weight = weight * tl.load(weights + row)
         tl.store(soft_losses + row, divergence * weight * 0.6931471805599453)
         student_factor = weight * soft_scale / student_sum
         teacher_factor = weight * soft_scale / teacher_sum
@@ -172,13 +176,20 @@ def _softmax_losses_kernel(
 
 
 def triton_softmax_losses_(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, losses: Tensor, vocab_size: int, options: SoftmaxOptions
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    losses: Tensor,
+    vocab_size: int,
+    options: SoftmaxOptions,
+    weights: Tensor | None = None,
 ) -> None:
     """Do the same as `softmax_losses_`, on a GPU."""
     _softmax_losses_kernel[(len(student),)](
         student,
         student if teacher is None else teacher,
         labels,
+        losses[0] if weights is None else weights,
         losses[0],
         losses[1],
         losses[-1],
@@ -193,6 +204,7 @@ def triton_softmax_losses_(
         HAS_SQUARED=teacher is not None and options.squared_scale > 0,
         DIVERGENCE=DIVERGENCES[options.divergence],
         MASKED_ONLY=options.masked_only,
+        HAS_WEIGHTS=weights is not None,
         SQUARED_MASKED_ONLY=options.squared_masked_only,
         WITH_GRADIENT=options.with_gradient,
         BLOCK=BLOCK,

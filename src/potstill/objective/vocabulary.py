@@ -34,13 +34,17 @@ ALIGNMENT = {"cuda": 64}  # the vocabulary is padded to a multiple of this
 class Vocabulary(Term):
     """Soft targets, masked LM and the MSE of logits, with their gradients, in one pass over the vocabulary.
 
-    Logits are only computed at the tokens that a loss reads: all tokens, or the masked ones.
+    Logits are only computed at the tokens that a loss reads: all tokens, the masked ones, or those and a random sample
+    of the others.
 
     Attributes:
         weight: always 1; each part has its own weight.
         soft_targets: None to leave them out.
         hard_labels: masked LM or causal LM; None to leave it out.
         logits_mse: None to leave it out.
+
+    Raises:
+        PotstillError: the soft targets are taken at a sample although another loss needs the logits of all tokens.
     """
 
     name: ClassVar[str] = "vocabulary"
@@ -49,6 +53,19 @@ class Vocabulary(Term):
     soft_targets: SoftTargets | None = None
     hard_labels: MaskedLM | None = None
     logits_mse: LogitsMSE | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sampling and self.student_reads.logits == "all":
+            raise PotstillError(
+                "losses: soft_targets at sampled tokens save no time, because logits_mse needs the logits of all "
+                "tokens: give tokens: all to soft_targets, or tokens: masked to logits_mse."
+            )
+
+    @property
+    def sampling(self) -> bool:
+        """Whether the soft targets are taken at a random sample of the tokens."""
+        return self.soft_targets is not None and self.soft_targets.tokens == "sampled"
 
     def options(self) -> dict[str, Any]:
         """Return the options of each part, by the name of the part."""
@@ -102,11 +119,18 @@ class Vocabulary(Term):
         positions, labels, head = batch.positions, batch.labels, batch.student.head
         assert head is not None
         hidden = batch.student.last
-        every_token = self.student_reads.logits == "all"
-        if every_token:
+        length, weights = hidden.shape[1], None
+        rows_at: Tensor | None = None  # the positions whose logits are computed; None for all of them
+        if self.sampling:
+            assert batch.sampled is not None
+            rows_at = torch.cat([positions, batch.sampled], 1)
+            row_labels = torch.cat([labels, torch.full_like(batch.sampled, -100)], 1)
+            weights = _sample_weights(positions, batch.sampled, length)
+            hidden = _at(hidden, rows_at)
+        elif self.student_reads.logits == "all":
             row_labels = labels.new_full(hidden.shape[:2], -100).scatter(1, positions, labels)
         else:
-            hidden, row_labels = _at(hidden, positions), labels
+            rows_at, hidden, row_labels = positions, _at(hidden, positions), labels
         device = hidden.device.type
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
@@ -115,9 +139,10 @@ class Vocabulary(Term):
         teacher: Targets | None = None
         if self.teacher_reads:
             with torch.no_grad():
-                teacher = ensemble.targets([_projection(one, every_token) for one in batches], temperature)
+                teacher = ensemble.targets([_projection(one, rows_at) for one in batches], temperature)
         # Sums over rows become averages over counts that are the same for every batch: see `Term.value`.
-        counts = {"all": row_labels.numel(), "masked": labels.numel()}
+        every = len(labels) * length
+        counts = {"all": every, "masked": labels.numel(), "sampled": every}
         if soft_targets is not None:
             soft = soft_targets.weight * temperature**2 / counts[soft_targets.tokens]
         if hard_labels is not None:
@@ -149,6 +174,7 @@ class Vocabulary(Term):
                 dtype,
                 _chunk_size(row_labels.numel(), len(head.weight), dtype, device, matrices),
                 ALIGNMENT.get(device, 1),
+                weights,
             )
         logged = {}
         if soft_targets is not None:
@@ -173,12 +199,28 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
         )
 
 
-def _projection(batch: Batch, every_token: bool) -> Projection:
-    """Return the projection that gives the teacher's logits, at every token or only at the masked ones."""
+def _sample_weights(positions: Tensor, sampled: Tensor, length: int) -> Tensor:
+    """Return (B · (K + S),) float32, the number of tokens that each row stands for.
+
+    A masked token stands for itself, a sampled one for an equal part of the tokens that are not masked.
+
+    Args:
+        positions: (B, K), of the masked tokens.
+        sampled: (B, S), of the sampled tokens.
+        length: L, tokens of a block.
+    """
+    masked, drawn = positions.shape[1], sampled.shape[1]
+    weights = torch.ones((len(sampled), masked + drawn), device=sampled.device)
+    weights[:, masked:] = (length - masked) / drawn
+    return weights.flatten()
+
+
+def _projection(batch: Batch, rows_at: Tensor | None) -> Projection:
+    """Return the projection that gives the teacher's logits at (B, R) positions, or at every token for None."""
     assert batch.teacher is not None
     head, hidden = batch.teacher.head, batch.teacher.last
     assert head is not None
-    transformed = head.transform(hidden if every_token else _at(hidden, batch.positions))
+    transformed = head.transform(hidden if rows_at is None else _at(hidden, rows_at))
     return Projection(transformed.flatten(0, 1), head.weight, head.bias)
 
 

@@ -27,10 +27,10 @@ from potstill.training.chosen_layers import decide_by
 from potstill.training.layer_search import Choices, LayerSearch
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
 
-OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets")
+OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share"),
-    *("teacher_weights", "teacher_mean", "fold_token_types", "headless", *OF_LOSSES),
+    *("teacher_weights", "teacher_mean", "fold_token_types", "headless", "dropout", "fp8", *OF_LOSSES),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
 

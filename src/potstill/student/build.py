@@ -37,6 +37,7 @@ def build_student(
     intermediate_size: int | None = None,
     narrow_by: NarrowBy = "importance",
     blocks: Tensor | None = None,
+    dropout: float | None = None,
 ) -> PreTrainedModel:
     """The student of `teacher`, before any training (Sanh et al. 2019, section 3).
 
@@ -67,6 +68,8 @@ def build_student(
         intermediate_size: Width of the feed-forward layers.
         narrow_by: Which parts of the teacher a narrower student keeps; see `narrow`.
         blocks: (B, L) int64, some text on which `narrow` measures what is important.
+        dropout: Of hidden states and attention while this student is trained; the teacher's by default. The config
+            keeps the teacher's dropout, so that a saved student is fine-tuned with that.
 
     Returns:
         The student in evaluation mode, on the teacher's device and in its precision, but never below float32: it is
@@ -74,7 +77,8 @@ def build_student(
 
     Raises:
         PotstillError: The teacher cannot be loaded, has the head of a task or is of no known family; the depth, the
-            choice of layers or a size is impossible; `initialise` or `narrow_by` is neither of its two values.
+            choice of layers, a size or the dropout is impossible; `initialise` or `narrow_by` is neither of its two
+            values.
     """
     check_initialise(initialise)
     if not isinstance(teacher, PreTrainedModel):
@@ -94,6 +98,7 @@ def build_student(
     sizes = wanted_sizes(config, hidden_size, num_attention_heads, intermediate_size, copied=initialise == "teacher")
     if initialise == "random":
         config = with_sizes(config, sizes)
+    of_teacher = _set_dropout(config, dropout)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
     with initialised_from(seed):
         if headless:
@@ -108,7 +113,30 @@ def build_student(
             family.copy_weights(teacher, student, chosen, fold_token_types)
         if sizes != sizes_of(config):
             student = narrow(student, **asdict(sizes), narrow_by=narrow_by, blocks=blocks, seed=seed)
+    for name, value in of_teacher.items():
+        setattr(student.config, name, value)
     return student.to(device=teacher.device).eval()
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> dict[str, float]:
+    """Set the dropout of a config, unless it is None. Return the values that it had before, by name.
+
+    Raises:
+        PotstillError: The family has no known dropout, or the value is impossible.
+    """
+    if dropout is None:
+        return {}
+    if not 0 <= dropout < 1:
+        raise PotstillError(f"dropout is {dropout}: it must be 0 or more and below 1")
+    names = family_of(config).dropouts
+    if not names:
+        raise PotstillError(
+            f"potstill does not know what models of type {config.model_type!r} call their dropout: leave dropout out"
+        )
+    before = {name: getattr(config, name) for name in names}
+    for name in names:
+        setattr(config, name, dropout)
+    return before
 
 
 def layers_to_copy(

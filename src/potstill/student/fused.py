@@ -1,6 +1,7 @@
 """Layers of a frozen model in fewer kernels, exact to the rounding of 16-bit types."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
@@ -15,10 +16,12 @@ class LinearGelu(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.linear = linear
+        self.linear: nn.Module = linear
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return GELU(linear(hidden)), for hidden of shape (..., in_features)."""
+        if not isinstance(self.linear, nn.Linear):  # its product has 8-bit operands: see `use_fp8`
+            return F.gelu(self.linear(hidden), approximate="tanh")
         flat = hidden.flatten(0, -2)
         out = torch._addmm_activation(self.linear.bias, flat, self.linear.weight.t(), use_gelu=True)
         return out.unflatten(0, hidden.shape[:-1])

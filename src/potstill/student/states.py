@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Tokens = Literal["none", "masked", "all"]
-_SHARES: tuple[Tokens, ...] = ("none", "masked", "all")
+Tokens = Literal["none", "masked", "sampled", "all"]
+_SHARES: tuple[Tokens, ...] = ("none", "masked", "sampled", "all")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Reads:
     Layers are counted from 0, or from the end with -1 for the last one.
 
     Attributes:
-        logits: the tokens whose logits are read: none, the masked ones or all. They need the last hidden states too.
+        logits: the tokens whose logits are read: none, the masked ones, those and a random sample of the others, or
+            all. They need the last hidden states too.
         hidden: layers whose output is read. That of the last layer is what the head reads, so it comes after the
             final LayerNorm in a model that has one.
         attention: layers whose queries, keys and values are read.

@@ -21,6 +21,10 @@ CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "dep
 """The columns of CoNLL-U (https://universaldependencies.org/format.html)."""
 
 
+_NO_WORD = re.compile(r"\d+-\d+|\d+\.\d+")
+"""The number of a multi-word token, such as 3-4, or of an empty node, such as 3.1, in CoNLL-U."""
+
+
 @dataclass(frozen=True)
 class Tagged:
     """A sentence as it stands in a file.
@@ -42,12 +46,20 @@ def is_conllu(path: str) -> bool:
 
 
 def conll_sentences(
-    path: str, bad: BadRows, tag: str | None = None, word: str | None = None, columns: Sequence[str] | None = None
+    path: str,
+    bad: BadRows,
+    tag: str | None = None,
+    word: str | None = None,
+    columns: Sequence[str] | None = None,
+    tagged: bool = True,
 ) -> Iterator[Tagged]:
     """Yield the sentences of a file with one word on each line and an empty line after each sentence.
 
-    Tabs separate the columns, or blanks if there are no tabs. A line that begins with -DOCSTART- ends a sentence. Of
-    CoNLL-U, comments, multi-word tokens and empty nodes are left out.
+    Tabs separate the columns, or blanks if there are no tabs. A line that begins with -DOCSTART- ends a sentence.
+
+    Of CoNLL-U, comments, multi-word tokens (3-4) and empty nodes (3.1) are left out: the words of a treebank are what
+    its tags are for, and what Universal Dependencies' scores count. Its words must be numbered from 1 in each sentence,
+    so that a blank line that is lost does not join two sentences.
 
     Args:
         path: the file.
@@ -55,16 +67,18 @@ def conll_sentences(
         tag: the column of the tags, by its name; if None, the last one, and `upos` of CoNLL-U.
         word: the column of the words, by its name; if None, the first one, and `form` of CoNLL-U.
         columns: names of the columns.
+        tagged: whether to read tags. Without them each tag is None, and the file may have words alone.
 
     Raises:
         PotstillError: the file cannot be read; it has no such column; or a line has more or fewer columns than the
-            first and `bad` does not take its sentence.
+            first, or is no line of CoNLL-U, and `bad` does not take its sentence.
     """
     conllu = is_conllu(path)
     if conllu and columns is not None:
         raise PotstillError(f"{path} has the columns of CoNLL-U: leave --columns out.")
     names = CONLLU if conllu else None if columns is None else tuple(columns)
     tag, word = tag or ("upos" if conllu else None), word or ("form" if conllu else None)
+    tag = tag if tagged else None
     places = [_place(path, name, names, option) for name, option in ((word, "--text_column"), (tag, "--label_column"))]
     word_at, tag_at = (default if place is None else place for place, default in zip(places, (0, -1), strict=True))
     expected = None if names is None else len(names)
@@ -96,18 +110,23 @@ def conll_sentences(
                 continue
             # A word may hold a blank if tabs separate the columns, and it may always hold a no-break space.
             within = line.strip(" \t")
-            fields = [field.strip(" ") for field in (within.split("\t") if "\t" in within else re.split(" +", within))]
-            if conllu and not fields[0].isdecimal():  # 3-4 is a multi-word token, and 3.1 an empty node
-                continue
-            if len(fields) < 2 or not fields[0]:
-                fault = fault or f"{where}, does not have both a word and its tag"
+            tabs = conllu or "\t" in within
+            fields = [field.strip(" ") for field in (within.split("\t") if tabs else re.split(" +", within))]
+            if not conllu and (len(fields) < 1 + tagged or not fields[0]):
+                fault = fault or f"{where}, does not have {'both a word and its tag' if tagged else 'a word'}"
                 continue
             expected = expected or len(fields)
             if len(fields) != expected:
                 fault = fault or f"{where}, has {len(fields)} columns instead of {expected}"
                 continue
+            if conllu and _NO_WORD.fullmatch(fields[0]):
+                continue
+            if conllu and fields[0] != str(len(words) + 1) and not fault:
+                fault = f"{where}, has the number {fields[0]!r}, where word {len(words) + 1} of the sentence should be"
+            if tag == "upos" and conllu and fields[tag_at] == "_":
+                fault = fault or f"{where}, has no part of speech (upos is _)"
             words.append(fields[word_at])
-            tags.append(fields[tag_at])
+            tags.append(fields[tag_at] if tagged else None)
             lines.append(where)
     yield from sentence()
 
@@ -145,8 +164,7 @@ def row_sentences(
             lists = f"a list {words_column!r} and a list of tags: {tags_column or ', '.join(TAGS)}"
             bad.add(f"{where}, does not have both {lists}")
             continue
-        words = [str(word) if isinstance(word, int) and not isinstance(word, bool) else word for word in words]
-        fault = next((fault for word in words if (fault := text_fault(word, "a word")) is not None), None)
+        words, fault = listed_words(words)
         if fault is not None:
             bad.add(f"{where}: {fault}")
         elif not words or len(words) != len(tags):
@@ -154,3 +172,9 @@ def row_sentences(
         else:
             found.append(Tagged(words, tags, [where] * len(words)))
     return found
+
+
+def listed_words(words: Sequence[Any]) -> tuple[list[str], str | None]:
+    """Return the words of a list, in which whole numbers are words too, and what is wrong with the first bad one."""
+    found = [str(word) if isinstance(word, int) and not isinstance(word, bool) else word for word in words]
+    return found, next((fault for word in found if (fault := text_fault(word, "a word")) is not None), None)

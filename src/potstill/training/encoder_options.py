@@ -15,7 +15,7 @@ from potstill.objective import Objective
 from potstill.recipe import DistillationArguments
 from potstill.student import family_of
 
-OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets")
+OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "teacher_mean", "fold_token_types"),
     *OF_LOSSES,

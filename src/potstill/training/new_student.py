@@ -88,6 +88,7 @@ def new_student(
         **sizes,
         narrow_by=args.narrow_by,
         blocks=_some_blocks(corpus),
+        dropout=args.dropout,
     )
 
 

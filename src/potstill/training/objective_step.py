@@ -90,6 +90,7 @@ class ObjectiveStep(nn.Module):
         labels: Tensor,
         dtype: torch.dtype | None,
         ensemble: Ensemble | None = None,
+        sampled: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run the student, and return the losses.
 
@@ -100,6 +101,7 @@ class ObjectiveStep(nn.Module):
             labels: see `Objective.__call__`.
             dtype: type of autocast; None without it.
             ensemble: see `Objective.__call__`.
+            sampled: see `Objective.__call__`.
         """
         device = positions.device.type
         # Recomputed activations would use the parameters themselves, not the copies. Then autocast does the casts.
@@ -108,7 +110,7 @@ class ObjectiveStep(nn.Module):
             student = run_student(copied)
             self.mark("student")
             modules, values = self.objective_modules, self._compiled_values
-            losses = self.objective(student, teachers, positions, labels, modules, values, ensemble)
+            losses = self.objective(student, teachers, positions, labels, modules, values, ensemble, sampled)
             self.mark("losses")
         return losses
 

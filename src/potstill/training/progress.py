@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from potstill.arguments import RunArguments
 from potstill.corpus import Blocks
 from potstill.recipe import Recipe
+from potstill.student.fp8 import Fp8
 from potstill.training.hardware import hardware
 from potstill.training.step import DistillationStep
 
@@ -72,6 +73,8 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
         teachers = "; ".join(_shape(teacher) for teacher in step.teachers)
         models += f" ← {'teacher' if len(step.teachers) == 1 else f'{len(step.teachers)} teachers:'} {teachers}"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else str(step.student.dtype).removeprefix("torch.")
+    if (fp8 := Fp8.of(getattr(args, "fp8", None))) is not None:
+        precision += f", {fp8}{'' if args.device.type == 'cuda' else ' (emulated, slow)'}"
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     cut = f", {args.short_share:.0%} of them cut to {args.short_block_size}" if args.short_block_size else ""
     return (

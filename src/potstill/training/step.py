@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.objective import Encoded, Ensemble, Objective
+from potstill.student import family_of
+from potstill.student.fp8 import Fp8, use_fp8
 from potstill.training.objective_step import ObjectiveStep, autocast_dtype
 from potstill.training.predictor import Predictor
 from potstill.training.teachers import FrozenTeacher, OneOrMore, as_tuple, teacher_parts
@@ -23,6 +25,7 @@ class DistillationStep(ObjectiveStep):
         objective: computes losses from the states of all models.
         seed: decides the initial weights of the modules that the objective trains.
         ensemble: how several teachers are averaged; with equal weights if not given.
+        fp8: which linear layers have 8-bit operands, if any. Those of the student are replaced.
 
     Attributes:
         student: as given.
@@ -40,13 +43,16 @@ class DistillationStep(ObjectiveStep):
         objective: Objective,
         seed: int = 0,
         ensemble: Ensemble | None = None,
+        fp8: Fp8 | None = None,
     ) -> None:
         teachers = as_tuple(teacher)
         modules = objective.modules([one.config for one in teachers], student.config, seed)
         super().__init__(student, objective, modules)
         self.ensemble = ensemble or Ensemble.of(len(teachers))
+        if fp8 is not None and fp8.of_role("student"):
+            use_fp8(family_of(student).layers(student), fp8, frozen=False)
         self._predict_student = Predictor(student, objective.student_reads)
-        self._teachers = tuple(FrozenTeacher(one, objective.teacher_reads) for one in teachers)
+        self._teachers = tuple(FrozenTeacher(one, objective.teacher_reads, fp8) for one in teachers)
 
     @property
     def trained(self) -> PreTrainedModel:
@@ -63,22 +69,25 @@ class DistillationStep(ObjectiveStep):
         """The first teacher; None when training without one."""
         return self.teachers[0] if self._teachers else None
 
-    def forward(self, input_ids: Tensor, positions: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, labels: Tensor, sampled: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the named losses, each a float32 scalar.
 
         Args:
             input_ids: (B, L) int64, masked blocks.
             positions: (B, K) int64, the masked positions.
             labels: (B, K) int64, the original tokens at these positions, or -100 where nothing is predicted.
+            sampled: (B, S) int64, a random sample of the other positions; needed if a loss reads it.
         """
-        return self._step(input_ids, positions, labels)
+        return self._step(input_ids, positions, labels, *([] if sampled is None else [sampled]))
 
     @property
     def _recomputes(self) -> bool:
         return self._predict_student.recomputes
 
     def _losses(self, *inputs: Tensor) -> dict[str, Tensor]:
-        input_ids, positions, labels = inputs
+        input_ids, positions, labels, *sampled = inputs
         dtype = autocast_dtype(input_ids.device.type)
         teachers = []
         if self.objective.needs_teacher:
@@ -90,7 +99,7 @@ class DistillationStep(ObjectiveStep):
         def run_student(copied: torch.dtype | None) -> Encoded:
             return self._predict_student(input_ids, copied)
 
-        return self._compare(run_student, teachers, positions, labels, dtype, self.ensemble)
+        return self._compare(run_student, teachers, positions, labels, dtype, self.ensemble, *sampled)
 
     def compile_parts(self, **options: Any) -> None:
         """Compile the parts of a step, with the options of `torch.compile`."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from potstill.objective import Encoded
 from potstill.student import Reads, family_of
+from potstill.student.fp8 import Fp8, use_fp8
 from potstill.student.tensors import cast_parameters
 from potstill.training.part_clock import PartClock
 from potstill.training.predictor import Predictor
@@ -50,10 +51,12 @@ class FrozenTeacher:
     Args:
         model: put in eval mode and frozen.
         reads: the states to keep.
+        fp8: which linear layers have 8-bit operands, if any.
     """
 
-    def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
+    def __init__(self, model: PreTrainedModel, reads: Reads, fp8: Fp8 | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
+        self._fp8 = fp8 if fp8 is not None and fp8.of_role("teacher") else None
         self._reads = reads
         self._predictors: dict[torch.dtype | None, Predictor] = {}
         self._compile_options: dict[str, Any] | None = None
@@ -67,11 +70,14 @@ class FrozenTeacher:
         """Run the encoder over (B, L) blocks in a type. For another type than its own, a copy of the model runs."""
         if dtype not in self._predictors:
             model = self.model
-            if dtype is not None:
+            if dtype is not None or self._fp8 is not None:
                 model = copy.deepcopy(model)
+            if dtype is not None:
                 cast_parameters(model, dtype)
                 if model.device.type == "cuda":
                     family_of(model).fuse_gelu(model)
+            if self._fp8 is not None:
+                use_fp8(family_of(model).layers(model), self._fp8, frozen=True)
             predictor = Predictor(model, self._reads)
             if self._compile_options is not None:
                 predictor.compile(**self._compile_options)

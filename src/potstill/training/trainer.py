@@ -16,6 +16,7 @@ from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.objective import Objective
 from potstill.recipe import Recipe
 from potstill.student import family_of, is_headless
+from potstill.student.fp8 import Fp8, check_device
 from potstill.training.block_trainer import BlockTrainer
 from potstill.training.encoder_evaluation import encoder_metrics
 from potstill.training.evaluation import held_out_metrics
@@ -70,8 +71,13 @@ class DistillationTrainer(BlockTrainer):
     ) -> None:
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
         corpus, tokenizer, args = parts.corpus, parts.tokenizer, parts.args
-        labelling, self.held_out_labelling = _labellings(student, corpus, tokenizer, args)
-        step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble)
+        labelling, self.held_out_labelling = _labellings(
+            student, corpus, tokenizer, args, parts.objective.sampled_share
+        )
+        fp8 = Fp8.of(getattr(args, "fp8", None))
+        if fp8 is not None:
+            check_device(fp8, args.device, args.bf16)
+        step = DistillationStep(student, parts.teachers, parts.objective, args.seed, parts.ensemble, fp8)
         self.splitter: BlockSplitter | None = None
         self._teacher_hashes: list[str] = []
         if args.short_block_size is not None:
@@ -127,7 +133,7 @@ class DistillationTrainer(BlockTrainer):
         self.exclude_first_steps(input_ids.shape)
         labelled = self.labelling(input_ids, sample_index)
         self.step.mark("masking")
-        return model(labelled.input_ids, labelled.positions, labelled.labels)
+        return model(*labelled.tensors)
 
     def held_out(self, blocks: Blocks) -> dict[str, float]:
         """See `held_out_metrics`; `encoder_metrics` without a head.
@@ -162,7 +168,12 @@ class GraphedLabelling:
     """
 
     def __init__(self, labelling: Labelling) -> None:
-        self._replayed = Graphed(lambda input_ids, sample_index: vars(labelling(input_ids, sample_index)))
+
+        def named(input_ids: Tensor, sample_index: Tensor) -> dict[str, Tensor]:
+            found = vars(labelling(input_ids, sample_index))
+            return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+        self._replayed = Graphed(named)
 
     def __call__(self, input_ids: Tensor, sample_index: Tensor) -> LabelledBlocks:
         """Return the labelled blocks."""
@@ -175,7 +186,11 @@ def _nth_teacher(number: int) -> str:
 
 
 def _labellings(
-    student: PreTrainedModel, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: Recipe
+    student: PreTrainedModel,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    args: Recipe,
+    sampled_share: float = 0.0,
 ) -> tuple[Labelling, Labelling]:
     """Return what labels the blocks in training, and what labels the held-out ones."""
     if is_headless(student):
@@ -184,5 +199,6 @@ def _labellings(
         return next_tokens, next_tokens
     counts = torch.from_numpy(corpus.token_counts)
     special, mask = control_ids(tokenizer), tokenizer.mask_token_id
-    masking = Masking(counts, special, mask, args.seed, args.masking, args.mlm_probability, args.mlm_smoothing)
+    rule = (args.masking, args.mlm_probability, args.mlm_smoothing)
+    masking = Masking(counts, special, mask, args.seed, *rule, sampled_share=sampled_share)
     return masking.to(args.device), Masking(counts, special, mask, HELD_OUT_SEED, "uniform").to(args.device)
