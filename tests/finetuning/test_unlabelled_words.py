@@ -295,3 +295,15 @@ def test_soft_targets_are_the_teachers_logits_at_first_tokens(
         first = [number for number, label in enumerate(batch["labels"][row].tolist()) if label == UNKNOWN_TAG]
         assert [encoded.word_ids()[number] for number in first] == list(range(len(line.split())))
         torch.testing.assert_close(batch["soft"][row, first].double(), logits[first], rtol=1e-3, atol=1e-4)
+
+
+def test_words_without_tags_can_be_a_stage_of_their_own(
+    tagged: Path, tagger: Path, distilbert: Path, tmp_path: Path
+) -> None:
+    options: Json = {"model": distilbert, "task": "tagging", "teacher": tagger, "unlabelled": tagged / "texts.txt"}
+    options |= {"train_data": tagged / "few.conll", "eval_data": tagged / "dev.conll", "learning_rate": 6e-3}
+    options |= {"stages": "{distill: {num_train_epochs: 6}, finetune: {learning_rate: 1e-4}}"}
+    assert main(flags(**options, output_dir=tmp_path / "out")) == 0
+    taught, tuned = results(tmp_path / "out")["stages"]
+    assert (taught["texts"], taught["rows"], tuned["rows"]) == (40, 0, 3)
+    assert min(taught["score"], tuned["score"]) > 70

@@ -97,11 +97,14 @@ class TagData(OwnData[Answers]):
                 f"{self.task.title}: {lost:,} of {every:,} words have no token within --max_length {max_length}; they "
                 "are neither learned nor scored."
             )
+        if not parts:  # a split without rows has the same columns
+            names = (*(name for name in tokenizer.model_input_names if name != "attention_mask"), "labels")
+            parts = {name: [np.zeros(0, np.int32)] for name in names}
         padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
         return Rows(
             tokens={name: np.concatenate(columns) for name, columns in parts.items()},
             values={},
-            lengths=np.array(lengths),
+            lengths=np.array(lengths, np.int64),
             padding=padding | {"labels": NO_TAG},
             multiple=multiple,
             limit=max_length,
