@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "finetune": ("potstill.finetuning.finetune:finetune", "train a model on a task and score it"),
     "evaluate": ("potstill.evaluation.evaluate:evaluate", "run models × tasks × seeds and print tables with retention"),
     "compare": ("potstill.evaluation.compare:compare", "print the results of several models side by side"),
+    "prune": ("potstill.compress.prune:prune", "remove the heads and neurons of a task model that matter least"),
     "export": ("potstill.export.export:export", "convert a model for another runtime and check it against its source"),
     "serve": ("potstill.serve.serve:serve", "open a page on this machine that runs exported models in the browser"),
     "demo": ("potstill.demo.demo:demo", "run all steps on an embedded teacher and text, offline, on a CPU"),

@@ -59,6 +59,12 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             *("bf16", "use_cpu"),
         ),
     },
+    "prune": {
+        "Input": ("model", "task", "task_data", "train_data", "eval_data", "config"),
+        "Output": ("output_dir", "overwrite_output_dir"),
+        "What is removed": ("heads", "neurons", "steps", "uniform", "max_loss"),
+        "Time and memory": ("max_train_samples", "max_eval_samples", "timed_rows", "use_cpu"),
+    },
     "export": {
         "Input": ("model", "config"),
         "Output": ("format", "output_dir", "overwrite_output_dir"),

@@ -14,7 +14,8 @@ from transformers import AutoModel, BertForMaskedLM, PreTrainedModel
 from potstill.errors import PotstillError
 from potstill.student import build_student, family_of, narrow
 from potstill.student.family import family_of_type
-from potstill.student.importance import by_activations, by_weights, locate
+from potstill.student.importance import by_activations, by_weights
+from potstill.student.parts import locate
 from potstill.student.sizes import Sizes, sizes_of
 
 HIDDEN, HEADS, NEURONS, DEPTH = 24, 3, 40, 4

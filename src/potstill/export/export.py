@@ -20,6 +20,7 @@ from potstill.export.score import Scores, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
 from potstill.files import claimed_folder, complete_folder
+from potstill.student.pruned import plain_config
 from potstill.tasks.rows import OnBadRows
 from potstill.versions import versions
 
@@ -168,7 +169,7 @@ def export(
                             f"--score_tolerance of {allowed.score:.2%}; {_nothing_written(target)}."
                         )
             with disk_errors_reported(partial, folder):
-                source.model.config.save_pretrained(partial)
+                plain_config(source.model.config).save_pretrained(partial)  # the file has the shapes in it
                 source.tokenizer.model_max_length = source.max_length
                 source.tokenizer.save_pretrained(partial)
                 settings = {partial / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}

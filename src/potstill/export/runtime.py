@@ -15,6 +15,7 @@ from potstill.export.check import Runtime
 from potstill.export.format import SUMMARY, Format
 from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
+from potstill.student.pruned import as_pruned
 from potstill.versions import versions
 
 NO_WEIGHTS = (".json", ".jinja", ".md", ".model", ".txt", ".safetensors")
@@ -143,7 +144,7 @@ class ExportedFolder:
         """
         read_object(self.folder / "config.json", "The config of the export", "export the model again", finite=False)
         try:
-            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+            return as_pruned(AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True))
         except Exception as error:  # of several libraries
             raise PotstillError(
                 f"The config.json in {self.folder} cannot be used ({first_line(error)}): export the model again."

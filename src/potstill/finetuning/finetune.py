@@ -20,6 +20,7 @@ from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, shown,
 from potstill.json_files import json_text
 from potstill.report.label_card import PICTURE
 from potstill.report.task_card import task_card
+from potstill.student.pruned import is_pruned
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.output import atomic_output, claimed_output_dir
@@ -145,8 +146,9 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         trainer.processing_class.save_pretrained(staging)
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
-        frozen = isinstance(trainer.trained, FrozenEncoder)
-        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), trainer.args.declared_task, frozen)
+        frozen, task = isinstance(trainer.trained, FrozenEncoder), trainer.args.declared_task
+        pruned = is_pruned(getattr(trainer.trained, "encoder", trainer.trained).config)
+        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), task, frozen, pruned)
         (staging / "README.md").write_text(card, encoding="utf-8")
         if result.confusion is not None:
             (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))

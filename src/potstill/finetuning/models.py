@@ -93,7 +93,11 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
 
 
 def load_task_teacher(
-    name: str, head: AutoHead, labels: tuple[str, ...] | None, kind: str | None = None
+    name: str,
+    head: AutoHead,
+    labels: tuple[str, ...] | None,
+    kind: str | None = None,
+    role: str = "teacher",
 ) -> tuple[PreTrainedModel, TeacherLabels | None]:
     """Load a model that is already fine-tuned on a task.
 
@@ -102,6 +106,7 @@ def load_task_teacher(
         head: the auto class.
         labels: names of the classes; empty for a regression; None for spans.
         kind: the task's `problem_type` in a config; None if any will do.
+        role: the word for the model in messages.
 
     Returns:
         The model, and where it has the classes of the task; None for a task without classes.
@@ -109,19 +114,19 @@ def load_task_teacher(
     Raises:
         PotstillError: there is no such model, it has no trained head, or its labels are not those of the task.
     """
-    config = load_config(name, "teacher")
+    config = load_config(name, role)
     theirs = getattr(config, "problem_type", None)
     if kind in _GIVES and theirs in _GIVES and theirs != kind and labels:
         raise PotstillError(
-            f"the teacher {name!r} gives a text {_GIVES[theirs]}, but the task gives it {_GIVES[kind]}: give a teacher "
-            "that is fine-tuned on this task"
+            f"the {role} {name!r} gives a text {_GIVES[theirs]}, but the task gives it {_GIVES[kind]}: give one that "
+            "is fine-tuned on this task"
         )
-    matched = teacher_labels(name, config, labels) if labels else None
+    matched = teacher_labels(name, config, labels, role) if labels else None
     if labels == () and config.num_labels != 1:
         headless = all("For" not in architecture for architecture in config.architectures or ["For"])
         has = "no head" if headless else f"{config.num_labels} labels, but the task has 1"
-        raise PotstillError(f"the teacher {name!r} has {has}: give one that is fine-tuned on this task")
-    return load_trained(head, name, config, "teacher"), matched
+        raise PotstillError(f"the {role} {name!r} has {has}: give one that is fine-tuned on this task")
+    return load_trained(head, name, config, role), matched
 
 
 def load_trained(head: AutoHead, name: str, config: PreTrainedConfig, role: str) -> PreTrainedModel:

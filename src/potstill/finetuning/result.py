@@ -81,6 +81,7 @@ class RunResult:
             a row may have several labels, or none.
         stages: of a model that was trained in stages: for each the `stage`, its `folder`, `steps`, `seconds`, and its
             `score` or the `held_out` figures; None for a single run.
+        pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -115,6 +116,7 @@ class RunResult:
     per_label: dict[str, dict[str, float]] | None = None
     confusion: dict[str, list[Any]] | None = None
     stages: list[Any] | None = None
+    pruning: dict[str, Any] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

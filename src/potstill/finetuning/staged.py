@@ -19,7 +19,7 @@ from potstill.finetuning.data import load_data
 from potstill.finetuning.finetune import Finetuned
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import InputReader, read_texts
-from potstill.finetuning.models import load_task_teacher
+from potstill.finetuning.models import load_config, load_task_teacher
 from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.stages import INITIAL, ORDER, Stage, new_model_options, planned_stages
@@ -29,6 +29,7 @@ from potstill.recipe import PretrainingArguments
 from potstill.report.task_card import task_card
 from potstill.student import takes_token_types
 from potstill.student.loading import model_folder, quiet_loading
+from potstill.student.pruned import is_pruned
 from potstill.training.checkpoints import last_checkpoint
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
@@ -276,7 +277,9 @@ def _write(args: FinetuneArguments, stages: list[Stage], result: RunResult) -> N
                 shutil.copy2(file, staging / file.name)
         (staging / RECIPE).write_text(as_recipe("finetune", recipe), encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
-        card = task_card(recipe | {"model": result.model}, dataclasses.asdict(result), args.declared_task, frozen=False)
+        pruned = is_pruned(load_config(str(last)))
+        values = recipe | {"model": result.model}
+        card = task_card(values, dataclasses.asdict(result), args.declared_task, frozen=False, pruned=pruned)
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -86,13 +86,14 @@ def label_names(teacher: str, config: Any) -> tuple[str, ...]:
     return tuple(map(str, range(len(names)))) if all(map(_NUMBERED.fullmatch, names)) else names
 
 
-def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherLabels:
+def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str = "teacher") -> TeacherLabels:
     """Match a teacher's labels with those of the task. Capitals, hyphens and blanks make no difference.
 
     Args:
         teacher: its folder or name, for messages.
         config: its config.
         labels: (C,) names of the task's labels.
+        role: the word for it in messages.
 
     Raises:
         PotstillError: the teacher lacks a label of the task, or only numbers its labels and has more or fewer.
@@ -106,30 +107,30 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str]) -> TeacherL
         if len(names) == len(labels):
             return TeacherLabels(None)
         raise PotstillError(
-            f"the teacher {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
+            f"the {role} {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
             "that is fine-tuned on this task, or name its labels in id2label of its config.json"
         )
     form = spelling if len({*map(spelling, labels)}) == len(labels) else str
     have, want = list(map(form, names)), list(map(form, labels))
-    _check_different(teacher, names, have)
+    _check_different(teacher, names, have, role)
     missing = [name for name, key in zip(labels, want, strict=True) if key not in have]
     extra = [name for name, key in zip(names, have, strict=True) if key not in want]
     if missing:
         others = f", and has {_some(extra)}, which the task does not have" if extra else ""
         lacked = f"label{'s' * (len(missing) > 1)} {_some(missing)}"
         raise PotstillError(
-            f"the teacher {teacher!r} lacks the task's {lacked}{others}: give a teacher of the same labels, or correct "
+            f"the {role} {teacher!r} lacks the task's {lacked}{others}: give one of the same labels, or correct "
             "the names in id2label of its config.json"
         )
     return TeacherLabels([have.index(key) for key in want], tuple(extra))
 
 
-def _check_different(teacher: str, names: Sequence[str], keys: Sequence[str]) -> None:
+def _check_different(teacher: str, names: Sequence[str], keys: Sequence[str], role: str = "teacher") -> None:
     """Raise a `PotstillError` if two labels have one key."""
     twice = next((name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1), None)
     if twice is not None:
         raise PotstillError(
-            f"the teacher {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
+            f"the {role} {teacher!r} has the label {twice!r} more than once: give each label its own name in id2label "
             "of its config.json"
         )
 

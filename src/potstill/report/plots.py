@@ -46,6 +46,37 @@ def line_plot(curves: Mapping[str, Curve], x_label: str, y_label: str) -> str:
     return svg[svg.index("<svg") :]
 
 
+def trade_off_plot(
+    shares: Sequence[float], scores: Sequence[float], milliseconds: Sequence[float] | None, removed: str
+) -> tuple[str, bytes]:
+    """Return a plot of the score, and of the latency in a second panel, against the share that was removed.
+
+    Args:
+        shares: in percent, ascending.
+        scores: in percent.
+        milliseconds: of a text; None for no second panel.
+        removed: what was removed, for the axis: "heads".
+
+    Returns:
+        The plot as SVG and as PNG.
+    """
+    panels = [(scores, "score, %")] + ([(milliseconds, "milliseconds a text")] if milliseconds is not None else [])
+    figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
+    for axes, (values, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.plot(shares, values, marker="o", markersize=3)
+        axes.set_xlabel(f"share of the {_shown(removed)} removed, %")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if label.startswith("milliseconds"):
+            axes.set_ylim(bottom=0)
+    text, picture = io.StringIO(), io.BytesIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :], picture.getvalue()
+
+
 def confusion_plot(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> bytes:
     """Return a PNG of a confusion matrix. A cell is as dark as its share of the rows of the correct label.
 

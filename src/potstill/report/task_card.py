@@ -8,11 +8,12 @@ from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, names_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
 from potstill.report.stages_card import how_in_stages, stages_section
+from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
 
-def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool) -> str:
+def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool, pruned: bool = False) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
     Args:
@@ -20,17 +21,13 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         results: measured figures, as in `RunResult`.
         task: the task of the model.
         frozen: whether the model is a `FrozenEncoder`, which needs potstill for loading.
+        pruned: whether it is of a class of potstill because its layers differ in heads or neurons.
     """
-    pipeline = task.pipeline
-    header = {"library_name": "transformers", "pipeline_tag": pipeline, "tags": ["potstill"]}
-    if task.ranks:
-        header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
-        header |= {"tags": ["potstill", "cross-encoder", "reranker"]}
     sections = [
-        front_matter(header, None if "shape" in recipe else recipe["model"]),
+        front_matter(card_header(task), None if "shape" in recipe else recipe["model"]),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
         how_in_stages(recipe, results) if results.get("stages") else _how(recipe, results, frozen),
-        _RERANKING if task.ranks else _usage(pipeline, frozen, results["metrics"]),
+        usage(task, results["metrics"], frozen, pruned),
         _scores(results),
         *stages_section(results),
         *label_section(results),
@@ -38,6 +35,20 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         _cost(results),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def card_header(task: Task) -> dict[str, Any]:
+    """Return the fields of a card's YAML header."""
+    if task.ranks:
+        header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
+        return header | {"tags": ["potstill", "cross-encoder", "reranker"]}
+    return {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": ["potstill"]}
+
+
+def usage(task: Task, metrics: dict[str, Any], frozen: bool = False, pruned: bool = False) -> str:
+    """Return the section with the code that runs the model; see `task_card` for the arguments."""
+    text = _RERANKING if task.ranks else _usage(task.pipeline, frozen, metrics)
+    return text.replace("```python\n", f"```python\n{IMPORT}\n", 1) if pruned else text
 
 
 def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:

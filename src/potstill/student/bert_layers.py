@@ -18,6 +18,8 @@ class BertLayers(Family):
         heads_in=("attention.output.dense",),
         neurons_out=("intermediate.dense",),
         neurons_in=("output.dense",),
+        head_counts=("attention.self.num_attention_heads",),
+        head_spans=("attention.self.all_head_size",),
     )
     exports_plainly = True
 

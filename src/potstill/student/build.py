@@ -18,6 +18,7 @@ from potstill.student.interface import is_headless
 from potstill.student.layers import choose_layers, default_depth, explicit_layers
 from potstill.student.loading import quiet_loading
 from potstill.student.narrow import NarrowBy, narrow
+from potstill.student.pruned import check_uniform
 from potstill.student.sizes import sizes_of, wanted_sizes, with_sizes
 from potstill.student.teacher_loading import load_teacher
 
@@ -150,8 +151,9 @@ def layers_to_copy(
         layers: A rule or a list.
 
     Raises:
-        PotstillError: See `choose_layers`.
+        PotstillError: See `choose_layers`; or the teacher is pruned.
     """
+    check_uniform(config, "the teacher")
     listed = explicit_layers(layers)
     if num_hidden_layers is None:
         num_hidden_layers = default_depth(config.num_hidden_layers) if listed is None else len(listed)

@@ -1,6 +1,7 @@
 """DeBERTa of the versions 2 and 3; its students are of the same class, for only its own layers attend as they do."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,16 @@ class DebertaV2(BertLayers, SameClass):
         heads_in=("attention.output.dense",),
         neurons_out=("intermediate.dense",),
         neurons_in=("output.dense",),
+        head_counts=("attention.self.num_attention_heads",),
+        head_spans=("attention.self.all_head_size",),
     )
+
+    def removable(self, config: PreTrainedConfig) -> LayerWidths:
+        """See `Family.removable`. Some models have projections of the distances too, which are heads side by side."""
+        kinds = config.pos_att_type or [] if config.relative_attention and not config.share_att_key else []
+        names = {"c2p": "attention.self.pos_key_proj", "p2c": "attention.self.pos_query_proj"}
+        positions = tuple(name for kind, name in names.items() if kind in kinds)
+        return replace(self.widths, heads_out=positions + self.widths.heads_out)
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

@@ -22,6 +22,7 @@ class DistilBert(SameClass):
         heads_in=("attention.out_lin",),
         neurons_out=("ffn.lin1",),
         neurons_in=("ffn.lin2",),
+        head_counts=("attention.n_heads",),
     )
     intermediate_name = "hidden_dim"
     exports_plainly = True

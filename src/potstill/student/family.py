@@ -31,6 +31,9 @@ FAMILIES: tuple[Family, ...] = (
 )
 _FAMILIES: dict[str | None, Family] = {family.model_type: family for family in FAMILIES}
 
+PRUNED = "pruned-"
+"""What the type of a pruned model begins with, before the type that it was: see `potstill.student.pruned`."""
+
 
 def family_of(model_or_config: PreTrainedModel | PreTrainedConfig) -> Family:
     """The family of a model or of its config, by `config.model_type`: see `family_of_type`.
@@ -44,17 +47,25 @@ def family_of(model_or_config: PreTrainedModel | PreTrainedConfig) -> Family:
 
 def family_or_none(config: PreTrainedConfig) -> Family | None:
     """The family of a model with this config, or None for a model of no family of its own."""
-    return _FAMILIES.get(config.model_type)
+    return _FAMILIES.get(plain_type(config.model_type))
 
 
 def family_of_type(model_type: str | None) -> Family:
     """The family whose configs carry this `model_type`: the generic one where there is none of their own.
 
+    A pruned model is of the family that it was of before.
+
     Raises:
         PotstillError: Transformers has no language model of this type, or none that reads text with one stack of
             layers.
     """
+    model_type = plain_type(model_type)
     return _FAMILIES[model_type] if model_type in _FAMILIES else generic_family(model_type)
+
+
+def plain_type(model_type: str | None) -> str | None:
+    """The type that a model had before it was pruned; the type itself of a model that was not."""
+    return model_type and model_type.removeprefix(PRUNED)
 
 
 def new_model_family(model_type: str | None) -> Family:

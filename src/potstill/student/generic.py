@@ -29,7 +29,7 @@ from transformers import (
 from potstill.errors import PotstillError, first_line
 from potstill.student.generic_check import unusable
 from potstill.student.generic_run import layer_lists, replaced_forward, run, watched
-from potstill.student.interface import VocabularyHead, is_headless
+from potstill.student.interface import LayerWidths, VocabularyHead, is_headless
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
 
@@ -45,6 +45,14 @@ def counts_from_padding(config: PreTrainedConfig) -> bool:
     module = sys.modules[model.__module__]
     return any(hasattr(part, COUNTED_FROM_PADDING) for part in (module, *vars(module).values()))
 
+
+LIKE_LLAMA = LayerWidths(
+    heads_out=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    heads_in=("self_attn.o_proj",),
+    neurons_out=("mlp.gate_proj", "mlp.up_proj"),
+    neurons_in=("mlp.down_proj",),
+)
+"""Where heads and neurons lie in layers with the names of Llama's modules, as those of EuroBERT have them."""
 
 OF_A_RUN = ("training", "gradient_checkpointing")
 """What a module says of a run and not of what it computes."""
@@ -90,6 +98,10 @@ class Generic(SameClass):
         self.model_type = model_type or ""
         self.causal = _config_class(model_type) not in MODEL_FOR_MASKED_LM_MAPPING
         self.auto_class = AutoModelForCausalLM if self.causal else AutoModelForMaskedLM
+
+    def removable(self, config: PreTrainedConfig) -> LayerWidths:
+        """See `Family.removable`. A model whose modules have other names cannot be pruned."""
+        return LIKE_LLAMA
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

@@ -21,7 +21,12 @@ class Gpt2(SameClass):
     dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     tokenizer = EndOfText()
     widths = LayerWidths(
-        heads_out=("attn.c_attn",), heads_in=("attn.c_proj",), neurons_out=("mlp.c_fc",), neurons_in=("mlp.c_proj",)
+        heads_out=("attn.c_attn",),
+        heads_in=("attn.c_proj",),
+        neurons_out=("mlp.c_fc",),
+        neurons_in=("mlp.c_proj",),
+        head_counts=("attn.num_heads",),
+        head_spans=("attn.split_size",),
     )
     intermediate_name = "n_inner"
 

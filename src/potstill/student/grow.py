@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of
+from potstill.student.pruned import check_uniform
 from potstill.student.tensors import cast_parameters
 
 
@@ -30,6 +31,7 @@ def grow(model: PreTrainedModel, num_hidden_layers: int) -> PreTrainedModel:
     Raises:
         PotstillError: `num_hidden_layers` is below the depth of `model`, or the model is of no known family.
     """
+    check_uniform(model.config)
     family = family_of(model)
     depth = model.config.num_hidden_layers
     if num_hidden_layers < depth:

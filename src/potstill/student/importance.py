@@ -8,13 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from potstill.errors import PotstillError
-from potstill.student.family import family_of
-from potstill.student.interface import LayerWidths
-from potstill.student.sizes import Sizes, sizes_of
+from potstill.student.parts import Located
 
 BLOCKS_AT_ONCE = 4
 
@@ -32,57 +28,6 @@ class Importance:
     dimensions: Tensor
     heads: list[Tensor]
     neurons: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Located:
-    """A model, and where its heads and neurons lie.
-
-    Attributes:
-        model: with or without a head.
-        prefix: what the name of every tensor of a layer begins with, up to the layer's number.
-        layers: of the model, from the first to the last.
-        widths: the modules of a layer in which heads and neurons lie.
-        sizes: of the model.
-    """
-
-    model: PreTrainedModel
-    prefix: str
-    layers: list[nn.Module]
-    widths: LayerWidths
-    sizes: Sizes
-
-    @property
-    def head_size(self) -> int:
-        """Width of a head."""
-        return self.sizes.hidden_size // self.sizes.num_attention_heads
-
-
-def locate(model: PreTrainedModel) -> Located:
-    """Find the heads and the neurons of a model.
-
-    Raises:
-        PotstillError: its family does not say where they lie.
-    """
-    family, widths = family_of(model), family_of(model).widths
-    prefix = family.prefix_in(model)
-    if model.base_model is model:
-        prefix = prefix.removeprefix(f"{model.base_model_prefix}.")
-    try:
-        layers = list(model.get_submodule(prefix.rstrip(".")).children())
-        names = () if widths is None else widths.heads_out + widths.heads_in + widths.neurons_out + widths.neurons_in
-        for layer in layers:
-            for name in names:
-                layer.get_submodule(name)
-    except AttributeError:
-        widths = None
-    if widths is None:
-        raise PotstillError(
-            f"a model of type {model.config.model_type!r} cannot be made narrower, because its family does not say "
-            "where its heads and neurons are: leave its width as it is, or start from random weights "
-            "(initialise: random)"
-        )
-    return Located(model, prefix, layers, widths, sizes_of(model.config))
 
 
 @torch.no_grad()

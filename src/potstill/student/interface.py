@@ -81,12 +81,16 @@ class LayerWidths:
         heads_in: what reads the mixed values of the heads.
         neurons_out: what makes the neurons.
         neurons_in: what reads them.
+        head_counts: attributes of modules, likewise by their names inside a layer, that hold the number of heads.
+        head_spans: attributes that hold the number of heads times the width of a head.
     """
 
     heads_out: tuple[str, ...]
     heads_in: tuple[str, ...]
     neurons_out: tuple[str, ...]
     neurons_in: tuple[str, ...]
+    head_counts: tuple[str, ...] = ()
+    head_spans: tuple[str, ...] = ()
 
 
 class TokenizerKind(ABC):
@@ -180,6 +184,13 @@ class Family(ABC):
     stand_ins: Mapping[str, str] = MappingProxyType({})
 
     # What its models can be, and read.
+
+    def removable(self, config: PreTrainedConfig) -> LayerWidths | None:
+        """Where the heads and neurons lie that one layer alone can lose; None if there are none.
+
+        It names no heads if the layers of a model must all have the same ones.
+        """
+        return self.widths
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """Why a model with this config cannot be used, ready to follow "it …", or None when it can."""

@@ -28,6 +28,7 @@ from potstill.student.family import family_of, family_of_type, family_or_none
 from potstill.student.generic_run import layer_lists
 from potstill.student.headless import layer_prefix
 from potstill.student.interface import Family
+from potstill.student.pruned import register_of
 from potstill.student.weights import INDEX, Weights, check_finite
 from potstill.student.weights import WEIGHTS as WEIGHTS_FILE
 
@@ -260,6 +261,7 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
                 "safetensors (load the model in transformers where you trust it, then save_pretrained)"
             )
         raise PotstillError(f"{model_is} has no weights: there is no {' or '.join(WEIGHTS)}")
+    register_of(config)
     return config
 
 

@@ -5,7 +5,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import gelu
 
 from potstill.student.bert_layers import BertLayers
-from potstill.student.interface import VocabularyHead
+from potstill.student.interface import LayerWidths, VocabularyHead
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States, run_layers
 
@@ -24,6 +24,10 @@ class MPNet(BertLayers, SameClass):
     layer_prefix = "mpnet.encoder.layer."
     exports_plainly = False
     widths = None  # all layers add one bias for each head, so a head cannot be left out of one layer alone
+
+    def removable(self, config: PreTrainedConfig) -> LayerWidths:
+        """See `Family.removable`. There are no heads, for the reason that is given for `widths`."""
+        return LayerWidths((), (), neurons_out=("intermediate.dense",), neurons_in=("output.dense",))
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         """See `Family.unsupported`."""

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from potstill.errors import PotstillError
-from potstill.student.importance import Importance, Located, at_random, by_activations, by_weights, locate
+from potstill.student.importance import Importance, at_random, by_activations, by_weights
+from potstill.student.parts import Located, locate
+from potstill.student.pruned import check_uniform
 from potstill.student.sizes import Sizes, wanted_sizes, with_sizes
 from potstill.student.tensors import leave_out_parts
 
@@ -55,6 +56,7 @@ def narrow(
     """
     if narrow_by not in ("importance", "random"):
         raise PotstillError(f"narrow_by is {narrow_by!r}: say 'importance' or 'random'")
+    check_uniform(model.config)
     located = locate(model)
     sizes = wanted_sizes(model.config, hidden_size, num_attention_heads, intermediate_size)
     if narrow_by == "random":
@@ -105,7 +107,7 @@ def _sliced(located: Located, kept: _Kept, sizes: Sizes, name: str, tensor: Tens
         old = tensor.shape[axis]
         if old == new:
             continue
-        entries = _entries(located, kept, name, axis, old)
+        entries = located.entries(name, axis, old, kept.heads, kept.neurons)
         if entries is None and (old, new) == (located.sizes.hidden_size, sizes.hidden_size):
             entries = kept.dimensions
         if entries is None or len(entries) != new:
@@ -115,27 +117,3 @@ def _sliced(located: Located, kept: _Kept, sizes: Sizes, name: str, tensor: Tens
             )
         tensor = tensor.index_select(axis, entries.to(tensor.device))
     return tensor
-
-
-def _entries(located: Located, kept: _Kept, name: str, axis: int, old: int) -> Tensor | None:
-    """Return the entries to keep along an axis that goes over heads or neurons; None for any other axis."""
-    if not name.startswith(located.prefix):
-        return None
-    number, _, rest = name.removeprefix(located.prefix).partition(".")
-    module, _, kind = rest.rpartition(".")
-    widths, layer = located.widths, int(number)
-    of_inputs = 0 if module and isinstance(located.layers[layer].get_submodule(module), Conv1D) else 1
-    goes_over_outputs = kind == "bias" or axis != of_inputs
-    heads, neurons = (
-        (widths.heads_out, widths.neurons_out) if goes_over_outputs else (widths.heads_in, widths.neurons_in)
-    )
-    if module in heads:
-        within = torch.arange(located.head_size, device=kept.heads[layer].device)
-        once = (kept.heads[layer][:, None] * located.head_size + within).flatten()
-        size = located.sizes.num_attention_heads * located.head_size
-    elif module in neurons:
-        once, size = kept.neurons[layer], located.sizes.intermediate_size
-    else:
-        return None
-    # Of a fused module, the same entries of each part.
-    return torch.cat([once + start for start in range(0, old, size)])

@@ -17,6 +17,7 @@ WRITTEN = (
     *("checkpoint-*", ".checkpoint*", "config.json", "generation_config.json", "model*.safetensors"),
     *("model*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "recipe.yaml", "results.json", "README.md", "training_args.bin"),
+    *("pruning.json", "pruning.svg", "pruning.png"),
 )
 """Files that runs write. Nothing else in a folder is ever removed."""
 

@@ -1,0 +1,1 @@
+"""A model in, a smaller one out: heads and neurons that matter little are removed."""
