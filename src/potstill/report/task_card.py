@@ -63,7 +63,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
         what += f", by the losses {losses}{taught}"
     elif "teacher" in recipe:
         labels, texts = f"the labels (weight {recipe['alpha_task']}) and ", results.get("unlabelled")
-        if not results["rows"]["train"]:
+        if results["rows"].get("train") == 0:
             labels = ""
         what += (
             f", by {labels}the soft targets of {names_of(recipe['teacher'])} "
