@@ -23,7 +23,7 @@ LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 """BERT's grid (Devlin et al. 2019), and the higher rates that small models need (Turc et al. 2019)."""
 
 OF_FINETUNE = (
-    *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric"),
+    *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric", "quantization"),
     *("unlabelled", "unlabelled_ratio", "unlabelled_columns", "teacher_heads", "teacher_weights"),
     *("stages", "shape", "corpus"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),

@@ -11,20 +11,17 @@ import numpy as np
 from potstill.errors import PotstillError, first_line
 from potstill.export import onnx as in_float
 from potstill.export.format import Format, Target
-from potstill.export.four_bits import in_blocks
 from potstill.export.quiet import quiet
+from potstill.precision.four_bits import in_blocks
+from potstill.precision.integers import EIGHT_BITS, LARGE, NEVER_FAR_BELOW_ZERO, SMALLEST, is_feed_forward
 
 if TYPE_CHECKING:
     from potstill.export.source import Arrays, Source
 
 INT8 = "onnx/model_quantized.onnx"  # where transformers.js looks
 
-LARGE = 100_000
-"""Smaller tables, by count of numbers, stay in float32: they are not worth quantising."""
-
-POSITIVE, LOWEST = ("Gelu", "Relu"), 0.17
-"""Activations that are never below −0.17. Divided by its largest number, or by 0.17 if that is larger, a token lies
-between −1 and 1, so its absolute values need not be computed."""
+POSITIVE = ("Gelu", "Relu")
+"""Nodes whose output is never far below zero: see `NEVER_FAR_BELOW_ZERO`."""
 
 
 def quantise_onnx(
@@ -86,11 +83,6 @@ def _untie(model: Any, weights: dict[str, Any]) -> dict[str, str]:
     return tied
 
 
-def _is_feed_forward(matrix: Any) -> bool:
-    """Return whether a matrix widens or narrows the hidden states. The projection to a vocabulary is far wider."""
-    return len(matrix) == 2 and min(matrix) < max(matrix) <= 8 * min(matrix)
-
-
 def _scale_tokens(model: Any, weights: dict[str, Any], both: bool) -> None:
     """Divide each token of a feed-forward matrix's input by its largest number, and multiply the output by it.
 
@@ -103,13 +95,15 @@ def _scale_tokens(model: Any, weights: dict[str, Any], both: bool) -> None:
     import onnx
 
     constants = {"last_axis": np.array([-1], np.int64)}
-    constants |= {name: np.array(of, np.float32) for name, of in (("smallest", 1e-6), ("lowest", LOWEST))}
+    constants |= {
+        name: np.array(of, np.float32) for name, of in (("smallest", SMALLEST), ("lowest", NEVER_FAR_BELOW_ZERO))
+    }
     model.graph.initializer.extend(onnx.numpy_helper.from_array(of, name) for name, of in constants.items())
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     nodes = []
     for node in model.graph.node:
         matrix = weights.get(node.input[1]) if node.op_type == "MatMul" else None
-        if matrix is None or not _is_feed_forward(matrix.dims) or (matrix.dims[0] < matrix.dims[1] and not both):
+        if matrix is None or not is_feed_forward(matrix.dims) or (matrix.dims[0] < matrix.dims[1] and not both):
             nodes.append(node)
             continue
         source, target = node.input[0], node.output[0]
@@ -187,7 +181,7 @@ class _Editor:
                 self._embed(node, table, values, four_bits)
         if four_bits:
             for name, matrix in self.weights.items():
-                if _is_feed_forward(matrix.shape) and f"{name}_quantized" in self.constants:
+                if is_feed_forward(matrix.shape) and f"{name}_quantized" in self.constants:
                     self._in_four_bits(f"{name}_quantized", matrix, f"{name}_scale")
             opset = next(entry for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
             opset.version = max(opset.version, 21)  # the first version that has 4-bit numbers
@@ -205,7 +199,7 @@ class _Editor:
             self._in_four_bits(f"{rows}_columns", table.T, f"{name}_scale")
             self._node("Transpose", [f"{rows}_columns"], rows, perm=[1, 0])
         elif rows not in self.constants:
-            scale = np.abs(table).max(axis=1) / 127
+            scale = np.abs(table).max(axis=1) / EIGHT_BITS
             scale[scale == 0] = 1
             self._constant(rows, np.round(table / scale[:, None]).astype(np.int8))
             self._constant(f"{name}_scale", scale.astype(np.float32))
@@ -242,16 +236,21 @@ class _Editor:
         """
         import ml_dtypes
         import onnx
+        import torch
 
-        found = in_blocks(matrix)
-        self._constant(f"{name}_4", found.numbers.astype(ml_dtypes.int4))
-        self._constant(f"{name}_factors", found.factors.astype(ml_dtypes.uint4))
+        found = in_blocks(torch.from_numpy(matrix.T.copy()))
+        numbers, factors = (of.permute(1, 2, 0).numpy() for of in (found.numbers, found.factors))
+        self._constant(f"{name}_4", numbers.astype(ml_dtypes.int4))
+        self._constant(f"{name}_factors", factors.astype(ml_dtypes.uint4))
         self._constant(f"{name}_shape", np.array([-1, matrix.shape[1]], np.int64))
-        self._constant(scale, found.scale)
+        self._constant(scale, found.scale.numpy())
         for part in ("4", "factors"):
             self._node("Cast", [f"{name}_{part}"], f"{name}_{part}_wide", to=onnx.TensorProto.INT32)
         self._node("Mul", [f"{name}_4_wide", f"{name}_factors_wide"], f"{name}_product")
-        self._node("Reshape", [f"{name}_product", f"{name}_shape"], f"{name}_matrix")
+        self._node("Reshape", [f"{name}_product", f"{name}_shape"], f"{name}_padded")
+        self._constant(f"{name}_first", np.array([0], np.int64))
+        self._constant(f"{name}_inputs", np.array([found.inputs], np.int64))
+        self._node("Slice", [f"{name}_padded", f"{name}_first", f"{name}_inputs"], f"{name}_matrix")
         self._node("Cast", [f"{name}_matrix"], name, to=onnx.TensorProto.INT8)
         self.constants.pop(name, None)
 

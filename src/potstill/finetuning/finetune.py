@@ -45,6 +45,9 @@ class Finetuned:
             lines.append(f"stages: {' → '.join(map(_stage, results['stages']))}")
         if results["without_teacher"] is not None:
             lines.append(f"the same run without the teacher: {_metrics(results['without_teacher'])}")
+        if results["quantized"] is not None:
+            kind, score = results["quantized"]["quantization"], results["quantized"]["score"]
+            lines.append(f"score {results['score']:.2f} in float32, {score:.2f} as the export in {kind} computes")
         if results["without_unlabelled"] is not None:
             lines.append(f"the same run without the unlabelled texts: {_metrics(results['without_unlabelled'])}")
         left_out = [f"{count:,} of {split}" for split, count in results["bad_rows"].items() if count]

@@ -14,6 +14,7 @@ from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
 from potstill.objective.ensemble import Ensemble
 from potstill.objective.ranking import RANKING_LOSSES, RankingObjective
+from potstill.precision import BITS
 from potstill.tasks.own import OWN, OwnTask, TagTask, check_metric, split_columns
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.registry import TASKS, find_task
@@ -164,6 +165,11 @@ class FinetuneArguments(RunArguments):
         "Loss of the soft targets: kl, the divergence of the probabilities (if not given), or mse, the squared "
         "difference of the logits.",
     )
+    quantization: Literal["int8", "int4"] | None = option(
+        None,
+        "Train the model for its int8 export: it computes as `export --format onnx-int8` does, or for int4 with "
+        "--weight_bits 4, and is saved in float.",
+    )
     without_teacher_too: bool = option(
         True, "With --teacher, also do the same run without it, and report that score too."
     )
@@ -225,7 +231,7 @@ class FinetuneArguments(RunArguments):
         self._check("class_weights", self.class_weights in (None, "balanced"), "must be 'balanced'")
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported() and self.quantization is None
         for name in ("max_length", "max_answer_length", "n_best"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("stride", self.stride >= 0, "must be 0 or more")
@@ -235,6 +241,10 @@ class FinetuneArguments(RunArguments):
         for name, values in choices.items():
             self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
         self._check("freeze_encoder", not (self.freeze_encoder and self.alpha_cos), "does not go with --alpha_cos")
+        self._check("quantization", self.quantization in (None, *BITS), f"must be {' or '.join(BITS)}")
+        for name in ("freeze_encoder", "alpha_cos", "teacher_heads"):
+            together = bool(self.quantization and getattr(self, name))
+            self._check(name, not together, "does not go with --quantization: leave one of them out")
         depth = self.num_hidden_layers
         self._check("num_hidden_layers", depth is None or depth > 0, "must be above 0")
         super().__post_init__()

@@ -26,6 +26,7 @@ from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
 from potstill.finetuning.teaching import Fit, fit_of
 from potstill.finetuning.unlabelled import Unlabelled, columns_of, read_unlabelled
 from potstill.finetuning.unlabelled_words import read_unlabelled_words
+from potstill.precision.simulated import simulate
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
 from potstill.student.shallower import chosen_layers, shallower
@@ -102,6 +103,8 @@ class Job:
         args = self.args
         model = load_with_head(args.model or "", self.data.head, self.tokenizer, args.seed, **self.data.shape())
         model = model if self.layers is None else shallower(model, self.layers)
+        if args.quantization:
+            simulate(model, args.quantization, every_token=args.declared_task.pipeline != "text-classification")
         return FrozenEncoder.on(model, args.is_question, args.seed) if args.freeze_encoder else model
 
     def with_teacher(self) -> Job:

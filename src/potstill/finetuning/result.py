@@ -81,6 +81,8 @@ class RunResult:
             a row may have several labels, or none.
         stages: of a model that was trained in stages: for each the `stage`, its `folder`, `steps`, `seconds`, and its
             `score` or the `held_out` figures; None for a single run.
+        quantized: `quantization`, `score` and metrics of the model as its int8 export computes, simulated; None without
+            `--quantization`.
         pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
@@ -116,6 +118,7 @@ class RunResult:
     per_label: dict[str, dict[str, float]] | None = None
     confusion: dict[str, list[Any]] | None = None
     stages: list[Any] | None = None
+    quantized: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
     log_history: list[Any] | None = None
 

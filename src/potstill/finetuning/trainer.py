@@ -25,6 +25,7 @@ from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
 from potstill.finetuning.several_teachers import targets_in
 from potstill.finetuning.step import TaskStep
 from potstill.finetuning.teacher_heads import TeacherHeads
+from potstill.precision.simulated import in_float
 from potstill.student.loading import model_folder
 from potstill.tasks.per_label import DETAILS
 from potstill.training.checkpoints import load_modules, save_modules
@@ -207,7 +208,8 @@ def train_once(
         progress: whether to print lines of progress.
 
     Returns:
-        The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `seconds` by part, `steps`,
+        The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `quantized` (the metrics
+        and the score of the model as its int8 export computes, or None), `seconds` by part, `steps`,
         and `rows_per_second` of the training; and the figures in `DETAILS` that the task has.
 
     Raises:
@@ -225,7 +227,11 @@ def train_once(
     if job.args.device.type == "cuda":
         torch.cuda.synchronize(job.args.device)
     trained = time.monotonic()
-    metrics = trainer.score()
+    quantized = None
+    if job.args.quantization:
+        quantized = {"quantization": job.args.quantization, **trainer.score()}
+    with in_float(trainer.trained):  # the model is saved in float
+        metrics = trainer.score()
     trainer._log_scores(metrics)
     scored = time.monotonic()
     score = metrics.pop("score")
@@ -234,6 +240,7 @@ def train_once(
     return trainer, {
         "score": score,
         "metrics": metrics,
+        "quantized": quantized,
         **trainer.details,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,

@@ -75,6 +75,12 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
             what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
+    if quantized := results.get("quantized"):
+        bits = " --weight_bits 4" if quantized["quantization"] == "int4" else ""
+        what += (
+            f". It was trained for `potstill export --format onnx-int8{bits}`: as that computes, simulated, the score "
+            f"is {quantized['score']:.2f}"
+        )
     return f"{what}."
 
 
