@@ -85,7 +85,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
 
 
 def _soft_loss(recipe: dict[str, Any]) -> str:
-    if recipe["soft_loss"] == "mse":
+    if recipe.get("soft_loss") == "mse":
         return "squared difference of the logits"
     return f"temperature {recipe['temperature']}"
 
