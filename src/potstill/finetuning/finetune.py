@@ -16,11 +16,12 @@ from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.result import RESULTS, RunResult
-from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, shown, train_once
+from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
 from potstill.json_files import json_text
 from potstill.report.label_card import PICTURE
 from potstill.report.task_card import task_card
 from potstill.student.pruned import is_pruned
+from potstill.tasks.metrics import shown
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.output import atomic_output, claimed_output_dir

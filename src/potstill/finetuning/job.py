@@ -78,7 +78,7 @@ class Job:
             raise PotstillError(
                 f"--class_weights is {args.class_weights}, but {args.declared_task.title} has no classes: leave it out."
             )
-        unlabelled = read_texts(args, data) if args.unlabelled else None
+        unlabelled = unlabelled_texts(args, data) if args.unlabelled else None
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
         if args.ranks:  # whoever loads the reranker then reads as many tokens of a pair as the training did
@@ -314,8 +314,8 @@ class InputReader:
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
 
 
-def read_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:
-    """Read the unlabelled texts of a run; see `read_unlabelled`."""
+def unlabelled_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:
+    """Read the texts, or the words, without labels of a run; see `read_unlabelled`."""
     if isinstance(data, TagData):
         return read_unlabelled_words(args, data.train, data.dev.values())
     columns = columns_of(args, args.declared_task, "pair" in data.train.column_names)

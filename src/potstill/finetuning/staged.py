@@ -18,7 +18,7 @@ from potstill.files import check_output_dir, complete_folder, recover_folder, wr
 from potstill.finetuning.data import load_data
 from potstill.finetuning.finetune import Finetuned
 from potstill.finetuning.finetune_arguments import FinetuneArguments
-from potstill.finetuning.job import InputReader, read_texts
+from potstill.finetuning.job import InputReader, unlabelled_texts
 from potstill.finetuning.models import load_config, load_task_teacher
 from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RESULTS, RunResult
@@ -203,7 +203,7 @@ def _contents(stage: Stage) -> dict[str, str]:
         role = "teacher" if len(args.teachers) == 1 else f"teacher {number}"
         found[role] = model_fingerprint(model_folder(teacher, "teacher"))
     if args.unlabelled:
-        found["unlabelled texts"] = fingerprint({"unlabelled": read_texts(args, data).rows})
+        found["unlabelled texts"] = fingerprint({"unlabelled": unlabelled_texts(args, data).rows})
     return found
 
 

@@ -19,7 +19,7 @@ from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.lists import ListBatches, ListSampler
-from potstill.finetuning.predict import fingerprint, predict
+from potstill.finetuning.predict import fingerprint, predict, scored_fingerprint
 from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
 from potstill.finetuning.several_teachers import targets_in
@@ -27,6 +27,7 @@ from potstill.finetuning.step import TaskStep
 from potstill.finetuning.teacher_heads import TeacherHeads
 from potstill.precision.simulated import in_float
 from potstill.student.loading import model_folder
+from potstill.tasks.metrics import shown
 from potstill.tasks.per_label import DETAILS
 from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.compatibility import check_launch
@@ -36,9 +37,6 @@ from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
-
-NOT_PERCENT = ("mae", "threshold")
-"""Metrics that are not in percent."""
 
 
 class FinetuneTrainer(ResumableTrainer):
@@ -280,6 +278,7 @@ def result_of(
         "hardware": hardware(args.device),
         "rows": {"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
         "data_fingerprint": data_hash or fingerprint({"train": data.train, **data.dev}),
+        "scored_fingerprint": scored_fingerprint(data.dev, data.labels),
         "model_fingerprint": model_fingerprint(model_folder(model, "model")),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bad_rows": data.bad_rows,
@@ -303,11 +302,6 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
         else:
             found[name] = value
     return found
-
-
-def shown(name: str, value: float) -> str:
-    """Return a figure as it is printed: percent have one digit after the point, other units three."""
-    return f"{value:.3f}" if name.endswith(NOT_PERCENT) else f"{value:.1f}"
 
 
 def _evaluation_line(logs: dict[str, float]) -> str:
