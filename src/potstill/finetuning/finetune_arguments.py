@@ -403,7 +403,7 @@ class FinetuneArguments(RunArguments):
     def unlabelled_alone(self) -> bool:
         """Whether the soft targets of unlabelled texts are all that teaches, because no labelled rows are named."""
         task = self.declared_task if self.task else None
-        return bool(self.unlabelled) and isinstance(task, OwnTask) and not task.by_token and not self.own_files.train
+        return bool(self.unlabelled) and isinstance(task, OwnTask) and not self.own_files.train
 
     @property
     def declared_task(self) -> Task:

@@ -309,6 +309,8 @@ def _evaluation_line(logs: dict[str, float]) -> str:
         f"{name.removeprefix('eval_')} {shown(name, value)}"
         for name, value in logs.items()
         if name.startswith("eval_") and isinstance(value, float)
+        # The score of a split is one of its metrics, or their mean.
+        if name == "eval_score" or not name.endswith("_score")
     )
 
 
