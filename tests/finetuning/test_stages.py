@@ -267,6 +267,13 @@ def test_a_sub_list_starts_from_a_model(command: Callable[..., list[str]], bert:
     assert results(out)["model"] == "bert"
 
 
+def test_a_bilstm_is_taught_in_stages_too(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    sizes = "{hidden_size: 8, embedding_size: 8}"
+    assert main(command(stages="distill,finetune", shape=None, corpus=None, model="bilstm", bilstm=sizes)) == 0
+    assert (results(tmp_path / "out")["model"], len(results(tmp_path / "out")["stages"])) == ("bilstm", 2)
+    assert "bilstm was taught by the soft targets of sst2" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_the_transfer_set_alone_teaches(
     teacher: Path, distilbert: Path, glue: Path, texts: Path, new_job: Callable[..., Job]
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.arguments import RECIPE, as_recipe, recipe_values
+from potstill.bilstm.config import BiLSTMConfig
 from potstill.corpus import Corpus, load_tokenizer
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir, complete_folder, recover_folder, write_text
@@ -19,6 +20,7 @@ from potstill.finetuning.data import load_data
 from potstill.finetuning.finetune import Finetuned
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import InputReader, unlabelled_texts
+from potstill.finetuning.model_source import model_source
 from potstill.finetuning.models import load_config, load_task_teacher
 from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RESULTS, RunResult
@@ -211,7 +213,7 @@ def _model_of(stage: Stage) -> dict[str, str]:
     """Return the fingerprint of the model that a stage starts from."""
     if not isinstance(stage.args, FinetuneArguments):
         return {}
-    return {"model": model_fingerprint(model_folder(stage.args.model or "", "model"))}
+    return {"model": model_fingerprint(model_folder(model_source(stage.args), "model"))}
 
 
 def _write_initial(args: FinetuneArguments, folder: Path) -> None:
@@ -269,7 +271,7 @@ def _write(args: FinetuneArguments, stages: list[Stage], result: RunResult) -> N
     """Write the model of the last stage into the output folder, with the results and the card of all stages."""
     last, own = stages[-1].folder, (RECIPE, RESULTS, "README.md")
     # Only what was given: what follows from it is different for each stage, and stands in its own recipe.
-    recipe = {name: value for name, value in recipe_values(args).items() if name in args.given}
+    recipe = {name: value for name, value in recipe_values(args).items() if name in {*args.given, "bilstm"}}
     recipe["stages"] = {stage.name: stage.own for stage in stages}
     with atomic_output(last.parent) as staging:
         for file in sorted(last.iterdir()):
@@ -277,9 +279,9 @@ def _write(args: FinetuneArguments, stages: list[Stage], result: RunResult) -> N
                 shutil.copy2(file, staging / file.name)
         (staging / RECIPE).write_text(as_recipe("finetune", recipe), encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
-        pruned = is_pruned(load_config(str(last)))
-        values = recipe | {"model": result.model}
-        card = task_card(values, dataclasses.asdict(result), args.declared_task, frozen=False, pruned=pruned)
+        config, values = load_config(str(last)), recipe | {"model": result.model}
+        bilstm = config if isinstance(config, BiLSTMConfig) else None
+        card = task_card(values, dataclasses.asdict(result), args.declared_task, False, is_pruned(config), bilstm)
         (staging / "README.md").write_text(card, encoding="utf-8")
 
 

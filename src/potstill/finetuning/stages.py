@@ -41,6 +41,8 @@ OF_LABELS = {"class_weights", "max_train_samples"}
 """Options of the stage finetune alone."""
 
 OF_LAYERS = {"num_hidden_layers", "layers"}
+
+OF_MODEL = OF_LAYERS | {"bilstm"}
 """Options of the first stage that reads `--model`."""
 
 TRANSFER_ONLY: dict[str, Any] = {"max_train_samples": 0, "alpha_task": 0.0, "alpha_ce": 1.0}
@@ -194,7 +196,7 @@ def _pretraining(args: FinetuneArguments, folder: Path, own: dict[str, Any]) -> 
 def _task_run(
     args: FinetuneArguments, stage: str, folder: Path, model: str, own: dict[str, Any], first: bool
 ) -> FinetuneArguments:
-    left_out = OF_STAGES | (OF_LABELS if stage == "distill" else OF_DISTILLING) | (set() if first else OF_LAYERS)
+    left_out = OF_STAGES | (OF_LABELS if stage == "distill" else OF_DISTILLING) | (set() if first else OF_MODEL)
     shared = {name: value for name, value in args.given.items() if name not in left_out}
     fixed: dict[str, Any] = {"model": model, "output_dir": str(folder)}
     fixed |= {"without_teacher_too": False, "without_unlabelled_too": False}
