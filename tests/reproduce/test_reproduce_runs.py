@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,19 @@ def test_side_by_side_each_run_has_a_gpu(verbs: Verbs, place: Place, monkeypatch
     assert [run.folder.name for run in done] == ["row-0", "row-1", "row-2", "row-3"]
     assert all("torch.distributed.run" not in words for words in verbs.calls)
     assert verbs.options()["--max_train_minutes"] == "5.0"
+
+
+def test_several_runs_share_a_gpu(verbs: Verbs, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    together = threading.Barrier(4)  # which only four runs at a time pass
+
+    def waiting(*call: Any) -> int:
+        together.wait(timeout=10)
+        return verbs(*call)
+
+    monkeypatch.setattr(runs, "run_command", waiting)
+    run_jobs([Job(f"row-{number}", "finetune") for number in range(8)], replace(place, gpus=2), per_gpu=2)
+    assert {verbs.devices.count(gpu) for gpu in ("3", "5")} == {4}
 
 
 def test_side_by_side_a_failure_is_told(verbs: Verbs, place: Place) -> None:
