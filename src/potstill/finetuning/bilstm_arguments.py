@@ -62,7 +62,8 @@ def set_augment(args: FinetuneArguments) -> None:
     args._check("augment", bool(args.teacher), "makes texts that a teacher must teach: name one with --teacher")
     args._check("augment", _is_on_texts(args), f"is for tasks on texts: leave it out for {args.task}")
     args._check("augment", args.alpha_ce is None or args.alpha_ce > 0, "teaches nothing with --alpha_ce 0")
-    args._check("augment", not args.unlabelled_alone, "makes texts from labelled rows: give --train_data")
+    alone = args.unlabelled_alone or args.max_train_samples == 0
+    args._check("augment", not alone, "makes texts from labelled rows, and there are none")
 
 
 def _is_on_texts(args: FinetuneArguments) -> bool:
