@@ -18,7 +18,7 @@ from typing import Any
 
 from potstill.errors import PotstillError
 from potstill.recipe_file import read_recipe
-from reproduce.common import Place, conditions, new_parser, place_of, read_result, run, write_result
+from reproduce.common import Place, conditions, named_values, new_parser, place_of, read_result, run, write_result
 from reproduce.held_out import held_out
 from reproduce.runs import Done, Job, run_jobs
 from reproduce.scoring import check_tasks, scored
@@ -41,6 +41,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--suite", default="glue:sst2,cola,stsb", help="tasks (glue:sst2,cola,stsb)")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of a model on a task (3)")
     parser.add_argument("--tuning_rate", type=float, default=5e-5, help="learning rate on the tasks")
+    parser.add_argument(
+        "--task_options", nargs="*", default=[], metavar="NAME=VALUE", help="more options for `evaluate`"
+    )
     options, more = parser.parse_known_args(argv)
     place = place_of(options, more)
     if options.runs < 1:
@@ -75,7 +78,8 @@ def main(argv: list[str]) -> None:
     _write(place, board)
     if options.task_data:
         first = {name: runs[0].folder for name, runs in trained.items()}
-        tuning = {"seeds": options.seeds, "learning_rate": options.tuning_rate}
+        tuning: dict[str, Any] = {"seeds": options.seeds, "learning_rate": options.tuning_rate}
+        tuning |= named_values(options.task_options, "--task_options")
         compared = {"teacher": recipe["teacher"]} | first
         plain = Place(place.work, place.results, place.gpus)  # unknown options go to the distillations only
         board["tasks"] = scored("leader-board-glue", plain, compared, [options.suite], options.task_data, **tuning)
