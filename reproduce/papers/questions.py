@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--student_layers", type=int, default=3)
     parser.add_argument("--train", type=int, default=20_000, help="cloze questions to train on (20000)")
     parser.add_argument("--dev", type=int, default=2000, help="cloze questions to score (2000)")
-    parser.add_argument("--epochs", type=float, nargs=2, default=(3, 8), help="of the cloze questions and XQuAD (3 8)")
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--epochs", type=float, nargs=2, default=(2, 8), help="of the cloze questions and XQuAD (2 8)")
+    parser.add_argument("--learning_rate", type=float, nargs=2, default=(2e-4, 1e-4), help="of both (2e-4 1e-4)")
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--runs_per_gpu", type=int, default=RUNS_PER_GPU)
     options, more = parser.parse_known_args(argv)
@@ -141,7 +141,7 @@ def _settings(options: Namespace, name: str, seed: int) -> dict[str, Any]:
     """Return the options that all runs on some data have; the same with and without a teacher."""
     return {
         "num_train_epochs": options.epochs[0 if name == CLOZE else 1],
-        "learning_rate": options.learning_rate,
+        "learning_rate": options.learning_rate[0 if name == CLOZE else 1],
         "per_device_train_batch_size": 32 if name == CLOZE else 16,
         "seed": seed,
         "report_to": "none",

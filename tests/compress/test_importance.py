@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from families_samples import CONFIGS, LENGTH
+from families_samples import CONFIGS, LENGTH, SAMPLES, random_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from potstill.compress.cut import cut, locate_removable
 from potstill.compress.importance import importance
 from potstill.compress.kept import Kept, kept_of
+from potstill.errors import PotstillError
+from potstill.student import build_student, family_of, grow, narrow
 from potstill.student.pruned import is_pruned
 
 HEADS, NEURONS, DEPTH, WIDTH = 3, 40, 4, 8
@@ -185,3 +187,36 @@ def test_a_pruned_model_can_be_pruned_again() -> None:
     at_once = cut(located, Kept.from_numbers(kept, [3] * 4), Kept.from_numbers(kept_neurons, [40] * 4))
     assert all(torch.equal(tensor, at_once.state_dict()[key]) for key, tensor in twice.state_dict().items())
     assert twice.config.to_dict() == at_once.config.to_dict()
+
+
+def test_what_needs_layers_that_are_alike_refuses_a_pruned_model() -> None:
+    model = random_model(CONFIGS["bert"]())
+    located = locate_removable(model, True, True)
+    small = cut(located, some_kept(HEADS, 2, 5), kept_of(located)[1])
+    ids, _ = rows_of(1)
+    assert torch.allclose(family_of(small).encode(small, ids).last, small.base_model(ids).last_hidden_state, atol=1e-5)
+    for refusing in (lambda: build_student(small, 2), lambda: narrow(small, 16), lambda: grow(small, 8)):
+        with pytest.raises(PotstillError, match="is pruned, and its layers differ in heads or neurons"):
+            refusing()
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "message"),
+    [
+        ("mpnet", True, "'mpnet' cannot be removed, because all its layers share"),
+        ("roformer", False, "'roformer' cannot be pruned, because potstill does not know"),
+    ],
+)
+def test_architectures_that_cannot_be_pruned_are_refused(name: str, heads: bool, message: str) -> None:
+    model = random_model(SAMPLES[name]())
+    with pytest.raises(PotstillError, match=message):
+        locate_removable(model, heads, True)
+
+
+def test_a_config_that_cannot_say_the_heads_is_refused() -> None:
+    model = random_classifier("eurobert", 1)
+    located = locate_removable(model, True, False)
+    heads, neurons = kept_of(located)
+    fewer = heads.without([torch.arange(HEADS) for _ in range(DEPTH)], 1, uniform=False, normalise=False)
+    with pytest.raises(PotstillError, match="'eurobert' can only lose the same number of heads"):
+        cut(located, fewer, neurons)

@@ -264,6 +264,17 @@ def test_runs_that_cannot_be_compared_are_told_first(write: Write) -> None:
     assert second == "- NOT COMPARABLE: teacher did not have the same weights in all its runs (cola, rte)."
 
 
+def test_a_metric_in_the_unit_of_the_scores(write: Write) -> None:
+    def change(run: RunResult) -> RunResult:
+        error = {"teacher": 0.2, "student": 0.31}[run.model] + run.seed / 100
+        return dataclasses.replace(run, metrics={"pearson": 90.0, "spearman": 80.0, "mae": error})
+
+    text = compare(str(write(random_scores(["teacher", "student"], ["ratings"], 3), change)), "markdown")
+    assert "| student | 90.0/80.0/0.320 |" in text
+    assert "Pearson/Spearman/MAE" in text
+    assert "- MAE: in the unit of the scores, not in percent; lower is better." in text
+
+
 def test_runs_outside_the_plan_are_told(write: Write) -> None:
     folder = write(random_scores(["teacher", "student"], ["cola"], 3), seeds=[0, 2], models=[("teacher", "/t")])
     text = words(compare(str(folder)))

@@ -70,6 +70,37 @@ def test_all_is_run_recorded_and_told(
     assert listing(tmp_path / "results").keys() == found.keys()
 
 
+def test_unlabelled_texts_teach_in_runs_of_their_own(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"bol {word} kim\n" for word in "abcdefghij"))
+    options: Json = {"suite": "glue:sst2", "second_distillation": ["student"], "unlabelled": [texts]}
+    options |= {"unlabelled_ratio": 0.25, "max_steps": 2}
+    assert main(flags(**options)) == 0
+    printed = capsys.readouterr()
+    assert "student (D, unlabelled) learned from 10 unlabelled texts too" in " ".join(printed.out.split())
+    names = ("teacher", "student", "student (D)", "student (D, unlabelled)")
+    runs = {name: json.loads((tmp_path / f"results/{name}/sst2/seed-43.json").read_text()) for name in names}
+    assert {name: run["unlabelled"] is not None for name, run in runs.items()} == dict.fromkeys(names, False) | {
+        names[3]: True
+    }
+    assert runs[names[3]]["unlabelled"]["per_epoch"] == 6
+    assert runs[names[3]]["hyperparameters"]["unlabelled_ratio"] == 0.25
+    assert "unlabelled_ratio" not in runs[names[2]]["hyperparameters"]
+    assert runs[names[2]]["teacher"] == runs[names[3]]["teacher"]
+    assert len({run["scored_fingerprint"] for run in runs.values()}) == 1
+
+    assert main(flags(**options)) == 0
+    assert "[" not in capsys.readouterr().err  # nothing is left to do
+    texts.write_text("bol kim\n")
+    assert main(flags(**options)) == 1
+    assert "is of another run: the unlabelled texts were different" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "results/student (D, unlabelled)")
+    assert main(flags(**options, without_unlabelled_too=False)) == 0
+    assert "student (D) " not in capsys.readouterr().out.split("Left out")[0]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(
     models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory

@@ -37,6 +37,21 @@ pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
         ({"teacher": "x"}, "--teacher is an option of `finetune`: give --second_distillation."),
         ({"second_distillation": ["teacher"]}, "'teacher' is none of the models after the first: student."),
         ({"second_distillation": ["student"], "alpha_ce": 0, "alpha_task": 0}, "--alpha_ce is 0"),
+        ({"unlabelled": ["x.txt"]}, "--unlabelled needs --second_distillation: name the models"),
+        ({"unlabelled_ratio": 2}, "--unlabelled_ratio needs --unlabelled"),
+        (
+            {"unlabelled": ["x.txt"], "second_distillation": ["student"]},
+            "--unlabelled is for the texts of one task, but --suite has 2",
+        ),
+        (
+            {"unlabelled": ["x.txt"], "second_distillation": ["student"], "suite": "glue:sst2"},
+            "There is no file or folder x.txt: check the path given to --unlabelled",
+        ),
+        (
+            {"unlabelled": ["x.txt"], "second_distillation": ["student"], "suite": "glue:sst2", "alpha_ce": 0},
+            "it teaches nothing with --alpha_ce 0",
+        ),
+        ({"models": ["a=x", "b (D, unlabelled)=y"]}, "ends in ' (D, unlabelled)', which --second_distillation adds"),
         ({"search": True}, "--search chooses the learning rate itself"),
         ({"runs_per_gpu": 0}, "--runs_per_gpu is 0"),
         ({"resume_from_checkpoint": "true"}, "--resume_from_checkpoint is not needed"),

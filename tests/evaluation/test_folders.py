@@ -109,6 +109,26 @@ def test_runs_with_other_data_are_not_comparable(finetuned: Finetuned) -> None:
     assert "NOT COMPARABLE: the runs of SST-2 did not read the same data" in compare(words)
 
 
+def test_only_the_scored_rows_must_be_the_same(finetuned: Finetuned) -> None:
+    few: dict[str, Any] = {"data_fingerprint": "1" * 64, "scored_fingerprint": "s", "rows": {"train": 770, "dev": 100}}
+    text = " ".join(
+        compare([finetuned("a", data_fingerprint="2" * 64, scored_fingerprint="s"), finetuned("b", **few)]).split()
+    )
+    assert "NOT COMPARABLE" not in text
+    said = "SST-2: all are scored on the same rows, but are not trained on the same ones"
+    assert f"{said} (1,000 rows, 22222222: a; 770 rows, 11111111: b)." in text
+    text = " ".join(compare([finetuned("c", scored_fingerprint="t"), finetuned("d", **few)]).split())
+    assert "NOT COMPARABLE: the runs of SST-2 were not scored on the same rows (t: c; s: d)." in text
+    own = [finetuned(name, "classification", scored_fingerprint=name) for name in "xy"]
+    text = " ".join(compare(own).split())
+    assert "Two data sets have one name: declare each in a .yaml file with a name of its own." in text
+    again = finetuned("z", "classification", 43, scored_fingerprint="z")
+    with pytest.raises(
+        PotstillError, match=r"both hold x on .*, but were scored on different rows, which have no common"
+    ):
+        compare([own[0], f"x={again}"])
+
+
 def test_a_folder_with_a_sign_of_equality(finetuned: Finetuned) -> None:
     folder = finetuned("lr=3e-5")
     assert json.loads(compare(folder, "json"))["models"].keys() == {"lr=3e-5"}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from potstill import PotstillError
 from potstill.cache import cache_folder
 from potstill.finetuning import soft_targets as kept_targets
 from potstill.finetuning.job import Job
-from potstill.finetuning.predict import fingerprint, predict
+from potstill.finetuning.predict import fingerprint, predict, scored_fingerprint
 from potstill.finetuning.rows import Rows
 from potstill.finetuning.soft_targets import soft_targets
 from potstill.tasks.glue import GLUE
@@ -202,3 +203,17 @@ def test_fingerprints(sentences: Job, teacher: Path, span_teacher: Path) -> None
     assert model_fingerprint(teacher) == model_fingerprint(str(teacher))
     assert model_fingerprint(teacher) != model_fingerprint(span_teacher)
     assert kept_targets._key(teacher, sentences.train, None) != kept_targets._key(span_teacher, sentences.train, None)
+
+
+def test_the_fingerprint_of_scored_rows_has_the_names_of_labels() -> None:
+    """Training rows without a label shift the numbers of the others, and the rows to score stay the same."""
+
+    def of(labels: list[Any], names: tuple[str, ...], texts: str = "xy") -> str:
+        return scored_fingerprint({"dev": datasets.Dataset.from_dict({"text": [*texts], "label": labels})}, names)
+
+    one = of([0, 2], ("a", "b", "c"))
+    assert one == of([0, 1], ("a", "c"))
+    assert one != of([0, 1], ("a", "b"))
+    assert one != of([0, 2], ("a", "b", "c"), "xz")
+    assert of([[0], [0, 2]], ("a", "b", "c")) == of([[0], [0, 1]], ("a", "c"))
+    assert of([0.5, 1.0], ()) != of([0.5, 1.5], ())

@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from potstill.arguments import named_models
+from potstill.bilstm.options import NAME
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
 from potstill.evaluation.encoders import EncoderRuns, read_inputs
-from potstill.evaluation.evaluate_arguments import DISTILLED, LEARNING_RATES, EvaluateArguments
+from potstill.evaluation.evaluate_arguments import LEARNING_RATES, TAUGHT, UNLABELLED, EvaluateArguments
 from potstill.evaluation.pool import EvaluationProgress, do_all
 from potstill.evaluation.results import PLAN, Plan, another_run, load_results, option_differences
 from potstill.evaluation.run import PlannedRun, clear_cache, data_fingerprint, task_data
 from potstill.files import check_writable
 from potstill.finetuning.finetune_arguments import FinetuneArguments
-from potstill.finetuning.job import InputReader
+from potstill.finetuning.job import InputReader, unlabelled_texts
+from potstill.finetuning.model_source import model_source
 from potstill.finetuning.result import RunResult, relevant, run_path
 from potstill.finetuning.trainer import hyperparameters
 from potstill.student.loading import model_folder
@@ -92,6 +94,7 @@ class _Inputs:
         absent: task → why it has no data.
         rows: task → number of rows to train on.
         data: task → fingerprint of its data, if resuming.
+        texts: number of unlabelled texts, and their fingerprint; None if there are none.
     """
 
     resuming: bool
@@ -100,6 +103,7 @@ class _Inputs:
     absent: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    texts: tuple[int, str] | None = None
 
 
 def _check_folder(folder: Path) -> None:
@@ -120,13 +124,13 @@ def _read_models(args: EvaluateArguments, inputs: _Inputs) -> None:
         every_run = [FinetuneArguments(**args.run_options(name, task, args.seed)) for task in args.tasks()]
         for run in {run.max_length: run for run in every_run}.values():
             try:
-                reader = InputReader.of(run, path, "model")
+                reader = InputReader.of(run, model_source(run), "model")
             except PotstillError as error:
                 raise PotstillError(f"{name}: {error}") from error
         tokenizers[name] = tokenizer_fingerprint(reader.tokenizer)
         layers = getattr(reader.config, "num_hidden_layers", 12)
         inputs.parameters[path] = 12 * layers * getattr(reader.config, "hidden_size", 768) ** 2
-        if inputs.resuming:
+        if inputs.resuming and path != NAME:  # a new BiLSTM is another one for pairs
             inputs.weights[path] = model_fingerprint(model_folder(path, "model"))
     teacher, *_ = tokenizers
     spans = [run.declared_task.title for run in every_run if run.declared_task.by_token]
@@ -149,6 +153,10 @@ def _read_data(args: EvaluateArguments, inputs: _Inputs) -> None:
         inputs.rows[task] = len(data.train)
         if inputs.resuming:
             inputs.data[task] = data_fingerprint(data)
+        if args.unlabelled:  # a mistake in them must not show only when the models without them are done
+            run = FinetuneArguments(**args.run_options(name + UNLABELLED, task, args.seed) | {"teacher": name})
+            found = unlabelled_texts(run, data)
+            inputs.texts = len(found), found.fingerprint
 
 
 class _Evaluation:
@@ -187,7 +195,7 @@ class _Evaluation:
                         "delete this file."
                     )
                 self.rates.setdefault((result.model, result.task), rate)
-            if result.model.endswith(DISTILLED) and result.teacher is not None:
+            if result.model.endswith(TAUGHT) and result.teacher is not None:
                 # With more seeds another seed may be the median, but all runs of a task must have the same teacher.
                 name, _, seed = result.teacher.rpartition(", seed ")
                 if name == self.teacher and seed.isdecimal():
@@ -196,7 +204,7 @@ class _Evaluation:
 
     def run(self) -> None:
         """Do all missing runs: first the search, then the seeds; models with the second distillation come last."""
-        second = [name for name, _ in self.plan.models if name.endswith(DISTILLED)]
+        second = [name for name, _ in self.plan.models if name.endswith(TAUGHT)]
         self._run_models([name for name, _ in self.plan.models if name not in second])
         if second:
             for task in self.plan.trained:
@@ -275,7 +283,7 @@ class _Evaluation:
         if rate is not None:
             options |= {"learning_rate": rate, "output_dir": f"{options['output_dir']}-{rate:g}"}
             searched = {"learning_rate": list(LEARNING_RATES)}
-        if model.endswith(DISTILLED):
+        if model.endswith(TAUGHT):
             options["teacher"] = str(self.folder / ".teachers" / task)
             teacher_name = f"{self.teacher}, seed {self.teacher_seeds.get(task)}"
         return PlannedRun(model, options, file, None, searched, teacher_name)
@@ -316,12 +324,19 @@ class _Evaluation:
             messages.append(f"the weights of {run.model} ({path}) were different")
         if result.data_fingerprint != self.inputs.data.get(task, result.data_fingerprint):
             messages.append(f"the data of {title_of(task)} were different")
+        if args.unlabelled and self.inputs.texts is not None:
+            before = (result.unlabelled or {}).get("fingerprint")
+            messages += ["the unlabelled texts were different"] * (before != self.inputs.texts[1])
         return messages
 
     def _size(self, run: PlannedRun) -> float:
         """Return an estimate of a run's time, in an arbitrary unit."""
         args = run.args()
-        rows = self.inputs.rows[run.task] * float(args.num_train_epochs or 1)
+        labelled = self.inputs.rows[run.task]
+        texts = self.inputs.texts[0] if args.unlabelled and self.inputs.texts is not None else 0
+        if texts and args.unlabelled_ratio is not None:
+            texts = round(args.unlabelled_ratio * labelled)
+        rows = (labelled + texts) * float(args.num_train_epochs or 1)
         # All steps of a small model take the same time. A large model's time grows with its parameters and
         # with the length of its rows.
         parameters = self.inputs.parameters[self.paths[run.model]]

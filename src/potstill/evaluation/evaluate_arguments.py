@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from potstill.arguments import named_models, option
+from potstill.arguments import named_models, option, parsed_mapping
+from potstill.bilstm.options import NAME
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
 from potstill.evaluation.suites import ENCODER_SUITES
@@ -24,13 +25,23 @@ LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 
 OF_FINETUNE = (
     *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric", "quantization"),
-    *("unlabelled", "unlabelled_ratio", "unlabelled_columns", "teacher_heads", "teacher_weights"),
+    *("teacher_heads", "teacher_weights"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
 )
 """Options of `finetune` that make no sense for several models or tasks."""
 
 DISTILLED = " (D)"
 """Added to the name of a model for the same model with the second distillation, as in the paper."""
+
+UNLABELLED = " (D, unlabelled)"
+"""Added to the name of a model for the same model with the second distillation on unlabelled texts too."""
+
+TAUGHT = (DISTILLED, UNLABELLED)
+
+
+def untaught(model: str) -> str:
+    """Return the name of a model without what the second distillation adds to it."""
+    return next((model.removesuffix(ending) for ending in TAUGHT if model.endswith(ending)), model)
 
 
 def _suites_in_words() -> str:
@@ -74,9 +85,12 @@ class EvaluateArguments(FinetuneArguments):
     losses: dict | str | None = option(None, "An option of `finetune`.")
     num_hidden_layers: int | None = option(None, "An option of `finetune`.")
     layers: str | None = option(None, "An option of `finetune`.")
-    unlabelled: list[str] | str | None = option(None, "An option of `finetune`.")
-    unlabelled_ratio: float | None = option(None, "An option of `finetune`.")
-    unlabelled_columns: list[str] | None = option(None, "An option of `finetune`.")
+    unlabelled: list[str] | str | None = option(
+        None,
+        "Texts without labels, which also teach the models of --second_distillation in runs of their own: files, "
+        "folders or patterns.",
+        several=True,
+    )
     teacher_heads: Literal["average", "separate"] | None = option(None, "An option of `finetune`.")
     teacher_weights: list[float] | None = option(None, "An option of `finetune`.")
     search: bool = option(
@@ -93,7 +107,7 @@ class EvaluateArguments(FinetuneArguments):
     task: str | None = option(None, "An option of `finetune`; use --suite here.")
 
     not_offered: ClassVar[frozenset[str]] = FinetuneArguments.not_offered | {
-        *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir"),
+        *("model", "task", "teacher", "resume_from_checkpoint", "overwrite_output_dir", "without_teacher_too"),
         *OF_FINETUNE,
     }
 
@@ -123,6 +137,11 @@ class EvaluateArguments(FinetuneArguments):
                 f"--second_distillation fine-tunes models and the suite {encoder_suites[0]} does not: evaluate on it "
                 "separately."
             )
+        paths = [path for _, path in named_models(self.models)]
+        self._check(
+            "bilstm", self.bilstm is None or NAME in paths, f"is for a model named as lstm={NAME}: leave it out"
+        )
+        self._check_texts(tasks)
         if self.search and not tasks:
             raise PotstillError(f"--search tries learning rates, but the suite {encoder_suites[0]} trains nothing.")
         if self.seeds < 2 and tasks:
@@ -140,9 +159,10 @@ class EvaluateArguments(FinetuneArguments):
             raise PotstillError("--overwrite_output_dir would delete finished runs: name another --output_dir.")
         names = [name for name, _ in named_models(self.models)]
         for name in names:
-            if name.endswith(DISTILLED):
+            ending = next((ending for ending in TAUGHT if name.endswith(ending)), None)
+            if ending is not None:
                 raise PotstillError(
-                    f"The name {name!r} ends in {DISTILLED!r}, which --second_distillation adds to names: choose "
+                    f"The name {name!r} ends in {ending!r}, which --second_distillation adds to names: choose "
                     "another name."
                 )
         for name in self.second_distillation or []:
@@ -151,9 +171,25 @@ class EvaluateArguments(FinetuneArguments):
                 raise PotstillError(f"--second_distillation {name!r} is none of the models after the first: {others}.")
         self.plan({}, encoder_suites).check()
         # The arguments of the runs check the other options.
-        options = [self.run_options(names[0], task, self.seed) for task in tasks]
-        for run_options in options:
-            FinetuneArguments(**run_options | ({"teacher": names[0]} if self.second_distillation else {}))
+        taught = names[0] + UNLABELLED if self.unlabelled else names[0]
+        for task in tasks:
+            options = self.run_options(taught, task, self.seed)
+            FinetuneArguments(**options | ({"teacher": names[0]} if self.second_distillation else {}))
+
+    def _check_texts(self, tasks: Sequence[str]) -> None:
+        """Check the options of texts without labels."""
+        for name in ("unlabelled_ratio", "unlabelled_columns"):
+            if not self.unlabelled and getattr(self, name) is not None:
+                raise PotstillError(f"--{name} needs --unlabelled: name texts, or leave it out.")
+        if self.unlabelled and not self.second_distillation:
+            raise PotstillError(
+                "--unlabelled needs --second_distillation: name the models that the first one is to teach with these "
+                "texts."
+            )
+        if self.unlabelled and len(tasks) != 1:
+            raise PotstillError(
+                f"--unlabelled is for the texts of one task, but --suite has {len(tasks)}: evaluate on each separately."
+            )
 
     def tasks(self) -> list[str]:
         """Return the tasks that models are fine-tuned on, in the order of the suites.
@@ -211,12 +247,18 @@ class EvaluateArguments(FinetuneArguments):
         folders = self.folders()
         models = [(name, paths[0]) for name, paths in folders.items()]
         paths = dict(models)
-        models += [(name + DISTILLED, paths[name]) for name in self.second_distillation or []]
+        models += [(name + ending, paths[name]) for name in self.second_distillation or [] for ending in self._endings]
         trained = self.tasks()
         tasks = [*trained, *sets, *(suite for suite in self.encoder_suites() if suite in absent)]
         seeds = list(range(self.seed, self.seed + self.seeds)) if trained else []
         several = {name: found for name, found in folders.items() if len(found) > 1}
         return Plan(models, tasks, absent, seeds, [*tasks[len(trained) :]] or None, several or None)
+
+    @property
+    def _endings(self) -> tuple[str, ...]:
+        """The endings of the names of the models of a second distillation."""
+        plain = () if self.unlabelled and not self.without_unlabelled_too else (DISTILLED,)
+        return (*plain, UNLABELLED) if self.unlabelled else plain
 
     def folders(self) -> dict[str, list[str]]:
         """Return the folders of each model, by its name.
@@ -247,7 +289,16 @@ class EvaluateArguments(FinetuneArguments):
             seed: the run's seed.
         """
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FinetuneArguments) if f.init}
-        path = dict(named_models(self.models))[model.removesuffix(DISTILLED)]
+        paths = dict(named_models(self.models))
+        path, first = paths[untaught(model)], next(iter(paths.values()))
+        bilstm = None
+        if path == NAME:  # the other models are compared with the first one, whose tokenizer and embeddings it takes
+            sources = {} if first == NAME else {"tokenizer": first}
+            bilstm = parsed_mapping("bilstm", self.bilstm) or {}
+            sources |= {"embeddings": first} if sources and "tokenizer" not in bilstm else {}
+            bilstm = sources | bilstm if isinstance(bilstm, dict) else bilstm
+        if not model.endswith(UNLABELLED):
+            given |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")
         return (
             given
@@ -257,6 +308,7 @@ class EvaluateArguments(FinetuneArguments):
                 "seed": seed,
                 "output_dir": output,
                 "save_strategy": "no",
+                "bilstm": bilstm,
             }
             | {
                 "rerank_columns": None  # of the suite, which trains nothing

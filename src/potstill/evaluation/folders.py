@@ -120,6 +120,14 @@ class _Merged:
                 f"{self.sources[key]} and {folder} both hold {run.model} on {run.title} with seed {run.seed}: give "
                 f"each a name of its own, as in one={self.sources[key]} other={folder}."
             )
+        for (model, task, seed), other in self.runs.items():
+            both = other.scored_fingerprint and run.scored_fingerprint
+            if (model, task) == key[:2] and both and other.scored_fingerprint != run.scored_fingerprint:
+                raise PotstillError(
+                    f"{self.sources[model, task, seed]} and {folder} both hold {model} on {run.title}, but were scored "
+                    "on different rows, which have no common median: give each model a name of its own, or declare "
+                    "each data set in a .yaml file with a name of its own."
+                )
         self.runs[key], self.sources[key] = run, folder
 
     def plan(self) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from potstill.evaluation.results import RunResult
@@ -11,6 +11,8 @@ from potstill.evaluation.statistics import NOISE, Comparison, beyond_spread, cha
 from potstill.evaluation.tables import BEYOND, INCOMPLETE
 from potstill.report.markdown import NOTHING
 from potstill.tasks.glue import SUITE
+from potstill.tasks.metrics import UNITS
+from potstill.tasks.own import OWN
 from potstill.tasks.registry import suites
 
 
@@ -23,6 +25,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_macro(comparison),
         *_spread(comparison),
         *_undefined(comparison),
+        *_units(comparison),
         *_teachers(comparison),
         *_hyperparameters(comparison),
         *_conditions(comparison.runs),
@@ -33,13 +36,22 @@ def mismatches(comparison: Comparison) -> list[str]:
     """Report the tasks whose runs read different data, and the models whose runs had different weights."""
     messages = []
     for task, title in comparison.titles.items():
-        by_data: dict[str, list[str]] = {}
-        for run in comparison.runs:
-            if run.task == task:
-                by_data.setdefault(run.data_fingerprint, []).append(run.model)
+        runs = [run for run in comparison.runs if run.task == task]
+        recorded = all(run.scored_fingerprint is not None for run in runs)
+        by_data = by_rows = _models_by(runs, lambda run: run.data_fingerprint)
+        if recorded:
+            by_data = _models_by(runs, lambda run: str(run.scored_fingerprint))
         if len(by_data) > 1:
-            groups = "; ".join(f"{mark}: {_distinct(models)}" for mark, models in by_data.items())
-            messages.append(f"NOT COMPARABLE: the runs of {title} did not read the same data ({groups}).")
+            hint = ""
+            if task in OWN:
+                hint = " Two data sets have one name: declare each in a .yaml file with a name of its own."
+            read = "were not scored on the same rows" if recorded else "did not read the same data"
+            messages.append(f"NOT COMPARABLE: the runs of {title} {read} ({_groups(by_data)}).{hint}")
+        elif len(by_rows) > 1:
+            trained = _models_by(runs, lambda run: f"{run.rows.get('train', 0):,} rows, {run.data_fingerprint[:8]}")
+            messages.append(
+                f"{title}: all are scored on the same rows, but are not trained on the same ones ({_groups(trained)})."
+            )
     for model in comparison.models:
         several = model in (comparison.plan.folders or {})  # of which each has weights of its own
         fingerprints = [run.model_fingerprint for run in comparison.runs if run.model == model and not several]
@@ -49,6 +61,17 @@ def mismatches(comparison: Comparison) -> list[str]:
                 f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_distinct(weights)})."
             )
     return messages
+
+
+def _models_by(runs: Iterable[RunResult], key: Callable[[RunResult], str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        found.setdefault(key(run), []).append(run.model)
+    return found
+
+
+def _groups(models: Mapping[str, Iterable[str]]) -> str:
+    return "; ".join(f"{mark}: {_distinct(of)}" for mark, of in models.items())
 
 
 def _missing(comparison: Comparison) -> list[str]:
@@ -157,6 +180,12 @@ def _undefined(comparison: Comparison) -> list[str]:
     ]
 
 
+def _units(comparison: Comparison) -> list[str]:
+    """Explain the metrics that are not in percent."""
+    found = {UNITS[name] for run in comparison.runs for name in run.metrics if name in UNITS}
+    return [f"{', '.join(sorted(found))}: in the unit of the scores, not in percent; lower is better."] if found else []
+
+
 def _teachers(comparison: Comparison) -> list[str]:
     messages = []
     for model in comparison.models:
@@ -167,6 +196,10 @@ def _teachers(comparison: Comparison) -> list[str]:
         if set(tasks) - {None}:
             pairs = "; ".join(f"{teacher or 'no teacher'} ({_distinct(titles)})" for teacher, titles in tasks.items())
             messages.append(f"{model} was fine-tuned with task teachers (second distillation): {pairs}.")
+        counts = [run.unlabelled["texts"] for run in comparison.runs if run.model == model and run.unlabelled]
+        if counts:
+            texts = _distinct(f"{count:,}" for count in counts)
+            messages.append(f"{model} learned from {texts} unlabelled texts too, by the soft targets of its teacher.")
     return messages
 
 

@@ -96,6 +96,8 @@ def do(run: PlannedRun) -> RunResult:
         gc.collect()  # a trainer and its callbacks refer to each other, which keeps the weights in memory
         torch.cuda.empty_cache()
     fields: dict[str, Any] = {"model": run.model, "teacher": run.teacher_name, "searched": run.searched}
+    if job.unlabelled is not None:
+        fields["unlabelled"] = job.unlabelled.record(job.drawn)
     result = result_of(args, job.data, measured, data_fingerprint(job.data), **fields)
     result.save_as(run.file)
     if received_signal is not None:
@@ -145,7 +147,8 @@ def task_data(args: FinetuneArguments) -> TaskData:
 def _job(args: FinetuneArguments) -> Job:
     data = task_data(args)
     # The id is unique: a kept job refers to its data, so no other object gets that id. Rows depend on the other parts.
-    key = (id(data), args.model, args.max_length, args.freeze_encoder, args.records)
+    texts = (tuple(args.unlabelled or ()), tuple(args.unlabelled_columns or ()))
+    key = (id(data), args.model, str(args.bilstm), args.max_length, args.freeze_encoder, args.records, texts)
     if key not in _jobs:
         _jobs.clear()
         _jobs[key] = Job.prepare(args, data)

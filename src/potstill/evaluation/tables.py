@@ -17,11 +17,14 @@ from potstill.evaluation.results import RunResult
 from potstill.evaluation.statistics import Comparison, Scores, beyond_spread, retention
 from potstill.evaluation.suites import ENCODER_SUITES
 from potstill.report.markdown import NOTHING, plain, table, visible
+from potstill.tasks.metrics import UNITS
 from potstill.tasks.registry import short_names
 
 WIDTH = 100
 BEYOND = "*"
 INCOMPLETE = "†"
+IN_UNITS = frozenset(UNITS.values())
+"""Short names of the metrics that are not in percent."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,11 @@ def _metrics(comparison: Comparison, relative: bool = False) -> Grid:
                 others = medians(comparison.reference, task)
                 figures = [retention(one or 0, other) for one, other in zip(figures, others, strict=False)]
             mark = INCOMPLETE if (model, task) in runs and comparison.missing(model, task) else ""
-            cells.append(mark + ("/".join(NOTHING if one is None else f"{one:.1f}" for one in figures) or NOTHING))
+            written = [
+                NOTHING if one is None else f"{one:.3f}" if name in IN_UNITS and not relative else f"{one:.1f}"
+                for name, one in zip(names[task], figures, strict=False)
+            ]
+            cells.append(mark + ("/".join(written) or NOTHING))
         if not relative or model != comparison.reference:
             rows.append((model, cells))
     header = [f"{visible(comparison.titles[task])}\n{visible('/'.join(names[task]))}" for task in tasks]

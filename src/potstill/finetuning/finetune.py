@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.arguments import RECIPE, recipe_values
+from potstill.bilstm.config import BiLSTMConfig
 from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.result import RESULTS, RunResult
-from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, shown, train_once
+from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
 from potstill.json_files import json_text
 from potstill.report.label_card import PICTURE
 from potstill.report.task_card import task_card
 from potstill.student.pruned import is_pruned
+from potstill.tasks.metrics import shown
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
 from potstill.training.output import atomic_output, claimed_output_dir
@@ -142,8 +144,10 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
         frozen, task = isinstance(trainer.trained, FrozenEncoder), trainer.args.declared_task
-        pruned = is_pruned(getattr(trainer.trained, "encoder", trainer.trained).config)
-        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), task, frozen, pruned)
+        config = getattr(trainer.trained, "encoder", trainer.trained).config if frozen else trainer.trained.config
+        bilstm = config if isinstance(config, BiLSTMConfig) else None
+        recipe = recipe_values(trainer.args)
+        card = task_card(recipe, dataclasses.asdict(result), task, frozen, is_pruned(config), bilstm)
         (staging / "README.md").write_text(card, encoding="utf-8")
         if result.confusion is not None:
             (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 import torch
 
-from potstill.arguments import RunArguments, option, parsed_losses
+from potstill.arguments import RunArguments, option, parsed_losses, parsed_mapping
+from potstill.bilstm.options import NAME, BiLSTMOptions
 from potstill.errors import PotstillError
 from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
@@ -19,7 +20,7 @@ from potstill.tasks.own import OWN, OwnTask, TagTask, check_metric, split_column
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.registry import TASKS, find_task
 from potstill.tasks.rows import ON_BAD_ROWS, OnBadRows
-from potstill.tasks.task import USUAL, OwnFiles, Task
+from potstill.tasks.task import USUAL, Defaults, OwnFiles, Task
 
 OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 """Other modules whose contents are in the help of the options."""
@@ -27,6 +28,13 @@ OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 
 WEIGHTS: dict[str, Any] = {field.name: field.default for field in fields(TaskObjective)}
 """Option of a teacher's losses → its default. Rerankers have `losses` in their place."""
+
+
+BILSTM = Defaults(learning_rate=1e-3, batch_size=64, epochs=10)
+"""Settings of a new BiLSTM. Its `max_length` is the task's."""
+
+BILSTM_WEIGHTS: dict[str, Any] = {"alpha_ce": 1.0, "alpha_task": 0.0, "soft_loss": "mse"}
+"""Defaults of a teacher's losses for a new BiLSTM: it learns from the teacher's logits alone, as in the paper."""
 
 
 def _lengths() -> str:
@@ -47,7 +55,9 @@ class FinetuneArguments(RunArguments):
         PotstillError: the task is unknown, or a value is not valid; the message names its field.
     """
 
-    model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
+    model: str | None = option(
+        None, "Folder or hub name of the model to fine-tune; or bilstm, for a new BiLSTM.", required=True
+    )
     task: str | None = option(
         None,
         f"Task to fine-tune it on: {', '.join(TASKS)}; or a .yaml file.",
@@ -88,6 +98,11 @@ class FinetuneArguments(RunArguments):
     )
     layers: str | None = option(
         None, "The layers to keep: alternate (if not given), first, last, even, or a list such as 0,2,5."
+    )
+    bilstm: dict | str | None = option(
+        None,
+        "With --model bilstm: its sizes and sources, such as '{hidden_size: 300, tokenizer: FOLDER, embeddings: "
+        "FOLDER}'. Tokenizer and embeddings are the teacher's if not given.",
     )
     max_length: int | None = option(None, f"Longest input in tokens; {_lengths()} if not given.")
     max_train_samples: int | None = option(
@@ -195,6 +210,9 @@ class FinetuneArguments(RunArguments):
 
     def __post_init__(self) -> None:
         defaults = USUAL if self.task is None else find_task(self.task).settings(taught=bool(self.teacher))
+        self._set_bilstm()
+        if self.new_bilstm:
+            defaults = BILSTM._replace(max_length=defaults.max_length)
         self.learning_rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
         self.num_train_epochs = defaults.epochs if self.num_train_epochs is None else self.num_train_epochs
         if self.per_device_train_batch_size is None:
@@ -228,6 +246,31 @@ class FinetuneArguments(RunArguments):
         self._check("num_hidden_layers", depth is None or depth > 0, "must be above 0")
         super().__post_init__()
 
+    def _set_bilstm(self) -> None:
+        """Check the options of a new BiLSTM, and set their defaults."""
+        self.bilstm = parsed_mapping("bilstm", self.bilstm)
+        if not self.new_bilstm:
+            self._check("bilstm", self.bilstm is None, "is for --model bilstm: leave it out")
+            return
+        options = BiLSTMOptions.read(self.bilstm or {})
+        teacher = next(iter(self.teachers), None)
+        if options.tokenizer is None and teacher:  # so that the same run without the teacher begins with the same model
+            options = replace(options, tokenizer=teacher, embeddings=options.embeddings or teacher)
+        if options.tokenizer is None:
+            raise PotstillError(
+                "--model bilstm needs a tokenizer: name a model that has one in --bilstm '{tokenizer: FOLDER}', or "
+                "give a --teacher."
+            )
+        self.bilstm = asdict(options)
+        if self.task is not None:
+            task = self.declared_task
+            fits = task.pipeline == "text-classification" and not task.ranks
+            self._check("model", fits, f"is for tasks on texts: name another model for {self.task}")
+        for name in ("num_hidden_layers", "layers"):
+            self._check(name, getattr(self, name) is None, "is for transformers: a BiLSTM has one layer")
+        self._check("freeze_encoder", not self.freeze_encoder, "is for transformers: leave it out for a BiLSTM")
+        self._check("alpha_cos", not self.alpha_cos, "is for transformers: leave it out for a BiLSTM")
+
     def _set_losses(self) -> None:
         """Set and check the losses: `losses` of a ranking, and the weights of `WEIGHTS` of any other task."""
         self.losses = parsed_losses(self.losses)
@@ -242,7 +285,7 @@ class FinetuneArguments(RunArguments):
         self._check("losses", self.losses is None, "is an option of rerank: give --alpha_ce and --alpha_task")
         squared = self.soft_loss == "mse" and self.temperature not in (None, WEIGHTS["temperature"])
         self._check("temperature", not squared, "has no meaning with --soft_loss mse: leave it out")
-        for name, default in WEIGHTS.items():
+        for name, default in (WEIGHTS | (BILSTM_WEIGHTS if self.new_bilstm else {})).items():
             if getattr(self, name) is None:
                 setattr(self, name, default)
         for name in ("alpha_ce", "alpha_task", "alpha_cos"):
@@ -347,6 +390,11 @@ class FinetuneArguments(RunArguments):
             check_metric(task, self.metric, "--metric")
 
     @property
+    def new_bilstm(self) -> bool:
+        """Whether the model is a new BiLSTM."""
+        return self.model == NAME
+
+    @property
     def teachers(self) -> list[str]:
         """The folders or hub names of all task teachers; none if none is named."""
         return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher or [])
@@ -380,7 +428,7 @@ class FinetuneArguments(RunArguments):
     def unlabelled_alone(self) -> bool:
         """Whether the soft targets of unlabelled texts are all that teaches, because no labelled rows are named."""
         task = self.declared_task if self.task else None
-        return bool(self.unlabelled) and isinstance(task, OwnTask) and not task.by_token and not self.own_files.train
+        return bool(self.unlabelled) and isinstance(task, OwnTask) and not self.own_files.train
 
     @property
     def declared_task(self) -> Task:

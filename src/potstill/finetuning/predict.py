@@ -64,3 +64,29 @@ def fingerprint(tables: dict[str, Any]) -> str:
         for start in range(0, len(dataset), 10_000):
             digest.update(json.dumps(dataset[start : start + 10_000], ensure_ascii=True).encode())
     return digest.hexdigest()
+
+
+def scored_fingerprint(dev: dict[str, Any], labels: tuple[str, ...] | None) -> str:
+    """Return a SHA-256, in hexadecimal, of the rows to score by split, with their labels by name.
+
+    Two models with equal rows have scores that can be compared, whatever rows they were trained on. The numbers of
+    labels are no part of it, because they depend on the labels that the rows to train on have.
+
+    Args:
+        dev: split → dataset; labels are in its column `label` or `tags`, if it has one.
+        labels: names of the labels by number; None or empty for a task without labels.
+    """
+
+    def named(value: Any) -> Any:
+        return [named(item) for item in value] if isinstance(value, list) else (labels or ())[value]
+
+    digest = hashlib.sha256()
+    for split, dataset in sorted(dev.items()):
+        digest.update(json.dumps([split, len(dataset), dataset.column_names]).encode())
+        for start in range(0, len(dataset), 10_000):
+            rows = dataset[start : start + 10_000]
+            for column in ("label", "tags"):
+                if labels and column in rows:
+                    rows[column] = named(rows[column])
+            digest.update(json.dumps(rows, ensure_ascii=True).encode())
+    return digest.hexdigest()

@@ -82,6 +82,8 @@ class RunResult:
         quantized: `quantization`, `score` and metrics of the model as its int8 export computes, simulated; None without
             `--quantization`.
         pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
+        scored_fingerprint: hash of the scored rows alone, with their labels by name; None in older results and for
+            suites that train nothing.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -117,6 +119,7 @@ class RunResult:
     confusion: dict[str, list[Any]] | None = None
     quantized: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
+    scored_fingerprint: str | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

@@ -13,13 +13,15 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from potstill.arguments import recipe_text, recipe_values
+from potstill.bilstm.model import BiLSTMForSequenceClassification
 from potstill.errors import PotstillError
 from potstill.finetuning.data import TaskData
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.lists import ListBatches, ListSampler
-from potstill.finetuning.predict import fingerprint, predict
+from potstill.finetuning.model_source import model_source
+from potstill.finetuning.predict import fingerprint, predict, scored_fingerprint
 from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
 from potstill.finetuning.several_teachers import targets_in
@@ -27,6 +29,7 @@ from potstill.finetuning.step import TaskStep
 from potstill.finetuning.teacher_heads import TeacherHeads
 from potstill.precision.simulated import in_float
 from potstill.student.loading import model_folder
+from potstill.tasks.metrics import shown
 from potstill.tasks.per_label import DETAILS
 from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.compatibility import check_launch
@@ -36,9 +39,6 @@ from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
-
-NOT_PERCENT = ("mae", "threshold")
-"""Metrics that are not in percent."""
 
 
 class FinetuneTrainer(ResumableTrainer):
@@ -70,7 +70,7 @@ class FinetuneTrainer(ResumableTrainer):
         self.details: dict[str, Any] = {}
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
-        record = args.records and not isinstance(model, FrozenEncoder)
+        record = args.records and not isinstance(model, FrozenEncoder | BiLSTMForSequenceClassification)
         objective = args.ranking_objective() if args.ranks else args.objective()
         sampler: LengthGroupedSampler | ListSampler
         if args.ranks:
@@ -108,8 +108,8 @@ class FinetuneTrainer(ResumableTrainer):
         # A teacher's logits may differ in rounding between machines.
         columns = {name: column for name, column in (rows.tokens | rows.values).items() if not name.startswith("soft")}
         found = {"training data": table_hash(columns | {"lengths": rows.lengths})}
-        if self.args.model:
-            found["model"] = model_fingerprint(model_folder(self.args.model, "model"))
+        if self.job.source:
+            found["model"] = model_fingerprint(model_folder(self.job.source, "model"))
         for number, name in enumerate(self.args.teachers):
             found[f"teacher {number + 1}" if number else "teacher"] = model_fingerprint(model_folder(name, "teacher"))
         return found
@@ -281,7 +281,8 @@ def result_of(
         "hardware": hardware(args.device),
         "rows": {"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
         "data_fingerprint": data_hash or fingerprint({"train": data.train, **data.dev}),
-        "model_fingerprint": model_fingerprint(model_folder(model, "model")),
+        "scored_fingerprint": scored_fingerprint(data.dev, data.labels),
+        "model_fingerprint": model_fingerprint(model_folder(model_source(args), "model")),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bad_rows": data.bad_rows,
         "bad_answers": data.bad_answers,
@@ -306,16 +307,13 @@ def flat(metrics: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def shown(name: str, value: float) -> str:
-    """Return a figure as it is printed: percent have one digit after the point, other units three."""
-    return f"{value:.3f}" if name.endswith(NOT_PERCENT) else f"{value:.1f}"
-
-
 def _evaluation_line(logs: dict[str, float]) -> str:
     return " · ".join(
         f"{name.removeprefix('eval_')} {shown(name, value)}"
         for name, value in logs.items()
         if name.startswith("eval_") and isinstance(value, float)
+        # The score of a split is one of its metrics, or their mean.
+        if name == "eval_score" or not name.endswith("_score")
     )
 
 

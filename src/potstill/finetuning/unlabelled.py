@@ -61,7 +61,12 @@ class Unlabelled:
 
     def record(self, drawn: int) -> dict[str, Any]:
         """Return what results say of the texts; `drawn` is the number that an epoch reads."""
-        return self.counts | {"per_epoch": drawn, "fingerprint": fingerprint({"unlabelled": self.rows})}
+        return self.counts | {"per_epoch": drawn, "fingerprint": self.fingerprint}
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of the texts."""
+        return fingerprint({"unlabelled": self.rows})
 
 
 def columns_of(args: FinetuneArguments, task: Task, pairs: bool) -> Columns:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+import potstill.bilstm.config  # noqa: F401 (it registers the BiLSTM's config)
 from potstill.errors import PotstillError, first_line
 from potstill.export.format import SUMMARY
 from potstill.export.formats import FORMATS

@@ -102,3 +102,14 @@ METRICS: dict[str, Metric] = {
     "mean_average_precision": Metric(mean_average_precision, "mAP"),
 }
 """Name of a metric in tasks and results → the metric."""
+
+UNITS: dict[str, str] = {"mae": "MAE"}
+"""Metric in the unit of the scores, and not in percent → its short name in tables. The lower it is, the better."""
+
+NOT_PERCENT = (*UNITS, "threshold")
+"""Figures in results that are not in percent."""
+
+
+def shown(name: str, value: float) -> str:
+    """Return a figure as it is printed: percent have one digit after the point, other units three."""
+    return f"{value:.3f}" if name.endswith(NOT_PERCENT) else f"{value:.1f}"

@@ -10,7 +10,7 @@ import difflib
 from potstill.errors import PotstillError
 from potstill.tasks.glue import GLUE
 from potstill.tasks.imdb import IMDB
-from potstill.tasks.metrics import METRICS
+from potstill.tasks.metrics import METRICS, UNITS
 from potstill.tasks.own import OWN, is_task_file, read_task
 from potstill.tasks.questions import SQUAD, SQUAD_V2
 from potstill.tasks.rerank import RERANK
@@ -64,4 +64,4 @@ def short_names(task: str) -> dict[str, str]:
     Results of another version may have a task that is not declared here, or metrics that the task no longer has.
     """
     declared = TASKS[task].short_names if task in TASKS else {}
-    return {name: metric.short for name, metric in METRICS.items()} | declared
+    return {name: metric.short for name, metric in METRICS.items()} | UNITS | declared
