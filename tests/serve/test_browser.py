@@ -307,7 +307,12 @@ def test_scores_and_several_labels_at_once(
         return page.get_by_role("article")
 
     labels = {name: 100 * p for name, p in zip(("dull", "fair", "<b>fine</b>"), logits.sigmoid().tolist(), strict=True)}
-    assert shares(answered("several", problem_type="multi_label_classification")) == pytest.approx(labels, abs=0.06)
+    threshold = sorted(labels.values())[1] / 100 - 1e-4  # two labels reach it
+    several = answered("several", problem_type="multi_label_classification", threshold=threshold)
+    assert shares(several) == pytest.approx(labels, abs=0.06)
+    words = f"2 of 3 labels reach the threshold of {100 * threshold:.1f}"
+    expect(several.locator(".answer .hint")).to_contain_text(words)
+    assert several.locator(".meant").count() == 2
     score = answered("score", id2label={"0": "LABEL_0"}).locator(".score").inner_text()
     assert float(score) == pytest.approx(float(logits[0]), abs=6e-4)
 
