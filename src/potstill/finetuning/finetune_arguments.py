@@ -227,7 +227,8 @@ class FinetuneArguments(RunArguments):
         self._check("class_weights", self.class_weights in (None, "balanced"), "must be 'balanced'")
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported() and self.quantization is None
+            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+            self.bf16 = self.bf16 and self.quantization is None and self.fixed_point is None
         for name in ("max_length", "max_answer_length", "n_best"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("stride", self.stride >= 0, "must be 0 or more")
@@ -239,8 +240,9 @@ class FinetuneArguments(RunArguments):
             self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
         self._check("freeze_encoder", not (self.freeze_encoder and self.alpha_cos), "does not go with --alpha_cos")
         self._check("quantization", self.quantization in (None, *BITS), f"must be {' or '.join(BITS)}")
-        for name in ("freeze_encoder", "alpha_cos", "teacher_heads"):
-            together = bool(self.quantization and getattr(self, name))
+        apart = (False, None, 0, "average")
+        for name in ("freeze_encoder", "alpha_cos", "teacher_heads", "fixed_point"):
+            together = self.quantization is not None and getattr(self, name) not in apart
             self._check(name, not together, "does not go with --quantization: leave one of them out")
         depth = self.num_hidden_layers
         self._check("num_hidden_layers", depth is None or depth > 0, "must be above 0")

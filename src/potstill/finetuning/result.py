@@ -82,6 +82,7 @@ class RunResult:
         quantized: `quantization`, `score` and metrics of the model as its int8 export computes, simulated; None without
             `--quantization`.
         pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
+        fixed_point: the formats of `--fixed_point`, and the share of values out of their range; None without it.
         scored_fingerprint: hash of the scored rows alone, with their labels by name; None in older results and for
             suites that train nothing.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
@@ -119,6 +120,7 @@ class RunResult:
     confusion: dict[str, list[Any]] | None = None
     quantized: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
+    fixed_point: dict[str, Any] | None = None
     scored_fingerprint: str | None = None
     log_history: list[Any] | None = None
 

@@ -210,8 +210,9 @@ def train_once(
 
     Returns:
         The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `quantized` (the metrics
-        and the score of the model as its int8 export computes, or None), `seconds` by part, `steps`,
-        and `rows_per_second` of the training; and the figures in `DETAILS` that the task has.
+        and the score of the model as its int8 export computes, or None), `fixed_point` (see
+        `FixedPointTraining.record`, or None), `seconds` by part, `steps`, and `rows_per_second` of the training; and
+        the figures in `DETAILS` that the task has.
 
     Raises:
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
@@ -242,6 +243,7 @@ def train_once(
         "score": score,
         "metrics": metrics,
         "quantized": quantized,
+        "fixed_point": trainer.fixed_point and trainer.fixed_point.record,
         **trainer.details,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
