@@ -179,9 +179,12 @@ def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str
 
 def recipe_text(verb: str, args: RunArguments, without: Collection[str] = ()) -> str:
     """Return the text of a run's recipe file, which begins with the command that reruns it. See `recipe_values`."""
-    return f"# potstill {verb} --config {RECIPE} --output_dir …\n" + yaml.safe_dump(
-        recipe_values(args, without), sort_keys=False
-    )
+    return as_recipe(verb, recipe_values(args, without))
+
+
+def as_recipe(verb: str, values: dict[str, Any]) -> str:
+    """Return the text of a recipe file with these options."""
+    return f"# potstill {verb} --config {RECIPE} --output_dir …\n" + yaml.safe_dump(values, sort_keys=False)
 
 
 def _plain(value: Any) -> Any:

@@ -315,3 +315,15 @@ def test_the_teacher_alone_teaches_tags(
     options["output_dir"] = tmp_path / "no"
     assert main([*flags(**options), "--eval_data", str(tmp_path / "other.conll")]) == 1
     assert "other.conll, line 1, has the tag 'X'; the teacher does not have 'X'" in capsys.readouterr().err
+
+
+def test_words_without_tags_can_be_a_stage_of_their_own(
+    tagged: Path, tagger: Path, distilbert: Path, tmp_path: Path
+) -> None:
+    options: Json = {"model": distilbert, "task": "tagging", "teacher": tagger, "unlabelled": tagged / "texts.txt"}
+    options |= {"train_data": tagged / "few.conll", "eval_data": tagged / "dev.conll", "learning_rate": 6e-3}
+    options |= {"stages": "{distill: {num_train_epochs: 6}, finetune: {learning_rate: 1e-4}}"}
+    assert main(flags(**options, output_dir=tmp_path / "out")) == 0
+    taught, tuned = results(tmp_path / "out")["stages"]
+    assert (taught["texts"], taught["rows"], tuned["rows"]) == (40, 0, 3)
+    assert min(taught["score"], tuned["score"]) > 70

@@ -43,6 +43,8 @@ class Finetuned:
     def __str__(self) -> str:
         results = self.results
         lines = [f"{results['task']}: {_metrics(results)} ({_rows(results)})"]
+        if results["stages"] is not None:
+            lines.append(f"stages: {' → '.join(map(_stage, results['stages']))}")
         if results["without_teacher"] is not None:
             lines.append(f"the same run without the teacher: {_metrics(results['without_teacher'])}")
         if results["quantized"] is not None:
@@ -75,6 +77,10 @@ def finetune(args: FinetuneArguments) -> Finetuned:
         PotstillError: the input is bad, which is reported before anything is written if possible.
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
     """
+    if args.stages is not None:
+        from potstill.finetuning.staged import finetune_in_stages  # here, because it imports this module
+
+        return finetune_in_stages(args)
     for name in ("model", "task"):
         if not getattr(args, name):
             raise PotstillError(f"--{name} is missing: fine-tuning needs a model and a task.")
@@ -96,7 +102,9 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
-    labelled = getattr(job.data, "labelled", True)  # without labels nothing is left without the teacher or its texts
+    labelled = (
+        getattr(job.data, "labelled", True) and len(job.data.train) > 0
+    )  # without labels nothing is left without the teacher or its texts
     if job.unlabelled is not None and args.without_unlabelled_too and labelled:
         result = dataclasses.replace(result, without_unlabelled=_without("unlabelled texts", plain, folder))
         _write(trainer, folder, result)
@@ -169,6 +177,11 @@ def _metrics(results: dict[str, Any]) -> str:
     metrics = flat(results["metrics"])
     names = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
     return ", ".join(f"{name} {shown(name, metrics[name])}" for name in names)
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    figure = f"score {stage['score']:.1f}" if "score" in stage else f"{stage['steps']:,} steps"
+    return f"{stage['stage']} ({figure})"
 
 
 def _rows(results: dict[str, Any]) -> str:

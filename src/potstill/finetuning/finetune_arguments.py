@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -26,7 +26,7 @@ OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 """Other modules whose contents are in the help of the options."""
 
 
-WEIGHTS: dict[str, Any] = {field.name: field.default for field in fields(TaskObjective)}
+WEIGHTS: dict[str, Any] = {one.name: one.default for one in fields(TaskObjective)}
 """Option of a teacher's losses → its default. Rerankers have `losses` in their place."""
 
 
@@ -47,6 +47,11 @@ def _lengths() -> str:
     return ", ".join([str(common), *(f"for {' and '.join(names)} {length}" for length, names in others.items())])
 
 
+def _usual(args: Any, one: Field[Any]) -> bool:
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    return bool(getattr(args, one.name) == default)
+
+
 @dataclass
 class FinetuneArguments(RunArguments):
     """Options of `potstill finetune`.
@@ -56,7 +61,7 @@ class FinetuneArguments(RunArguments):
     """
 
     model: str | None = option(
-        None, "Folder or hub name of the model to fine-tune; or bilstm, for a new BiLSTM.", required=True
+        None, "Folder or hub name of the model to fine-tune; or bilstm, for a new BiLSTM; or see --stages."
     )
     task: str | None = option(
         None,
@@ -134,6 +139,17 @@ class FinetuneArguments(RunArguments):
     unlabelled_columns: list[str] | None = option(
         None, "Columns of the texts in --unlabelled: one name, or two for pairs; those of the task if not given."
     )
+    stages: dict | str | None = option(
+        None,
+        "Run several stages: some of pretrain,distill,finetune, in this order. Or a mapping with options of a stage, "
+        "such as '{pretrain: {max_train_minutes: 10}, distill: {num_train_epochs: 6}, finetune: {}}'.",
+    )
+    shape: str | None = option(
+        None,
+        "With --stages: shape of a new model, in place of --model: tiny, mini, small, medium, base, or layers and "
+        "width such as 6x256.",
+    )
+    corpus: str | None = option(None, "For the stage pretrain: folder written by `potstill prepare`.")
     without_unlabelled_too: bool = option(
         True, "With --unlabelled, also do the same run without these texts, and report that score too."
     )
@@ -208,7 +224,13 @@ class FinetuneArguments(RunArguments):
         0, "Processes that make batches; 0, the training process itself, is fast enough."
     )
 
+    given: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
+    """The options that are not at their defaults, as they were given."""
+
     def __post_init__(self) -> None:
+        self.given = {one.name: getattr(self, one.name) for one in fields(self) if one.init and not _usual(self, one)}
+        for name in ("shape", "corpus"):
+            self._check(name, bool(self.stages) or getattr(self, name) is None, "is for --stages: leave it out")
         defaults = USUAL if self.task is None else find_task(self.task).settings(taught=bool(self.teacher))
         self._set_bilstm()
         if self.new_bilstm:
@@ -232,9 +254,8 @@ class FinetuneArguments(RunArguments):
         for name in ("max_length", "max_answer_length", "n_best"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("stride", self.stride >= 0, "must be 0 or more")
-        for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            self._check(name, value is None or value > 0, "must be above 0")
+        most = self.max_eval_samples
+        self._check("max_eval_samples", most is None or most > 0, "must be above 0")
         choices: dict[str, tuple[str, ...]] = {"on_bad_answer": ("error", "skip"), "on_bad_rows": ON_BAD_ROWS}
         for name, values in choices.items():
             self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
@@ -342,7 +363,11 @@ class FinetuneArguments(RunArguments):
         self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
         for name in ("unlabelled_ratio", "unlabelled_columns"):
             self._check(name, bool(self.unlabelled) or getattr(self, name) is None, "needs --unlabelled")
-        ratio = self.unlabelled_ratio
+        most, ratio = self.max_train_samples, self.unlabelled_ratio
+        rule = "must be above 0; it may be 0 with --unlabelled, whose texts then teach alone"
+        self._check("max_train_samples", most is None or most > 0 or (most == 0 and bool(self.unlabelled)), rule)
+        for name in ("unlabelled_ratio", "class_weights"):
+            self._check(name, most != 0 or getattr(self, name) is None, "needs labelled rows to train on")
         self._check("unlabelled_ratio", ratio is None or 0 < ratio < math.inf, "must be above 0")
         if not self.unlabelled:
             return
@@ -371,12 +396,12 @@ class FinetuneArguments(RunArguments):
         task = self.declared_task if self.task else None
         read = task.columns_read if isinstance(task, OwnTask) else frozenset()
         declared = self.task if task is not None and getattr(task, "files", None) is not None else None
-        for field in fields(OwnFiles):
-            if field.name in ("train", "eval", "dev_share"):
+        for one in fields(OwnFiles):
+            if one.name in ("train", "eval", "dev_share"):
                 continue
-            given = getattr(self, field.name) is not None
-            self._check(field.name, not (given and declared), f"must stand in {declared}")
-            self._check(field.name, not given or field.name in read, f"is no option of {self.task}")
+            given = getattr(self, one.name) is not None
+            self._check(one.name, not (given and declared), f"must stand in {declared}")
+            self._check(one.name, not given or one.name in read, f"is no option of {self.task}")
         own = self.task is not None and (declared is not None or self.task in OWN)
         self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
         self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")
@@ -415,7 +440,7 @@ class FinetuneArguments(RunArguments):
         """The user's own files of the task: those of the options, and the others of the file that declares it."""
         files = getattr(self.declared_task, "files", None)
         if files is None:
-            names = [field.name for field in fields(OwnFiles) if field.name not in ("train", "eval", "columns")]
+            names = [one.name for one in fields(OwnFiles) if one.name not in ("train", "eval", "columns")]
             given = {name: getattr(self, name) for name in names}
             files = OwnFiles(**given, columns=split_columns(self.columns))
         named = {"train": self.train_data, "eval": self.eval_data}

@@ -26,7 +26,7 @@ WHAT = "the result of a run"
 
 NOT_HYPERPARAMETERS = {
     *("model", "task", "task_data", "train_data", "eval_data", "seed", "teacher", "without_teacher_too"),
-    *("unlabelled", "unlabelled_columns", "without_unlabelled_too"),
+    *("unlabelled", "unlabelled_columns", "without_unlabelled_too", "stages", "shape", "corpus"),
     # A score does not depend on these, so an interrupted run may continue with other values.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
@@ -79,6 +79,8 @@ class RunResult:
             rows; None for tasks without labels and in older results.
         confusion: `labels`, and `counts` with a row for each correct label and a column for each predicted one; None if
             a row may have several labels, or none.
+        stages: of a model that was trained in stages: for each the `stage`, its `folder`, `steps`, `seconds`, and its
+            `score` or the `held_out` figures; None for a single run.
         quantized: `quantization`, `score` and metrics of the model as its int8 export computes, simulated; None without
             `--quantization`.
         pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
@@ -118,6 +120,7 @@ class RunResult:
     layers: list[int] | None = None
     per_label: dict[str, dict[str, float]] | None = None
     confusion: dict[str, list[Any]] | None = None
+    stages: list[Any] | None = None
     quantized: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
     fixed_point: dict[str, Any] | None = None

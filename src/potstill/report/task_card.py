@@ -9,6 +9,7 @@ from potstill.bilstm.options import NAME
 from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, names_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.report.stages_card import how_in_stages, stages_section
 from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
@@ -34,11 +35,12 @@ def task_card(
     """
     base = recipe["bilstm"]["tokenizer"] if recipe["model"] == NAME else recipe["model"]
     sections = [
-        front_matter(card_header(task), base),
+        front_matter(card_header(task), None if "shape" in recipe else base),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
-        _how(recipe, results, frozen, bilstm),
+        how_in_stages(recipe, results) if results.get("stages") else _how(recipe, results, frozen, bilstm),
         usage(task, results["metrics"], frozen, IMPORT if pruned else None if bilstm is None else _BILSTM_IMPORT),
         _scores(results),
+        *stages_section(results),
         *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
@@ -89,7 +91,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: 
         what += f", by the losses {losses}{taught}"
     elif "teacher" in recipe:
         labels, texts = f"the labels (weight {recipe['alpha_task']}) and ", results.get("unlabelled")
-        if not results["rows"]["train"]:
+        if results["rows"].get("train") == 0:
             labels = ""
         what += (
             f", by {labels}the soft targets of {names_of(recipe['teacher'])} "
@@ -111,7 +113,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: 
 
 
 def _soft_loss(recipe: dict[str, Any]) -> str:
-    if recipe["soft_loss"] == "mse":
+    if recipe.get("soft_loss") == "mse":
         return "squared difference of the logits"
     return f"temperature {recipe['temperature']}"
 
