@@ -315,6 +315,8 @@ class FinetuneArguments(RunArguments):
         if self.teacher_heads == "separate":
             self._check("teacher_heads", not self.ranks, f"is no option of {self.task}: give average")
             self._check("teacher_heads", bool(self.alpha_ce), "teaches nothing with --alpha_ce 0: give it a weight")
+            rule = "does not go with --quantization, because rounded heads cannot be averaged: give average"
+            self._check("teacher_heads", not self.quantization, rule)
 
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files
