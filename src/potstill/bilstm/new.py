@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from potstill.bilstm.config import MODEL_TYPE, BiLSTMConfig
 from potstill.bilstm.model import BiLSTMForSequenceClassification
 from potstill.bilstm.options import EMBEDDING_SIZE, RANDOM, BiLSTMOptions
-from potstill.cache import cache_folder
+from potstill.cache import cache_folder, cached
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
-from potstill.errors import PotstillError, first_line
+from potstill.errors import PotstillError
 from potstill.student.loading import check_model_files, load_headless, model_folder, quiet_loading
 from potstill.training.run_record import model_fingerprint
 
@@ -64,7 +61,10 @@ def new_bilstm(options: BiLSTMOptions, teacher: str | None, pairs: bool) -> Path
     key = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "bilstm" / key
     if not folder.is_dir():
-        _save(_built(options, tokenizer, embeddings, pairs), tokenizer, folder)
+        model = _built(options, tokenizer, embeddings, pairs)
+        with cached(folder, "The weights of the new BiLSTM") as partial:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     return folder
 
 
@@ -176,24 +176,3 @@ def _tells_texts_apart(tokenizer: PreTrainedTokenizerFast) -> bool:
 def _ends_first_text(tokenizer: PreTrainedTokenizerFast, sep: int | None) -> bool:
     """Return whether the token `sep` stands between two texts."""
     return sep is not None and sep in tokenizer("a", "b")["input_ids"][:-1]
-
-
-def _save(model: BiLSTMForSequenceClassification, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a folder that is complete or not there. Another run may write the same one meanwhile."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        try:
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            os.replace(partial, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise PotstillError(
-            f"The new BiLSTM cannot be saved in {folder} ({first_line(error)}): free some space, or name another "
-            "folder in POTSTILL_CACHE."
-        ) from error

@@ -25,7 +25,7 @@ LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 
 OF_FINETUNE = (
     *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric", "quantization"),
-    *("teacher_heads", "teacher_weights"),
+    *("teacher_heads", "teacher_weights", "augment"),
     *("stages", "shape", "corpus"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 import torch
 
-from potstill.arguments import RunArguments, option, parsed_losses, parsed_mapping
-from potstill.bilstm.options import NAME, BiLSTMOptions
+from potstill.arguments import RunArguments, option, parsed_losses
+from potstill.bilstm.options import NAME
 from potstill.errors import PotstillError
+from potstill.finetuning.bilstm_arguments import BILSTM, BILSTM_WEIGHTS, set_augment, set_bilstm
 from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
 from potstill.objective.ensemble import Ensemble
@@ -20,7 +21,7 @@ from potstill.tasks.own import OWN, OwnTask, TagTask, check_metric, split_column
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.registry import TASKS, find_task
 from potstill.tasks.rows import ON_BAD_ROWS, OnBadRows
-from potstill.tasks.task import USUAL, Defaults, OwnFiles, Task
+from potstill.tasks.task import USUAL, OwnFiles, Task
 
 OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 """Other modules whose contents are in the help of the options."""
@@ -28,13 +29,6 @@ OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 
 WEIGHTS: dict[str, Any] = {one.name: one.default for one in fields(TaskObjective)}
 """Option of a teacher's losses → its default. Rerankers have `losses` in their place."""
-
-
-BILSTM = Defaults(learning_rate=1e-3, batch_size=64, epochs=10)
-"""Settings of a new BiLSTM. Its `max_length` is the task's."""
-
-BILSTM_WEIGHTS: dict[str, Any] = {"alpha_ce": 1.0, "alpha_task": 0.0, "soft_loss": "mse"}
-"""Defaults of a teacher's losses for a new BiLSTM: it learns from the teacher's logits alone, as in the paper."""
 
 
 def _lengths() -> str:
@@ -103,6 +97,11 @@ class FinetuneArguments(RunArguments):
     )
     layers: str | None = option(
         None, "The layers to keep: alternate (if not given), first, last, even, or a list such as 0,2,5."
+    )
+    augment: dict | str | None = option(
+        None,
+        "Number of texts without labels to make from every labelled row, for the teacher alone; or a mapping such as "
+        "'{samples: 20, mask: 0.1, replace: 0.1, ngram: 0.25, tagger: FOLDER}'.",
     )
     bilstm: dict | str | None = option(
         None,
@@ -232,7 +231,8 @@ class FinetuneArguments(RunArguments):
         for name in ("shape", "corpus"):
             self._check(name, bool(self.stages) or getattr(self, name) is None, "is for --stages: leave it out")
         defaults = USUAL if self.task is None else find_task(self.task).settings(taught=bool(self.teacher))
-        self._set_bilstm()
+        set_bilstm(self)
+        set_augment(self)
         if self.new_bilstm:
             defaults = BILSTM._replace(max_length=defaults.max_length)
         self.learning_rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
@@ -268,31 +268,6 @@ class FinetuneArguments(RunArguments):
         depth = self.num_hidden_layers
         self._check("num_hidden_layers", depth is None or depth > 0, "must be above 0")
         super().__post_init__()
-
-    def _set_bilstm(self) -> None:
-        """Check the options of a new BiLSTM, and set their defaults."""
-        self.bilstm = parsed_mapping("bilstm", self.bilstm)
-        if not self.new_bilstm:
-            self._check("bilstm", self.bilstm is None, "is for --model bilstm: leave it out")
-            return
-        options = BiLSTMOptions.read(self.bilstm or {})
-        teacher = next(iter(self.teachers), None)
-        if options.tokenizer is None and teacher:  # so that the same run without the teacher begins with the same model
-            options = replace(options, tokenizer=teacher, embeddings=options.embeddings or teacher)
-        if options.tokenizer is None:
-            raise PotstillError(
-                "--model bilstm needs a tokenizer: name a model that has one in --bilstm '{tokenizer: FOLDER}', or "
-                "give a --teacher."
-            )
-        self.bilstm = asdict(options)
-        if self.task is not None:
-            task = self.declared_task
-            fits = task.pipeline == "text-classification" and not task.ranks
-            self._check("model", fits, f"is for tasks on texts: name another model for {self.task}")
-        for name in ("num_hidden_layers", "layers"):
-            self._check(name, getattr(self, name) is None, "is for transformers: a BiLSTM has one layer")
-        self._check("freeze_encoder", not self.freeze_encoder, "is for transformers: leave it out for a BiLSTM")
-        self._check("alpha_cos", not self.alpha_cos, "is for transformers: leave it out for a BiLSTM")
 
     def _set_losses(self) -> None:
         """Set and check the losses: `losses` of a ranking, and the weights of `WEIGHTS` of any other task."""
@@ -340,6 +315,8 @@ class FinetuneArguments(RunArguments):
         if self.teacher_heads == "separate":
             self._check("teacher_heads", not self.ranks, f"is no option of {self.task}: give average")
             self._check("teacher_heads", bool(self.alpha_ce), "teaches nothing with --alpha_ce 0: give it a weight")
+            rule = "does not go with --quantization, because rounded heads cannot be averaged: give average"
+            self._check("teacher_heads", not self.quantization, rule)
 
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files
@@ -360,7 +337,8 @@ class FinetuneArguments(RunArguments):
     def _check_unlabelled(self) -> None:
         self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
         for name in ("unlabelled_ratio", "unlabelled_columns"):
-            self._check(name, bool(self.unlabelled) or getattr(self, name) is None, "needs --unlabelled")
+            texts = bool(self.unlabelled or (self.augment and name == "unlabelled_ratio"))
+            self._check(name, texts or getattr(self, name) is None, "needs --unlabelled")
         most, ratio = self.max_train_samples, self.unlabelled_ratio
         rule = "must be above 0; it may be 0 with --unlabelled, whose texts then teach alone"
         self._check("max_train_samples", most is None or most > 0 or (most == 0 and bool(self.unlabelled)), rule)
@@ -400,6 +378,9 @@ class FinetuneArguments(RunArguments):
             given = getattr(self, one.name) is not None
             self._check(one.name, not (given and declared), f"must stand in {declared}")
             self._check(one.name, not given or one.name in read, f"is no option of {self.task}")
+        self._check("label_separator", self.label_separator != "", "must be at least one character")
+        twice = next((name for name in self.columns or () if (self.columns or []).count(name) > 1), None)
+        self._check("columns", twice is None, f"names {twice} twice")
         own = self.task is not None and (declared is not None or self.task in OWN)
         self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
         self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")

@@ -14,6 +14,8 @@ from potstill.bilstm.config import BiLSTMConfig
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
+from potstill.finetuning.augment_options import AugmentOptions
+from potstill.finetuning.augmented import augmented
 from potstill.finetuning.class_weights import weights_of
 from potstill.finetuning.data import TaskData, load_data
 from potstill.finetuning.finetune_arguments import FinetuneArguments
@@ -26,8 +28,9 @@ from potstill.finetuning.soft_targets import soft_targets
 from potstill.finetuning.tags import TagData
 from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
 from potstill.finetuning.teaching import Fit, fit_of
-from potstill.finetuning.unlabelled import Unlabelled, columns_of, read_unlabelled
+from potstill.finetuning.unlabelled import Unlabelled, columns_of, mask_of, read_unlabelled
 from potstill.finetuning.unlabelled_words import read_unlabelled_words
+from potstill.finetuning.word_classes import Tagger
 from potstill.precision.simulated import simulate
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
@@ -84,6 +87,8 @@ class Job:
                 f"--class_weights is {args.class_weights}, but {args.declared_task.title} has no classes: leave it out."
             )
         unlabelled = unlabelled_texts(args, data) if args.unlabelled else None
+        if args.augment:
+            unlabelled = _with_synthetic(args, data, reader.tokenizer, unlabelled)
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
         if args.ranks:  # whoever loads the reranker then reads as many tokens of a pair as the training did
@@ -142,7 +147,11 @@ class Job:
                 logits = {of: array[:0] for of, array in logits.items()}
             train = self._taught(train, rows, logits, teacher.reader, number)
             if texts is not None and self.unlabelled is not None:
-                rows = texts if teacher.same else teacher.reader.rows(self.data, self.unlabelled.rows)
+                rows = (
+                    texts
+                    if teacher.same
+                    else teacher.reader.rows(self.data, self.unlabelled.rows_for(teacher.reader.tokenizer))
+                )
                 logits = self._logits(teacher, rows, "unlabelled texts")[0]
                 texts = self._taught(texts, rows, logits, teacher.reader, number)
             if len(teachers) > 1:
@@ -320,6 +329,20 @@ class InputReader:
     def rows(self, data: TaskData, split: Dataset) -> Rows:
         """Tokenise a split."""
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
+
+
+def _with_synthetic(
+    args: FinetuneArguments, data: TaskData, tokenizer: PreTrainedTokenizerFast, given: Unlabelled | None
+) -> Unlabelled:
+    """Return the synthetic texts of a run, after those that are given; see `augmented`."""
+    options = AugmentOptions.read(args.augment)
+    with args.main_process_first(local=False, desc="synthetic texts"):
+        made = augmented(
+            *(data.train, data.dev.values(), options, mask_of(tokenizer)),
+            lambda name: Tagger(name, args.device, args.per_device_eval_batch_size),
+            None if given is None else given.rows,
+        )
+    return made if given is None else given.and_also(made)
 
 
 def unlabelled_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:

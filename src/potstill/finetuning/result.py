@@ -34,7 +34,7 @@ NOT_HYPERPARAMETERS = {
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "soft_loss"}
-OF_TEACHERS |= {"unlabelled_ratio", "teacher_heads", "teacher_weights"}
+OF_TEACHERS |= {"augment", "unlabelled_ratio", "teacher_heads", "teacher_weights"}
 OF_QUESTIONS = {"stride", "max_answer_length", "n_best", "null_threshold", "dev_share", "on_bad_answer"}
 
 

@@ -101,6 +101,8 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: 
             what += ", each by a head of its own; the head of this model is the mean of all heads"
         if texts:
             what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
+        if texts and texts.get("synthetic"):
+            what += f" ({texts['synthetic']:,} of them synthetic texts, made from labelled rows)"
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     if quantized := results.get("quantized"):
