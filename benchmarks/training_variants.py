@@ -44,7 +44,6 @@ STEPS: dict[str, dict[str, Any]] = {
     "sampled": SAMPLED,
     "sampled, no dropout": SAMPLED | OFF,
     "sampled, no dropout, FP8": SAMPLED | OFF | BOTH,
-    "sampled, no dropout, Muon": SAMPLED | OFF | {"optimizer": "muon"},
     "FP8 in the teacher": {"fp8": "teacher"},
     "FP8 in the student": {"fp8": "student"},
     "FP8 in both": BOTH,

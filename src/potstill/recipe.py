@@ -44,12 +44,7 @@ class Recipe(RunArguments):
         None, "Stop after so many minutes of training; the learning rate has decayed by then."
     )
 
-    optimizer: Literal["adamw", "muon"] = option(
-        "adamw",
-        "adamw, or muon: orthogonalised updates for the matrices inside layers, and AdamW for all else (Jordan et al. "
-        "2024).",
-    )
-    learning_rate: float = option(5e-4, "Peak learning rate.")
+    learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
     adam_beta2: float = option(0.98, "Beta2 of AdamW.")
     adam_epsilon: float = option(1e-6, "Epsilon of AdamW.")
     max_grad_norm: float = option(5.0, "Gradient norm above which gradients are scaled down.")
@@ -65,10 +60,6 @@ class Recipe(RunArguments):
 
     def __post_init__(self) -> None:
         self._set_shape()
-        self._check("optimizer", self.optimizer in ("adamw", "muon"), "must be 'adamw' or 'muon'")
-        adamw = str(getattr(self.optim, "value", self.optim)).startswith("adamw_torch")
-        rule = "must be left out with --optimizer muon, which uses torch's AdamW for the other parameters"
-        self._check("optim", self.optimizer != "muon" or adamw, rule)
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
         self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from potstill.corpus import Blocks, Corpus, ShuffledSampler
 from potstill.errors import PotstillError
 from potstill.recipe import Recipe
-from potstill.student import family_of
 from potstill.training.checkpoints import load_layer_search, save_layer_search
 from potstill.training.memory import fitting_memory
-from potstill.training.muon import Muon
 from potstill.training.objective_step import ObjectiveStep
 from potstill.training.resumable import ResumableTrainer
 
@@ -45,7 +43,6 @@ class BlockTrainer(ResumableTrainer):
     """
 
     unit = "tokens"
-    optimizer: Any
 
     def __init__(
         self,
@@ -123,41 +120,6 @@ class BlockTrainer(ResumableTrainer):
         self._lengths[shape] += 1
         if self._lengths[shape] <= (2 if self.args.records else 1):  # compiled first, then recorded
             self.run_control.clock.exclude_step()
-
-    def parameter_groups(self, step: ObjectiveStep) -> list[tuple[dict[str, Any], list[str]]]:
-        """Return the groups of the optimiser for the parameters of a step: the options of each, and names in order.
-
-        The first two are those of `Trainer`: with weight decay, and without. With Muon a third one has the matrices
-        inside the layers of the model in training.
-        """
-        decayed = set(self.get_decay_parameter_names(step))
-        names = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
-        matrices: set[str] = set()
-        if self.args.optimizer == "muon":
-            layers = family_of(step.trained).layers(step.trained)
-            inside = {id(parameter) for layer in layers for parameter in layer.parameters() if parameter.ndim == 2}
-            matrices = {name for name, parameter in step.named_parameters() if id(parameter) in inside}
-        others = [name for name in names if name not in matrices]
-        decay = {"weight_decay": self.args.weight_decay}
-        groups: list[tuple[dict[str, Any], list[str]]] = [
-            (decay, [name for name in others if name in decayed]),
-            ({"weight_decay": 0.0}, [name for name in others if name not in decayed]),
-        ]
-        if self.args.optimizer != "muon":
-            return groups
-        groups.append((decay, [name for name in names if name in matrices]))
-        return [(options | {"muon": number == 2}, group) for number, (options, group) in enumerate(groups)]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create the optimiser that the options name: see `Muon`."""
-        if self.optimizer is None and self.args.optimizer == "muon":
-            parameters = dict(self.step.named_parameters())
-            options = self.get_optimizer_cls_and_kwargs(self.args)[1]
-            groups = self.parameter_groups(self.step)
-            self.optimizer = Muon(
-                [{**of, "params": [parameters[name] for name in names]} for of, names in groups], **options
-            )
-        return super().create_optimizer(model)
 
     def held_out(self, blocks: Blocks) -> dict[str, float]:
         """Return the metrics of student and teachers on held-out blocks."""

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from potstill.files import complete_folder
 from potstill.student import grow, grow_optimizer_state
@@ -49,6 +50,11 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def optimizer_names(trainer: DistillationTrainer, step: DistillationStep) -> list[list[str]]:
-    """Return the names of the parameters in each group of the optimiser that a trainer would make for a step."""
-    return [names for _, names in trainer.parameter_groups(step)]
+def optimizer_names(trainer: DistillationTrainer, step: nn.Module) -> list[list[str]]:
+    """Return the names of the parameters in each group of the optimiser that a trainer would make for a step.
+
+    `Trainer` makes two groups, in this order: the parameters with weight decay, and the others.
+    """
+    decayed = set(trainer.get_decay_parameter_names(step))
+    names = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
+    return [[name for name in names if (name in decayed) is wanted] for wanted in (True, False)]
