@@ -19,7 +19,7 @@ from potstill.finetuning.job import Job
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
 from potstill.json_files import json_text
-from potstill.report.label_card import PICTURE
+from potstill.report.label_card import PICTURE, is_drawn
 from potstill.report.task_card import task_card
 from potstill.student.pruned import is_pruned
 from potstill.tasks.metrics import shown
@@ -158,7 +158,7 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         recipe = recipe_values(trainer.args)
         card = task_card(recipe, dataclasses.asdict(result), task, frozen, is_pruned(config), bilstm)
         (staging / "README.md").write_text(card, encoding="utf-8")
-        if result.confusion is not None:
+        if is_drawn(result.confusion):
             (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))
 
 
