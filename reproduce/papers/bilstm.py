@@ -89,6 +89,7 @@ def _train(options: Any, place: Place, rows: dict[str, int], seeds: range) -> No
 
     def job(name: str, task: str, **more: Any) -> Job:
         values = {"task": task, "task_data": options.task_data, "max_train_samples": options.max_train_samples}
+        values |= {"per_device_eval_batch_size": 512}
         return Job(name, "finetune", values | more, distributed=False, more=place.more)
 
     def lstm(task: str, seed: int, what: str, epochs: float, **more: Any) -> Job:
