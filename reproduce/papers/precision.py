@@ -194,7 +194,8 @@ def masked_lm(options: Namespace, place: Place) -> dict[str, Any]:
         "corpus": blocks,
         "num_hidden_layers": read_json(teacher / "config.json")["num_hidden_layers"],
     }
-    common |= {"layers": "first", "learning_rate": options.quantized_rate, "max_steps": options.language_model_steps}
+    # Soft targets alone: their gradient is 0 where nothing is rounded, so nothing else moves the model.
+    common |= {"layers": "first", "alpha_mlm": 0, "learning_rate": 1e-4, "max_steps": options.language_model_steps}
     common |= {"per_device_train_batch_size": 64, "eval_steps": max(1, options.language_model_steps // 4)}
     common |= {"save_strategy": "no", "report_to": "none", "use_cpu": None if place.gpus else True}
     jobs = [
