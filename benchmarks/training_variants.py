@@ -45,8 +45,9 @@ STEPS: dict[str, dict[str, Any]] = {
     "sampled, no dropout": SAMPLED | OFF,
     "sampled, no dropout, FP8": SAMPLED | OFF | BOTH,
     "FP8 in the teacher": {"fp8": "teacher"},
-    "FP8 in the student, forward": {"fp8": {"models": "student", "gradients": "off"}},
+    "FP8 in the student": {"fp8": "student"},
     "FP8 in both": BOTH,
+    "FP8 in both, E4M3 gradients": {"fp8": {"models": "both", "gradients": "e4m3"}},
     "FP8 in both, E5M2 gradients": {"fp8": {"models": "both", "gradients": "e5m2"}},
     "FP8 in both, one layer at each end left out": {"fp8": {"models": "both", "ends": 1}},
     "no dropout": OFF,
@@ -64,9 +65,13 @@ KINDS = {  # the first one whose part of a name occurs in that of a kernel
     "attention": ("sdpa", "flash", "fmha", "attention", "cudnn"),
     "products": ("gemm", "nvjet", "cutlass", "xmma", "cublas"),
     "softmax of the vocabulary": ("_softmax_losses_kernel",),
-    "quantising": ("_quantise_rows_kernel",),
+    "quantising": ("_quantise_",),
     "compiled": ("triton_",),
 }
+
+
+LONGEST_TEST = 180
+"""Seconds that the tests of one file may take."""
 
 
 class Results:
@@ -110,8 +115,8 @@ def main() -> None:
     options = parser.parse_args()
     torch._dynamo.config.automatic_dynamic_shapes = False  # one size after the other, each with code of its own
     results = Results(options.output, options.minutes)
-    if options.tests:
-        results.run("tests", " ".join(options.tests), lambda: _tests(options.tests))
+    for file in options.tests:
+        results.run("tests", file, lambda file=file: _tests(file))
     if "kernels" in options.parts and not options.tiny:
         for name, measure in kernels():
             results.run("kernels, ms", name, measure)
@@ -124,10 +129,16 @@ def main() -> None:
     _print_table(results.found.get("steps", {}))
 
 
-def _tests(files: list[str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:xdist", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    print(done.stdout[-4000:], flush=True)
+def _tests(file: str) -> dict[str, Any]:
+    """Run the tests for GPUs in a file, and return how they ended and which ones took longest."""
+    options = ["-q", "-m", "gpu", "-p", "no:xdist", "-p", "no:cacheprovider", "--show-capture=no", "--durations=8"]
+    command = [sys.executable, "-m", "pytest", *options, file]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_TEST)
+    except subprocess.TimeoutExpired as error:
+        print(str(error.stdout)[-4000:], flush=True)
+        return {"status": None, "tail": [f"not done after {LONGEST_TEST} s"]}
+    print(done.stdout[-6000:], flush=True)
     return {"status": done.returncode, "tail": done.stdout.splitlines()[-1:]}
 
 
@@ -235,6 +246,10 @@ def kernels() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield (
             f"GELU and quantising compiled, {width} wide",
             lambda w=width: _bench(torch.compile(lambda x: quantised(F.gelu(x), False)), rows(w)),
+        )
+        yield (
+            f"GELU and quantising by one kernel, {width} wide",
+            lambda w=width: (fp8.load_kernel(), _bench(fp8.quantise_gelu_rows, rows(w), fp8.E4M3))[1],
         )
 
     def norm() -> Any:

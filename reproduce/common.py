@@ -148,7 +148,7 @@ def read_result(folder: Path, name: str) -> dict[str, Any] | None:
         return None
     record = read_object(path, "The file", "delete it and run its script again")
     if record.get("format_version") != FORMAT:
-        raise PotstillError(f"{path} does not have format {FORMAT}: delete it and run reproduce.{name} again.")
+        raise PotstillError(f"{path} does not have format {FORMAT}: delete it and run reproduce.{_module(name)} again.")
     return record
 
 
@@ -164,13 +164,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def conditions(place: Place, name: str) -> dict[str, Any]:
     """Return the conditions of a measurement: its command, date, commit, hardware and versions."""
     return {
-        "command": " ".join([f"python -m reproduce.{name}", *map(shortened, sys.argv[1:])]),
+        "command": " ".join([f"python -m reproduce.{_module(name)}", *map(shortened, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
         "hardware": gpu_name() if place.gpus else hardware(torch.device("cpu")),
         "gpus": place.gpus,
         "versions": versions("potstill", "torch", "transformers"),
     }
+
+
+def _module(name: str) -> str:
+    """Return the module of a script in this folder or in `papers`."""
+    return f"papers.{name}" if (HERE / "papers" / f"{name}.py").is_file() else name
 
 
 def gpu_name() -> str:

@@ -15,8 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from potstill.bench.inference.bench import bench_inference
 from potstill.bench.inference.inference_arguments import BenchInferenceArguments
 from potstill.report.plots import line_plot
@@ -49,6 +47,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--importance_rows", type=int, default=4000, help="rows for the importance of heads (4000)")
     parser.add_argument("--curve_steps", type=int, default=9, help="points of the curve, down to a tenth of the heads")
     parser.add_argument("--requests", type=int, default=200, help="pairs of STS-B for the latency (200)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a request, for the latency (1)")
     parser.add_argument("--latency", action=argparse.BooleanOptionalAction, default=True, help="measure it at the end")
     parser.add_argument("--only_latency", action="store_true", help="measure it alone, of models that are there")
     options, more = parser.parse_known_args(argv)
@@ -67,8 +66,7 @@ def main(argv: list[str]) -> None:
         _run(options, place, tasks, seeds)
         figures = {"tasks": {task: _figures(place, task, seeds) for task in tasks}}
         _plot(place, figures)
-    figures["latency"] = figures.get("latency")
-    write_result(place, "pruning", figures)
+        write_result(place, "pruning", figures)
     if options.latency or options.only_latency:
         figures["latency"] = _latency(options, place, tasks[0])
         write_result(place, "pruning", figures)
@@ -189,11 +187,12 @@ def _plot(place: Place, figures: dict[str, Any]) -> None:
 def _latency(options: Any, place: Place, task: str) -> dict[str, Any]:
     """Measure the whole model of a task and its pruned ones on the CPU, in turns, one pair at a time."""
     folders = {"whole": _name(task, 1, "whole"), **{part: _name(task, 1, f"{part}-back") for part in PARTS}}
+    pairs = options.task_data is None or _has_data("stsb", options.task_data)  # random tokens otherwise
     args = BenchInferenceArguments(
         models=[f"{name}={place.work / folder}" for name, folder in folders.items()],
-        data="stsb" if _has_data("stsb", options.task_data) else None,
-        task_data=str(options.task_data) if options.task_data else None,
-        threads=torch.get_num_threads(),
+        data="stsb" if pairs else None,
+        task_data=str(options.task_data) if options.task_data and pairs else None,
+        threads=options.threads,
         batch_size=[1],
         compiled=False,
         max_requests=options.requests,

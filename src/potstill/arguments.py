@@ -16,6 +16,7 @@ import yaml
 from transformers import TrainingArguments
 
 from potstill.errors import PotstillError
+from potstill.precision.fixed_point import FixedPointFormats
 from potstill.processes import launched, open_new_store
 
 RECIPE = "recipe.yaml"
@@ -48,6 +49,11 @@ class RunArguments(TrainingArguments):
         False,
         "Record the work of the GPU in one step and replay it. This makes very small models several times faster, "
         "because the GPU then waits for Python. It does not help large models. It needs a single process.",
+    )
+    fixed_point: dict | str | None = option(
+        None,
+        "Train in fixed-point numbers of few bits, such as '{weights: Q4.12, activations: Q6.10, gradients: Q-8.24, "
+        "rounding: stochastic}': bits before the point with the sign, and after it; rounding is stochastic or nearest.",
     )
     overwrite_output_dir: bool = option(False, "Write into --output_dir although it is not empty.")
 
@@ -90,6 +96,7 @@ class RunArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("seed", self.seed >= 0, "must be 0 or more")
+        self._read_fixed_point()
         if self.max_steps <= 0:
             self._check("num_train_epochs", 0 < self.num_train_epochs < math.inf, "must be above 0")
         if not torch.cuda.is_available():
@@ -107,11 +114,22 @@ class RunArguments(TrainingArguments):
             raise PotstillError(" ".join(str(error).split())) from error
         self.ddp_backend = backend
 
+    def _read_fixed_point(self) -> None:
+        if self.fixed_point is None:
+            return
+        self.fixed_point = FixedPointFormats.read(parsed_mapping("fixed_point", self.fixed_point)).record
+        # 16-bit floats cannot hold the numbers, and code that is compiled or recorded would round alike in every step.
+        graphs = "cuda_graphs" if not type(self).cuda_graphs else ""  # finetune records by default, where it can
+        for name in ("bf16", "fp16", "tf32", "fp8", "torch_compile", graphs):
+            given = bool(name and getattr(self, name, None))
+            self._check(name, not given, "does not go with --fixed_point: leave one of them out")
+
     @property
     def records(self) -> bool:
         """Whether steps are recorded as CUDA graphs."""
         # `DistributedDataParallel` runs parts of autograd on another stream than the one that is recorded.
-        return self.cuda_graphs and self.device.type == "cuda" and self.world_size == 1
+        one_process = self.device.type == "cuda" and self.world_size == 1
+        return self.cuda_graphs and one_process and self.fixed_point is None
 
     @property
     def minutes(self) -> float | None:
@@ -161,9 +179,12 @@ def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str
 
 def recipe_text(verb: str, args: RunArguments, without: Collection[str] = ()) -> str:
     """Return the text of a run's recipe file, which begins with the command that reruns it. See `recipe_values`."""
-    return f"# potstill {verb} --config {RECIPE} --output_dir …\n" + yaml.safe_dump(
-        recipe_values(args, without), sort_keys=False
-    )
+    return as_recipe(verb, recipe_values(args, without))
+
+
+def as_recipe(verb: str, values: dict[str, Any]) -> str:
+    """Return the text of a recipe file with these options."""
+    return f"# potstill {verb} --config {RECIPE} --output_dir …\n" + yaml.safe_dump(values, sort_keys=False)
 
 
 def _plain(value: Any) -> Any:

@@ -3,9 +3,59 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from potstill.errors import PotstillError, first_line
+
+DAY = 86_400
 
 
 def cache_folder() -> Path:
     """Return the folder: `$POTSTILL_CACHE`, or `~/.cache/potstill`."""
     return Path(os.environ.get("POTSTILL_CACHE") or Path.home() / ".cache" / "potstill").expanduser()
+
+
+@contextmanager
+def cached(folder: Path, what: str) -> Iterator[Path]:
+    """Make a folder of the cache, which is complete or not there.
+
+    The body gets an empty folder to write to, which becomes `folder` when the body ends without an exception. Another
+    process may write the same folder meanwhile: the first one to end wins.
+
+    Args:
+        folder: the folder in the cache.
+        what: what is written, in words that begin a sentence in the plural.
+
+    Raises:
+        PotstillError: it cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        try:
+            yield partial
+            os.replace(partial, folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process wrote it meanwhile
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, ValueError) as error:
+        raise PotstillError(
+            f"{what} cannot be saved in {folder.parent} ({first_line(error)}): free some space, or name another folder "
+            "in POTSTILL_CACHE."
+        ) from error
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Remove what processes left behind that were killed a day or, if they could be continued, a month ago."""
+    for pattern, days in ((".partial-*", 1), (".parts-*", 30)):
+        for left in folder.glob(pattern):
+            with suppress(OSError):  # another process may be doing the same
+                if time.time() - left.stat().st_mtime > days * DAY:
+                    shutil.rmtree(left, ignore_errors=True)

@@ -50,6 +50,20 @@ def test_sts_b() -> None:
     assert max(found.splits["dev"]["label"]) == 5
 
 
+def test_the_words_of_all_treebanks() -> None:
+    """As many as the lines that begin with a whole number, in every treebank, and each with one of 17 tags."""
+    files = sorted((FOLDER / "ud").glob("*.conllu"))
+    assert len(files) == 14
+    trees = str(FOLDER / "ud" / "en-train.conllu")
+    found = read_own_tags(OwnFiles(trees, tuple(map(str, files))))
+    assert len(found.labels) <= 17
+    for file in files:
+        lines = [line.split("\t") for line in file.read_text().splitlines() if not line.startswith("#")]
+        words = [fields[1] for fields in lines if fields[0].isdecimal()]
+        tokens = found.splits[file.stem.removesuffix("x")]["tokens"][:]
+        assert [word for sentence in tokens for word in sentence] == words
+
+
 def test_wnut17_and_a_treebank() -> None:
     files = [str(FOLDER / "own" / "wnut17" / f"{split}.conll") for split in ("train", "dev")]
     found = read_own_tags(OwnFiles(*files))

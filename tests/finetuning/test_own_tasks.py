@@ -244,6 +244,8 @@ def test_an_export_is_scored_as_the_model_was(trained: dict[str, Path], own: Pat
     found = results(trained[task])
     assert scores.before["score"] == pytest.approx(found["score"], abs=1e-4)
     assert scores.before == scores.after
+    if task == "sets":  # whether a label is meant is an answer, and not only which label is likeliest
+        assert (scores.agreement.same, scores.agreement.answers) == (1.0, 21 * 4)
     for name in scores.before.keys() & found["metrics"].keys():
         assert scores.before[name] == pytest.approx(found["metrics"][name], abs=1e-4)
 

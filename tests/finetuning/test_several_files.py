@@ -13,6 +13,7 @@ from finetuning_samples import Json, flags, results, sentence, write, write_line
 
 from potstill.cli import main
 from potstill.errors import PotstillError
+from potstill.evaluation import tables
 from potstill.finetuning.own_texts import OwnTextData
 from potstill.finetuning.tags import TagData
 from potstill.tasks.own import KINDS, read_task
@@ -47,7 +48,7 @@ def treebanks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tagger_of_several_languages(
-    treebanks: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    treebanks: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = flags(model=bert, task="tagging", output_dir=tmp_path / "out", num_train_epochs=6, learning_rate=6e-3)
     train = ["--train_data", str(treebanks / "*-train.conllu")]
@@ -66,6 +67,9 @@ def test_a_tagger_of_several_languages(
     assert f"tagging: score {found['score']:.1f}, the mean of aa-test " in printed
     assert main(["compare", str(tmp_path / "out"), "--format", "markdown"]) == 0
     assert "aa-test/bb-test/cc-test" in capsys.readouterr().out
+    monkeypatch.setattr(tables, "TOGETHER", 2)
+    assert main(["compare", str(tmp_path / "out"), "--format", "markdown"]) == 0
+    assert "tagging (aa-test) | tagging (bb-test) | tagging (cc-test)" in capsys.readouterr().out.casefold()
     assert "aa-test accuracy" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -35,6 +35,7 @@ def read(folder: Path, *names: str, **options: Any) -> Any:
     args = FinetuneArguments(
         task="tagging",
         teacher="t",
+        train_data="t.conll",
         unlabelled=[str(folder / name) for name in names],
         output_dir=str(folder / "out"),
         use_cpu=True,
@@ -248,7 +249,7 @@ def test_a_student_learns_from_words_without_tags(
 ) -> None:
     options: Json = {"model": distilbert, "task": "tagging", "teacher": tagger, "unlabelled": tagged / "texts.txt"}
     options |= {"train_data": tagged / "few.conll", "eval_data": tagged / "dev.conll", "learning_rate": 6e-3}
-    options |= {"num_train_epochs": 8, "save_strategy": "epoch", "without_teacher_too": False}
+    options |= {"num_train_epochs": 5, "save_strategy": "epoch", "without_teacher_too": False}
     assert main(flags(**options, output_dir=tmp_path / "out")) == 0
     found = results(tmp_path / "out")
     assert found["score"] > found["without_unlabelled"]["score"] + 10
@@ -257,7 +258,7 @@ def test_a_student_learns_from_words_without_tags(
     printed = capsys.readouterr()
     assert "computing the teacher's logits of 40 unlabelled texts" in printed.err
     assert "3 labelled and 40 of 40 unlabelled rows" in printed.err
-    interrupt(monkeypatch, 20)
+    interrupt(monkeypatch, 14)
     options |= {"without_unlabelled_too": False}
     assert main(flags(**options, output_dir=tmp_path / "resumed")) == 143
     assert main(flags(**options, output_dir=tmp_path / "resumed", resume_from_checkpoint="true")) == 0
@@ -295,3 +296,34 @@ def test_soft_targets_are_the_teachers_logits_at_first_tokens(
         first = [number for number, label in enumerate(batch["labels"][row].tolist()) if label == UNKNOWN_TAG]
         assert [encoded.word_ids()[number] for number in first] == list(range(len(line.split())))
         torch.testing.assert_close(batch["soft"][row, first].double(), logits[first], rtol=1e-3, atol=1e-4)
+
+
+def test_the_teacher_alone_teaches_tags(
+    tagged: Path, tagger: Path, distilbert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: Json = {"model": distilbert, "task": "tagging", "teacher": tagger, "unlabelled": tagged / "texts.txt"}
+    options |= {"learning_rate": 6e-3, "num_train_epochs": 6, "output_dir": tmp_path / "out"}
+    assert main([*flags(**options), "--eval_data", str(tagged / "dev.conll"), str(tagged / "few.conll")]) == 0
+    found = results(tmp_path / "out")
+    assert found["metrics"].keys() == {"dev", "few"}
+    assert found["rows"] == {"train": 0, "dev": 20, "few": 3}
+    assert found["score"] > 60
+    config = [json.loads((folder / "config.json").read_text())["id2label"] for folder in (tmp_path / "out", tagger)]
+    assert config[0] == config[1]
+    assert "the teacher on the scored labels: " in capsys.readouterr().err
+    write(tmp_path / "other.conll", "bol\tX\n")
+    options["output_dir"] = tmp_path / "no"
+    assert main([*flags(**options), "--eval_data", str(tmp_path / "other.conll")]) == 1
+    assert "other.conll, line 1, has the tag 'X'; the teacher does not have 'X'" in capsys.readouterr().err
+
+
+def test_words_without_tags_can_be_a_stage_of_their_own(
+    tagged: Path, tagger: Path, distilbert: Path, tmp_path: Path
+) -> None:
+    options: Json = {"model": distilbert, "task": "tagging", "teacher": tagger, "unlabelled": tagged / "texts.txt"}
+    options |= {"train_data": tagged / "few.conll", "eval_data": tagged / "dev.conll", "learning_rate": 6e-3}
+    options |= {"stages": "{distill: {num_train_epochs: 6}, finetune: {learning_rate: 1e-4}}"}
+    assert main(flags(**options, output_dir=tmp_path / "out")) == 0
+    taught, tuned = results(tmp_path / "out")["stages"]
+    assert (taught["texts"], taught["rows"], tuned["rows"]) == (40, 0, 3)
+    assert min(taught["score"], tuned["score"]) > 70

@@ -9,7 +9,7 @@ import pytest
 from hostile import NAMES, rendered
 from PIL import Image
 
-from potstill.report.label_card import MOST_ROWS, confused_pairs, label_section
+from potstill.report.label_card import MOST_DRAWN, MOST_ROWS, PICTURE, confused_pairs, is_drawn, label_section
 from potstill.report.markdown import visible
 from potstill.report.plots import confusion_plot
 from potstill.tasks.per_label import class_details
@@ -38,6 +38,16 @@ def test_nothing_for_a_result_without_labels_and_the_lowest_of_very_many() -> No
     section = "\n\n".join(label_section(class_details(names, np.where(numbers < 5, 6, numbers), numbers)))
     assert len(rendered(section).tables[0]) == MOST_ROWS + 1
     assert "The 20 labels with a higher F1 are in `results.json`." in section
+
+
+def test_a_matrix_of_too_many_labels_is_not_drawn() -> None:
+    names = [f"label {number}" for number in range(MOST_DRAWN + 1)]
+    details = class_details(names, [1, 1], [0, 1])
+    section = "\n\n".join(label_section(details))
+    assert not is_drawn(details["confusion"])
+    assert PICTURE not in section
+    assert "label 0 is taken for label 1 in 1 rows" in section
+    assert PICTURE in "\n\n".join(label_section(class_details(names[:2], [1, 1], [0, 1])))
 
 
 @pytest.mark.parametrize("name", NAMES)

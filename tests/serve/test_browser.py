@@ -26,6 +26,8 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from potstill.bilstm.config import BiLSTMConfig
+from potstill.bilstm.model import BiLSTMForSequenceClassification
 from potstill.sentences import SentenceEncoder
 from potstill.serve.models import ServedModel
 from potstill.serve.server import PageServer
@@ -124,6 +126,18 @@ def small_classifier() -> Any:
     return small(BertForSequenceClassification, id2label={0: "dull", 1: "fair", 2: "<b>fine</b>"})
 
 
+def small_bilstm() -> Any:
+    """Return a random BiLSTM that reads pairs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        sizes = {"vocab_size": 8192, "embedding_size": 16, "hidden_size": 12, "intermediate_size": 8}
+        labels = {0: "other", 1: "the same"}
+        model = BiLSTMForSequenceClassification(BiLSTMConfig(pairs=True, type_vocab_size=2, id2label=labels, **sizes))
+        for parameter in model.parameters():
+            parameter.data.mul_(4)
+        return model.eval()
+
+
 def shares(article: Any) -> dict[str, float]:
     """Return what a card lists: text → percentage."""
     lines = article.locator(".shares li").all_inner_texts()
@@ -195,6 +209,22 @@ def test_fill_mask_beside_another_model(
     page.get_by_role("button", name="Run").click()
     check_times(page, 2)
     assert shares(card) == pytest.approx(expected, abs=0.06)
+
+
+def test_a_bilstm(open_page: Callable[..., Any], exported: Callable[..., Path]) -> None:
+    source, tokenizer = small_bilstm(), AutoTokenizer.from_pretrained(TEACHER)
+    page = open_page(exported("bilstm", source))
+    page.get_by_label("Text", exact=True).fill("The abbey was built by a king.")
+    page.get_by_text("Second text, for models that read pairs").click()
+    for pair in ("A king built it.", ""):
+        page.get_by_label("Second text").fill(pair)
+        page.get_by_label("Second text").press("Control+Enter")
+        check_times(page, 1)
+        with torch.inference_mode():
+            inputs = tokenizer("The abbey was built by a king.", pair or None, return_tensors="pt")
+            expected = source(**inputs).logits[0].softmax(-1).tolist()
+        found = shares(page.get_by_role("article"))
+        assert found == pytest.approx({"other": 100 * expected[0], "the same": 100 * expected[1]}, abs=0.06)
 
 
 def test_classification_and_what_it_says_of_bad_input(
@@ -277,7 +307,12 @@ def test_scores_and_several_labels_at_once(
         return page.get_by_role("article")
 
     labels = {name: 100 * p for name, p in zip(("dull", "fair", "<b>fine</b>"), logits.sigmoid().tolist(), strict=True)}
-    assert shares(answered("several", problem_type="multi_label_classification")) == pytest.approx(labels, abs=0.06)
+    threshold = sorted(labels.values())[1] / 100 - 1e-4  # two labels reach it
+    several = answered("several", problem_type="multi_label_classification", threshold=threshold)
+    assert shares(several) == pytest.approx(labels, abs=0.06)
+    words = f"2 of 3 labels reach the threshold of {100 * threshold:.1f}"
+    expect(several.locator(".answer .hint")).to_contain_text(words)
+    assert several.locator(".meant").count() == 2
     score = answered("score", id2label={"0": "LABEL_0"}).locator(".score").inner_text()
     assert float(score) == pytest.approx(float(logits[0]), abs=6e-4)
 

@@ -35,6 +35,7 @@ def test_what_the_page_is_told(tmp_path: Path) -> None:
         "max_length": 128,
         "labels": ["bad", "good"],
         "multi_label": False,
+        "threshold": None,
         "prompt": "",
     }
 
@@ -56,6 +57,22 @@ def test_layers_and_lengths_of_other_families(tmp_path: Path) -> None:
 def test_scores_have_no_labels(tmp_path: Path) -> None:
     config = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
     assert ServedModel.open(str(write_export(tmp_path / "a", **config)), "--model").labels == ()
+
+
+def test_labels_of_which_several_may_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
+    several = head | {"problem_type": "multi_label_classification"}
+    folder = write_export(tmp_path / "several", **several, threshold=0.3)
+    found = ServedModel.open(str(folder), "--model").description("")
+    assert (found["multi_label"], found["threshold"]) == (True, 0.3)
+    # Other programs write none.
+    assert ServedModel.open(str(write_export(tmp_path / "other", **several)), "--model").threshold == 0.5
+    one = write_export(tmp_path / "one", **head, threshold=0.3)
+    assert ServedModel.open(str(one), "--model").threshold is None
+    message = said(capsys, "--model", str(folder), "--compare", str(one))
+    assert f"{folder} gives a text any number of labels, {one} gives it one label." in message
+    broken = write_export(tmp_path / "broken", **several, threshold="high")
+    assert "config.json whose threshold is 'high': it must be between 0 and 1" in said(capsys, "--model", str(broken))
 
 
 def said(capsys: pytest.CaptureFixture[str], *options: str) -> str:

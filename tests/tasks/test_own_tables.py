@@ -153,16 +153,68 @@ BAD: dict[str, tuple[str, str, str]] = {
     "nothing": ("a.csv", "text,label\n", "has no rows"),
     "json": ("a.json", '[{"text": 1,]', "is not valid JSON"),
     "array": ("a.json", "[1]", "a.json, row 1, is not a JSON object"),
+    "few fields": ("a.csv", "text,label\na,x\nb\n", "a.csv, line 3, has 1 column instead of 2"),
+    "semicolons": ("a.csv", "text;label\na;x\n", "has a single column, because semicolons separate its fields"),
+    "tabs": ("a.csv", "text\tlabel\na\tx\n", "has a single column, because tabs separate its fields"),
+    "line ends": ("a.csv", "text,label\ra,x\rb,y", "ends its lines with carriage returns alone"),
+    "latin": ("a.csv", "text,label\na,\udcff\n", "line 2, is not UTF-8: invalid start byte; convert the file to UTF-8"),
+    "nan": ("a.jsonl", '{"text":"a","label":NaN}', "the label 'nan', which is neither a name nor a number"),
+    "ids": (
+        "ids.csv",
+        "text,label\n" + "".join(f"a {n},id {n}\n" for n in range(9)),
+        "9 rows and each has another label, so none can be held out",
+    ),
 }
+
+
+BAD_KINDS: dict[str, tuple[str, str, str]] = {
+    "separator": ("multilabel", "text,labels\na,x;y\nb,y\n", "the label 'x;y' holds ';': say with --label_separator"),
+    "piece": ("multilabel", 'text,labels\na,"x,,y"\n', "the labels 'x,,y', one of which is empty"),
+    "constant": ("regression", "text,score\na,2\nb,2.0\n", "has only the score 2: there is nothing to learn from it"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_KINDS)
+def test_what_other_kinds_of_tasks_cannot_read_is_said(tmp_path: Path, case: str) -> None:
+    kind, text, said = BAD_KINDS[case]
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(PotstillError) as error:
+        read(kind, train=tmp_path / "a.csv", eval=tmp_path / "a.csv")
+    assert said in str(error.value)
+    if case == "separator":
+        assert read(kind, train=tmp_path / "a.csv", eval=tmp_path / "a.csv", label_separator=";").labels == ("x", "y")
+
+
+def test_many_faults_are_said_in_short(tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.csv", good())
+    dev = write_table(tmp_path / "dev.csv", [{"text": "a", "label": f"z{number % 50}"} for number in range(100)])
+    with pytest.raises(PotstillError) as error:
+        read("classification", train=train, eval=dev)
+    assert "2 rows with the label 'z4'" in str(error.value)
+    assert "and 90 other rows with faults of these kinds; correct them" in str(error.value)
+
+
+def test_what_may_be_a_mistake_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": f"a {n}", "label": ("Card", "card", "loan")[n % 3]} for n in range(6)]
+    train = write_table(tmp_path / "train.csv", rows)
+    dev = write_table(tmp_path / "dev.csv", [*rows[:2], {"text": "new", "label": "loan"}])
+    read("classification", train=train, eval=dev)
+    told = capsys.readouterr().err
+    assert "train.csv: 'Card' and 'card' are taken for different labels." in told
+    assert "2 of the 3 rows of dev have a text that is among the rows to train on." in told
+    numbers = write_table(tmp_path / "n.csv", [{"text": "a", "score": 1}, {"text": "b", "score": 2}])
+    same = write_table(tmp_path / "m.csv", [{"text": "c", "score": 2}, {"text": "d", "score": 2}])
+    read("regression", train=numbers, eval=same)
+    assert "all rows of dev have the score 2: no correlation is defined" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_read_is_said(tmp_path: Path, case: str) -> None:
     name, text, said = BAD[case]
     path = tmp_path / name
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(PotstillError) as error:
-        read("classification", train=path, eval=path)
+        read("classification", train=path, eval=None if name == "ids.csv" else path)
     assert said in str(error.value)
     assert str(error.value).count("\n") == 0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from potstill.tasks.per_label import class_details, set_details
+from potstill.tasks.per_label import MOST_CONFUSED, class_details, set_details
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -23,6 +23,15 @@ def test_classes_as_scikit_learn_counts_them(seed: int) -> None:
         assert found["per_label"][name] == pytest.approx(figures)
     assert found["confusion"]["labels"] == names
     assert found["confusion"]["counts"] == confusion_matrix(true, said, labels=range(7)).tolist()
+
+
+def test_many_classes_have_no_matrix_but_the_same_figures() -> None:
+    rng = np.random.default_rng()
+    true, said = rng.integers(9, size=90), rng.integers(9, size=90)
+    few = class_details([f"{number}" for number in range(9)], said, true)
+    many = class_details([f"{number}" for number in range(MOST_CONFUSED + 1)], said, true)
+    assert "confusion" not in many
+    assert {name: many["per_label"][name] for name in few["per_label"]} == few["per_label"]
 
 
 def test_sets_as_scikit_learn_counts_them() -> None:

@@ -204,10 +204,18 @@ def test_every_term_in_every_way_of_running_a_step(
     assert distance(compiled, gradients) < 0.1
 
 
+# Compiling takes almost all of the time of this test, so only one case is compiled for both types.
 @pytest.mark.gpu
-@pytest.mark.parametrize("narrow", [False, True], ids=["equal widths", "another width"])
-@pytest.mark.parametrize("losses", LOSSES, ids=["every token", "masked LM", "no logits"])
-def test_every_term_on_a_gpu_recorded_and_compiled(losses: dict[str, Any], narrow: bool) -> None:
+@pytest.mark.parametrize(
+    ("losses", "narrow", "types"),
+    [
+        pytest.param(LOSSES[1], False, (False, True), id="every token"),
+        pytest.param(LOSSES[1], True, (True,), id="every token, another width"),
+        pytest.param(LOSSES[0], False, (False,), id="masked tokens"),
+        pytest.param(LOSSES[2], True, (False,), id="no logits, another width"),
+    ],
+)
+def test_every_term_on_a_gpu_recorded_and_compiled(losses: dict[str, Any], narrow: bool, types: tuple[bool]) -> None:
     step = new_step(losses, narrow).cuda()
     assert step.teacher is not None
     step.teacher.cuda()
@@ -220,12 +228,12 @@ def test_every_term_on_a_gpu_recorded_and_compiled(losses: dict[str, Any], narro
     del rough
     step.compile_parts(backend="inductor")
     step.record_graphs()
-    for bf16 in (False, True):
+    for bf16 in types:
         for _ in range(3):
             found, recorded = run(step, batch, bf16)
         assert found.item() == pytest.approx(loss.item(), rel=0.05 if bf16 else 1e-4)
         assert distance(recorded, gradients) < (0.1 if bf16 else 1e-3)
-    assert len(step._graphed.graphs) == 2  # type: ignore[union-attr]
+    assert len(step._graphed.graphs) == len(types)  # type: ignore[union-attr]
 
 
 def test_nothing_is_kept_that_no_term_reads(monkeypatch: pytest.MonkeyPatch) -> None:

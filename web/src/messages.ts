@@ -20,6 +20,8 @@ export interface Model {
   labels: string[];
   /** Whether several labels can hold at once. */
   multi_label: boolean;
+  /** Where several labels can hold at once, the probability from which one does; else null. */
+  threshold: number | null;
   /** What a sentence encoder reads before each text. */
   prompt: string;
 }
@@ -49,7 +51,8 @@ export type Answer =
   /** The most similar text first. */
   | { task: "feature-extraction"; similarities: Similarity[] }
   | { task: "fill-mask"; masks: Share[][] }
-  | { task: "text-classification"; labels: Share[]; score: number | null }
+  /** `threshold` is null where only one label can hold. */
+  | { task: "text-classification"; labels: Share[]; score: number | null; threshold: number | null }
   | {
       task: "question-answering";
       text: string;

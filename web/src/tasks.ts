@@ -65,17 +65,18 @@ function fillMask(model: LoadedModel, text: string, mask: string | null): Prepar
 
 function classify(model: LoadedModel, text: string, pair: string | null): Prepared {
   given(text, "a text");
-  const { labels, multi_label } = model.model;
+  const { labels, multi_label, threshold } = model.model;
   return {
     input: model.input(text, pair?.trim() ? pair : null),
     answer(logits) {
       const all = values(logits, "logits");
-      if (labels.length === 0) return { task: "text-classification", labels: [], score: all[0]! };
+      if (labels.length === 0) return { task: "text-classification", labels: [], score: all[0]!, threshold: null };
       const shares = multi_label ? Float64Array.from(all, sigmoid) : softmax(all);
       return {
         task: "text-classification",
         labels: largest(shares, shares.length).map((i) => ({ text: labels[i] ?? `label ${i}`, probability: shares[i]! })),
         score: null,
+        threshold,
       };
     },
   };

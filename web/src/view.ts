@@ -36,7 +36,7 @@ export function answerNodes(answer: Answer, context: string): Node[] {
         answer.masks.length === 1 ? [list(shares)] : [element("h3", "", `Missing word ${i + 1}`), list(shares)],
       );
     case "text-classification":
-      if (answer.score === null) return [list(answer.labels)];
+      if (answer.score === null) return [list(answer.labels, answer.threshold), ...meantWords(answer.labels, answer.threshold)];
       return [element("p", "found score", answer.score.toFixed(3)), element("p", "hint", "score")];
     case "feature-extraction": {
       const items = answer.similarities.map(({ text, cosine }) => {
@@ -85,9 +85,18 @@ function digits(value: number): string {
   return value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
 }
 
-function list(shares: readonly Share[]): HTMLElement {
+/** How many labels hold where each has a probability of its own; the list is in the order of these. */
+function meantWords(labels: readonly Share[], threshold: number | null): Node[] {
+  if (threshold === null) return [];
+  const meant = labels.filter(({ probability }) => probability >= threshold).length;
+  const count = `${meant} of ${labels.length} labels ${meant === 1 ? "reaches" : "reach"}`;
+  return [element("p", "hint", `${count} the threshold of ${percent(threshold)}; each has a probability of its own`)];
+}
+
+function list(shares: readonly Share[], threshold: number | null = null): HTMLElement {
   const items = shares.map(({ text, probability }) => {
-    const item = element("li", "", element("span", "", text), element("span", "", percent(probability)));
+    const meant = threshold !== null && probability >= threshold;
+    const item = element("li", meant ? "meant" : "", element("span", "", text), element("span", "", percent(probability)));
     item.style.setProperty("--share", `${100 * probability}%`);
     return item;
   });

@@ -22,7 +22,7 @@ from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.trainer import result_of
 from potstill.json_files import json_text
-from potstill.report.label_card import PICTURE
+from potstill.report.label_card import PICTURE, is_drawn
 from potstill.report.prune_card import PLOT, prune_card
 from potstill.student.loading import model_folder
 from potstill.student.pruned import is_pruned
@@ -192,5 +192,5 @@ def _write(subject: Subject, model: PreTrainedModel, folder: Path, result: RunRe
         (staging / f"{PLOT}.png").write_bytes(png)
         card = prune_card(recipe_values(args, NOT_READ), asdict(result), args.declared_task, is_pruned(model.config))
         (staging / "README.md").write_text(card, encoding="utf-8")
-        if result.confusion is not None:
+        if result.confusion is not None and is_drawn(result.confusion):
             (staging / PICTURE).write_bytes(confusion_plot(**result.confusion))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from potstill.arguments import named_models
+from potstill.bilstm.options import NAME
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
@@ -21,6 +22,7 @@ from potstill.evaluation.run import PlannedRun, clear_cache, data_fingerprint, t
 from potstill.files import check_writable
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import InputReader, unlabelled_texts
+from potstill.finetuning.model_source import model_source
 from potstill.finetuning.result import RunResult, relevant, run_path
 from potstill.finetuning.trainer import hyperparameters
 from potstill.student.loading import model_folder
@@ -122,13 +124,13 @@ def _read_models(args: EvaluateArguments, inputs: _Inputs) -> None:
         every_run = [FinetuneArguments(**args.run_options(name, task, args.seed)) for task in args.tasks()]
         for run in {run.max_length: run for run in every_run}.values():
             try:
-                reader = InputReader.of(run, path, "model")
+                reader = InputReader.of(run, model_source(run), "model")
             except PotstillError as error:
                 raise PotstillError(f"{name}: {error}") from error
         tokenizers[name] = tokenizer_fingerprint(reader.tokenizer)
         layers = getattr(reader.config, "num_hidden_layers", 12)
         inputs.parameters[path] = 12 * layers * getattr(reader.config, "hidden_size", 768) ** 2
-        if inputs.resuming:
+        if inputs.resuming and path != NAME:  # a new BiLSTM is another one for pairs
             inputs.weights[path] = model_fingerprint(model_folder(path, "model"))
     teacher, *_ = tokenizers
     spans = [run.declared_task.title for run in every_run if run.declared_task.by_token]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from potstill.arguments import named_models, option
+from potstill.arguments import named_models, option, parsed_mapping
+from potstill.bilstm.options import NAME
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
 from potstill.evaluation.suites import ENCODER_SUITES
@@ -24,7 +25,8 @@ LEARNING_RATES = (2e-5, 3e-5, 5e-5, 1e-4, 3e-4)
 
 OF_FINETUNE = (
     *("train_data", "eval_data", "losses", "num_hidden_layers", "layers", "metric", "quantization"),
-    *("teacher_heads", "teacher_weights"),
+    *("teacher_heads", "teacher_weights", "augment"),
+    *("stages", "shape", "corpus"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
 )
 """Options of `finetune` that make no sense for several models or tasks."""
@@ -136,6 +138,10 @@ class EvaluateArguments(FinetuneArguments):
                 f"--second_distillation fine-tunes models and the suite {encoder_suites[0]} does not: evaluate on it "
                 "separately."
             )
+        paths = [path for _, path in named_models(self.models)]
+        self._check(
+            "bilstm", self.bilstm is None or NAME in paths, f"is for a model named as lstm={NAME}: leave it out"
+        )
         self._check_texts(tasks)
         if self.search and not tasks:
             raise PotstillError(f"--search tries learning rates, but the suite {encoder_suites[0]} trains nothing.")
@@ -284,7 +290,14 @@ class EvaluateArguments(FinetuneArguments):
             seed: the run's seed.
         """
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FinetuneArguments) if f.init}
-        path = dict(named_models(self.models))[untaught(model)]
+        paths = dict(named_models(self.models))
+        path, first = paths[untaught(model)], next(iter(paths.values()))
+        bilstm = None
+        if path == NAME:  # the other models are compared with the first one, whose tokenizer and embeddings it takes
+            sources = {} if first == NAME else {"tokenizer": first}
+            bilstm = parsed_mapping("bilstm", self.bilstm) or {}
+            sources |= {"embeddings": first} if sources and "tokenizer" not in bilstm else {}
+            bilstm = sources | bilstm if isinstance(bilstm, dict) else bilstm
         if not model.endswith(UNLABELLED):
             given |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
         output = str(Path(self.output_dir or "") / ".runs" / model / task / f"seed-{seed}-{self.learning_rate}")
@@ -296,6 +309,7 @@ class EvaluateArguments(FinetuneArguments):
                 "seed": seed,
                 "output_dir": output,
                 "save_strategy": "no",
+                "bilstm": bilstm,
             }
             | {
                 "rerank_columns": None  # of the suite, which trains nothing

@@ -148,7 +148,7 @@ def _job(args: FinetuneArguments) -> Job:
     data = task_data(args)
     # The id is unique: a kept job refers to its data, so no other object gets that id. Rows depend on the other parts.
     texts = (tuple(args.unlabelled or ()), tuple(args.unlabelled_columns or ()))
-    key = (id(data), args.model, args.max_length, args.freeze_encoder, args.records, texts)
+    key = (id(data), args.model, str(args.bilstm), args.max_length, args.freeze_encoder, args.records, texts)
     if key not in _jobs:
         _jobs.clear()
         _jobs[key] = Job.prepare(args, data)

@@ -23,6 +23,9 @@ from potstill.tasks.registry import short_names
 WIDTH = 100
 BEYOND = "*"
 INCOMPLETE = "†"
+
+TOGETHER = 4
+"""So many metrics of a task share a column."""
 IN_UNITS = frozenset(UNITS.values())
 """Short names of the metrics that are not in percent."""
 
@@ -122,6 +125,8 @@ def _retention(comparison: Comparison) -> Grid:
 def _metrics(comparison: Comparison, relative: bool = False) -> Grid:
     """Return the metrics of tasks that have several; each figure is that metric's own median.
 
+    A task with more than `TOGETHER` of them, such as one that is scored on many files, has a column for each.
+
     With `relative` it is in percent of the reference's figure, and only tasks are shown on which nothing is trained:
     their score is one of the metrics and not the mean.
     """
@@ -140,9 +145,13 @@ def _metrics(comparison: Comparison, relative: bool = False) -> Grid:
             return []
         return [statistics.median(parts[name] for parts in measured) for name in names[task]]
 
+    columns = {
+        task: [slice(None)] if len(names[task]) <= TOGETHER else [slice(n, n + 1) for n in range(len(names[task]))]
+        for task in tasks
+    }
     rows = []
     for model in comparison.models:
-        cells = []
+        cells: list[str] = []
         for task in tasks:
             figures: list[float | None] = [*medians(model, task)]
             if relative:
@@ -153,10 +162,14 @@ def _metrics(comparison: Comparison, relative: bool = False) -> Grid:
                 NOTHING if one is None else f"{one:.3f}" if name in IN_UNITS and not relative else f"{one:.1f}"
                 for name, one in zip(names[task], figures, strict=False)
             ]
-            cells.append(mark + ("/".join(written) or NOTHING))
+            cells += [mark + ("/".join(written[of]) or NOTHING) for of in columns[task]]
         if not relative or model != comparison.reference:
             rows.append((model, cells))
-    header = [f"{visible(comparison.titles[task])}\n{visible('/'.join(names[task]))}" for task in tasks]
+    header = [
+        f"{visible(comparison.titles[task])}\n{visible('/'.join(names[task][of]))}"
+        for task in tasks
+        for of in columns[task]
+    ]
     if relative:
         return Grid(f"Retention of these metrics: percent of those of {comparison.reference}", header, rows)
     what = ", the median of each" if comparison.plan.most_seeds > 1 else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.special import logit
 
 from potstill.errors import PotstillError
 from potstill.export.embeddings import EmbeddingAgreement, EmbeddingComparison, check_embeddings
@@ -38,8 +39,8 @@ class Agreement:
         largest: largest difference of two logits.
         spread: largest minus smallest logit of the source. The difference is judged as a share of it.
         same: share of answers that are the same. An answer is the best class of a text or a token, the best token for a
-            masked one, or the best start and end of a span. Two scores of a regression are the same if they differ by
-            at most 5 % of their range.
+            masked one, the best start and end of a span, or for several labels whether a label is meant. Two scores of
+            a regression are the same if they differ by at most 5 % of their range.
         answers: number of answers.
     """
 
@@ -122,7 +123,10 @@ class Comparison:
         if self.source.is_regression:
             self._regressions.append((expected, found))
             return
-        agree = expected.argmax(axis=-1) == found.argmax(axis=-1)
+        if (threshold := self.source.threshold) is not None:
+            agree = (expected >= logit(threshold)) == (found >= logit(threshold))
+        else:
+            agree = expected.argmax(axis=-1) == found.argmax(axis=-1)
         if task == "fill-mask":
             agree = agree[hidden]
         self._same, self._answers = self._same + int(agree.sum()), self._answers + agree.size

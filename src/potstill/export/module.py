@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from potstill.bilstm.model import BiLSTMForSequenceClassification
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.student.family import family_or_none
 from potstill.student.interface import Family
@@ -38,6 +39,8 @@ class ExportModule(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.inputs, self.outputs = model, inputs, outputs
+        if isinstance(model, BiLSTMForSequenceClassification):
+            model.encoder.lstm.for_onnx()
         family = family_or_none(model.config)
         self.plain = family is not None and family.exports_plainly
         if family is None or not self.plain:

@@ -13,13 +13,12 @@ from potstill.export.tags import tag_batches, tag_scores
 from potstill.finetuning.own_texts import label_array, text_scores
 from potstill.finetuning.rows import sample_rows
 from potstill.finetuning.tags import read_words
+from potstill.tasks.metrics import NOT_PERCENT
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask, TagTask
 from potstill.tasks.own_rows import read_labelled
 from potstill.tasks.own_tags import read_tagged_file
 from potstill.tasks.rows import BadRows
 from potstill.tasks.task import OwnFiles
-
-NUMBERS = ("mae", "threshold")
 
 
 def own_examples(source: Source, task: OwnTask, data: str, limit: int | None, bad: BadRows) -> Examples:
@@ -48,17 +47,16 @@ def own_examples(source: Source, task: OwnTask, data: str, limit: int | None, ba
             return found | {"score": task.score_of(found)}
 
         return Examples(rows, of_tags)
-    several = getattr(config, "problem_type", None) == "multi_label_classification"
+    several = source.threshold is not None
     if source.is_regression != isinstance(task, ScoreTask) or several != isinstance(task, MultilabelTask):
         raise PotstillError(f"The model {source.name!r} is not for {task.title}: fine-tune one on that task.")
     split = sample_rows(read_labelled(task, files, data, names, bad), limit)
     labels = label_array(task, split, len(names))
-    threshold = getattr(config, "threshold", 0.5)
 
     def of_texts(logits: dict[str, Logits]) -> Metrics:
         values: Any = np.stack(logits["logits"])
-        scored = text_scores(task, values, labels, names, threshold=threshold)
-        return {name: value for name, value in scored.items() if isinstance(value, float) and name not in NUMBERS}
+        scored = text_scores(task, values, labels, names, threshold=source.threshold)
+        return {name: value for name, value in scored.items() if isinstance(value, float) and name not in NOT_PERCENT}
 
     pairs = split["pair"][:] if "pair" in split.features else None
     return Examples(rows_of_texts(source, split["text"][:], pairs), of_texts)

@@ -145,6 +145,14 @@ class Source:
         return cls(name, folder, model, tokenizer, ENCODER, inputs, encoder.max_length, encoder)
 
     @property
+    def threshold(self) -> float | None:
+        """The probability from which a label is meant, if a text may have several; None for other models."""
+        config = self.model.config
+        several = getattr(config, "problem_type", None) == "multi_label_classification"
+        text = self.head.task == "text-classification"
+        return float(getattr(config, "threshold", 0.5)) if several and text else None
+
+    @property
     def is_regression(self) -> bool:
         """Whether the model gives a text a number instead of a class."""
         return self.head.task == "text-classification" and self.model.config.num_labels == 1

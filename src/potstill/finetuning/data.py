@@ -95,14 +95,13 @@ def _rerank(task: RerankTask, args: FinetuneArguments) -> TaskData:
 
 def _own(task: OwnTask, args: FinetuneArguments) -> TaskData:
     files, limits = args.own_files, (args.max_train_samples, args.max_eval_samples)
-    if isinstance(task, TagTask):
-        return TagData(task, files, args.metric, *limits, args.on_bad_rows)
+    kind = TagData if isinstance(task, TagTask) else OwnTextData
     names: tuple[str, ...] | None = None
     if args.unlabelled_alone:
         listed = files.label_names
         regression = isinstance(task, ScoreTask)
         names = () if regression else read_names(listed) if listed else _names_of(args.teachers[0])
-    return OwnTextData(task, files, args.metric, *limits, args.on_bad_rows, names=names)
+    return kind(task, files, args.metric, *limits, args.on_bad_rows, names=names)
 
 
 def _names_of(teacher: str) -> tuple[str, ...]:

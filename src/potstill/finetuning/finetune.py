@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.arguments import RECIPE, recipe_values
+from potstill.bilstm.config import BiLSTMConfig
 from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
@@ -18,7 +19,7 @@ from potstill.finetuning.job import Job
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.trainer import FinetuneTrainer, flat, result_of, train_once
 from potstill.json_files import json_text
-from potstill.report.label_card import PICTURE
+from potstill.report.label_card import PICTURE, is_drawn
 from potstill.report.task_card import task_card
 from potstill.student.pruned import is_pruned
 from potstill.tasks.metrics import shown
@@ -42,6 +43,8 @@ class Finetuned:
     def __str__(self) -> str:
         results = self.results
         lines = [f"{results['task']}: {_metrics(results)} ({_rows(results)})"]
+        if results["stages"] is not None:
+            lines.append(f"stages: {' → '.join(map(_stage, results['stages']))}")
         if results["without_teacher"] is not None:
             lines.append(f"the same run without the teacher: {_metrics(results['without_teacher'])}")
         if results["quantized"] is not None:
@@ -74,6 +77,10 @@ def finetune(args: FinetuneArguments) -> Finetuned:
         PotstillError: the input is bad, which is reported before anything is written if possible.
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
     """
+    if args.stages is not None:
+        from potstill.finetuning.staged import finetune_in_stages  # here, because it imports this module
+
+        return finetune_in_stages(args)
     for name in ("model", "task"):
         if not getattr(args, name):
             raise PotstillError(f"--{name} is missing: fine-tuning needs a model and a task.")
@@ -95,7 +102,9 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
-    labelled = getattr(job.data, "labelled", True)  # without labels nothing is left without the teacher or its texts
+    labelled = (
+        getattr(job.data, "labelled", True) and len(job.data.train) > 0
+    )  # without labels nothing is left without the teacher or its texts
     if job.unlabelled is not None and args.without_unlabelled_too and labelled:
         result = dataclasses.replace(result, without_unlabelled=_without("unlabelled texts", plain, folder))
         _write(trainer, folder, result)
@@ -120,6 +129,7 @@ def _without(what: Literal["teacher", "unlabelled texts"], job: Job, folder: Pat
     changed: dict[str, Any] = {"output_dir": str(temporary), "save_strategy": "no", "resume_from_checkpoint": None}
     changed |= {"losses": None, "teacher_heads": None, "teacher_weights": None} if what == "teacher" else {}
     changed |= {"unlabelled": None, "unlabelled_ratio": None, "unlabelled_columns": None}
+    changed |= {"augment": None}
     args = dataclasses.replace(job.args, **changed | ({"teacher": None} if what == "teacher" else {}))
     job = dataclasses.replace(job, args=args, unlabelled=None)
     try:
@@ -143,10 +153,12 @@ def _write(trainer: FinetuneTrainer, folder: Path, result: RunResult) -> None:
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json_text(result.record, RESULTS) + "\n", encoding="utf-8")
         frozen, task = isinstance(trainer.trained, FrozenEncoder), trainer.args.declared_task
-        pruned = is_pruned(getattr(trainer.trained, "encoder", trainer.trained).config)
-        card = task_card(recipe_values(trainer.args), dataclasses.asdict(result), task, frozen, pruned)
+        config = getattr(trainer.trained, "encoder", trainer.trained).config if frozen else trainer.trained.config
+        bilstm = config if isinstance(config, BiLSTMConfig) else None
+        recipe = recipe_values(trainer.args)
+        card = task_card(recipe, dataclasses.asdict(result), task, frozen, is_pruned(config), bilstm)
         (staging / "README.md").write_text(card, encoding="utf-8")
-        if result.confusion is not None:
+        if is_drawn(result.confusion):
             (staging / PICTURE).write_bytes(_picture(json.dumps(result.confusion)))
 
 
@@ -166,6 +178,11 @@ def _metrics(results: dict[str, Any]) -> str:
     metrics = flat(results["metrics"])
     names = [name for name in metrics if not name.endswith(("total", "missing", "_score"))]
     return ", ".join(f"{name} {shown(name, metrics[name])}" for name in names)
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    figure = f"score {stage['score']:.1f}" if "score" in stage else f"{stage['steps']:,} steps"
+    return f"{stage['stage']} ({figure})"
 
 
 def _rows(results: dict[str, Any]) -> str:

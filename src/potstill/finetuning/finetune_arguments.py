@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 import torch
 
 from potstill.arguments import RunArguments, option, parsed_losses
+from potstill.bilstm.options import NAME
 from potstill.errors import PotstillError
+from potstill.finetuning.bilstm_arguments import BILSTM, BILSTM_WEIGHTS, set_augment, set_bilstm
 from potstill.finetuning.objective import TaskObjective
 from potstill.finetuning.questions import QuestionOptions
 from potstill.objective.ensemble import Ensemble
@@ -25,7 +27,7 @@ OPTIONS_READ = ("potstill.tasks.registry", "potstill.objective.ranking")
 """Other modules whose contents are in the help of the options."""
 
 
-WEIGHTS: dict[str, Any] = {field.name: field.default for field in fields(TaskObjective)}
+WEIGHTS: dict[str, Any] = {one.name: one.default for one in fields(TaskObjective)}
 """Option of a teacher's losses → its default. Rerankers have `losses` in their place."""
 
 
@@ -39,6 +41,11 @@ def _lengths() -> str:
     return ", ".join([str(common), *(f"for {' and '.join(names)} {length}" for length, names in others.items())])
 
 
+def _usual(args: Any, one: Field[Any]) -> bool:
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    return bool(getattr(args, one.name) == default)
+
+
 @dataclass
 class FinetuneArguments(RunArguments):
     """Options of `potstill finetune`.
@@ -47,7 +54,9 @@ class FinetuneArguments(RunArguments):
         PotstillError: the task is unknown, or a value is not valid; the message names its field.
     """
 
-    model: str | None = option(None, "Folder or hub name of the model to fine-tune.", required=True)
+    model: str | None = option(
+        None, "Folder or hub name of the model to fine-tune; or bilstm, for a new BiLSTM; or see --stages."
+    )
     task: str | None = option(
         None,
         f"Task to fine-tune it on: {', '.join(TASKS)}; or a .yaml file.",
@@ -89,6 +98,16 @@ class FinetuneArguments(RunArguments):
     layers: str | None = option(
         None, "The layers to keep: alternate (if not given), first, last, even, or a list such as 0,2,5."
     )
+    augment: dict | str | None = option(
+        None,
+        "Number of texts without labels to make from every labelled row, for the teacher alone; or a mapping such as "
+        "'{samples: 20, mask: 0.1, replace: 0.1, ngram: 0.25, tagger: FOLDER}'.",
+    )
+    bilstm: dict | str | None = option(
+        None,
+        "With --model bilstm: its sizes and sources, such as '{hidden_size: 300, tokenizer: FOLDER, embeddings: "
+        "FOLDER}'. Tokenizer and embeddings are the teacher's if not given.",
+    )
     max_length: int | None = option(None, f"Longest input in tokens; {_lengths()} if not given.")
     max_train_samples: int | None = option(
         None, "Number of training rows, a random sample that is the same for all seeds; all if not given."
@@ -119,6 +138,17 @@ class FinetuneArguments(RunArguments):
     unlabelled_columns: list[str] | None = option(
         None, "Columns of the texts in --unlabelled: one name, or two for pairs; those of the task if not given."
     )
+    stages: dict | str | None = option(
+        None,
+        "Run several stages: some of pretrain,distill,finetune, in this order. Or a mapping with options of a stage, "
+        "such as '{pretrain: {max_train_minutes: 10}, distill: {num_train_epochs: 6}, finetune: {}}'.",
+    )
+    shape: str | None = option(
+        None,
+        "With --stages: shape of a new model, in place of --model: tiny, mini, small, medium, base, or layers and "
+        "width such as 6x256.",
+    )
+    corpus: str | None = option(None, "For the stage pretrain: folder written by `potstill prepare`.")
     without_unlabelled_too: bool = option(
         True, "With --unlabelled, also do the same run without these texts, and report that score too."
     )
@@ -193,8 +223,18 @@ class FinetuneArguments(RunArguments):
         0, "Processes that make batches; 0, the training process itself, is fast enough."
     )
 
+    given: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
+    """The options that are not at their defaults, as they were given."""
+
     def __post_init__(self) -> None:
+        self.given = {one.name: getattr(self, one.name) for one in fields(self) if one.init and not _usual(self, one)}
+        for name in ("shape", "corpus"):
+            self._check(name, bool(self.stages) or getattr(self, name) is None, "is for --stages: leave it out")
         defaults = USUAL if self.task is None else find_task(self.task).settings(taught=bool(self.teacher))
+        set_bilstm(self)
+        set_augment(self)
+        if self.new_bilstm:
+            defaults = BILSTM._replace(max_length=defaults.max_length)
         self.learning_rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
         self.num_train_epochs = defaults.epochs if self.num_train_epochs is None else self.num_train_epochs
         if self.per_device_train_batch_size is None:
@@ -209,20 +249,21 @@ class FinetuneArguments(RunArguments):
         self._check("class_weights", self.class_weights in (None, "balanced"), "must be 'balanced'")
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported() and self.quantization is None
+            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+            self.bf16 = self.bf16 and self.quantization is None and self.fixed_point is None
         for name in ("max_length", "max_answer_length", "n_best"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("stride", self.stride >= 0, "must be 0 or more")
-        for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            self._check(name, value is None or value > 0, "must be above 0")
+        most = self.max_eval_samples
+        self._check("max_eval_samples", most is None or most > 0, "must be above 0")
         choices: dict[str, tuple[str, ...]] = {"on_bad_answer": ("error", "skip"), "on_bad_rows": ON_BAD_ROWS}
         for name, values in choices.items():
             self._check(name, getattr(self, name) in values, f"must be {values[0]!r} or {values[1]!r}")
         self._check("freeze_encoder", not (self.freeze_encoder and self.alpha_cos), "does not go with --alpha_cos")
         self._check("quantization", self.quantization in (None, *BITS), f"must be {' or '.join(BITS)}")
-        for name in ("freeze_encoder", "alpha_cos", "teacher_heads"):
-            together = bool(self.quantization and getattr(self, name))
+        apart = (False, None, 0, "average")
+        for name in ("freeze_encoder", "alpha_cos", "teacher_heads", "fixed_point"):
+            together = self.quantization is not None and getattr(self, name) not in apart
             self._check(name, not together, "does not go with --quantization: leave one of them out")
         depth = self.num_hidden_layers
         self._check("num_hidden_layers", depth is None or depth > 0, "must be above 0")
@@ -242,7 +283,7 @@ class FinetuneArguments(RunArguments):
         self._check("losses", self.losses is None, "is an option of rerank: give --alpha_ce and --alpha_task")
         squared = self.soft_loss == "mse" and self.temperature not in (None, WEIGHTS["temperature"])
         self._check("temperature", not squared, "has no meaning with --soft_loss mse: leave it out")
-        for name, default in WEIGHTS.items():
+        for name, default in (WEIGHTS | (BILSTM_WEIGHTS if self.new_bilstm else {})).items():
             if getattr(self, name) is None:
                 setattr(self, name, default)
         for name in ("alpha_ce", "alpha_task", "alpha_cos"):
@@ -294,8 +335,13 @@ class FinetuneArguments(RunArguments):
     def _check_unlabelled(self) -> None:
         self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
         for name in ("unlabelled_ratio", "unlabelled_columns"):
-            self._check(name, bool(self.unlabelled) or getattr(self, name) is None, "needs --unlabelled")
-        ratio = self.unlabelled_ratio
+            texts = bool(self.unlabelled or (self.augment and name == "unlabelled_ratio"))
+            self._check(name, texts or getattr(self, name) is None, "needs --unlabelled")
+        most, ratio = self.max_train_samples, self.unlabelled_ratio
+        rule = "must be above 0; it may be 0 with --unlabelled, whose texts then teach alone"
+        self._check("max_train_samples", most is None or most > 0 or (most == 0 and bool(self.unlabelled)), rule)
+        for name in ("unlabelled_ratio", "class_weights"):
+            self._check(name, most != 0 or getattr(self, name) is None, "needs labelled rows to train on")
         self._check("unlabelled_ratio", ratio is None or 0 < ratio < math.inf, "must be above 0")
         if not self.unlabelled:
             return
@@ -324,12 +370,12 @@ class FinetuneArguments(RunArguments):
         task = self.declared_task if self.task else None
         read = task.columns_read if isinstance(task, OwnTask) else frozenset()
         declared = self.task if task is not None and getattr(task, "files", None) is not None else None
-        for field in fields(OwnFiles):
-            if field.name in ("train", "eval", "dev_share"):
+        for one in fields(OwnFiles):
+            if one.name in ("train", "eval", "dev_share"):
                 continue
-            given = getattr(self, field.name) is not None
-            self._check(field.name, not (given and declared), f"must stand in {declared}")
-            self._check(field.name, not given or field.name in read, f"is no option of {self.task}")
+            given = getattr(self, one.name) is not None
+            self._check(one.name, not (given and declared), f"must stand in {declared}")
+            self._check(one.name, not given or one.name in read, f"is no option of {self.task}")
         own = self.task is not None and (declared is not None or self.task in OWN)
         self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
         self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")
@@ -343,6 +389,11 @@ class FinetuneArguments(RunArguments):
         self.metric = self.metric or task.metric
         if self.metric is not None:
             check_metric(task, self.metric, "--metric")
+
+    @property
+    def new_bilstm(self) -> bool:
+        """Whether the model is a new BiLSTM."""
+        return self.model == NAME
 
     @property
     def teachers(self) -> list[str]:
@@ -363,7 +414,7 @@ class FinetuneArguments(RunArguments):
         """The user's own files of the task: those of the options, and the others of the file that declares it."""
         files = getattr(self.declared_task, "files", None)
         if files is None:
-            names = [field.name for field in fields(OwnFiles) if field.name not in ("train", "eval", "columns")]
+            names = [one.name for one in fields(OwnFiles) if one.name not in ("train", "eval", "columns")]
             given = {name: getattr(self, name) for name in names}
             files = OwnFiles(**given, columns=split_columns(self.columns))
         named = {"train": self.train_data, "eval": self.eval_data}
@@ -378,7 +429,7 @@ class FinetuneArguments(RunArguments):
     def unlabelled_alone(self) -> bool:
         """Whether the soft targets of unlabelled texts are all that teaches, because no labelled rows are named."""
         task = self.declared_task if self.task else None
-        return bool(self.unlabelled) and isinstance(task, OwnTask) and not task.by_token and not self.own_files.train
+        return bool(self.unlabelled) and isinstance(task, OwnTask) and not self.own_files.train
 
     @property
     def declared_task(self) -> Task:

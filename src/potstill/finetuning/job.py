@@ -10,13 +10,17 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.bilstm.config import BiLSTMConfig
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
+from potstill.finetuning.augment_options import AugmentOptions
+from potstill.finetuning.augmented import augmented
 from potstill.finetuning.class_weights import weights_of
 from potstill.finetuning.data import TaskData, load_data
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder, FrozenEncoderConfig
+from potstill.finetuning.model_source import model_source
 from potstill.finetuning.models import load_config, load_task_teacher, load_with_head
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.several_teachers import column
@@ -24,8 +28,9 @@ from potstill.finetuning.soft_targets import soft_targets
 from potstill.finetuning.tags import TagData
 from potstill.finetuning.teacher_labels import TeacherLabels, left_out_message
 from potstill.finetuning.teaching import Fit, fit_of
-from potstill.finetuning.unlabelled import Unlabelled, columns_of, read_unlabelled
+from potstill.finetuning.unlabelled import Unlabelled, columns_of, mask_of, read_unlabelled
 from potstill.finetuning.unlabelled_words import read_unlabelled_words
+from potstill.finetuning.word_classes import Tagger
 from potstill.precision.simulated import simulate
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
@@ -51,6 +56,7 @@ class Job:
         layers: the layers of the model that are kept; None for all.
         unlabelled: texts without labels, for the teacher alone; `with_teacher` adds them to `train`. None for none.
         class_weights: (C,) factors of the classes in the loss on the labels; None for 1.
+        source: the folder or hub name that the model is loaded from.
     """
 
     args: FinetuneArguments
@@ -63,6 +69,7 @@ class Job:
     layers: list[int] | None = None
     unlabelled: Unlabelled | None = None
     class_weights: torch.Tensor | None = None
+    source: str = ""
 
     @classmethod
     def prepare(cls, args: FinetuneArguments, data: TaskData | None = None) -> Job:
@@ -71,7 +78,8 @@ class Job:
         Raises:
             PotstillError: data, tokenizer or config are missing, or cannot be used.
         """
-        reader = InputReader.of(args, args.model or "", "model")
+        source = model_source(args)
+        reader = InputReader.of(args, source, "model")
         layers = chosen_layers(reader.config, args.num_hidden_layers, args.layers)
         data = data or load_data(args)
         if args.class_weights and not data.labels:
@@ -79,6 +87,8 @@ class Job:
                 f"--class_weights is {args.class_weights}, but {args.declared_task.title} has no classes: leave it out."
             )
         unlabelled = unlabelled_texts(args, data) if args.unlabelled else None
+        if args.augment:
+            unlabelled = _with_synthetic(args, data, reader.tokenizer, unlabelled)
         train = reader.rows(data, data.train)
         dev = {name: reader.rows(data, split) for name, split in data.dev.items()}
         if args.ranks:  # whoever loads the reranker then reads as many tokens of a pair as the training did
@@ -86,9 +96,8 @@ class Job:
         weights = None
         if args.class_weights:
             weights = weights_of(train, data.labels or ())
-        return cls(
-            args, data, reader.tokenizer, train, dev, layers=layers, unlabelled=unlabelled, class_weights=weights
-        )
+        more: dict[str, Any] = {"layers": layers, "unlabelled": unlabelled, "class_weights": weights, "source": source}
+        return cls(args, data, reader.tokenizer, train, dev, **more)
 
     @property
     def drawn(self) -> int:
@@ -101,7 +110,9 @@ class Job:
     def new_model(self) -> Any:
         """Load the model with a head initialised with the seed; it returns `logits`, or start and end logits."""
         args = self.args
-        model = load_with_head(args.model or "", self.data.head, self.tokenizer, args.seed, **self.data.shape())
+        model = load_with_head(self.source, self.data.head, self.tokenizer, args.seed, **self.data.shape())
+        if args.new_bilstm:
+            model.draw(args.seed)
         model = model if self.layers is None else shallower(model, self.layers)
         if args.quantization:
             simulate(model, args.quantization, every_token=args.declared_task.pipeline != "text-classification")
@@ -118,7 +129,7 @@ class Job:
         teachers = [self._teacher(name) for name in args.teachers]  # all are checked before one of them computes
         texts = None
         if self.unlabelled is not None:
-            texts = InputReader.of(args, args.model or "", "model").rows(self.data, self.unlabelled.rows)
+            texts = InputReader.of(args, self.source, "model").rows(self.data, self.unlabelled.rows)
         for number, teacher in enumerate(teachers):
             if len(teachers) > 1:
                 self._say(f"teacher {number + 1} of {len(teachers)}: {teacher.reader.name}")
@@ -136,7 +147,11 @@ class Job:
                 logits = {of: array[:0] for of, array in logits.items()}
             train = self._taught(train, rows, logits, teacher.reader, number)
             if texts is not None and self.unlabelled is not None:
-                rows = texts if teacher.same else teacher.reader.rows(self.data, self.unlabelled.rows)
+                rows = (
+                    texts
+                    if teacher.same
+                    else teacher.reader.rows(self.data, self.unlabelled.rows_for(teacher.reader.tokenizer))
+                )
                 logits = self._logits(teacher, rows, "unlabelled texts")[0]
                 texts = self._taught(texts, rows, logits, teacher.reader, number)
             if len(teachers) > 1:
@@ -230,9 +245,7 @@ class Job:
                 f"{longest}: pass --max_length {reader.max_length}."
             )
         if args.alpha_cos:
-            widths = [
-                getattr(config, "hidden_size", None) for config in (teacher.config, load_config(args.model or ""))
-            ]
+            widths = [getattr(config, "hidden_size", None) for config in (teacher.config, load_config(self.source))]
             if None in widths or widths[0] != widths[1]:
                 raise PotstillError(
                     f"The cosine compares hidden states of equal width, but the teacher's are {widths[0]} wide and the "
@@ -288,6 +301,10 @@ class InputReader:
                 no embedding for, or `max_length` is more than the model can read.
         """
         config = load_config(name, role)
+        if isinstance(config, BiLSTMConfig):
+            for option in ("freeze_encoder", "alpha_cos"):
+                if getattr(args, option):
+                    raise PotstillError(f"--{option} is for transformers, and the {role} {name!r} is a BiLSTM.")
         encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
         # The tokenizer is saved in this form, so that its output always fits the model that is saved with it.
         tokenizer = load_tokenizer(name, takes_token_types(encoder), role)
@@ -312,6 +329,20 @@ class InputReader:
     def rows(self, data: TaskData, split: Dataset) -> Rows:
         """Tokenise a split."""
         return data.rows(split, self.tokenizer, self.max_length, self.multiple)
+
+
+def _with_synthetic(
+    args: FinetuneArguments, data: TaskData, tokenizer: PreTrainedTokenizerFast, given: Unlabelled | None
+) -> Unlabelled:
+    """Return the synthetic texts of a run, after those that are given; see `augmented`."""
+    options = AugmentOptions.read(args.augment)
+    with args.main_process_first(local=False, desc="synthetic texts"):
+        made = augmented(
+            *(data.train, data.dev.values(), options, mask_of(tokenizer)),
+            lambda name: Tagger(name, args.device, args.per_device_eval_batch_size),
+            None if given is None else given.rows,
+        )
+    return made if given is None else given.and_also(made)
 
 
 def unlabelled_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import potstill.bilstm.model  # noqa: F401 (it registers the BiLSTM with the Auto classes)
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.teacher_labels import TeacherLabels, teacher_labels
 from potstill.panics import panics_as_errors

@@ -36,6 +36,7 @@ class OwnData(Generic[Answers]):
         max_train_samples: number of rows to train on, see `sample_rows`; all if None.
         max_eval_samples: number of rows of each file to score, see `sample_rows`; all if None.
         on_bad_rows: `stop`: a row that cannot be used is an error; `skip`: it is left out and counted.
+        names: names of the labels, if there are no labelled rows to train on, which tell them; empty for a number.
 
     Attributes:
         labels: names of the labels; empty for a number.
@@ -50,7 +51,6 @@ class OwnData(Generic[Answers]):
     """
 
     head: AutoHead
-    labelled = True
 
     def __init__(
         self,
@@ -60,8 +60,10 @@ class OwnData(Generic[Answers]):
         max_train_samples: int | None = None,
         max_eval_samples: int | None = None,
         on_bad_rows: OnBadRows = "stop",
+        names: tuple[str, ...] | None = None,
     ) -> None:
         self.task, self.metric, self.bad_answers = task, metric, 0
+        self.names, self.labelled = names, names is None
         found = self._read(files, on_bad_rows)
         self.labels: tuple[str, ...] = found.labels
         self.bad_rows = found.bad_rows

@@ -23,18 +23,9 @@ Answers = tuple[Array, Array]
 
 
 class OwnTextData(OwnData[Answers]):
-    """The data of a task that gives a text, or a pair of texts, a label, several labels or a number: see `OwnData`.
-
-    Args:
-        args: see `OwnData`.
-        names: names of the labels, if there are no labelled rows to train on, which tell them; empty for a number.
-    """
+    """The data of a task that gives a text, or a pair of texts, a label, several labels or a number: see `OwnData`."""
 
     head = AutoModelForSequenceClassification
-
-    def __init__(self, *args: Any, names: tuple[str, ...] | None = None) -> None:
-        self.names, self.labelled = names, names is None
-        super().__init__(*args)
 
     def shape(self) -> dict[str, Any]:
         """Return the fields of a model's config that describe the task."""

@@ -26,7 +26,7 @@ WHAT = "the result of a run"
 
 NOT_HYPERPARAMETERS = {
     *("model", "task", "task_data", "train_data", "eval_data", "seed", "teacher", "without_teacher_too"),
-    *("unlabelled", "unlabelled_columns", "without_unlabelled_too"),
+    *("unlabelled", "unlabelled_columns", "without_unlabelled_too", "stages", "shape", "corpus"),
     # A score does not depend on these, so an interrupted run may continue with other values.
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
@@ -34,7 +34,7 @@ NOT_HYPERPARAMETERS = {
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "soft_loss"}
-OF_TEACHERS |= {"unlabelled_ratio", "teacher_heads", "teacher_weights"}
+OF_TEACHERS |= {"augment", "unlabelled_ratio", "teacher_heads", "teacher_weights"}
 OF_QUESTIONS = {"stride", "max_answer_length", "n_best", "null_threshold", "dev_share", "on_bad_answer"}
 
 
@@ -79,9 +79,12 @@ class RunResult:
             rows; None for tasks without labels and in older results.
         confusion: `labels`, and `counts` with a row for each correct label and a column for each predicted one; None if
             a row may have several labels, or none.
+        stages: of a model that was trained in stages: for each the `stage`, its `folder`, `steps`, `seconds`, and its
+            `score` or the `held_out` figures; None for a single run.
         quantized: `quantization`, `score` and metrics of the model as its int8 export computes, simulated; None without
             `--quantization`.
         pruning: what `prune` removed, and the scores on the way; None for a run of another verb.
+        fixed_point: the formats of `--fixed_point`, and the share of values out of their range; None without it.
         scored_fingerprint: hash of the scored rows alone, with their labels by name; None in older results and for
             suites that train nothing.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
@@ -117,8 +120,10 @@ class RunResult:
     layers: list[int] | None = None
     per_label: dict[str, dict[str, float]] | None = None
     confusion: dict[str, list[Any]] | None = None
+    stages: list[Any] | None = None
     quantized: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
+    fixed_point: dict[str, Any] | None = None
     scored_fingerprint: str | None = None
     log_history: list[Any] | None = None
 

@@ -60,7 +60,7 @@ class SentenceData:
         self.train = sample_rows(splits[task.train], max_train_samples)
         self.dev = {name: sample_rows(splits[name], max_eval_samples) for name in task.dev}
         for name, split in ((task.train, self.train), *self.dev.items()):
-            if len(split) == 0:
+            if len(split) == 0 and not (name == task.train and max_train_samples == 0):
                 raise PotstillError(
                     f"The {name} set of {task.title} is empty: there is nothing to train on or to score."
                 )

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from potstill.cache import cache_folder
+from potstill.cache import cache_folder, cached, clear_abandoned
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.predict import predict
 from potstill.finetuning.rows import Array, Rows
@@ -28,7 +24,8 @@ PART = 8192
 """Rows whose logits are saved together. An interruption loses one part at most."""
 
 SECONDS_PER_LINE = 10.0
-DAY = 86_400
+
+WHAT = "The teacher's logits"
 
 
 def soft_targets(
@@ -61,17 +58,9 @@ def soft_targets(
     if not folder.is_dir():
         parts = folder.with_name(f".parts-{key}")
         _compute_parts(model, source, rows, batch_size, dtype, parts, what)
-        with _writing(folder.parent):
-            _clear_abandoned(folder.parent)
-            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-            try:
-                _join(parts, partial, rows)
-                os.replace(partial, folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another run wrote the same folder meanwhile
-                    raise
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        clear_abandoned(folder.parent)
+        with cached(folder, WHAT) as partial:
+            _join(parts, partial, rows)
         shutil.rmtree(parts, ignore_errors=True)
     try:
         return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
@@ -105,8 +94,9 @@ def _compute_parts(
             raise PotstillError(
                 f"The logits of the teacher {source} are not all finite numbers: its weights are broken."
             )
-        with _writing(parts.parent):
-            _save_part(parts / str(start), found)
+        with cached(parts / str(start), WHAT) as partial:
+            for name, array in found.items():
+                np.save(partial / f"{name}.npy", array)
         done += stop - start
         now = time.monotonic()
         if now - last >= SECONDS_PER_LINE and done < whole:
@@ -117,21 +107,6 @@ def _compute_parts(
                 file=sys.stderr,
                 flush=True,
             )
-
-
-def _save_part(place: Path, found: dict[str, Array]) -> None:
-    """Save the logits of a part in a folder that is complete or not there."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
-    try:
-        for name, array in found.items():
-            np.save(partial / f"{name}.npy", array)
-        os.replace(partial, place)
-    except OSError:
-        if not place.is_dir():  # otherwise another run wrote the same part meanwhile
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _join(parts: Path, folder: Path, rows: Rows) -> None:
@@ -145,27 +120,6 @@ def _join(parts: Path, folder: Path, rows: Rows) -> None:
             np.lib.format.write_array_header_1_0(file, header)
             for piece in pieces:
                 file.write(np.ascontiguousarray(piece).data)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except (OSError, ValueError) as error:
-        raise PotstillError(
-            f"The teacher's logits cannot be saved in {folder} ({first_line(error)}): free some space, or name another "
-            "folder in POTSTILL_CACHE."
-        ) from error
-
-
-def _clear_abandoned(folder: Path) -> None:
-    """Remove what processes left behind that were killed a day or, if they could be continued, a month ago."""
-    for pattern, days in ((".partial-*", 1), (".parts-*", 30)):
-        for left in folder.glob(pattern):
-            with suppress(OSError):  # another process may be doing the same
-                if time.time() - left.stat().st_mtime > days * DAY:
-                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _key(source: Path, rows: Rows, dtype: torch.dtype | None) -> str:

@@ -19,7 +19,7 @@ from potstill.finetuning.sentences import TOKENISED_AT_A_TIME, check_logits, cla
 from potstill.tasks.class_scores import Scored
 from potstill.tasks.entities import Scheme
 from potstill.tasks.own_rows import OwnRows
-from potstill.tasks.own_tags import read_own_tags
+from potstill.tasks.own_tags import read_own_tags, read_scored_tags
 from potstill.tasks.rows import OnBadRows, print_message
 from potstill.tasks.tag_scores import score_tags
 from potstill.tasks.task import OwnFiles
@@ -97,11 +97,14 @@ class TagData(OwnData[Answers]):
                 f"{self.task.title}: {lost:,} of {every:,} words have no token within --max_length {max_length}; they "
                 "are neither learned nor scored."
             )
+        if not parts:  # a split without rows has the same columns
+            names = [*(name for name in tokenizer.model_input_names if name != "attention_mask"), "labels"]
+            parts = {name: [np.zeros(0, np.int32)] for name in names}
         padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
         return Rows(
             tokens={name: np.concatenate(columns) for name, columns in parts.items()},
             values={},
-            lengths=np.array(lengths),
+            lengths=np.array(lengths, np.int64),
             padding=padding | {"labels": NO_TAG},
             multiple=multiple,
             limit=max_length,
@@ -112,7 +115,10 @@ class TagData(OwnData[Answers]):
         return {"soft": logits["logits"]}, {}
 
     def _read(self, files: OwnFiles, on_bad_rows: OnBadRows) -> OwnRows:
-        found = read_own_tags(files, on_bad_rows)
+        if self.names is None:
+            found = read_own_tags(files, on_bad_rows)
+        else:
+            found = read_scored_tags(files, self.names, on_bad_rows)
         if (self.metric or self.task.metric) == "f1" and Scheme.of(found.labels) is None:
             raise PotstillError(f"--metric is f1, which counts entities, but the tags of {self.task.title} mark none.")
         return found

@@ -53,11 +53,10 @@ def fit_of_classes(logits: Array, labels: Array, names: Sequence[str], named: bo
             fault: labels may contradict a teacher on purpose.
     """
     predictions = np.asarray(logits).argmax(axis=1)
-    table = np.zeros((len(names), len(names)), np.int64)  # prediction × label
-    np.add.at(table, (predictions, labels), 1)
-    rows, right = len(labels), int(np.trace(table))
+    rows, right = len(labels), int((predictions == labels).sum())
     # The expected agreement of independent predictions and labels with the same class frequencies (Cohen 1960).
-    by_chance = float(table.sum(axis=1) @ table.sum(axis=0)) / rows
+    said, true = (np.bincount(of, minlength=len(names)) for of in (predictions, labels))
+    by_chance = float(said @ true) / rows
     share, chance = 100 * right / rows, 100 * by_chance / rows
     fit = Fit(
         {"accuracy": share, "by_chance": chance},
@@ -65,6 +64,8 @@ def fit_of_classes(logits: Array, labels: Array, names: Sequence[str], named: bo
     )
     if named:
         return fit
+    table = np.zeros((len(names), len(names)), np.int64)  # prediction × label
+    np.add.at(table, (predictions, labels), 1)
     spread = np.sqrt(by_chance * (1 - by_chance / rows))
     below = right - by_chance < -BELOW * spread
     order = linear_sum_assignment(-table)[1]  # the label that fits each of its classes best

@@ -13,12 +13,14 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from potstill.arguments import recipe_text, recipe_values
+from potstill.bilstm.model import BiLSTMForSequenceClassification
 from potstill.errors import PotstillError
 from potstill.finetuning.data import TaskData
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.frozen import FrozenEncoder
 from potstill.finetuning.job import Job
 from potstill.finetuning.lists import ListBatches, ListSampler
+from potstill.finetuning.model_source import model_source
 from potstill.finetuning.predict import fingerprint, predict, scored_fingerprint
 from potstill.finetuning.result import RunResult, relevant
 from potstill.finetuning.rows import LengthGroupedSampler, MixedSampler
@@ -68,7 +70,7 @@ class FinetuneTrainer(ResumableTrainer):
         self.details: dict[str, Any] = {}
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
-        record = args.records and not isinstance(model, FrozenEncoder)
+        record = args.records and not isinstance(model, FrozenEncoder | BiLSTMForSequenceClassification)
         objective = args.ranking_objective() if args.ranks else args.objective()
         sampler: LengthGroupedSampler | ListSampler
         if args.ranks:
@@ -105,8 +107,8 @@ class FinetuneTrainer(ResumableTrainer):
         # A teacher's logits may differ in rounding between machines.
         columns = {name: column for name, column in (rows.tokens | rows.values).items() if not name.startswith("soft")}
         found = {"training data": table_hash(columns | {"lengths": rows.lengths})}
-        if self.args.model:
-            found["model"] = model_fingerprint(model_folder(self.args.model, "model"))
+        if self.job.source:
+            found["model"] = model_fingerprint(model_folder(self.job.source, "model"))
         for number, name in enumerate(self.args.teachers):
             found[f"teacher {number + 1}" if number else "teacher"] = model_fingerprint(model_folder(name, "teacher"))
         return found
@@ -207,8 +209,9 @@ def train_once(
 
     Returns:
         The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `quantized` (the metrics
-        and the score of the model as its int8 export computes, or None), `seconds` by part, `steps`,
-        and `rows_per_second` of the training; and the figures in `DETAILS` that the task has.
+        and the score of the model as its int8 export computes, or None), `fixed_point` (see
+        `FixedPointTraining.record`, or None), `seconds` by part, `steps`, and `rows_per_second` of the training; and
+        the figures in `DETAILS` that the task has.
 
     Raises:
         TrainingInterrupted: a signal ended training; a checkpoint to resume from is saved.
@@ -239,6 +242,7 @@ def train_once(
         "score": score,
         "metrics": metrics,
         "quantized": quantized,
+        "fixed_point": trainer.fixed_point and trainer.fixed_point.record,
         **trainer.details,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
@@ -279,7 +283,7 @@ def result_of(
         "rows": {"train": len(data.train), **{name: len(split) for name, split in data.dev.items()}},
         "data_fingerprint": data_hash or fingerprint({"train": data.train, **data.dev}),
         "scored_fingerprint": scored_fingerprint(data.dev, data.labels),
-        "model_fingerprint": model_fingerprint(model_folder(model, "model")),
+        "model_fingerprint": model_fingerprint(model_folder(model_source(args), "model")),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "bad_rows": data.bad_rows,
         "bad_answers": data.bad_answers,
@@ -309,6 +313,8 @@ def _evaluation_line(logs: dict[str, float]) -> str:
         f"{name.removeprefix('eval_')} {shown(name, value)}"
         for name, value in logs.items()
         if name.startswith("eval_") and isinstance(value, float)
+        # The score of a split is one of its metrics, or their mean.
+        if name == "eval_score" or not name.endswith("_score")
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from transformers import PreTrainedTokenizerFast
 
 from potstill.corpus.sources import Source, find_sources
 from potstill.errors import PotstillError
@@ -50,14 +51,33 @@ class Unlabelled:
         rows: columns `text` and, for pairs, `pair`, or the column `tokens` of words; each text once, and none of the
             task's own.
         counts: what was found: `texts`, and those that were left out: `empty`, `duplicates`, `in_training_rows`,
-            `in_scored_rows` and `bad`.
+            `in_scored_rows` and `bad`; and `synthetic`, if some of `texts` were made from labelled rows.
+        mask: what stands in for a masked word in synthetic texts; None if there are none.
     """
 
     rows: datasets.Dataset
     counts: dict[str, int]
+    mask: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def rows_for(self, tokenizer: PreTrainedTokenizerFast) -> datasets.Dataset:
+        """Return the rows for a model, in whose texts its own token stands in for masked words."""
+        before, own = self.mask, mask_of(tokenizer)
+        if not before or before == own:
+            return self.rows
+
+        def read(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+            return {name: [text.replace(before, own) for text in texts] for name, texts in batch.items()}
+
+        return self.rows.with_transform(read)
+
+    def and_also(self, other: Unlabelled) -> Unlabelled:
+        """Return these texts and those of another one, with the sums of their counts."""
+        names = [*self.counts, *(name for name in other.counts if name not in self.counts)]
+        counts = {name: self.counts.get(name, 0) + other.counts.get(name, 0) for name in names}
+        return Unlabelled(datasets.concatenate_datasets([self.rows, other.rows]), counts, other.mask or self.mask)
 
     def record(self, drawn: int) -> dict[str, Any]:
         """Return what results say of the texts; `drawn` is the number that an epoch reads."""
@@ -67,6 +87,11 @@ class Unlabelled:
     def fingerprint(self) -> str:
         """A SHA-256 of the texts."""
         return fingerprint({"unlabelled": self.rows})
+
+
+def mask_of(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return what a model reads for a word that it is not to know: its mask, or its unknown word, or nothing."""
+    return str(tokenizer.mask_token or tokenizer.unk_token or "")
 
 
 def columns_of(args: FinetuneArguments, task: Task, pairs: bool) -> Columns:

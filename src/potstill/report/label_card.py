@@ -15,6 +15,9 @@ MOST_ROWS = 100
 
 MOST_PAIRS = 10
 
+MOST_DRAWN = 200
+"""A confusion matrix of more labels is not drawn: its names cannot be read, and the picture takes gigabytes."""
+
 
 class Confused(NamedTuple):
     """A label that is taken for another one.
@@ -30,6 +33,11 @@ class Confused(NamedTuple):
     predicted: str
     rows: int
     share: float
+
+
+def is_drawn(confusion: Mapping[str, Any] | None) -> bool:
+    """Return whether a card has the picture of a confusion matrix."""
+    return confusion is not None and len(confusion["labels"]) <= MOST_DRAWN
 
 
 def confused_pairs(labels: Sequence[str], counts: Sequence[Sequence[int]], most: int = MOST_PAIRS) -> list[Confused]:
@@ -75,7 +83,8 @@ def label_section(results: Mapping[str, Any]) -> list[str]:
         table(["label", "precision", "recall", "F1", "support"], rows, figures=True),
     ]
     if confusion:
-        parts.append(f"![Confusion matrix: correct labels by predicted labels]({PICTURE})")
+        if is_drawn(confusion):
+            parts.append(f"![Confusion matrix: correct labels by predicted labels]({PICTURE})")
         pairs = confused_pairs(confusion["labels"], confusion["counts"])
         if pairs:
             lines = [

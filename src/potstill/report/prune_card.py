@@ -8,6 +8,7 @@ from potstill.report.label_card import label_section
 from potstill.report.markdown import NOTHING, front_matter, name_of, plain, table
 from potstill.report.model_card import recipe_table
 from potstill.report.task_card import card_header, usage
+from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
@@ -30,7 +31,7 @@ def prune_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, prun
         f"# {name_of(recipe['model'])} on {what}, pruned",
         _how(results["pruning"]),
         _loading(pruned),
-        usage(task, results["metrics"], pruned=pruned),
+        usage(task, results["metrics"], first=IMPORT if pruned else None),
         _curve(results),
         _layers(results["pruning"]),
         *label_section(results),

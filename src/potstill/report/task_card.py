@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from potstill.bilstm.config import BiLSTMConfig
+from potstill.bilstm.options import NAME
 from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, names_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
+from potstill.report.stages_card import how_in_stages, stages_section
 from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
 
 
-def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, frozen: bool, pruned: bool = False) -> str:
+def task_card(
+    recipe: dict[str, Any],
+    results: dict[str, Any],
+    task: Task,
+    frozen: bool,
+    pruned: bool = False,
+    bilstm: BiLSTMConfig | None = None,
+) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
     Args:
@@ -21,13 +31,16 @@ def task_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, froze
         task: the task of the model.
         frozen: whether the model is a `FrozenEncoder`, which needs potstill for loading.
         pruned: whether it is of a class of potstill because its layers differ in heads or neurons.
+        bilstm: the config of a BiLSTM, which needs potstill for loading; None for any other model.
     """
+    base = recipe["bilstm"]["tokenizer"] if recipe["model"] == NAME else recipe["model"]
     sections = [
-        front_matter(card_header(task), recipe["model"]),
+        front_matter(card_header(task), None if "shape" in recipe else base),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
-        _how(recipe, results, frozen),
-        usage(task, results["metrics"], frozen, pruned),
+        how_in_stages(recipe, results) if results.get("stages") else _how(recipe, results, frozen, bilstm),
+        usage(task, results["metrics"], frozen, IMPORT if pruned else None if bilstm is None else _BILSTM_IMPORT),
         _scores(results),
+        *stages_section(results),
         *label_section(results),
         recipe_table(recipe, results.get("changed_on_resume")),
         _cost(results),
@@ -43,16 +56,33 @@ def card_header(task: Task) -> dict[str, Any]:
     return {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": ["potstill"]}
 
 
-def usage(task: Task, metrics: dict[str, Any], frozen: bool = False, pruned: bool = False) -> str:
-    """Return the section with the code that runs the model; see `task_card` for the arguments."""
+_BILSTM_IMPORT = "import potstill.bilstm.model  # how a BiLSTM is loaded"
+
+
+def usage(task: Task, metrics: dict[str, Any], frozen: bool = False, first: str | None = None) -> str:
+    """Return the section with the code that runs the model; see `task_card` for the arguments.
+
+    Args:
+        task: see `task_card`.
+        metrics: of the run.
+        frozen: see `task_card`.
+        first: the line that imports the class of the model; None if transformers has that class.
+    """
     text = _RERANKING if task.ranks else _usage(task.pipeline, frozen, metrics)
-    return text.replace("```python\n", f"```python\n{IMPORT}\n", 1) if pruned else text
+    return text.replace("```python\n", f"```python\n{first}\n", 1) if first is not None else text
 
 
-def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
+def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: BiLSTMConfig | None) -> str:
     what = (
         "A BiLSTM with attention, trained with potstill on the frozen encoder" if frozen else "Fine-tuned with potstill"
     )
+    if recipe["model"] == NAME and bilstm is not None:
+        begun = plain(bilstm.embeddings_from or "random")
+        what = (
+            f"A BiLSTM, trained with potstill: {bilstm.hidden_size} units in each direction, two channels of "
+            f"{bilstm.embedding_size}-wide embeddings ({begun} at first) of which one stays as it was, and a layer of "
+            f"{bilstm.intermediate_size} (Tang et al. 2019)"
+        )
     if results.get("layers") is not None:
         what += f", with only the layers {', '.join(map(str, results['layers']))} of the model"
     if "losses" in recipe:
@@ -61,7 +91,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
         what += f", by the losses {losses}{taught}"
     elif "teacher" in recipe:
         labels, texts = f"the labels (weight {recipe['alpha_task']}) and ", results.get("unlabelled")
-        if not results["rows"]["train"]:
+        if results["rows"].get("train") == 0:
             labels = ""
         what += (
             f", by {labels}the soft targets of {names_of(recipe['teacher'])} "
@@ -71,6 +101,8 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
             what += ", each by a head of its own; the head of this model is the mean of all heads"
         if texts:
             what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
+        if texts and texts.get("synthetic"):
+            what += f" ({texts['synthetic']:,} of them synthetic texts, made from labelled rows)"
         if recipe["alpha_cos"]:
             what += f", and by the cosine to its hidden states (weight {recipe['alpha_cos']})"
     if quantized := results.get("quantized"):
@@ -83,7 +115,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool) -> str:
 
 
 def _soft_loss(recipe: dict[str, Any]) -> str:
-    if recipe["soft_loss"] == "mse":
+    if recipe.get("soft_loss") == "mse":
         return "squared difference of the logits"
     return f"temperature {recipe['temperature']}"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+import potstill.bilstm.config  # noqa: F401 (it registers the BiLSTM's config)
 from potstill.errors import PotstillError, first_line
 from potstill.export.format import SUMMARY
 from potstill.export.formats import FORMATS
@@ -45,6 +46,7 @@ class ServedModel:
         max_length: longest text that it can read, in tokens.
         labels: of a classifier, by number; empty if it gives one score.
         multi_label: whether a text can have several labels.
+        threshold: the probability from which one of several labels is meant; None if a text has one label.
         prompt: text that a sentence encoder puts in front of each text; empty if there is none.
     """
 
@@ -57,6 +59,7 @@ class ServedModel:
     max_length: int
     labels: tuple[str, ...]
     multi_label: bool
+    threshold: float | None = None
     prompt: str = ""
 
     @classmethod
@@ -102,6 +105,8 @@ class ServedModel:
                 "and similarity by sentence encoders that potstill exported."
             )
         labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label))
+        labels = labels if task == "text-classification" and len(labels) > 1 else ()
+        several = bool(labels) and config.problem_type == "multi_label_classification"
         return cls(
             folder=path,
             name=path.resolve().name,
@@ -110,8 +115,9 @@ class ServedModel:
             task=task,
             layers=_positive_integer(getattr(config, "num_hidden_layers", None)),
             max_length=_max_length(path, config, flag),
-            labels=labels if task == "text-classification" and len(labels) > 1 else (),
-            multi_label=config.problem_type == "multi_label_classification",
+            labels=labels,
+            multi_label=several,
+            threshold=_threshold(config, f"{flag} {folder}") if several else None,
             prompt=_prompt(path, flag) if task == ENCODER else "",
         )
 
@@ -137,6 +143,7 @@ class ServedModel:
             "max_length": self.max_length,
             "labels": list(self.labels),
             "multi_label": self.multi_label,
+            "threshold": self.threshold,
             "prompt": self.prompt,
         }
 
@@ -145,7 +152,7 @@ def check_pair(model: ServedModel, other: ServedModel) -> None:
     """Check that two models can answer the same questions.
 
     Raises:
-        PotstillError: they do different tasks, or have different numbers of labels.
+        PotstillError: they do different tasks, have different numbers of labels, or give a text one label and several.
     """
     if model.task != other.task:
         raise PotstillError(
@@ -156,6 +163,12 @@ def check_pair(model: ServedModel, other: ServedModel) -> None:
         raise PotstillError(
             f"The two models do different tasks: {model.folder} answers with {sizes[0]}, "
             f"{other.folder} answers with {sizes[1]}."
+        )
+    if model.multi_label != other.multi_label:
+        counts = ["any number of labels" if one.multi_label else "one label" for one in (model, other)]
+        raise PotstillError(
+            f"The two models do different tasks: {model.folder} gives a text {counts[0]}, {other.folder} gives it "
+            f"{counts[1]}."
         )
 
 
@@ -235,6 +248,18 @@ def _max_length(path: Path, config: Any, flag: str) -> int:
     longest = usable_length(config) or 512
     stated = read_object(path / "tokenizer_config.json", f"{flag}: the file", AGAIN).get("model_max_length")
     return min(_positive_integer(stated) or longest, longest)
+
+
+def _threshold(config: Any, what: str) -> float:
+    """Return the probability from which a label is meant: that of the config, as `finetune` writes it, or 0.5.
+
+    Raises:
+        PotstillError: it is no probability.
+    """
+    value = getattr(config, "threshold", 0.5)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise PotstillError(f"{what} has a config.json whose threshold is {value!r}: it must be between 0 and 1.")
+    return float(value)
 
 
 def _positive_integer(value: Any) -> int | None:

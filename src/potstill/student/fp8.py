@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import PotstillError
+from potstill.student.fused import LinearGelu
 
 Models = Literal["teacher", "student", "both"]
 Gradients = Literal["e4m3", "e5m2", "off"]
@@ -40,7 +41,8 @@ class Fp8:
         models: whose layers.
         ends: number of layers at each end of a model that stay as they are.
         gradients: type of the gradients in the backward pass of the student; off leaves that pass as it is. Weights are
-            E4M3 in any case.
+            E4M3 in any case. It is off by default: at 768 wide, rounding the gradients takes as long as their faster
+            products save.
 
     Raises:
         PotstillError: an option has a value that is not valid.
@@ -48,7 +50,7 @@ class Fp8:
 
     models: Models = "both"
     ends: int = 0
-    gradients: Gradients = "e4m3"
+    gradients: Gradients = "off"
 
     def __post_init__(self) -> None:
         for name, choices in (("models", get_args(Models)), ("gradients", get_args(Gradients))):
@@ -103,8 +105,16 @@ def quantise_rows(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (values.float() * (limit / largest)).to(dtype).contiguous(), largest / limit
 
 
+def quantise_gelu_rows(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Round GELU of (N, K), in its tanh form, to an 8-bit type: see `quantise_rows`."""
+    if values.is_cuda and values.shape[-1] <= LONGEST and values.is_contiguous() and _kernel_loaded:
+        rows, scales = torch.ops.potstill.quantise_gelu_rows(values, dtype)
+        return rows, scales
+    return quantise_rows(F.gelu(values, approximate="tanh"), dtype)
+
+
 def load_kernel() -> None:
-    """Use the kernel for wide rows from now on, if Triton is installed."""
+    """Use the kernels for wide rows and for GELU from now on, if Triton is installed."""
     global _kernel_loaded  # a plain variable, because compiled code reads it
     try:
         import potstill.student.triton_fp8  # noqa: F401 - registers the operator
@@ -174,6 +184,20 @@ class Fp8Linear(nn.Linear):
         return found.unflatten(0, hidden.shape[:-1])
 
 
+class Quantised(NamedTuple):
+    """Hidden states that are rounded already.
+
+    Attributes:
+        rows: (..., K), in an 8-bit type.
+        scales: (..., 1) float32.
+        dtype: type of the hidden states before.
+    """
+
+    rows: Tensor
+    scales: Tensor
+    dtype: torch.dtype
+
+
 class FrozenFp8Linear(nn.Module):
     """A linear layer that is not trained. Its weight is rounded once.
 
@@ -191,19 +215,46 @@ class FrozenFp8Linear(nn.Module):
         self.register_buffer("scales", scales)
         self.bias = linear.bias
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor | Quantised) -> Tensor:
         """Return the outputs (..., M) for inputs (..., K)."""
-        left = quantise_rows(hidden.flatten(0, -2), E4M3)
-        return scaled_product(left, (self.rows, self.scales), self.bias, hidden.dtype).unflatten(0, hidden.shape[:-1])
+        if isinstance(hidden, Quantised):
+            shape, dtype = hidden.rows.shape[:-1], hidden.dtype
+            left = hidden.rows.flatten(0, -2), hidden.scales.flatten(0, -2)
+        else:
+            shape, dtype = hidden.shape[:-1], hidden.dtype
+            left = quantise_rows(hidden.flatten(0, -2), E4M3)
+        return scaled_product(left, (self.rows, self.scales), self.bias, dtype).unflatten(0, shape)
 
 
-def use_fp8(layers: Sequence[nn.Module], options: Fp8, frozen: bool) -> None:
+class FrozenFp8LinearGelu(nn.Module):
+    """A `LinearGelu` with 8-bit operands whose only reader is a `FrozenFp8Linear`.
+
+    It rounds what that layer reads in the kernel that computes GELU. Otherwise GELU would be written in 16 bits and
+    read again, which takes as long as the 8-bit products around it save.
+
+    Args:
+        linear: the linear layer in it.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = FrozenFp8Linear(linear)
+
+    def forward(self, hidden: Tensor) -> Quantised:
+        """Return GELU(linear(hidden)), rounded, for hidden of shape (..., in_features)."""
+        inner = self.linear(hidden)
+        rows, scales = quantise_gelu_rows(inner.flatten(0, -2), E4M3)
+        return Quantised(rows.unflatten(0, inner.shape[:-1]), scales.unflatten(0, inner.shape[:-1]), inner.dtype)
+
+
+def use_fp8(layers: Sequence[nn.Module], options: Fp8, frozen: bool, after_gelu: Sequence[str] = ()) -> None:
     """Replace the linear layers inside of a model's layers, in place. Parameters keep their names if not `frozen`.
 
     Args:
         layers: of a model, in order.
         options: see `Fp8`.
         frozen: whether the model is not trained.
+        after_gelu: names of the linear layers that read the feed-forward layer's activation: `LayerWidths.neurons_in`.
 
     Raises:
         PotstillError: there is no linear layer whose sizes are multiples of 16.
@@ -212,9 +263,11 @@ def use_fp8(layers: Sequence[nn.Module], options: Fp8, frozen: bool) -> None:
         load_kernel()
     found = 0
     for layer in layers[options.ends : len(layers) - options.ends]:
+        if frozen and len(after_gelu) == 1:
+            found += _quantise_in_gelu(layer, after_gelu[0])
         for module in list(layer.modules()):
             for name, child in list(module.named_children()):
-                if type(child) is nn.Linear and not any(size % ALIGNMENT for size in child.weight.shape):
+                if _fits(child):
                     new = FrozenFp8Linear(child) if frozen else Fp8Linear(child, options.gradients)
                     setattr(module, name, new)
                     found += 1
@@ -223,6 +276,22 @@ def use_fp8(layers: Sequence[nn.Module], options: Fp8, frozen: bool) -> None:
             f"--fp8 finds no linear layer to compute with 8-bit operands: of {len(layers)} layers {options.ends} at "
             f"each end are left out, and the sizes of a linear layer must be multiples of {ALIGNMENT}."
         )
+
+
+def _fits(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer that can have 8-bit operands."""
+    return type(module) is nn.Linear and not any(size % ALIGNMENT for size in module.weight.shape)
+
+
+def _quantise_in_gelu(layer: nn.Module, reader: str) -> int:
+    """Replace the `LinearGelu` whose output a linear layer reads, if there is one. Return how many were replaced."""
+    gelus = [(name, module) for name, module in layer.named_modules() if isinstance(module, LinearGelu)]
+    if len(gelus) != 1 or not (_fits(gelus[0][1].linear) and _fits(layer.get_submodule(reader))):
+        return 0
+    [(name, gelu)] = gelus
+    assert isinstance(gelu.linear, nn.Linear)
+    layer.set_submodule(name, FrozenFp8LinearGelu(gelu.linear))
+    return 1
 
 
 def check_device(options: Fp8, device: torch.device, bf16: bool) -> None:

@@ -34,6 +34,9 @@ from potstill.student.weights import WEIGHTS as WEIGHTS_FILE
 
 CONFIG = "config.json"
 WEIGHTS = (WEIGHTS_FILE, INDEX)
+TASK_MODELS = {"potstill-bilstm": "a BiLSTM", "potstill-frozen-encoder": "a BiLSTM on a frozen encoder"}
+"""Type of a model of potstill's own that only does a task → what it is."""
+
 WEIGHT_SHARDS = "model-*-of-*.safetensors"
 logger = python_logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ def load_masked_lm(
     model_is = f"the {role} {name_or_path!r}"
     folder = model_folder(name_or_path, role)
     raw = check_model_files(folder, model_is)
+    refuse_task_models(raw, model_is)
     try:
         family = family_of_type(raw.get("model_type"))
     except PotstillError as error:
@@ -77,6 +81,20 @@ def load_masked_lm(
     _check_report(model, report, model_is)
     check_finite(model, model_is)
     return checked_model(model, family, name_or_path, model_is)
+
+
+def refuse_task_models(config: dict[str, Any], model_is: str) -> None:
+    """Refuse a model of potstill's own that only does a task.
+
+    Raises:
+        PotstillError: the config is of such a model.
+    """
+    what = TASK_MODELS.get(str(config.get("model_type")))
+    if what is not None:
+        raise PotstillError(
+            f"{model_is} cannot be used: it is {what}, which has no layers of a transformer; such a model can be the "
+            "--model or the --teacher of potstill finetune"
+        )
 
 
 def checked_model(model: PreTrainedModel, family: Family, name_or_path: str, model_is: str) -> PreTrainedModel:
@@ -118,6 +136,7 @@ def load_headless(folder: Path, model_is: str, dtype: torch.dtype = torch.float3
             it needs its own code, or is no encoder of text.
     """
     raw = check_model_files(folder, model_is)
+    refuse_task_models(raw, model_is)
     model, report = _load(AutoModel, folder, raw, model_is, dtype)
     if model.main_input_name != "input_ids":
         raise PotstillError(f"{model_is} cannot be used: it reads {model.main_input_name} and not text")

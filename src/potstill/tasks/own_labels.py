@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import PotstillError
-from potstill.tasks.labels import ClassNames, canonical, score_of
+from potstill.tasks.labels import ClassNames, canonical, score_of, spelling
 from potstill.tasks.rows import BadRows, print_message, text_lines
 
 SHOWN = 5
@@ -59,7 +59,7 @@ def read_names(path: str) -> tuple[str, ...]:
     if twice is not None:
         raise PotstillError(f"{file} has the label {twice!r} twice: keep only one of them.")
     if len(names) < 2:
-        raise PotstillError(f"{file} has {len(names)} names of labels: write at least two, one a line.")
+        raise PotstillError(f"{file} has fewer than two names of labels: write each on a line of its own.")
     return tuple(names)
 
 
@@ -133,6 +133,17 @@ def tell_counts(counts: Counter[int], names: Sequence[str], where: str) -> None:
         if rare:
             has = f"label{'s' * (len(rare) > 1)} {'have' if len(rare) > 1 else 'has'} {what}"
             print_message(f"{where}: {len(rare):,} {has} to learn from: {some(rare)}.")
+
+
+def tell_alike(names: Sequence[str], where: str) -> None:
+    """Print which labels differ only in capitals, hyphens, blanks or underscores: most often they are one label."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(spelling(name), []).append(name)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if alike:
+        more = f" (and {len(alike) - 1:,} more such groups)" if len(alike) > 1 else ""
+        print_message(f"{where}: {' and '.join(map(repr, alike[0]))} are taken for different labels{more}.")
 
 
 def some(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,18 @@ import numpy as np
 from potstill.errors import PotstillError
 from potstill.tasks.labels import in_words, score_of
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
-from potstill.tasks.own_labels import Written, check_types, collect, numbers_of, read_names, some, tell_counts, written
+from potstill.tasks.own_labels import (
+    SHOWN,
+    Written,
+    check_types,
+    collect,
+    numbers_of,
+    read_names,
+    some,
+    tell_alike,
+    tell_counts,
+    written,
+)
 from potstill.tasks.own_tables import (
     DEV,
     TRAIN,
@@ -85,6 +96,12 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
     train = splits[TRAIN]
     where = all_of([part.table.where for part in train])
     names: tuple[str, ...] = ()
+    if isinstance(task, ScoreTask):
+        _check_scores(
+            {name: [score for part in parts for score in part.labels] for name, parts in splits.items()}, where
+        )
+    if isinstance(task, MultilabelTask) and files.label_separator is None:
+        _check_separator(train, where)
     if not isinstance(task, ScoreTask):
         listed = files.label_names is not None
         names = read_names(files.label_names or "") if listed else _collected(train, where)
@@ -93,6 +110,7 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
                 _number(part, names, listed, None if name == TRAIN or listed else where)
         counts = Counter(number for part in train for label in part.labels for number in _list(label))
         tell_counts(counts, names, where)
+        tell_alike(names, where)
     for parts in splits.values():
         for part in parts:
             part.bad.report(part.table.where, len(part.labels))
@@ -104,7 +122,57 @@ def read_own_rows(task: OwnTask, files: OwnFiles, on_bad_rows: OnBadRows = "stop
     if len(found) == 1:
         found = _held_out(task, found[TRAIN], files.dev_share, where)
         bad_rows[DEV] = 0
+    _tell_known(found)
     return OwnRows(names, found, bad_rows)
+
+
+def _check_scores(scores: Mapping[str, Sequence[float]], where: str) -> None:
+    """Check that the scores of rows to train on differ, and print it if those of rows to score do not.
+
+    Raises:
+        PotstillError: all scores to train on are equal.
+    """
+    if scores[TRAIN] and len({*scores[TRAIN]}) == 1:
+        raise PotstillError(f"{where} has only the score {scores[TRAIN][0]:g}: there is nothing to learn from it.")
+    for name, found in scores.items():
+        if name != TRAIN and len({*found}) == 1:
+            print_message(
+                f"all rows of {name} have the score {found[0]:g}: no correlation is defined, and it counts as 0."
+            )
+
+
+def _check_separator(train: Sequence[_Split], where: str) -> None:
+    """Check that rows with several labels in one field were not read as rows with one label.
+
+    Raises:
+        PotstillError: no row has several labels, and a mark that often separates labels is in some of them.
+    """
+    if any(len(labels) > 1 for part in train for labels in part.labels):
+        return
+    names = [label.name for part in train for label in part.written]
+    found = next(((name, mark) for mark in ";|/\t" for name in names if mark in name), None)
+    if found is not None:
+        name, mark = found
+        raise PotstillError(
+            f"{where}: no row has several labels with {SEPARATOR!r} between them, but the label {name[:60]!r} holds "
+            f"{mark!r}: say with --label_separator which one separates labels."
+        )
+
+
+def _tell_known(splits: Mapping[str, datasets.Dataset]) -> None:
+    """Print how many rows to score have a text that is learned from too: their score says little of new texts."""
+
+    def texts(split: datasets.Dataset) -> list[tuple[str, ...]]:
+        columns = [split[name][:] for name in ("text", "pair") if name in split.column_names]
+        return list(zip(*columns, strict=True))
+
+    learned = set(texts(splits[TRAIN]))
+    for name, split in splits.items():
+        known = 0 if name == TRAIN else sum(one in learned for one in texts(split))
+        if known:
+            print_message(
+                f"{known:,} of the {len(split):,} rows of {name} have a text that is among the rows to train on."
+            )
 
 
 def read_scored(task: OwnTask, files: OwnFiles, names: tuple[str, ...], on_bad_rows: OnBadRows = "stop") -> OwnRows:
@@ -208,11 +276,14 @@ class _Faults:
         """Give the rows to `bad`, with one message."""
         if not self.rows:
             return
+        count = sum(map(len, self.rows.values()))
+        shown = list(self.rows.items())[:SHOWN]
         parts = [
             f"{len(numbers):,} row{'s' * (len(numbers) > 1)} {fault} (the first is {self.table.unit} {numbers[0]:,})"
-            for fault, numbers in self.rows.items()
+            for fault, numbers in shown
         ]
-        count = sum(map(len, self.rows.values()))
+        if len(self.rows) > SHOWN:
+            parts.append(f"{count - sum(len(numbers) for _, numbers in shown):,} other rows with faults of these kinds")
         self.bad.add(f"{self.table.where} has {', and '.join(parts)}", count)
 
 
@@ -230,11 +301,16 @@ def _value(task: OwnTask, value: Any, separator: str) -> Any:
         parts = value.split(separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
         labels = [written(part) for part in parts] if not blank else []
         if None in labels:
-            return f"with the labels {str(value)[:40]!r}, one of which is empty"
+            part = parts[labels.index(None)]
+            empty = part is None or (isinstance(part, str) and not part.strip())
+            wrong = "empty" if empty else "neither a name nor a number"
+            return f"with the labels {str(value)[:40]!r}, one of which is {wrong}"
         return list(dict.fromkeys(labels))
     if isinstance(value, list):
         return f"with a list as its label ({str(value)[:40]}), which is for --task multilabel"
-    return written(value) or ("without a label" if blank else f"with the label {str(value)[:40]!r}")
+    if blank:
+        return "without a label"
+    return written(value) or f"with the label {str(value)[:40]!r}, which is neither a name nor a number"
 
 
 def _collected(train: Sequence[_Split], where: str) -> tuple[str, ...]:
@@ -299,6 +375,11 @@ def _held_out(task: OwnTask, rows: datasets.Dataset, share: float, where: str) -
     dev = stratified(strata, share)
     train = sorted({*range(len(rows))} - {*dev})
     if not dev or not train:
+        if len(set(map(str, strata))) == len(rows) > 2:
+            raise PotstillError(
+                f"{where} has {len(rows):,} rows and each has another label, so none can be held out: give "
+                "--eval_data, or check that --label_column names the column of the labels."
+            )
         raise PotstillError(f"{where} has {len(rows):,} rows, which are too few to hold out a part: give --eval_data.")
     print_message(
         f"{where}: {len(dev):,} of {len(rows):,} rows are held out and scored ({how}; the same rows for every seed)."

@@ -83,6 +83,12 @@ class OwnTable:
         near = difflib.get_close_matches(wanted.casefold(), lower, 1)
         hint = f"; the nearest is {lower[near[0]]!r}" if near else ""
         shown = ", ".join(repr(column[:40]) for column in columns[:12]) + ", …" * (len(columns) > 12)
+        for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            if not self.typed and len(columns) == 1 and mark in columns[0]:
+                raise PotstillError(
+                    f"{self.where} has a single column, because {name} separate its fields: a .csv file has commas "
+                    "and a .tsv file has tabs, so save it as one of them."
+                )
         how = f"name the column with {option}"
         if not self.typed and not self.headless:
             how += ", or give --columns if the first line does not name the columns"

@@ -14,7 +14,17 @@ from potstill.tasks.entities import OUTSIDE, Scheme
 from potstill.tasks.labels import in_words
 from potstill.tasks.own_labels import collect, some, tell_counts, written
 from potstill.tasks.own_rows import OwnRows, stratified
-from potstill.tasks.own_tables import DEV, TABLES, TRAIN, all_of, check_file, open_table, sources_by_split
+from potstill.tasks.own_tables import (
+    DEV,
+    TABLES,
+    TRAIN,
+    all_of,
+    check_file,
+    open_table,
+    sources_by_split,
+    sources_of,
+    split_names,
+)
 from potstill.tasks.rows import PACKED, BadRows, OnBadRows, print_message, report_unread
 from potstill.tasks.tagged import TAGS, UNUSED, Tagged, conll_sentences, row_sentences
 from potstill.tasks.task import OwnFiles
@@ -77,7 +87,26 @@ def read_own_tags(files: OwnFiles, on_bad_rows: OnBadRows = "stop") -> OwnRows:
     return OwnRows(names, {name: _dataset(found, names) for name, found in sentences.items()}, bad_rows)
 
 
-def read_tagged_file(files: OwnFiles, source: str, names: Sequence[str], bad: BadRows) -> datasets.Dataset:
+def read_scored_tags(files: OwnFiles, names: Sequence[str], on_bad_rows: OnBadRows = "stop") -> OwnRows:
+    """Read the sentences to score of a task whose tags the teacher tells; there are none to train on.
+
+    Args:
+        files: the files and their columns.
+        names: names of the tags, in order.
+        on_bad_rows: see `read_own_tags`.
+    """
+    sources = sources_of(files.eval or (), "--eval_data")
+    splits, bad_rows = {TRAIN: _dataset([], names)}, {TRAIN: 0}
+    for name, source in zip(split_names(sources), sources, strict=True):
+        bad = BadRows(on_bad_rows)
+        splits[name] = read_tagged_file(files, source, names, bad, "the teacher")
+        bad_rows[name] = bad.count
+    return OwnRows(tuple(names), splits, bad_rows)
+
+
+def read_tagged_file(
+    files: OwnFiles, source: str, names: Sequence[str], bad: BadRows, owner: str = "the model"
+) -> datasets.Dataset:
     """Read one file of sentences to score, with the tags that a model has; see `read_own_tags`.
 
     Args:
@@ -85,8 +114,9 @@ def read_tagged_file(files: OwnFiles, source: str, names: Sequence[str], bad: Ba
         source: the file.
         names: names of the model's tags, in order.
         bad: takes the sentences that cannot be used.
+        owner: the word for the model in messages.
     """
-    sentences = _with_known(_read(files, DEV, source, bad), set(names), "the model", bad)
+    sentences = _with_known(_read(files, DEV, source, bad), set(names), owner, bad)
     bad.report(source, len(sentences))
     if not sentences:
         raise PotstillError(f"{source} holds no sentence.")

@@ -11,6 +11,9 @@ PER_LABEL, CONFUSION = "per_label", "confusion"
 DETAILS = (PER_LABEL, CONFUSION)
 """Keys of the figures in what `TaskData.score` returns, and fields of `RunResult`. They are not metrics of the task."""
 
+MOST_CONFUSED = 500
+"""With more labels there is no confusion matrix: it grows with the square of their number."""
+
 PerLabel = dict[str, dict[str, float]]
 """Label → `precision`, `recall` and `f1` in percent, and `support`, the number of times that it is correct."""
 
@@ -46,13 +49,18 @@ def class_details(labels: Sequence[str], predictions: Any, references: Any) -> d
         references: (N,) correct classes.
 
     Returns:
-        `per_label`, and `confusion`: `labels`, and `counts`, whose rows are the correct classes and whose columns are
-        the predicted ones.
+        `per_label`, and of at most `MOST_CONFUSED` classes `confusion`: `labels`, and `counts`, whose rows are the
+        correct classes and whose columns are the predicted ones.
     """
-    counts = np.zeros((len(labels), len(labels)), np.int64)
-    np.add.at(counts, (np.asarray(references, np.int64), np.asarray(predictions, np.int64)), 1)
-    figures = per_label(labels, counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1))
-    return {PER_LABEL: figures, CONFUSION: {"labels": list(labels), "counts": counts.tolist()}}
+    said, true = np.asarray(predictions, np.int64), np.asarray(references, np.int64)
+    count = len(labels)
+    right, *both = (np.bincount(of, minlength=count) for of in (true[said == true], said, true))
+    details: dict[str, Any] = {PER_LABEL: per_label(labels, right, *both)}
+    if count <= MOST_CONFUSED:
+        counts = np.zeros((count, count), np.int64)
+        np.add.at(counts, (true, said), 1)
+        details[CONFUSION] = {"labels": list(labels), "counts": counts.tolist()}
+    return details
 
 
 def set_details(labels: Sequence[str], predictions: Any, references: Any) -> dict[str, Any]:

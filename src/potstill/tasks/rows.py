@@ -41,19 +41,20 @@ class BadRows:
     count: int = 0
     first: str = ""
 
-    def add(self, message: str, count: int = 1) -> None:
+    def add(self, message: str, count: int = 1, remedy: str | None = None) -> None:
         """Count a row, or several.
 
         Args:
             message: names the file and the row, and says what is wrong, without a full stop.
             count: the number of rows.
+            remedy: what to do, in words; None for the correction of the rows.
 
         Raises:
             PotstillError: `on_bad_rows` is ``stop``.
         """
         if self.on_bad_rows == "stop":
-            rows = "the row" if count == 1 else "them"
-            raise PotstillError(f"{message}; correct {rows}, or leave such rows out with --on_bad_rows skip.")
+            remedy = remedy or f"correct {'the row' if count == 1 else 'them'}"
+            raise PotstillError(f"{message}; {remedy}, or leave such rows out with --on_bad_rows skip.")
         self.count += count
         self.first = self.first or message
 
@@ -89,7 +90,10 @@ def text_lines(path: str, bad: BadRows) -> Iterator[tuple[int, str]]:
     with open_hashed(path) as file:
         for number, line in decoded_lines(path, file):
             if isinstance(line, UnicodeDecodeError):
-                bad.add(f"{path}, line {number}, is not UTF-8: {line.reason}")
+                bad.add(
+                    f"{path}, line {number}, is not UTF-8: {line.reason}",
+                    remedy="convert the file to UTF-8, or correct the row",
+                )
             elif not line.strip():
                 blank.append((number, line))
             else:
@@ -148,6 +152,8 @@ def csv_rows(
     first = True
     for number, fields in records(text_lines(path, bad), delimiter, quoted):
         if isinstance(fields, Exception):
+            if "new-line character" in str(fields):  # Python's own words ask for a mode of opening the file
+                raise PotstillError(f"{path} ends its lines with carriage returns alone: save it with line feeds.")
             bad.add(f"{path}, line {number}, is not CSV: {first_line(fields)}")
             continue
         if first and header is not None and fields == header:
@@ -159,7 +165,8 @@ def csv_rows(
             if twice is not None:
                 raise PotstillError(f"{path} has {header.count(twice)} columns {twice!r}: keep only one of them.")
         elif len(fields) != len(header):
-            bad.add(f"{path}, line {number}, has {len(fields)} columns instead of {len(header)}")
+            columns_of_row = f"{len(fields)} column{'s' * (len(fields) > 1)}"
+            bad.add(f"{path}, line {number}, has {columns_of_row} instead of {len(header)}")
         else:
             yield number, dict(zip(header, fields, strict=True))
 

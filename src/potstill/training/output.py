@@ -192,6 +192,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
             "hardware": hardware(trainer.args.device),
         },
         **({"teachers": teachers_of(trainer)} if len(trainer.teachers) > 1 else {}),
+        **({"fixed_point": trainer.fixed_point.record} if trainer.fixed_point is not None else {}),
         **_narrowed(trainer),
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),

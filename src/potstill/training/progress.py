@@ -12,6 +12,7 @@ from potstill.arguments import RunArguments
 from potstill.corpus import Blocks
 from potstill.recipe import Recipe
 from potstill.student.fp8 import Fp8
+from potstill.training.fixed_point import SATURATED
 from potstill.training.hardware import hardware
 from potstill.training.step import DistillationStep
 
@@ -48,12 +49,14 @@ class ProgressLines(TrainerCallback):
             return
         if "loss" in logs:
             terms = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_"))
+            shares = [f"{k.removeprefix(SATURATED)} {v:.2%}" for k, v in logs.items() if k.startswith(SATURATED)]
             # With a budget of minutes the maximum number of steps is never reached, so it is not printed.
             total = f"/{state.max_steps:,}" if args.minutes is None else ""
             self._print(
                 f"step {state.global_step:,}{total} ({logs['progress']:.0%})",
                 f"loss {logs['loss']:.3f}{f' ({terms})' if terms else ''}",
                 f"lr {logs['learning_rate']:.2e}",
+                f"out of range: {', '.join(shares)}" if shares else "",
                 f"{logs[f'{self.unit}_per_second']:,.0f} {self.unit}/s",
                 f"{duration(logs['seconds_left'])} left" if logs["progress"] > 0 else "",
             )

@@ -19,6 +19,7 @@ from potstill.arguments import RECIPE, RunArguments
 from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
 from potstill.locks import locked
+from potstill.precision.fixed_point import FixedPointFormats
 from potstill.student.loading import quiet_loading
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
@@ -33,6 +34,7 @@ from potstill.training.checkpoints import (
     save_run_state,
 )
 from potstill.training.control import RunControl, TrainingInterrupted
+from potstill.training.fixed_point import FixedPointTraining
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
@@ -69,6 +71,7 @@ class ResumableTrainer(Trainer):
         sampler: as given.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
         recipe: text of the recipe, written with every checkpoint so that the run can be resumed with it; "" for none.
+        fixed_point: rounds to fixed-point numbers; None without `--fixed_point`.
         sources: fingerprints of the sources of the model, compared when the run is resumed.
         unit: the unit, in the plural, in which data are counted; the logged speed is called `{unit}_per_second`.
     """
@@ -96,6 +99,11 @@ class ResumableTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self.fixed_point: FixedPointTraining | None = None
+        if args.fixed_point is not None:
+            formats = FixedPointFormats.read(args.fixed_point)
+            self.fixed_point = FixedPointTraining(self.trained, formats, args.seed)
+            self.add_callback(self.fixed_point)
         self.recipe = ""
         self._record: RunRecord | None = None
         self._resumed = False
@@ -241,6 +249,8 @@ class ResumableTrainer(Trainer):
             now = time.monotonic()
             steps = self.state.global_step - self._window_step
             logs[f"{self.unit}_per_second"] = steps * self.units_per_step / max(now - self._window_started, 1e-9)
+            if self.fixed_point is not None:
+                logs |= self.fixed_point.shares()
             logs["progress"] = self.run_control.progress(self.state)
             logs["seconds_left"] = self.run_control.seconds_left(self.state)
             self._sums, self._micro_steps = {}, 0

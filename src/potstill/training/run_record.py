@@ -22,7 +22,7 @@ from potstill.arguments import RunArguments
 from potstill.errors import PotstillError
 
 PLACES = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "corpus", "teacher", "tokenizer", "task_data"}
-PLACES |= {"model", "train_data", "eval_data", "unlabelled"}
+PLACES |= {"model", "bilstm", "augment", "train_data", "eval_data", "unlabelled"}
 """Paths. The contents of these paths are compared by fingerprints."""
 
 LENGTH = {"max_steps", "num_train_epochs", "max_train_minutes"}

@@ -77,7 +77,9 @@ class FrozenTeacher:
                 if model.device.type == "cuda":
                     family_of(model).fuse_gelu(model)
             if self._fp8 is not None:
-                use_fp8(family_of(model).layers(model), self._fp8, frozen=True)
+                family = family_of(model)
+                after_gelu = () if family.widths is None else family.widths.neurons_in
+                use_fp8(family.layers(model), self._fp8, frozen=True, after_gelu=after_gelu)
             predictor = Predictor(model, self._reads)
             if self._compile_options is not None:
                 predictor.compile(**self._compile_options)
