@@ -59,8 +59,10 @@ class Task:
 TASKS = {
     "banking77": Task({"kind": "classification", "label_column": "category"}, 10, 10, few=10),
     "goemotions": Task({"kind": "multilabel", "columns": "text,label,id"}, 8, 12, batch=64),
-    "wnut17": Task({"kind": "tagging"}, 30, 10),
-    "scored-pairs": Task({"kind": "regression", "text_column": "sentence1", "pair_column": "sentence2"}, 30, 10),
+    "wnut17": Task({"kind": "tagging"}, 30, 10, batch=64),
+    "scored-pairs": Task(
+        {"kind": "regression", "text_column": "sentence1", "pair_column": "sentence2"}, 30, 10, batch=64
+    ),
 }
 
 
@@ -72,7 +74,10 @@ def main() -> None:
         write_files(name, options)
     chosen = choose_rates(options, runner)
     runner.run([("teacher", name, seed) for name in options.tasks for seed in options.seeds], chosen)
-    rows = {n: [row for row in ROWS if row != "teacher" and ("few" not in row or TASKS[n].few)] for n in options.tasks}
+    rows = {
+        n: [row for row in options.rows if row != "teacher" and ("few" not in row or TASKS[n].few)]
+        for n in options.tasks
+    }
     # The teacher of few labels must be there before its student.
     runner.run([(r, n, s) for n in options.tasks for r in rows[n] if r == "teacher-few" for s in options.seeds], chosen)
     runner.run([(r, n, s) for n in options.tasks for r in rows[n] if r != "teacher-few" for s in options.seeds], chosen)
@@ -106,6 +111,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--learning_rates", nargs="+", default=["1e-4", "3e-4"], help="the best with seed 1 is used")
+    parser.add_argument("--teacher_rate", help="learning rate of the teachers, which then need not be chosen")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows of the tables")
     parser.add_argument("--layers", nargs="+", default=["alternate", "first"], help="of the student; likewise")
     parser.add_argument("--gpus", nargs="*", default=["0"], help="numbers of the GPUs to use; none for the CPU")
     parser.add_argument("--parallel", type=int, default=8, help="runs at a time on each GPU")
@@ -275,6 +282,8 @@ def choose_rates(options: argparse.Namespace, runner: Runner) -> dict[tuple[str,
     """
     first = {"teacher": options.learning_rates[0], "student": options.learning_rates[0], "layers": options.layers[0]}
     chosen = {(name, what): value for name in options.tasks for what, value in first.items()}
+    if options.teacher_rate:
+        chosen |= {(name, "teacher"): options.teacher_rate for name in options.tasks}
     tries = [(rate, layers) for rate in options.learning_rates for layers in options.layers]
     if len(tries) == 1:
         return chosen
@@ -282,7 +291,7 @@ def choose_rates(options: argparse.Namespace, runner: Runner) -> dict[tuple[str,
     def tried(rate: str, layers: str) -> None:
         values = {"teacher": rate, "student": rate, "layers": layers}
         used = {(name, what): value for name in options.tasks for what, value in values.items()}
-        rows = ["teacher", "plain"] if layers == options.layers[0] else ["plain"]
+        rows = ["plain"] if layers != options.layers[0] or options.teacher_rate else ["teacher", "plain"]
         runner.run([(row, name, CHOICE_SEED) for row in rows for name in options.tasks], used, f"-{rate}-{layers}")
 
     with ThreadPoolExecutor(len(tries)) as pool:
