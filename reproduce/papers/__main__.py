@@ -12,7 +12,7 @@ import sys
 from reproduce.common import run
 from reproduce.runs import run_script
 
-SCRIPTS: tuple[str, ...] = ("multilingual_tagging", "pruning", "precision")
+SCRIPTS: tuple[str, ...] = ("multilingual_tagging", "precision", "pretrained_distillation", "pruning", "questions")
 """Names of the scripts in this folder, in the order in which they run."""
 
 

@@ -259,6 +259,8 @@ REFUSED: dict[str, tuple[Json, str]] = {
     "metric": ({"task": "classes", "metric": "macro_f2"}, "--metric is 'macro_f2': it must be one of accuracy,"),
     "metric of sst2": ({"task": "sst2", "metric": "f1"}, "--metric is 'f1': it is no option of sst2"),
     "pair": ({"task": "tagging", "pair_column": "x"}, "--pair_column is 'x': it is no option of tagging"),
+    "separator": ({"task": "multilabel", "label_separator": ""}, "--label_separator is '': it must be at least one"),
+    "columns": ({"task": "classification", "columns": "text,text"}, "it names text twice"),
     "share": ({"task": "classification", "dev_share": 1.5}, "--dev_share is 1.5: it must be a share"),
     "frozen": ({"task": "words", "freeze_encoder": True}, "--freeze_encoder is True: it is no option of"),
     "f1 of parts": (
@@ -292,6 +294,13 @@ def test_refused(own: Path, bert: Path, tmp_path: Path, capsys: pytest.CaptureFi
         ("kind: regression\ntrain: a\ndev_share: 2", "dev_share is 2: it must be a share between 0 and 1"),
         ("kind: regression\ntrain: a\nname: sst2", "name is 'sst2', which is another task"),
         ("kind: regression\ntrain: 3", "train is 3: it must be a text"),
+        ("kind: regression\ntrain: a\ntrain: b", "names train twice: leave one out"),
+        ("kind: regression\ntrain: a\nname: a/b", "name is 'a/b', which cannot be the name of a folder"),
+        (
+            "kind: regression\n train: a",
+            "task.yaml, line 2, cannot be read as YAML: mapping values are not allowed here",
+        ),
+        ("kind: regression\ntrain: a\ncolumns: a,a", "columns names one column twice"),
     ],
 )
 def test_a_file_that_declares_no_task(tmp_path: Path, text: str, said: str) -> None:

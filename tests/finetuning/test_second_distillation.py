@@ -246,7 +246,7 @@ def test_a_teacher_of_other_labels(
 ) -> None:
     other = with_labels(teacher, tmp_path / "other", "good", "negative", order=[1, 0])
     message = refused(teacher=other)
-    assert "lacks the task's label 'positive', and has 'good', which the task does not have: give a " in message
+    assert "lacks the task's label 'positive', and has 'good', which the task does not have: give one " in message
     fewer = with_labels(teacher, tmp_path / "fewer", "LABEL_0", "LABEL_1", "LABEL_2", order=[1, 0, 0])
     assert "has 3 labels without names, but the task has 2" in refused(teacher=fewer)
     twice = with_labels(teacher, tmp_path / "twice", "good", "positive", "Good", order=[1, 0, 0])

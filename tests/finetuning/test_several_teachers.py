@@ -314,6 +314,8 @@ def test_bad_input_is_refused_before_the_training(
     assert "is for several teachers: name them in --teacher" in refused(teacher=teacher, teacher_heads="separate")
     assert "is for several teachers: name them in --teacher" in refused(teacher=teacher, teacher_weights=[1])
     assert "compares with the hidden states of one teacher" in refused(teacher=pair, alpha_cos=1)
+    message = refused(teacher=pair, teacher_heads="separate", quantization="int8")
+    assert "does not go with --quantization, because rounded heads cannot be averaged" in message
     assert "teaches nothing with --alpha_ce 0" in refused(teacher=pair, teacher_heads="separate", alpha_ce=0)
     lists = {"task": "rerank", "train_data": glue / "x", "eval_data": glue / "x", "task_data": None}
     assert "is no option of rerank: give average" in refused(teacher=pair, teacher_heads="separate", **lists)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from potstill.tasks.squad import read_squad
-from reproduce.common import run
-from reproduce.papers import cloze_questions
+from reproduce.common import Place, run
+from reproduce.papers import cloze_questions, questions
 from reproduce.papers.cloze_questions import BLANK, Question, baselines, is_fair, names_in, questions_on
+from reproduce.runs import Done, Job
 
 FIRST = ("Anna", "Bert", "Clara", "Dora", "Emil", "Frieda", "Gustav", "Hedwig")
 LAST = ("Abel", "Bauer", "Conrad", "Dorn", "Engel", "Falk", "Graf")
@@ -98,3 +99,76 @@ def test_too_little_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "22,000 are wanted: give more text, or lower --train and --dev" in message
     assert "There is no file" in told("--text", tmp_path / "none.jsonl", "--output_dir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+F1 = {"encoder-teacher": 40, "teacher": 60, "encoder": 30, "one": 52, "average": 54, "separate": 55}
+
+
+class Verbs:
+    """Takes the place of the runs: keeps the jobs, and writes results whose F1 tells the row."""
+
+    def __init__(self) -> None:
+        self.phases: list[dict[str, Job]] = []
+
+    def __call__(self, jobs: list[Job], place: Place, per_gpu: int) -> list[Done]:
+        assert per_gpu == 6
+        for job in jobs:
+            for model in [job.options["model"], *self.teachers(job)]:
+                assert model == "encoder" or Path(model).is_dir()  # an earlier phase has made it
+        for job in jobs:
+            folder = place.work / job.name
+            folder.mkdir(parents=True)
+            name, _, rest = job.name.partition("-")
+            row, _, seed = rest.rpartition("-")
+            f1 = F1[row] + int(seed) + (10 if name == "squad" else 0)
+            without = {"metrics": {"exact": 1.0, "f1": 50.0 + 2 * int(seed)}} if row == "one" else None
+            found = {"metrics": {"exact": f1 / 2, "f1": f1}, "without_teacher": without, "rows": {"train": 9, "dev": 3}}
+            (folder / "results.json").write_text(json.dumps(found))
+        self.phases.append({job.name: job for job in jobs})
+        return [Done(place.work / job.name, 0, 1.0, None) for job in jobs]
+
+    @staticmethod
+    def teachers(job: Job) -> list[Path]:
+        given = job.options.get("teacher", [])
+        return list(given) if isinstance(given, list) else [given]
+
+
+def test_runs_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = Verbs()
+    monkeypatch.setattr(questions, "run_jobs", verbs)
+    squad = tmp_path / "xquad.en.json"
+    squad.write_text("{}")
+    words = ["--model", "encoder", "--text", str(write_text(tmp_path, 30)), "--squad", str(squad), "--seeds", "2"]
+    words += ["--train", "40", "--dev", "12", "--work_dir", str(tmp_path / "work"), "--gpus", "0"]
+    words += ["--results_dir", str(tmp_path / "results"), "--max_steps", "3"]
+    assert run(questions.main, words) == 0
+    first, second, last = verbs.phases
+    assert len(first) == 3 + 2  # three teachers although there are two seeds
+    assert second["squad-teacher-1"].options["model"] == tmp_path / "work" / "cloze-teacher-1"
+    assert len(last) == 2 * 2 * 4
+    several = last["squad-separate-1"]
+    assert [path.name for path in several.options["teacher"]] == [f"squad-teacher-{n}" for n in (1, 2, 0)]
+    assert several.options["model"].name == "squad-teacher-1"
+    assert several.options["teacher_heads"] == "separate"
+    assert last["cloze-encoder-0"].options["model"] == "encoder"
+    assert all(job.more == ("--max_steps", "3") for job in last.values())
+    told = capsys.readouterr().out
+    assert "| student from the teacher's layers, labels alone | 1.0 (1.0–1.0) | 51.0 (50.0–52.0) |" in told
+    assert "| the same with three teachers and a head for each | 27.8 (27.5–28.0) | 55.5 (55.0–56.0) | 32.8" in told
+    assert "| no model: nearest sentence |" in told
+    assert (
+        "- cloze questions, F1 less that of the labels alone, seed by seed: +1.5 (2 of 2 seeds higher) for one" in told
+    )
+    written = json.loads((tmp_path / "results" / "papers.questions.json").read_text())
+    assert written["scores"]["squad"]["average"]["f1"] == [64, 65]
+
+
+def test_what_is_missing_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--work_dir", str(tmp_path / "work"), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
+    assert run(questions.main, places) == 0
+    assert "--model names no encoder" in capsys.readouterr().out
+    assert run(questions.main, [*places, "--model", "encoder", "--task_data", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "--text names no articles" in told
+    assert "--squad names no file" in told
+    assert run(questions.main, [*places, "--model", "encoder", "--squad", str(tmp_path / "none.json")]) == 1

@@ -242,6 +242,8 @@ def test_a_file_with_a_header_needs_no_names(tmp_path: Path) -> None:
     path = write_table(tmp_path / "it.csv", good())
     with pytest.raises(PotstillError, match="names its columns in its first line"):
         read("classification", train=path, columns=("text", "label"))
+    with pytest.raises(PotstillError, match="names its columns in its first line"):
+        read("classification", train=path, columns=("Text", "Label "))
     lines = tmp_path / "it.jsonl"
     lines.write_text('{"text": "a", "label": "x"}')
     with pytest.raises(PotstillError, match=r"--columns is for .csv and .tsv files"):

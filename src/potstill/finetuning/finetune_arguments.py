@@ -315,6 +315,8 @@ class FinetuneArguments(RunArguments):
         if self.teacher_heads == "separate":
             self._check("teacher_heads", not self.ranks, f"is no option of {self.task}: give average")
             self._check("teacher_heads", bool(self.alpha_ce), "teaches nothing with --alpha_ce 0: give it a weight")
+            rule = "does not go with --quantization, because rounded heads cannot be averaged: give average"
+            self._check("teacher_heads", not self.quantization, rule)
 
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files
@@ -376,6 +378,9 @@ class FinetuneArguments(RunArguments):
             given = getattr(self, one.name) is not None
             self._check(one.name, not (given and declared), f"must stand in {declared}")
             self._check(one.name, not given or one.name in read, f"is no option of {self.task}")
+        self._check("label_separator", self.label_separator != "", "must be at least one character")
+        twice = next((name for name in self.columns or () if (self.columns or []).count(name) > 1), None)
+        self._check("columns", twice is None, f"names {twice} twice")
         own = self.task is not None and (declared is not None or self.task in OWN)
         self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
         self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")

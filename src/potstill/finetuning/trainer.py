@@ -81,7 +81,8 @@ class FinetuneTrainer(ResumableTrainer):
             sampler = LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed)
         heads = None
         if args.teacher_heads == "separate":
-            heads = TeacherHeads.on(model, job.train, args.weights_of_teachers, bool(args.alpha_task))
+            learns_labels = bool(args.alpha_task) and job.train.labelled != 0
+            heads = TeacherHeads.on(model, job.train, args.weights_of_teachers, learns_labels)
         super().__init__(
             model=TaskStep(model, objective, teacher, record, job.class_weights, args.weights_of_teachers, heads),
             args=args,

@@ -54,6 +54,8 @@ def mean_average_precision(scores: Any, references: Any) -> float:
 
 def matthews(predictions: Any, references: Any) -> float:
     """Return the Matthews correlation of (N,) classes, in percent; 0 if all predictions or references are one class."""
+    if min(len(np.unique(of)) for of in (predictions, references)) < 2:  # scikit-learn would warn
+        return 0.0
     return 100 * float(matthews_corrcoef(references, predictions))
 
 

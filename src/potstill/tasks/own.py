@@ -138,9 +138,17 @@ def read_task(path: str) -> Task:
 @lru_cache(maxsize=64)
 def _read_task(file: Path, _version: Any) -> Task:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")
+        values, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise PotstillError(f"{file}{line}, cannot be read as YAML: {error.problem or first_line(error)}.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise PotstillError(f"{file} cannot be read as YAML: {first_line(error)}.") from error
+    written = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    twice = next((name for name in written if written.count(name) > 1), None)
+    if twice is not None:
+        raise PotstillError(f"{file} names {twice} twice: leave one out.")
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise PotstillError(f"{file} declares no task: write a mapping with kind, train and label_column, for example.")
     places = {field.name: field.type for field in fields(OwnFiles)}
@@ -169,9 +177,13 @@ def _read_task(file: Path, _version: Any) -> Task:
     if columns is not None and not (isinstance(columns, str) or _are_texts(columns)):
         raise PotstillError(f"{file}: columns is {columns!r}: it must be a list of names.")
     name = values.get("name", file.name.removesuffix(".yml").removesuffix(".yaml"))
+    if name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
+        raise PotstillError(f"{file}: name is {name!r}, which cannot be the name of a folder: choose another.")
     here = {part: _all_beside(file, values[part]) for part in ("train", "eval", "label_names") if part in values}
     given = {part: values[part] for part in places if part in values} | here | {"dev_share": float(share)}
     files = OwnFiles(**given | {"columns": split_columns(columns)})
+    if len({*(files.columns or ())}) < len(files.columns or ()):
+        raise PotstillError(f"{file}: columns names one column twice: give each a name of its own.")
     if kind == "questions":
         refuse_unread(files, (), f"{file}: {{}} is for tasks on labels, not for questions.")
         if "metric" in values:

@@ -156,7 +156,7 @@ def csv_rows(
                 raise PotstillError(f"{path} ends its lines with carriage returns alone: save it with line feeds.")
             bad.add(f"{path}, line {number}, is not CSV: {first_line(fields)}")
             continue
-        if first and header is not None and fields == header:
+        if first and header is not None and _same_names(fields, header):
             raise PotstillError(f"{path} names its columns in its first line: leave --columns out.")
         first = False
         if header is None:
@@ -169,6 +169,11 @@ def csv_rows(
             bad.add(f"{path}, line {number}, has {columns_of_row} instead of {len(header)}")
         else:
             yield number, dict(zip(header, fields, strict=True))
+
+
+def _same_names(fields: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether a line names these columns. Capitals and blanks make no difference."""
+    return [field.strip().casefold() for field in fields] == [name.strip().casefold() for name in names]
 
 
 def parquet_rows(path: str) -> list[NumberedRow]:
