@@ -30,9 +30,12 @@ PUBLISHED = {
 }
 """Recipe: the teacher that it names, and the architecture of that teacher."""
 
+OF_FINETUNE = {"pretrained-distillation"}  # tests/finetuning/test_stages.py runs it
+
 QUICK = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1"]
 QUICK += ["--bf16", "false", "--torch_compile", "false", "--use_cpu", "--dataloader_num_workers", "0"]
 QUICK += ["--max_eval_samples", "4"]
+CUT = ["--short_block_size", str(BLOCK_SIZE // 2)]  # for recipes that cut blocks
 TINY = ["--hidden_size", "32", "--num_attention_heads", "2", "--intermediate_size", "64"]
 TINY += ["--max_position_embeddings", "32"]
 
@@ -59,18 +62,28 @@ def other_teachers(text_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_there_are_recipes() -> None:
-    assert {path.stem for path in RECIPES} >= {"distilbert", "distil-tiny", "no-teacher", "pretrain-tiny", *PUBLISHED}
+    assert {path.stem for path in RECIPES} >= {
+        "distilbert",
+        "distil-tiny",
+        "no-teacher",
+        "pretrain-tiny",
+        *PUBLISHED,
+        *OF_FINETUNE,
+    }
 
 
 @pytest.mark.usefixtures("signals_restored", "no_hub")
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.stem not in PUBLISHED], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", [path for path in RECIPES if path.stem not in PUBLISHED.keys() | OF_FINETUNE], ids=lambda path: path.stem
+)
 def test_recipe_runs(recipe: Path, make_teacher: Callable[..., Path], corpus_folder: Path, tmp_path: Path) -> None:
     folder, teacher_folder = tmp_path / "out", make_teacher(num_hidden_layers=12)  # recipes may name layers by number
     where = ["--config", str(recipe), "--corpus", str(corpus_folder), "--output_dir", str(folder)]
     if recipe.stem.startswith("pretrain"):
         status = main(["pretrain", *where, "--tokenizer", str(teacher_folder), *QUICK, *TINY])
     else:
-        status = main(["distill", *where, "--teacher", str(teacher_folder), *QUICK])
+        cut = CUT if "short_block_size" in read_recipe(recipe) else []
+        status = main(["distill", *where, "--teacher", str(teacher_folder), *QUICK, *cut])
     assert status == 0
     assert json.loads((folder / "results.json").read_text())["cost"]["steps"] == 2
     assert load_teacher(str(folder), "student").config.hidden_size == 32

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from finetuning_samples import SIZES, results, sentence, write_lines
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -108,6 +109,8 @@ def test_each_stage_starts_from_the_one_before_and_all_are_recorded(whole: Path,
     card = (whole / "README.md").read_text()
     assert "A new model of the shape 1x64, pre-trained by masked LM, then taught by the soft targets of sst2 on" in card
     assert "| distill | 40 texts | 5 |" in card
+    assert "17 steps, " in card.split("## Cost")[1]
+    assert "| `model` |" not in card
     assert "base_model" not in card
     # The first stage is what `pretrain` would have made by itself.
     alone = whole.parent / "alone"
@@ -265,6 +268,18 @@ def test_a_sub_list_starts_from_a_model(command: Callable[..., list[str]], bert:
     assert results(out)["stages"][0]["steps"] == 10
     assert [stage["learning_rate"] for stage in results(out)["stages"]] == [5e-4, 1e-3]
     assert results(out)["model"] == "bert"
+
+
+def test_the_recipe_runs(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "pretrained-distillation.yaml"
+    stages = yaml.safe_load(recipe.read_text())["stages"]
+    for options in stages.values():
+        options |= {"max_steps": 2, "per_device_train_batch_size": 4}
+    words = command(stages=json.dumps(stages), shape="1x64", learning_rate=None)
+    assert main([*words, "--config", str(recipe)]) == 0
+    found = results(tmp_path / "out")["stages"]
+    assert [stage["steps"] for stage in found] == [2, 2, 2]
+    assert [stage["learning_rate"] for stage in found[1:]] == [5e-4, 2e-4]
 
 
 def test_a_bilstm_is_taught_in_stages_too(command: Callable[..., list[str]], tmp_path: Path) -> None:

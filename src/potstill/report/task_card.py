@@ -34,15 +34,16 @@ def task_card(
         bilstm: the config of a BiLSTM, which needs potstill for loading; None for any other model.
     """
     base = recipe["bilstm"]["tokenizer"] if recipe["model"] == NAME else recipe["model"]
+    new, changed = "shape" in recipe, results.get("changed_on_resume")  # `model` is then a name for its title alone
     sections = [
-        front_matter(card_header(task), None if "shape" in recipe else base),
+        front_matter(card_header(task), None if new else base),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
         how_in_stages(recipe, results) if results.get("stages") else _how(recipe, results, frozen, bilstm),
         usage(task, results["metrics"], frozen, IMPORT if pruned else None if bilstm is None else _BILSTM_IMPORT),
         _scores(results),
         *stages_section(results),
         *label_section(results),
-        recipe_table(recipe, results.get("changed_on_resume")),
+        recipe_table({name: recipe[name] for name in recipe if not (new and name == "model")}, changed),
         _cost(results),
     ]
     return "\n\n".join(sections) + "\n"
@@ -122,9 +123,10 @@ def _soft_loss(recipe: dict[str, Any]) -> str:
 
 def _cost(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-    seconds = results["seconds"]["training"]
+    stages = results.get("stages") or [{"steps": results["steps"], "seconds": results["seconds"]["training"]}]
+    steps, seconds = (sum(stage[name] for stage in stages) for name in ("steps", "seconds"))
     hardware = plain(f"{results['hardware']}; {versions}.")
-    return f"## Cost\n\n{results['steps']:,} steps, {seconds:,.0f} seconds on {hardware}"
+    return f"## Cost\n\n{steps:,} steps, {seconds:,.0f} seconds on {hardware}"
 
 
 def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:
