@@ -112,19 +112,21 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU, to try the script")
     parser.add_argument("--parts", nargs="+", default=["kernels", "steps", "profiles"])
     parser.add_argument("--tests", nargs="*", default=[], help="test files whose tests for GPUs run first")
+    parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS), help="steps to measure")
+    parser.add_argument("--filter", default="", help="measure only kernels whose name contains this")
     options = parser.parse_args()
     torch._dynamo.config.automatic_dynamic_shapes = False  # one size after the other, each with code of its own
     results = Results(options.output, options.minutes)
     for file in options.tests:
         results.run("tests", file, lambda file=file: _tests(file))
     if "kernels" in options.parts and not options.tiny:
-        for name, measure in kernels():
+        for name, measure in ((name, measure) for name, measure in kernels() if options.filter in name):
             results.run("kernels, ms", name, measure)
     if "steps" in options.parts:
-        for name, changes in STEPS.items():
+        for name, changes in ((name, STEPS[name]) for name in options.only):
             results.run("steps", name, lambda changes=changes: step_of(changes, options))
     if "profiles" in options.parts:
-        for name, changes in PROFILED.items():
+        for name, changes in ((name, PROFILED[name]) for name in options.only if name in PROFILED):
             results.run("profiles, ms", name, lambda changes=changes: profile_of(changes, options))
     _print_table(results.found.get("steps", {}))
 

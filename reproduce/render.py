@@ -17,11 +17,12 @@ from potstill.files import write_text
 from potstill.report.markdown import code, plain, visible
 from reproduce import render_tables as tables
 from reproduce.common import HERE, new_parser, read_result, run
+from reproduce.render_board import leader_board
 
 BEGIN = "<!-- reproduce: begin (written by python -m reproduce.render) -->"
 END = "<!-- reproduce: end -->"
 NOT_YET = "Not measured yet."
-NAMES = ("teacher", "students", "table1", "table2", "table3", "table4", "cost", "time_to_quality")
+NAMES = ("teacher", "students", "table1", "table2", "table3", "table4", "cost", "time_to_quality", "leader_board")
 
 
 def main(argv: list[str]) -> None:
@@ -83,6 +84,7 @@ def _parts(found: dict[str, Any]) -> list[str]:
         _part("Table 4: ablation", found["table4"], tables.ablation),
         _part("Cost", found["cost"], tables.cost),
         _part("Quality against time", found["time_to_quality"], tables.curves),
+        _part("Leader board of trainings", found["leader_board"], leader_board),
     ]
 
 

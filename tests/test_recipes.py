@@ -35,6 +35,7 @@ OF_FINETUNE = {"pretrained-distillation"}  # tests/finetuning/test_stages.py run
 QUICK = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1"]
 QUICK += ["--bf16", "false", "--torch_compile", "false", "--use_cpu", "--dataloader_num_workers", "0"]
 QUICK += ["--max_eval_samples", "4"]
+CUT = ["--short_block_size", str(BLOCK_SIZE // 2)]  # for recipes that cut blocks
 TINY = ["--hidden_size", "32", "--num_attention_heads", "2", "--intermediate_size", "64"]
 TINY += ["--max_position_embeddings", "32"]
 
@@ -81,7 +82,8 @@ def test_recipe_runs(recipe: Path, make_teacher: Callable[..., Path], corpus_fol
     if recipe.stem.startswith("pretrain"):
         status = main(["pretrain", *where, "--tokenizer", str(teacher_folder), *QUICK, *TINY])
     else:
-        status = main(["distill", *where, "--teacher", str(teacher_folder), *QUICK])
+        cut = CUT if "short_block_size" in read_recipe(recipe) else []
+        status = main(["distill", *where, "--teacher", str(teacher_folder), *QUICK, *cut])
     assert status == 0
     assert json.loads((folder / "results.json").read_text())["cost"]["steps"] == 2
     assert load_teacher(str(folder), "student").config.hidden_size == 32

@@ -12,7 +12,14 @@ import sys
 from reproduce.common import run
 from reproduce.runs import run_script
 
-SCRIPTS: tuple[str, ...] = ("multilingual_tagging", "precision", "pretrained_distillation", "pruning", "questions")
+SCRIPTS: tuple[str, ...] = (
+    "bilstm",
+    "multilingual_tagging",
+    "precision",
+    "pretrained_distillation",
+    "pruning",
+    "questions",
+)
 """Names of the scripts in this folder, in the order in which they run."""
 
 

@@ -50,7 +50,7 @@ OTHERS = 4
 SENTENCE, CONTEXT = range(60, 260), range(400, 1000)
 """Lengths of a question and of its context, in characters."""
 
-PER_ARTICLE = 3
+PER_ARTICLE = 4
 
 READ, TRIED = 20_000, 60
 """How many characters of an article are read, and how many of its sentences are tried."""

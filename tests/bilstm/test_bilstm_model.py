@@ -124,6 +124,15 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(model(ids, mask).logits[0], alone, atol=1e-6, rtol=0)
 
 
+def test_autocast_changes_nothing() -> None:
+    model = new()
+    ids, mask = padded([[5, 6, 7], [8, 9]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(ids, mask).logits
+    assert found.dtype == torch.float32
+    assert torch.equal(found, model(ids, mask).logits)
+
+
 def test_the_static_channel_is_never_trained(tmp_path: Path) -> None:
     model = new()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -182,6 +182,32 @@ FILES: dict[str, dict[str, Any]] = {
         "level": 2.345,
         "minutes_to_level": {"plain": 8.0, "potstill": 3.2},
     },
+    "leader_board": {
+        "boards": [
+            {
+                "conditions": CONDITIONS,
+                "teacher": TEACHER,
+                "sessions": [{"continued": False, "stages": [{"block_size": 128, "cost": COST}]}],
+                "teacher_held_out": {"own": {"loss": 1.717, "accuracy": 0.6565}},
+                "rows": {
+                    name: {
+                        "minutes": minutes,
+                        "by_the_clock": minutes + 1,
+                        "recipe": {"soft_targets": "sampled", "learning_rate": "1e-3"},
+                        "steps": 1000,
+                        "tokens": 4_300_000,
+                        "tokens_per_second": 812_345.0,
+                        "held_out": [
+                            {"own": {"loss": loss + more, "kl": 0.111, "accuracy": 0.5}} for more in (0, 0.02)
+                        ],
+                    }
+                    for name, minutes, loss in (("reference", 9, 2.111), ("fast, 4.5 min", 4.5, 2.121))
+                },
+                "reached": {"reference": True, "fast, 4.5 min": True},
+                "tasks": scores(dict.fromkeys(("teacher", "reference", "fast, 4.5 min"), (60.61, 60.11, 61.11))),
+            }
+        ]
+    },
 }
 
 
@@ -253,6 +279,17 @@ def _titles(written: str) -> list[str]:
                 "5.2 hours",
                 "12.4 billion",
                 "436 g/kWh",
+            ],
+        ),
+        (
+            "Leader board of trainings",
+            [
+                "| the teacher | – | – | – | – | 1.717 | – | 65.6 % | – | 60.6 (60.1–61.1) |",
+                "| reference | 9 | 10.0 | 4.3 M | 812,345 | 2.121 (2.111–2.131) | 0.111 (0.111–0.111) | 50.0 % | – |",
+                "| fast, 4.5 min | 4.5 | 5.5 |",
+                "50.0 % | yes |",
+                "12.3 GPU-minutes of pre-training",
+                "`soft_targets: sampled`, `learning_rate: 1e-3`",
             ],
         ),
         ("Quality against time", ["2.345", "3.20", "2.50 ×", "time-to-quality.svg", "after 12.3 GPU-minutes of pre"]),

@@ -92,7 +92,15 @@ class BiLSTMForSequenceClassification(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         **options: Any,
     ) -> SequenceClassifierOutput:
-        """Return logits (B, C) for tokens (B, L)."""
+        """Return logits (B, C) for tokens (B, L). They are computed in float32, also under autocast.
+
+        Autocast would run the LSTM in float16 on a GPU, even where bfloat16 is asked for. Its gradients are too small
+        for that.
+        """
+        device = input_ids.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self.forward(input_ids, attention_mask, token_type_ids)
         inside = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         vectors = [self.encoder(input_ids, part) for part in self._texts(input_ids, inside.bool(), token_type_ids)]
         vector = concatenate_compare(*vectors) if self.config.pairs else vectors[0]

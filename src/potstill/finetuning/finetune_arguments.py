@@ -249,7 +249,7 @@ class FinetuneArguments(RunArguments):
         self._check("class_weights", self.class_weights in (None, "balanced"), "must be 'balanced'")
         if self.bf16 is None:
             gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+            self.bf16 = gpu and not self.fp16 and not self.new_bilstm and torch.cuda.is_bf16_supported()
             self.bf16 = self.bf16 and self.quantization is None and self.fixed_point is None
         for name in ("max_length", "max_answer_length", "n_best"):
             self._check(name, getattr(self, name) > 0, "must be above 0")

@@ -32,6 +32,7 @@ from potstill.student.generic_run import layer_lists, replaced_forward, run, wat
 from potstill.student.interface import LayerWidths, VocabularyHead, is_headless
 from potstill.student.same_class import SameClass
 from potstill.student.states import LAST_HIDDEN, AttentionInputs, Reads, States
+from potstill.student.task_models import only_for_tasks
 
 COUNTED_FROM_PADDING = "create_position_ids_from_input_ids"
 """What transformers calls the function that counts positions from the id of padding + 1 on, wherever it does."""
@@ -65,6 +66,8 @@ def generic_family(model_type: str | None) -> Generic:
     Raises:
         PotstillError: It has none, or one of an encoder and a decoder, or one that reads something else than text.
     """
+    if (reason := only_for_tasks(model_type)) is not None:
+        raise PotstillError(f"the model {reason}")
     refused = f"models of type {model_type!r} are not supported"
     config_class: Any = _config_class(model_type)
     if config_class is None:

@@ -29,14 +29,12 @@ from potstill.student.generic_run import layer_lists
 from potstill.student.headless import layer_prefix
 from potstill.student.interface import Family
 from potstill.student.pruned import register_of
+from potstill.student.task_models import only_for_tasks
 from potstill.student.weights import INDEX, Weights, check_finite
 from potstill.student.weights import WEIGHTS as WEIGHTS_FILE
 
 CONFIG = "config.json"
 WEIGHTS = (WEIGHTS_FILE, INDEX)
-TASK_MODELS = {"potstill-bilstm": "a BiLSTM", "potstill-frozen-encoder": "a BiLSTM on a frozen encoder"}
-"""Type of a model of potstill's own that only does a task → what it is."""
-
 WEIGHT_SHARDS = "model-*-of-*.safetensors"
 logger = python_logging.getLogger(__name__)
 
@@ -89,12 +87,9 @@ def refuse_task_models(config: dict[str, Any], model_is: str) -> None:
     Raises:
         PotstillError: the config is of such a model.
     """
-    what = TASK_MODELS.get(str(config.get("model_type")))
-    if what is not None:
-        raise PotstillError(
-            f"{model_is} cannot be used: it is {what}, which has no layers of a transformer; such a model can be the "
-            "--model or the --teacher of potstill finetune"
-        )
+    reason = only_for_tasks(config.get("model_type"))
+    if reason is not None:
+        raise PotstillError(f"{model_is} cannot be used: it {reason}")
 
 
 def checked_model(model: PreTrainedModel, family: Family, name_or_path: str, model_is: str) -> PreTrainedModel:
