@@ -41,7 +41,8 @@ class Task:
 
     Attributes:
         declaration: the contents of its `task.yaml`; the files are those of `write_files`.
-        epochs: passes over all training rows.
+        epochs: passes over all training rows, of the students.
+        teacher_epochs: the same of the teachers.
         batch: rows of a step.
         lengths: options for the length of the input.
         few: labels of each class in a small training file; 0 for none.
@@ -49,16 +50,19 @@ class Task:
 
     declaration: dict[str, Any]
     epochs: float
+    teacher_epochs: float
     batch: int = 32
     lengths: dict[str, Any] = field(default_factory=lambda: {"max_length": 64})
     few: int = 0
 
 
 TASKS = {
-    "banking77": Task({"kind": "classification", "label_column": "category"}, 10, few=10),
-    "goemotions": Task({"kind": "multilabel", "columns": "text,label,id"}, 4, batch=64),
-    "wnut17": Task({"kind": "tagging"}, 10),
-    "scored-pairs": Task({"kind": "regression", "text_column": "sentence1", "pair_column": "sentence2"}, 8),
+    "banking77": Task({"kind": "classification", "label_column": "category"}, 10, 10, few=10),
+    "goemotions": Task({"kind": "multilabel", "columns": "text,label,id"}, 8, 12, batch=64),
+    "wnut17": Task({"kind": "tagging"}, 30, 10, batch=64),
+    "scored-pairs": Task(
+        {"kind": "regression", "text_column": "sentence1", "pair_column": "sentence2"}, 30, 10, batch=64
+    ),
 }
 
 
@@ -70,7 +74,10 @@ def main() -> None:
         write_files(name, options)
     chosen = choose_rates(options, runner)
     runner.run([("teacher", name, seed) for name in options.tasks for seed in options.seeds], chosen)
-    rows = {n: [row for row in ROWS if row != "teacher" and ("few" not in row or TASKS[n].few)] for n in options.tasks}
+    rows = {
+        n: [row for row in options.rows if row != "teacher" and ("few" not in row or TASKS[n].few)]
+        for n in options.tasks
+    }
     # The teacher of few labels must be there before its student.
     runner.run([(r, n, s) for n in options.tasks for r in rows[n] if r == "teacher-few" for s in options.seeds], chosen)
     runner.run([(r, n, s) for n in options.tasks for r in rows[n] if r != "teacher-few" for s in options.seeds], chosen)
@@ -81,7 +88,8 @@ ROWS = {
     "teacher": "the teacher: all layers, all labels",
     "plain": "3 layers, all labels",
     "taught": "3 layers, all labels and the teacher",
-    "taught-start": "the same, begun with layers of the teacher",
+    "plain-start": "3 layers of the teacher, all labels",
+    "taught-start": "3 layers of the teacher, all labels and the teacher",
     "plain-half": "3 layers, half of the labels",
     "taught-half": "3 layers, half of the labels and the teacher",
     "texts-half": "the same, and the other half as texts without labels",
@@ -103,6 +111,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--learning_rates", nargs="+", default=["1e-4", "3e-4"], help="the best with seed 1 is used")
+    parser.add_argument("--teacher_rate", help="learning rate of the teachers, which then need not be chosen")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="rows of the tables")
+    parser.add_argument("--layers", nargs="+", default=["alternate", "first"], help="of the student; likewise")
     parser.add_argument("--gpus", nargs="*", default=["0"], help="numbers of the GPUs to use; none for the CPU")
     parser.add_argument("--parallel", type=int, default=8, help="runs at a time on each GPU")
     parser.add_argument("--divide_epochs", type=float, default=1, help="train less, to try the script")
@@ -231,12 +242,13 @@ class Runner:
             1 for _ in (data / f"{part}{self.suffix(name)}").open()
         )
         with_texts = "texts" in row
-        epochs = task.epochs / options.divide_epochs * (1 if with_texts else share)
         teacher = folder_of(options, name, "teacher-few" if row.startswith("own") else "teacher", seed)
         big = row.startswith("teacher")
+        epochs = task.teacher_epochs if big else task.epochs
+        epochs *= (1 if with_texts else share) / options.divide_epochs
         words = ["finetune", "--task", str(data / f"{part}.yaml"), "--seed", seed]
-        words += ["--model", str(teacher) if row == "taught-start" else options.model]
-        words += [] if big else ["--num_hidden_layers", "3"]
+        words += ["--model", str(teacher) if row.endswith("-start") else options.model]
+        words += [] if big else ["--num_hidden_layers", "3", "--layers", rates[name, "layers"]]
         words += ["--learning_rate", rates[name, "teacher" if big else "student"]]
         words += ["--num_train_epochs", f"{epochs:g}", "--per_device_train_batch_size", str(task.batch)]
         words += ["--max_length", str(options.max_length or task.lengths["max_length"])]
@@ -264,27 +276,34 @@ def folder_of(options: argparse.Namespace, name: str, row: str, seed: str, suffi
 
 
 def choose_rates(options: argparse.Namespace, runner: Runner) -> dict[tuple[str, str], str]:
-    """Return the learning rate of teacher and student of each task: the best of those tried with the first seed."""
-    if len(options.learning_rates) == 1:
-        only = options.learning_rates[0]
-        return {(name, who): only for name in options.tasks for who in ("teacher", "student")}
-    with ThreadPoolExecutor(len(options.learning_rates)) as pool:
+    """Return the learning rates of teacher and student, and the student's layers: the best ones with one seed.
 
-        def tried(rate: str) -> None:
-            rates = {(name, who): rate for name in options.tasks for who in ("teacher", "student")}
-            jobs = [(row, name, CHOICE_SEED) for name in options.tasks for row in ("teacher", "plain")]
-            runner.run(jobs, rates, f"-lr{rate}")
+    The student that chooses is the one without a teacher.
+    """
+    first = {"teacher": options.learning_rates[0], "student": options.learning_rates[0], "layers": options.layers[0]}
+    chosen = {(name, what): value for name in options.tasks for what, value in first.items()}
+    if options.teacher_rate:
+        chosen |= {(name, "teacher"): options.teacher_rate for name in options.tasks}
+    tries = [(rate, layers) for rate in options.learning_rates for layers in options.layers]
+    if len(tries) == 1:
+        return chosen
 
-        list(pool.map(tried, options.learning_rates))
-    chosen = {}
+    def tried(rate: str, layers: str) -> None:
+        values = {"teacher": rate, "student": rate, "layers": layers}
+        used = {(name, what): value for name in options.tasks for what, value in values.items()}
+        rows = ["plain"] if layers != options.layers[0] or options.teacher_rate else ["teacher", "plain"]
+        runner.run([(row, name, CHOICE_SEED) for row in rows for name in options.tasks], used, f"-{rate}-{layers}")
+
+    with ThreadPoolExecutor(len(tries)) as pool:
+        list(pool.map(lambda one: tried(*one), tries))
     for name in options.tasks:
-        for who, row in (("teacher", "teacher"), ("student", "plain")):
-            scores = {
-                r: score_of(folder_of(options, name, row, CHOICE_SEED, f"-lr{r}")) for r in options.learning_rates
-            }
-            known = {rate: score for rate, score in scores.items() if score is not None}
-            chosen[name, who] = max(known, key=lambda rate: known[rate]) if known else options.learning_rates[0]
-            print(f"{name} {who}: learning rate {chosen[name, who]} of {scores}", flush=True)
+        for row, whats in (("teacher", ("teacher",)), ("plain", ("student", "layers"))):
+            scores = {one: score_of(folder_of(options, name, row, CHOICE_SEED, f"-{one[0]}-{one[1]}")) for one in tries}
+            known = {one: score for one, score in scores.items() if score is not None}
+            if known:
+                best = max(known, key=lambda one: known[one])
+                chosen |= {(name, what): value for what, value in zip(whats, best, strict=False)}
+            print(f"{name} {row}: {known}", flush=True)
     return chosen
 
 
@@ -298,7 +317,8 @@ def report(options: argparse.Namespace, rows: dict[str, list[str]], rates: dict[
     """Print the tables and write them, with the differences of each label by `potstill compare --by label`."""
     lines, record = [], {}
     for name, names in rows.items():
-        lines += [f"\n### {name} (learning rates {rates[name, 'teacher']} and {rates[name, 'student']})\n"]
+        used = [rates[name, what] for what in ("teacher", "student", "layers")]
+        lines += [f"\n### {name} (learning rates {used[0]} and {used[1]}, layers {used[2]})\n"]
         lines += [
             "| row | score: median (lowest to highest) | % of the teacher | seconds of training |",
             "|---|--:|--:|--:|",
@@ -313,7 +333,7 @@ def report(options: argparse.Namespace, rows: dict[str, list[str]], rates: dict[
             scores = [one["score"] for one in results]
             middle = statistics.median(scores)
             best = middle if row == "teacher" else best
-            seconds = statistics.median(one["seconds"].get("train", 0) for one in results)
+            seconds = statistics.median(one["seconds"]["training"] for one in results)
             kept = f"{100 * middle / best:.1f}" if best else ""
             lines.append(
                 f"| {ROWS[row]} | {middle:.2f} ({min(scores):.2f} to {max(scores):.2f}) | {kept} | {seconds:.0f} |"
@@ -329,7 +349,7 @@ def report(options: argparse.Namespace, rows: dict[str, list[str]], rates: dict[
                 "unlabelled": results[0].get("unlabelled"),
                 "per_label": [one.get("per_label") for one in results],
             }
-        students = [row for row in ("plain", "taught") if row in names]
+        students = [row for row in ("plain", "taught", "taught-start") if row in names]
         named = [f"{row}={folder_of(options, name, row, s)}" for row in ("teacher", *students) for s in options.seeds]
         by_label = [sys.executable, "-m", "potstill", "compare", *named, "--by", "label", "--format", "markdown"]
         labels = subprocess.run(by_label, capture_output=True, text=True)

@@ -28,7 +28,7 @@ from reproduce.common import Place, new_parser, place_of, read_json, run, write_
 from reproduce.papers import cloze_questions
 from reproduce.runs import Job, run_jobs
 
-NAME = "papers.questions"
+NAME = "questions"
 TEACHERS = 3
 RUNS_PER_GPU = 6
 

@@ -146,7 +146,9 @@ class RunArguments(TrainingArguments):
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise PotstillError(f"--{name} is {getattr(self, name)!r}: it {rule}.")
+            value = getattr(self, name)
+            shown = value[0] if isinstance(value, list) and len(value) == 1 else value
+            raise PotstillError(f"--{name} is {shown!r}: it {rule}.")
 
 
 def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from potstill.arguments import RunArguments, option, parsed_losses, parsed_mapping
 from potstill.errors import PotstillError
+from potstill.precision import BITS
 
 
 @dataclass
@@ -153,6 +154,11 @@ class DistillationArguments(Recipe):
     initialise: Literal["teacher", "random"] = option(
         "teacher", "Start from the teacher's weights or from random ones."
     )
+    quantization: Literal["int8", "int4"] | None = option(
+        None,
+        "Train the student for its int8 export: it computes as `export --format onnx-int8` does, or for int4 with "
+        "--weight_bits 4, and is saved in float.",
+    )
     teacher_embeddings: Literal["computed", "kept"] = option(
         "computed",
         "For a sentence encoder: compute the teacher's embeddings in each step, or once for all texts of the corpus "
@@ -208,6 +214,10 @@ class DistillationArguments(Recipe):
         self.losses = parsed_losses(self.losses)
         kinds = ("computed", "kept")
         self._check("teacher_embeddings", self.teacher_embeddings in kinds, "must be 'computed' or 'kept'")
+        self._check("quantization", self.quantization in (None, *BITS), f"must be {' or '.join(BITS)}")
+        for name in ("bf16", "fp16", "fp8", "fixed_point"):
+            together = self.quantization is not None and bool(getattr(self, name))
+            self._check(name, not together, "does not go with --quantization: leave one of them out")
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]

@@ -27,7 +27,8 @@ from potstill.training.step import DistillationStep
 RECIPES = [
     path
     for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-    if "teacher" not in yaml.safe_load(path.read_text())  # tests/test_recipes.py runs those of the hub
+    # tests/test_recipes.py runs those of the hub, and stages are of finetune
+    if not {"teacher", "stages"} & yaml.safe_load(path.read_text()).keys()
 ]
 
 SHAPE = ["--hidden_size", "32", "--num_attention_heads", "2", "--teacher_layers", "2", "--vocab_size", "200"]
@@ -159,8 +160,8 @@ def test_recipes_keep_what_matters(recipe: Path) -> None:
 
     pretrain = ["--pretrain"] if recipe.stem.startswith("pretrain") else []
     args = call(verb, "potstill bench train", ["--config", str(recipe), "--use_cpu", *pretrain])
-    assert args.masking == ("uniform" if pretrain else "frequency")
     values = yaml.safe_load(recipe.read_text())
+    assert args.masking == values.get("masking", "uniform" if pretrain else "frequency")
     assert args.per_device_train_batch_size == values.get("per_device_train_batch_size", 32)
     assert (args.torch_compile, args.bf16) == (values.get("torch_compile", False), values.get("bf16", False))
     assert (args.max_steps, args.max_train_minutes, args.report_to) == (25, None, [])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from export_samples import DISTIL, SIZES
 from transformers import (
     BertConfig,
@@ -24,6 +25,8 @@ from potstill.export.onnx_int8 import quantise_onnx
 from potstill.export.openvino import OpenvinoModel, quantise_openvino
 from potstill.export.runtime import ExportedFolder
 from potstill.export.source import Source
+from potstill.precision.simulated import as_exported, simulate
+from potstill.student import family_of
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 for package in ("onnxscript", "openvino", "nncf"):
@@ -82,6 +85,31 @@ def test_dynamic(large_table: Path, in_float: Path, tmp_path: Path, bits: int) -
     expected, found = source.run(inputs)["logits"], exported.run(inputs)["logits"]
     error = float(np.sqrt(((found - expected) ** 2).mean()) / expected.std())
     assert 0 < error < (0.05 if bits == 8 else 0.15)
+
+
+@pytest.mark.parametrize(("bits", "integers"), [(8, "int8"), (4, "int4")])
+def test_a_masked_lm_can_be_simulated(
+    large_table: Path, in_float: Path, tmp_path: Path, bits: int, integers: str
+) -> None:
+    """What `distill --quantization` trains says what the file says, whose table is the head's matrix too."""
+    copy = tmp_path / "float.onnx"
+    copy.write_bytes(in_float.read_bytes())
+    quantise_onnx(copy, tmp_path / "model.onnx", bits, None, every_token=True)
+    source = Source.open(str(large_table))
+    inputs = source.tokenise(["bol bom bon", "bol"])
+    expected, found = source.run(inputs)["logits"], OnnxModel(tmp_path / "model.onnx", threads=1).run(inputs)["logits"]
+    model = source.model
+    simulate(model, integers, every_token=True)
+    tensors = {name: torch.from_numpy(inputs[name]) for name in source.inputs}
+    with torch.inference_mode():
+        simulated = model(**tensors).logits
+        hidden = model.distilbert(**tensors).last_hidden_state
+        head = as_exported(model, family_of(model).head(model))
+        by_parts = torch.nn.functional.linear(head.transform(hidden), head.weight, head.bias)
+    moved = np.sqrt(((found - expected) ** 2).mean())
+    assert np.sqrt(((simulated.numpy() - found) ** 2).mean()) < 0.15 * moved
+    torch.testing.assert_close(by_parts, simulated)
+    assert model.vocab_projector.weight is model.distilbert.embeddings.word_embeddings.weight
 
 
 @pytest.mark.parametrize("every_token", [False, True])

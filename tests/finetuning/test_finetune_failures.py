@@ -40,7 +40,7 @@ def refused(glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dist
 def test_options(refused: Refused, tmp_path: Path) -> None:
     assert "no task 'sst3'; the tasks are cola, mnli, " in refused(task="sst3")
     assert "--task is missing" in refused(status=2, task=None)
-    assert "--model is missing" in refused(status=2, model=None)
+    assert "--model is missing" in refused(model=None)
     assert "--output_dir is missing" in refused(status=2, output_dir=None)
     assert "invalid choice: 'some'" in refused(status=2, soft_positions="some")
     assert "--temperature is 0.0: it must be above 0" in refused(temperature=0)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,42 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(
         writer.join(60)
     assert writer.exitcode == -signal.SIGKILL
     kept = cache_folder() / "soft-targets"
-    (abandoned,) = kept.iterdir()
+    (abandoned,) = kept.glob(".parts-*")
     os.utime(abandoned, (0, 0))
     model = Counted()
     assert soft_targets(model, teacher, rows, 2)["logits"].tolist() == [[3], [1], [2]]
     assert model.rows == 3
     assert len(list(kept.iterdir())) == 1  # what was left behind long ago is gone
     assert not abandoned.exists()
+
+
+def test_processes_that_need_the_same_logits_compute_them_once(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = np.array([3, 1, 2, 4, 1, 5, 2])
+    rows = Rows({"input_ids": np.arange(18, dtype=np.int32)}, {}, lengths)
+    monkeypatch.setattr(kept_targets, "PART", 2)
+
+    class Slow(Counted):
+        def forward(self, input_ids: Any, attention_mask: Any, output_hidden_states: bool = False) -> Any:
+            time.sleep(0.1)
+            return super().forward(input_ids, attention_mask, output_hidden_states)
+
+    def run(number: int) -> None:
+        model = Slow()
+        found = soft_targets(model, teacher, rows, 2)
+        assert found["logits"][:, 0].tolist() == lengths.tolist()
+        (tmp_path / str(number)).write_text(str(model.rows))
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=run, args=(number,)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert sorted(int((tmp_path / str(number)).read_text()) for number in range(4)) == [0, 0, 0, 7]
+    assert len(list((cache_folder() / "soft-targets").iterdir())) == 1
 
 
 def test_an_interrupted_computation_continues_with_the_first_part_that_is_missing(
@@ -166,7 +196,7 @@ def test_logits_that_are_no_numbers_are_not_kept(rows: Rows, teacher: Path) -> N
         model.weight.fill_(float("nan"))
     with pytest.raises(PotstillError, match="are not all finite numbers"):
         soft_targets(model, teacher, rows, 2)
-    assert not (cache_folder() / "soft-targets").exists()
+    assert not list((cache_folder() / "soft-targets").iterdir())
 
 
 def test_answers_that_are_no_numbers_are_not_scored(sentences: Job) -> None:

@@ -159,7 +159,7 @@ def test_runs_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert (
         "- cloze questions, F1 less that of the labels alone, seed by seed: +1.5 (2 of 2 seeds higher) for one" in told
     )
-    written = json.loads((tmp_path / "results" / "papers.questions.json").read_text())
+    written = json.loads((tmp_path / "results" / "questions.json").read_text())
     assert written["scores"]["squad"]["average"]["f1"] == [64, 65]
 
 

@@ -123,7 +123,8 @@ def _left_out(comparison: Comparison) -> list[str]:
 def _macro(comparison: Comparison) -> list[str]:
     titles, plan = comparison.titles, comparison.plan
     messages = []
-    if plan.trained and not any(column.suite == SUITE for column in comparison.macros):
+    of_suite = any(task in suites()[SUITE] for task in plan.trained)
+    if of_suite and not any(column.suite == SUITE for column in comparison.macros):
         messages.append("No GLUE macro: it needs at least two GLUE tasks that are complete for all models.")
     for column in comparison.macros:
         if column.suite != SUITE:

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from potstill.cache import cache_folder, cached, clear_abandoned
+from potstill.cache import cache_folder, cached, clear_abandoned, one_process
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.augment import Synthesiser, Token, WordsByClass, split_words
 from potstill.finetuning.augment_options import AugmentOptions
@@ -73,13 +73,15 @@ def augmented(
     known = [[train], list(scored), [] if also is None else [also]]
     folder = cache_folder() / "synthetic-texts" / _key(known, options, mask)
     if not folder.is_dir():
-        clear_abandoned(folder.parent)
-        parts = folder.with_name(f".parts-{folder.name}")
-        _Parts(train, options, mask, parts, new_tagger).make()
-        with cached(folder, WHAT) as partial:
-            counts = _join(sorted(parts.glob("texts-*")), partial, known)
-            (partial / COUNTS).write_text(json_text(counts, COUNTS), encoding="utf-8")
-        shutil.rmtree(parts, ignore_errors=True)
+        with one_process(folder):
+            if not folder.is_dir():
+                clear_abandoned(folder.parent)
+                parts = folder.with_name(f".parts-{folder.name}")
+                _Parts(train, options, mask, parts, new_tagger).make()
+                with cached(folder, WHAT) as partial:
+                    counts = _join(sorted(parts.glob("texts-*")), partial, known)
+                    (partial / COUNTS).write_text(json_text(counts, COUNTS), encoding="utf-8")
+                shutil.rmtree(parts, ignore_errors=True)
     counts = read_object(folder / COUNTS, "The file", "delete its folder")
     left_out = counts["duplicates"] + counts["in_training_rows"] + counts["in_scored_rows"]
     if not counts["texts"]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from potstill.cache import cache_folder, cached, clear_abandoned
+from potstill.cache import cache_folder, cached, clear_abandoned, one_process
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.predict import predict
 from potstill.finetuning.rows import Array, Rows
@@ -40,7 +40,7 @@ def soft_targets(
 
     They are cached below `$POTSTILL_CACHE`, or `~/.cache/potstill`, and mapped into memory from there. The folder is
     named after a hash of the teacher's files, of its tokenised rows, and of the precision. After an interruption the
-    same call continues with the first part that is missing.
+    same call continues with the first part that is missing. Of several processes one computes, and the others wait.
 
     Args:
         model: the teacher.
@@ -56,12 +56,14 @@ def soft_targets(
     key = _key(Path(source), rows, dtype)
     folder = cache_folder() / "soft-targets" / key
     if not folder.is_dir():
-        parts = folder.with_name(f".parts-{key}")
-        _compute_parts(model, source, rows, batch_size, dtype, parts, what)
-        clear_abandoned(folder.parent)
-        with cached(folder, WHAT) as partial:
-            _join(parts, partial, rows)
-        shutil.rmtree(parts, ignore_errors=True)
+        with one_process(folder):  # runs of other seeds often begin at the same time
+            if not folder.is_dir():
+                parts = folder.with_name(f".parts-{key}")
+                _compute_parts(model, source, rows, batch_size, dtype, parts, what)
+                clear_abandoned(folder.parent)
+                with cached(folder, WHAT) as partial:
+                    _join(parts, partial, rows)
+                shutil.rmtree(parts, ignore_errors=True)
     try:
         return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
     except (OSError, EOFError, ValueError) as error:

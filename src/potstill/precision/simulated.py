@@ -23,12 +23,14 @@ from potstill.precision import BITS
 from potstill.precision.integers import (
     EIGHT_BITS,
     LARGE,
+    SEVEN_BITS,
     is_feed_forward,
     levels,
     nearest_activations,
     nearest_weights,
 )
 from potstill.student.family import family_or_none
+from potstill.student.interface import VocabularyHead
 
 POSITIVE = (GELUActivation, nn.GELU, nn.ReLU)
 """Modules that an export writes as one node, `Gelu` or `Relu`."""
@@ -73,6 +75,27 @@ def simulate(model: PreTrainedModel, integers: str, every_token: bool) -> None:
         else:
             continue
         setattr(model.get_submodule(parent), own, simulated)
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(table, SimulatedEmbedding) and isinstance(head, SimulatedLinear) and head.weight is table.weight:
+        # The export writes one table for both, with the scales and the bits of the head.
+        table.largest, head.in_four_bits = SEVEN_BITS, integers == "int4"
+
+
+def as_exported(model: PreTrainedModel, head: VocabularyHead) -> VocabularyHead:
+    """Return a vocabulary head that computes as in the export; the head itself if the model does not simulate.
+
+    Args:
+        model: with a language-model head.
+        head: its head, perhaps with fewer rows.
+    """
+    projection = model.get_output_embeddings()
+    if not isinstance(projection, SimulatedLinear) or not projection.simulates:
+        return head
+
+    def transform(hidden: Tensor) -> Tensor:
+        return projection.rounded_input(head.transform(hidden), matmul=True)
+
+    return VocabularyHead(transform, projection.rounded_weight(matmul=True)[: len(head.weight)], head.bias)
 
 
 @contextmanager
@@ -103,6 +126,7 @@ class SimulatedLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.bits, self.every_token, self.first_token = bits, every_token, first_token
+        self.in_four_bits = False
         self.simulates = True
         self.train(linear.training)
 
@@ -112,19 +136,31 @@ class SimulatedLinear(nn.Linear):
             return super().forward(input)
         # The export writes a matrix whose input has three dimensions as MatMul, and any other one as Gemm. It levels
         # the tokens of the first kind alone, and writes the first kind alone in 4 bits.
-        feed_forward = input.dim() == 3 and is_feed_forward(self.weight.shape)
-        narrows = self.in_features > self.out_features
+        matmul = input.dim() == 3
         # 16-bit types have too few digits for the 256 steps of an activation.
         with torch.autocast(input.device.type, enabled=False):
-            x = input.float()
-            level: Tensor | float = 1.0
-            if feed_forward and (narrows or self.every_token):
-                level = levels(x, getattr(input, _MARK, False))
-            scaled = x / level
-            measured = scaled[:, :1] if self.first_token and x.dim() == 3 else scaled
-            rounded = nearest_activations(scaled, measured) * level
-            weight = nearest_weights(self.weight, self.bits if feed_forward else 8)
-            return F.linear(_straight_through(x, rounded), _straight_through(self.weight, weight), self.bias)
+            return F.linear(self.rounded_input(input, matmul), self.rounded_weight(matmul), self.bias)
+
+    def rounded_input(self, input: Tensor, matmul: bool) -> Tensor:
+        """Return the float32 numbers of the export for inputs (..., in_features).
+
+        Args:
+            input: activations.
+            matmul: whether the export writes the matrix as MatMul.
+        """
+        x = input.float()
+        level: Tensor | float = 1.0
+        narrows = self.in_features > self.out_features
+        if matmul and is_feed_forward(self.weight.shape) and (narrows or self.every_token):
+            level = levels(x, getattr(input, _MARK, False))
+        scaled = x / level
+        measured = scaled[:, :1] if self.first_token and x.dim() == 3 else scaled
+        return _straight_through(x, nearest_activations(scaled, measured) * level)
+
+    def rounded_weight(self, matmul: bool) -> Tensor:
+        """Return the float32 weights (out_features, in_features) of the export; `matmul` as in `rounded_input`."""
+        small = self.in_four_bits or (matmul and is_feed_forward(self.weight.shape))
+        return _straight_through(self.weight, nearest_weights(self.weight, self.bits if small else 8))
 
 
 class SimulatedEmbedding(nn.Embedding):
@@ -142,7 +178,7 @@ class SimulatedEmbedding(nn.Embedding):
         self.max_norm, self.norm_type = table.max_norm, table.norm_type
         self.scale_grad_by_freq = table.scale_grad_by_freq
         self.weight = table.weight
-        self.bits = bits
+        self.bits, self.largest = bits, EIGHT_BITS
         self.simulates = True
 
     def forward(self, input: Tensor) -> Tensor:
@@ -150,7 +186,7 @@ class SimulatedEmbedding(nn.Embedding):
         rows = super().forward(input)
         if not self.simulates:
             return rows
-        rounded = nearest_weights(rows.flatten(0, -2), self.bits, EIGHT_BITS).view_as(rows)
+        rounded = nearest_weights(rows.flatten(0, -2), self.bits, self.largest).view_as(rows)
         return _straight_through(rows, rounded)
 
 

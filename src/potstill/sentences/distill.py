@@ -30,7 +30,7 @@ from potstill.training.output import RESULTS, atomic_output, claimed_output_dir,
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share"),
-    *("teacher_weights", "teacher_mean", "fold_token_types", "headless", "dropout", "fp8", *OF_LOSSES),
+    *("teacher_weights", "teacher_mean", "fold_token_types", "headless", "dropout", "fp8", "quantization", *OF_LOSSES),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
 

@@ -9,6 +9,7 @@ from potstill.arguments import recipe_text
 from potstill.corpus import Corpus
 from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
+from potstill.precision.simulated import simulate
 from potstill.recipe import DistillationArguments
 from potstill.student import is_headless, takes_token_types
 from potstill.training.chosen_layers import decide_layers
@@ -55,6 +56,8 @@ def distill_language_model(args: DistillationArguments) -> Path:
         sizes, estimate = choose_sizes(args, teachers[0], corpus)
         args, search = decide_layers(args, teachers, corpus, tokenizer, sizes)
         student = new_student(args, teachers[0], corpus, sizes)
+        if args.quantization is not None:
+            simulate(student, args.quantization, every_token=True)
         if not takes_token_types(student.config):
             drop_token_types(tokenizer)
         if args.headless and args.losses is None:

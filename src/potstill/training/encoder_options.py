@@ -17,7 +17,7 @@ from potstill.student import family_of
 
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
 OF_LANGUAGE_MODELS = (
-    *("masking", "mlm_probability", "mlm_smoothing", "teacher_mean", "fold_token_types"),
+    *("masking", "mlm_probability", "mlm_smoothing", "teacher_mean", "fold_token_types", "quantization"),
     *OF_LOSSES,
 )
 """Options of `distill` that mean nothing for an encoder without a head."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from potstill.corpus.blocks import Blocks
 from potstill.corpus.labelling import LabelledBlocks, Labelling
 from potstill.objective import Ensemble
+from potstill.precision.simulated import as_exported
 from potstill.student import family_of
 from potstill.student.padded_vocabulary import known_head
 from potstill.training.teachers import OneOrMore, as_tuple
@@ -167,7 +168,7 @@ def predictions(model: PreTrainedModel, labelled: LabelledBlocks) -> tuple[Tenso
         labelled: B blocks of L tokens, with N labels.
     """
     family = family_of(model)
-    hidden, head = family.encode(model, labelled.input_ids).last, known_head(model)
+    hidden, head = family.encode(model, labelled.input_ids).last, as_exported(model, known_head(model))
     positions = labelled.positions[..., None].expand(-1, -1, hidden.shape[-1])
     masked = hidden.gather(1, positions)[labelled.labels >= 0]
     logits = F.linear(head.transform(masked), head.weight, head.bias)

@@ -17,6 +17,7 @@ from potstill.errors import PotstillError
 from potstill.files import check_output_dir, replace_folder
 from potstill.locks import locked
 from potstill.permissions import share
+from potstill.precision.simulated import in_float
 from potstill.report.model_card import model_card
 from potstill.student import is_headless
 from potstill.student.sizes import sizes_of
@@ -192,6 +193,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
             "hardware": hardware(trainer.args.device),
         },
         **({"teachers": teachers_of(trainer)} if len(trainer.teachers) > 1 else {}),
+        **_quantized(trainer),
         **({"fixed_point": trainer.fixed_point.record} if trainer.fixed_point is not None else {}),
         **_narrowed(trainer),
         "changed_on_resume": trainer.changes,
@@ -213,6 +215,18 @@ def teachers_of(trainer: DistillationTrainer) -> list[dict[str, Any]]:
         }
         for number, teacher in enumerate(trainer.teachers)
     ]
+
+
+def _quantized(trainer: DistillationTrainer) -> dict[str, Any]:
+    """Return what a student was trained for, and its held-out metrics in float32. The others are as its export."""
+    quantization = getattr(trainer.args, "quantization", None)
+    if quantization is None:
+        return {}
+    found: dict[str, Any] = {"quantization": quantization, "held_out_in_float": None}
+    if len(trainer.corpus.validation):
+        with in_float(trainer.student):
+            found["held_out_in_float"] = trainer.held_out(trainer.corpus.validation)
+    return {"quantized": found}
 
 
 def _narrowed(trainer: DistillationTrainer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from potstill.objective import Encoded
+from potstill.precision.simulated import as_exported
 from potstill.student import Reads, States, VocabularyHead, family_of, is_headless
 from potstill.student.padded_vocabulary import known_head
 
@@ -69,7 +70,9 @@ class Predictor:
         """
         head = None if self._headless else known_head(self.model)
         if dtype is None:
-            own = None if head is None else VocabularyHead(self._transform, head.weight, head.bias)
+            own = None
+            if head is not None:
+                own = as_exported(self.model, VocabularyHead(self._transform, head.weight, head.bias))
             return _encoded(self._encoder(input_ids), own)
 
         # The projection may be tied, but it is not called here. So the slow search for tied weights is switched off.
