@@ -15,8 +15,9 @@ import pytest
 
 from potstill.errors import PotstillError
 from potstill.tasks.own import OWN, OwnTask
-from potstill.tasks.own_rows import OwnRows, read_own_rows, stratified
+from potstill.tasks.own_rows import OwnRows, read_own_rows
 from potstill.tasks.rows import OnBadRows
+from potstill.tasks.stratified import stratified
 from potstill.tasks.task import OwnFiles
 
 TEXTS = ["a plain one", 'a "quoted" one', "one, with a comma", "one\twith a tab", "one\nof two lines", '"all quoted"']

@@ -13,7 +13,7 @@ from potstill.errors import PotstillError
 from potstill.tasks.entities import OUTSIDE, Scheme
 from potstill.tasks.labels import in_words
 from potstill.tasks.own_labels import collect, some, tell_counts, written
-from potstill.tasks.own_rows import OwnRows, stratified
+from potstill.tasks.own_rows import OwnRows
 from potstill.tasks.own_tables import (
     DEV,
     TABLES,
@@ -26,6 +26,7 @@ from potstill.tasks.own_tables import (
     split_names,
 )
 from potstill.tasks.rows import PACKED, BadRows, OnBadRows, print_message, report_unread
+from potstill.tasks.stratified import stratified
 from potstill.tasks.tagged import TAGS, UNUSED, Tagged, conll_sentences, row_sentences
 from potstill.tasks.task import OwnFiles
 
