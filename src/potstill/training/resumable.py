@@ -36,10 +36,12 @@ from potstill.training.checkpoints import (
 )
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
+from potstill.training.kept_memory import kept_memory
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
+from potstill.training.waiting_threads import WaitingThreads
 
 
 class EpochSampler(Protocol):
@@ -100,6 +102,7 @@ class ResumableTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self.add_callback(WaitingThreads())
         self.fixed_point: FixedPointTraining | None = None
         if args.fixed_point is not None:
             formats = FixedPointFormats.read(args.fixed_point)
@@ -184,7 +187,10 @@ class ResumableTrainer(Trainer):
         with self.run_control.signals.catching():
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
-            with fitting_memory(self.args):  # the optimiser is included: the first step allocates its state
+            with (
+                fitting_memory(self.args),
+                kept_memory(self.args.device),
+            ):  # the optimiser is included: the first step allocates its state
                 result = super().train(resume_from_checkpoint=checkpoint, **options)
         if self.run_control.received_signal is not None and self.run_control.progress(self.state) < 1:
             raise TrainingInterrupted(
