@@ -14,7 +14,7 @@ from typing import Any
 
 from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
-from potstill.files import check_output_dir, replace_folder
+from potstill.files import check_output_dir, flush, flush_names, replace_folder
 from potstill.locks import locked
 from potstill.permissions import share
 from potstill.precision.simulated import in_float
@@ -110,6 +110,8 @@ def _is_first_process() -> bool:
 def atomic_output(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder for the output of a run. After the body its files move to the output folder.
 
+    `results.json` moves last, and an earlier one is removed first: a folder that has it has all files of one run.
+
     Args:
         folder: the run's output folder; checkpoints in it stay.
 
@@ -122,12 +124,18 @@ def atomic_output(folder: Path) -> Iterator[Path]:
         staging.mkdir(parents=True)
         yield staging
         share(staging)
+        flush(staging)
         with replacing_old_output(folder):
-            for file in sorted(staging.iterdir()):
+            (folder / RESULTS).unlink(missing_ok=True)
+            flush_names(folder)
+            for file in sorted(staging.iterdir(), key=lambda file: (file.name == RESULTS, file.name)):
                 if file.is_dir():  # of a module of a sentence encoder; an earlier run may have left one
                     replace_folder(file, folder / file.name)
                 else:
+                    if file.name == RESULTS:
+                        flush_names(folder)
                     os.replace(file, folder / file.name)
+            flush_names(folder)
     except WRITE_ERRORS as error:
         raise cannot_write(folder, error, last_checkpoint(folder)) from error
     finally:
@@ -199,6 +207,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
+        **trainer.losses.record(),
         "log_history": history,
     }
 
