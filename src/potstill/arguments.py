@@ -56,6 +56,10 @@ class RunArguments(TrainingArguments):
         "rounding: stochastic}': bits before the point with the sign, and after it; rounding is stochastic or nearest.",
     )
     overwrite_output_dir: bool = option(False, "Write into --output_dir although it is not empty.")
+    break_lock: bool = option(
+        False,
+        "Take over the lock of --output_dir that a process of another machine left, as after a failure of that machine.",
+    )
 
     resume_from_checkpoint: str | None = option(
         None,
@@ -170,7 +174,7 @@ def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str
     """
     internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
     internal |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
-    one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
+    one_run = {"break_lock", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}
     own -= internal | args.replaced() | set(without)
     # Creating arguments sets up the devices again: use the same devices, and never while a trainer uses them.

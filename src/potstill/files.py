@@ -113,7 +113,9 @@ def check_replaceable(folder: Path, mark: str, what: str) -> None:
 
 
 @contextmanager
-def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: str) -> Iterator[Path]:
+def claimed_folder(
+    folder: str | Path | None, overwrite: bool, mark: str, what: str, break_lock: bool = False
+) -> Iterator[Path]:
     """Check and lock the folder that a verb writes atomically. No other process may use it until the body ends.
 
     Args:
@@ -121,13 +123,14 @@ def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: 
         overwrite: whether the contents of the folder may be replaced.
         mark: see `check_replaceable`.
         what: see `check_replaceable`.
+        break_lock: see `locked`.
 
     Raises:
         PotstillError: one of these two functions raised it, or another process uses the folder.
     """
     if not folder:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
-    with locked(folder):
+    with locked(folder, break_lock=break_lock):
         path = check_output_dir(folder, overwrite)
         check_replaceable(path, mark, what)
         yield path

@@ -31,7 +31,7 @@ NOT_HYPERPARAMETERS = {
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
     *("on_bad_rows", "rerank_columns"),  # they change the data, and so their fingerprint, which is compared
-    *("on_nan", "max_skipped_steps"),  # what was skipped is recorded
+    *("break_lock", "on_nan", "max_skipped_steps"),  # what was skipped is recorded
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "soft_loss"}

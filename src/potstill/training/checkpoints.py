@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import flush, recover_folder, recover_folders, replace_folder
 from potstill.json_files import read_object
+from potstill.locks import check_lock
 from potstill.permissions import share
 from potstill.training.overwriting import is_overwriting, replacing_old_output
 
@@ -282,6 +283,7 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
         if best == folder or best.exists():
             state.best_model_checkpoint = str(best)
             state.save_to_json(str(staged / TRAINER_STATE))
+    check_lock(folder.parent)
     share(staged)
     write_checksums(staged)
     flush(staged)  # before the folder counts as a checkpoint: power may fail

@@ -15,7 +15,7 @@ from typing import Any
 from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir, flush, flush_names, replace_folder
-from potstill.locks import locked
+from potstill.locks import check_lock, locked
 from potstill.permissions import share
 from potstill.precision.simulated import in_float
 from potstill.report.model_card import model_card
@@ -53,7 +53,7 @@ def claimed_output_dir(args: RunArguments) -> Iterator[Path]:
     if not args.output_dir:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
     folder = Path(args.output_dir).expanduser()
-    with locked(folder):
+    with locked(folder, break_lock=args.break_lock):
         try:
             with args.main_process_first(local=False, desc="output folder"):
                 _claim(args, folder)
@@ -123,6 +123,7 @@ def atomic_output(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
+        check_lock(folder)
         share(staging)
         flush(staging)
         with replacing_old_output(folder):

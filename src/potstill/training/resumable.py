@@ -161,7 +161,7 @@ class ResumableTrainer(Trainer):
             PotstillError: the loss is not finite; a step does not fit into memory; another process trains into the
                 output folder; or the checkpoint is damaged or belongs to another run. Existing checkpoints stay.
         """
-        with locked(self.args.output_dir):
+        with locked(self.args.output_dir, break_lock=self.args.break_lock):
             checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
             return self._train(None if checkpoint is None else str(checkpoint), **options)
 
