@@ -58,7 +58,7 @@ class RunArguments(TrainingArguments):
     overwrite_output_dir: bool = option(False, "Write into --output_dir although it is not empty.")
     break_lock: bool = option(
         False,
-        "Take over the lock of --output_dir that a process of another machine left, as after a failure of that machine.",
+        "Take over the lock of --output_dir that a process of another machine left, as after that machine failed.",
     )
 
     resume_from_checkpoint: str | None = option(

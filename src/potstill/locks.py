@@ -174,7 +174,9 @@ def _in_use(folder: Path, holder: str, option: str) -> PotstillError:
     message = f"{folder} is in use by another process ({holder or 'of an unknown number'}): wait until that process "
     message += f"ends, or name another {option}"
     if not _lives_here(holder):
-        message += "; if it runs no more, as after the failure of a machine that locked a network drive, add --break_lock"
+        message += (
+            "; if it runs no more, as after that machine failed and left its lock on a network drive, add --break_lock"
+        )
     return PotstillError(f"{message}.")
 
 
