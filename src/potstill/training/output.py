@@ -209,7 +209,9 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
     """Return the measured results: held-out metrics before, during and after training, the loss curve and the cost."""
     history = trainer.state.log_history
     evaluations = [entry for entry in history if "eval_loss" in entry]
-    if len(trainer.corpus.validation) and (not evaluations or evaluations[-1]["step"] != trainer.state.global_step):
+    averaged = trainer.average is not None and trainer.average.steps > 0
+    measured = evaluations and evaluations[-1]["step"] == trainer.state.global_step and not averaged
+    if len(trainer.corpus.validation) and not measured:
         trainer.evaluate()
         evaluations.append(history[-1])
     return {
@@ -229,6 +231,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         **_quantized(trainer),
         **({"fixed_point": trainer.fixed_point.record} if trainer.fixed_point is not None else {}),
         **_narrowed(trainer),
+        **({"averaged_weights": trainer.average.record()} if trainer.average is not None else {}),
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
