@@ -1,7 +1,7 @@
 """Run commands of potstill in milliseconds: a process imports everything once, and forks a child for each command.
 
-Run as a script, it is that process. It reads a job in JSON from each line of its input, and answers with the child's number
-and later with its status.
+Run as a script, it is that process. It reads a job in JSON from each line of its input, and answers with the number of
+the child and later with its status.
 """
 
 from __future__ import annotations

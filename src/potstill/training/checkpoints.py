@@ -295,8 +295,13 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
         if int(later.name.partition("-")[2]) > state.global_step:
             print(f"Removed {later}: the run was resumed from an earlier step.", file=sys.stderr, flush=True)
             shutil.rmtree(later, ignore_errors=True)
+    rotate(folder.parent, state, args)
+
+
+def rotate(output_dir: Path, state: TrainerState, args: TrainingArguments) -> None:
+    """Remove the oldest checkpoints of a run, as `save_total_limit` requires. The newest one and the best one stay."""
     rotate_checkpoints(
-        output_dir=str(folder.parent),
+        output_dir=str(output_dir),
         save_total_limit=args.save_total_limit,
         best_model_checkpoint=state.best_model_checkpoint,
         use_mtime=True,

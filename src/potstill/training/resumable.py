@@ -32,6 +32,7 @@ from potstill.training.checkpoints import (
     load_trainer_state,
     load_weights,
     publish,
+    rotate,
     save_run_state,
 )
 from potstill.training.control import RunControl, TrainingInterrupted
@@ -179,11 +180,14 @@ class ResumableTrainer(Trainer):
                 self._log_line(f"{checkpoint} is already at the end of training: there is nothing left to train.")
                 self.state = state
                 self._load_from_checkpoint(checkpoint)
+                own = Path(checkpoint).resolve().parent == Path(self.args.output_dir).resolve()
+                if own and self.args.should_save:  # the run may have been killed before it did so
+                    rotate(Path(checkpoint).parent, state, self.args)
                 return TrainOutput(state.global_step, 0.0, {})
             # With several processes, `Trainer` does not set the epoch of the sampler when it resumes inside an epoch.
             self.sampler.set_epoch(state.global_step // self.steps_per_epoch)
             first_step = state.global_step
-        with self.run_control.signals.catching():
+        with self.run_control.signals.catching(), self._evaluating_at_start(first_step == 0):
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
             with fitting_memory(self.args):  # the optimiser is included: the first step allocates its state
@@ -192,6 +196,16 @@ class ResumableTrainer(Trainer):
             raise TrainingInterrupted(self.checkpoint_folder(), number, self.state.global_step)
         self._check_finite(weights=True)
         return result
+
+    @contextmanager
+    def _evaluating_at_start(self, at_start: bool) -> Iterator[None]:
+        """Keep a resumed run from evaluating once more, as `Trainer` would: its log would not be that of one run."""
+        wanted = self.args.eval_on_start
+        self.args.eval_on_start = wanted and at_start
+        try:
+            yield
+        finally:
+            self.args.eval_on_start = wanted
 
     @property
     def _ending_signal(self) -> int | None:
@@ -284,7 +298,7 @@ class ResumableTrainer(Trainer):
             logs["seconds_left"] = self.run_control.seconds_left(self.state)
             self._window_started, self._window_step = now, self.state.global_step
         # The last log of `Trainer` has speeds and a mean loss that ignore a budget and a resumption.
-        kept = {name: value for name, value in logs.items() if not name.startswith("train_")}
+        kept = {name: value for name, value in logs.items() if not name.startswith(("train_", "total_flos"))}
         if kept:
             super().log(kept, start_time)
 
