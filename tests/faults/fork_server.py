@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import psutil
@@ -57,7 +59,8 @@ class Child:
 
     def kill(self) -> None:
         """Kill it as the system does: nothing of it runs any more."""
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """Return its status, or minus the number of the signal that ended it."""
@@ -118,14 +121,20 @@ class ForkServer:
         """
         job = {"argv": [*argv], "log": str(log), "environment": dict(environment or {})}
         job |= {"kill_at": kill_at, "count_to": None if count_to is None else str(count_to)}
+        return self._send(job)
+
+    def _send(self, job: dict[str, Any]) -> Child:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return Child(int(self.answer()["pid"]), self, time.monotonic())
 
-    def run(self, argv: Sequence[str], log: Path, **options: Any) -> int:
-        """Run a command to its end, and return its status."""
-        return self.start(argv, log, **options).wait()
+    def run_code(self, code: str, *arguments: object) -> tuple[int, str]:
+        """Run Python code in a child, with arguments in `sys.argv`; return its status and what it printed."""
+        with NamedTemporaryFile() as log:
+            job = {"code": code, "argv": [*map(str, arguments)], "log": log.name, "environment": {}}
+            status = self._send(job | {"kill_at": None, "count_to": None}).wait()
+            return status, Path(log.name).read_text(encoding="utf-8", errors="replace")
 
     def end(self) -> None:
         """End the process."""
@@ -140,6 +149,8 @@ def serve() -> None:
 
     import torch
 
+    place = Path(__file__).parent
+    sys.path += [str(place), str(place.parent), str(place.parent / "training")]  # for code that uses samples of tests
     torch.set_num_threads(1)
     for name in IMPORTED:
         try:
@@ -170,7 +181,12 @@ def _be_child(job: dict[str, Any]) -> None:
         os.environ.update(job["environment"])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         changes = _count_changes(job["kill_at"]) if job["kill_at"] is not None or job["count_to"] else [0]
-        status = main(job["argv"])
+        if "code" in job:
+            sys.argv = ["code", *job["argv"]]
+            exec(job["code"], {"__name__": "code"})
+            status = 0
+        else:
+            status = main(job["argv"])
         if job["count_to"]:
             Path(job["count_to"]).write_text(str(changes[0]))
     except SystemExit as error:
