@@ -6,6 +6,7 @@ the child and later with its status.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -70,7 +71,7 @@ class Child:
         assert not left, f"these processes outlive the command: {left}"
         return status
 
-    def left_behind(self, patience: float = 10.0) -> list[str]:
+    def left_behind(self, patience: float = 30.0) -> list[str]:
         """Return the processes that it started and that still run after some seconds."""
         until = time.monotonic() + patience
         while True:
@@ -157,6 +158,8 @@ def serve() -> None:
             importlib.import_module(name)
         except ImportError:  # of an extra that is not installed, or another version's: the command imports it then
             print(f"{name} is not there to be imported before", file=sys.stderr)
+    gc.collect()
+    gc.freeze()  # the collections of the children need not look at what was imported
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
