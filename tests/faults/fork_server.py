@@ -71,7 +71,7 @@ class Child:
         assert not left, f"these processes outlive the command: {left}"
         return status
 
-    def left_behind(self, patience: float = 10.0) -> list[str]:
+    def left_behind(self, patience: float = 30.0) -> list[str]:
         """Return the processes that it started and that still run after some seconds."""
         until = time.monotonic() + patience
         while True:

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Workplace
 from verbs import contents, differences
+from workplace import Workplace
 
 KILLS = {"prepare": 18, "distill": 28, "pretrain": 16, "finetune": 18, "evaluate": 12, "export": 8}
 """Verb → number of kills in the long part: 100 in all."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Workplace
 from runs import assert_same_tensors, checkpoints, distillation, new_trainer, tensors
 from samples import BLOCK_SIZE, written_text
 from transformers import TrainerCallback
+from workplace import Workplace
 
 from potstill import PotstillError, distill
 from potstill.corpus import Corpus, prepare
