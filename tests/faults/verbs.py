@@ -90,12 +90,16 @@ DISTILLING = f"{LANGUAGE_MODEL} --layers alternate --save_total_limit 1"
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return the content of every file in a folder by its path, without figures that measure time."""
-    return {
-        str(path.relative_to(folder)): _content(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("SHA256SUMS", "training_args.bin") and "runs" not in path.parts
-    }
+    """Return the content of every file in a folder by its path, without figures that measure time.
+
+    What has a hidden name, or lies in a folder with one, is left out.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and path.name != "SHA256SUMS" and not any(part.startswith(".") for part in name.parts):
+            found[str(name)] = _content(path)
+    return found
 
 
 def _content(path: Path) -> Any:
