@@ -37,11 +37,13 @@ from potstill.training.checkpoints import (
 )
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
+from potstill.training.kept_memory import kept_memory
 from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
+from potstill.training.waiting_threads import WaitingThreads
 
 
 class EpochSampler(Protocol):
@@ -103,6 +105,7 @@ class ResumableTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self.add_callback(WaitingThreads())
         self.fixed_point: FixedPointTraining | None = None
         if args.fixed_point is not None:
             formats = FixedPointFormats.read(args.fixed_point)
@@ -190,7 +193,8 @@ class ResumableTrainer(Trainer):
         with self.run_control.signals.catching(), self._evaluating_at_start(first_step == 0):
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
-            with fitting_memory(self.args):  # the optimiser is included: the first step allocates its state
+            # The optimiser is included: the first step allocates its state.
+            with fitting_memory(self.args), kept_memory(self.args.device):
                 result = super().train(resume_from_checkpoint=checkpoint, **options)
         if (number := self._ending_signal) is not None:
             raise TrainingInterrupted(self.checkpoint_folder(), number, self.state.global_step)
