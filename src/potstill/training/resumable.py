@@ -21,6 +21,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
 from potstill.locks import locked
 from potstill.precision.fixed_point import FixedPointFormats
+from potstill.processes import is_lost_connection
 from potstill.student.loading import quiet_loading
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
@@ -28,6 +29,7 @@ from potstill.training.checkpoints import (
     cannot_write,
     find_checkpoint,
     last_checkpoint,
+    last_checkpoint_message,
     load_run_state,
     load_trainer_state,
     load_weights,
@@ -40,6 +42,7 @@ from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
+from potstill.training.sharding import all_finite, use_plugin
 
 
 class EpochSampler(Protocol):
@@ -78,6 +81,7 @@ class ResumableTrainer(Trainer):
     """
 
     unit = "rows"
+    shards = False  # whether the student can be sharded
     model_accepts_loss_kwargs: bool
     control: Any
     lr_scheduler: Any
@@ -93,6 +97,8 @@ class ResumableTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **options: Any,
     ) -> None:
+        if args.fsdp and not self.shards:
+            raise PotstillError("--fsdp is for the student of a language model: leave it out.")
         self.sampler = sampler
         self.run_control = RunControl(args.minutes, stop_at)
         super().__init__(model=model, args=args, callbacks=[self.run_control, *(callbacks or [])], **options)
@@ -121,6 +127,11 @@ class ResumableTrainer(Trainer):
     def trained(self) -> PreTrainedModel:
         """The model whose weights are trained, checked and saved."""
         raise NotImplementedError
+
+    @property
+    def saved(self) -> PreTrainedModel:
+        """The model as it is saved."""
+        return self.trained
 
     @property
     def steps_per_epoch(self) -> int:
@@ -176,6 +187,7 @@ class ResumableTrainer(Trainer):
             if finished or self.run_control.clock.spent:
                 self._log_line(f"{checkpoint} is already at the end of training: there is nothing left to train.")
                 self.state = state
+                self.trained.to(self.args.device)
                 self._load_from_checkpoint(checkpoint)
                 return TrainOutput(state.global_step, 0.0, {})
             # With several processes, `Trainer` does not set the epoch of the sampler when it resumes inside an epoch.
@@ -184,7 +196,8 @@ class ResumableTrainer(Trainer):
         with self.run_control.signals.catching():
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
-            with fitting_memory(self.args):  # the optimiser is included: the first step allocates its state
+            # The optimiser is included, because the first step allocates its state.
+            with fitting_memory(self.args), self._connected():
                 result = super().train(resume_from_checkpoint=checkpoint, **options)
         if self.run_control.received_signal is not None and self.run_control.progress(self.state) < 1:
             raise TrainingInterrupted(
@@ -192,6 +205,24 @@ class ResumableTrainer(Trainer):
             )
         self._check_finite(weights=True)
         return result
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Replace the error of a lost connection by one that says what it means.
+
+        Raises:
+            PotstillError: another process of the run has ended, or does not answer.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.args.world_size <= 1 or not is_lost_connection(error):
+                raise
+            last = last_checkpoint_message(last_checkpoint(self.args.output_dir))
+            raise PotstillError(
+                f"Process {self.args.process_index} of {self.args.world_size} cannot reach another one, which has "
+                f"ended or does not answer, so training stopped at step {self.state.global_step}; {last}."
+            ) from error
 
     def _continue_from(self, before: dict[str, Any], step: int, checkpoint: str) -> None:
         """Continue the clock of a checkpoint, and check that the checkpoint belongs to this run."""
@@ -286,6 +317,9 @@ class ResumableTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Do as `Trainer` does, but avoid a copy of the gradients."""
         super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            use_plugin(self.accelerator, self.args)
+            self.is_fsdp_enabled = True
         if self.accelerator.ddp_handler is not None:  # the default copies gradients out of the communication buffers
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
 
@@ -326,11 +360,15 @@ class ResumableTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
             with quiet_loading():  # no progress bar for the few files of a model
-                self.trained.save_pretrained(output_dir)
+                self.saved.save_pretrained(output_dir)
             self.processing_class.save_pretrained(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.trained, resume_from_checkpoint)
+        self.load_trained(resume_from_checkpoint)
+
+    def load_trained(self, checkpoint: str | Path) -> None:
+        """Load the weights of a checkpoint into the model in training."""
+        load_weights(self.trained, checkpoint)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
         """Do as `Trainer` does, but log, evaluate and save at the intervals of this run, not of the earlier one."""
@@ -383,7 +421,7 @@ class ResumableTrainer(Trainer):
             ) from error
 
     def _load_best_model(self) -> None:
-        load_weights(self.trained, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+        self.load_trained(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def _check_finite(self, weights: bool = False) -> None:
         """Raise an error if any loss since the start is not finite; with `weights`, also if a weight is not finite."""
@@ -392,7 +430,7 @@ class ResumableTrainer(Trainer):
         step = min((step for step in steps.tolist() if step >= 0), default=-1)
         if step >= 0:
             what = f"The loss at step {step}"
-        elif weights and not all(torch.isfinite(p).all() for p in self.trained.parameters()):
+        elif weights and not all_finite(self.trained):
             what = f"A weight after step {self.state.global_step}"
         else:
             return
