@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fleet_machines import Machine, newest_checkpoint, two_machines, wait_for_checkpoint
 from fleet_samples import job
-from runs import assert_alike, distillation, learned
+from runs import Learned, assert_alike, distillation, learned
 
 from potstill import distill
 
@@ -41,6 +41,12 @@ def machines() -> Iterator[list[Machine]]:
         pytest.skip("network namespaces cannot be made here")
 
 
+def without_key_biases(found: Learned) -> Learned:
+    """Attention does not depend on them: their gradient is rounding alone, which Adam makes as large as any other."""
+    losses, weights = found
+    return losses, {name: tensor for name, tensor in weights.items() if not name.endswith("k_lin.bias")}
+
+
 def test_a_machine_dies_and_comes_back(
     machines: list[Machine], teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
@@ -69,4 +75,5 @@ def test_a_machine_dies_and_comes_back(
     whole = distill(
         distillation(teacher_without_dropout, corpus_folder, tmp_path / "alone", learning_rate=1e-3, **alone)
     )
-    assert_alike(learned(folder), learned(whole))
+    ours, theirs = (without_key_biases(learned(output)) for output in (folder, whole))
+    assert_alike(ours, theirs)
