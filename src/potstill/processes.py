@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import socket
 import sys
 import time
@@ -18,10 +17,6 @@ from potstill.errors import PotstillError, first_line
 _LAUNCHER: list[tuple[str, int]] = []  # address and port of the launcher's store, if the environment names another now
 _HOSTED: list[Any] = []  # the store, if this process hosts it: it lasts as long as the process
 _TASKS = itertools.count()  # all processes count the same tasks in the same order
-
-
-# The errors of gloo, PyTorch's back end for CPUs, have no type of their own.
-_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|timed out|socket|(read|write) error", re.IGNORECASE)
 
 
 def launched() -> bool:
@@ -136,14 +131,6 @@ def _attempt() -> str:
     if _first_hosts():
         return "0"
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Return whether an error says that another process of the run has ended, or does not answer."""
-    from torch.distributed import DistError
-
-    text = str(error)
-    return isinstance(error, DistError) or ("gloo" in text and bool(_LOST.search(text)))
 
 
 def leave_group() -> None:
