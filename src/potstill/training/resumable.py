@@ -38,12 +38,14 @@ from potstill.training.checkpoints import (
 from potstill.training.connection import connected
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
+from potstill.training.kept_memory import kept_memory
 from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
 from potstill.training.sharding import all_finite, use_plugin
+from potstill.training.waiting_threads import WaitingThreads
 
 
 class EpochSampler(Protocol):
@@ -108,6 +110,7 @@ class ResumableTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self.add_callback(WaitingThreads())
         self.fixed_point: FixedPointTraining | None = None
         if args.fixed_point is not None:
             formats = FixedPointFormats.read(args.fixed_point)
@@ -201,8 +204,8 @@ class ResumableTrainer(Trainer):
         with self.run_control.signals.catching(), self._evaluating_at_start(first_step == 0):
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
-            # The optimiser is included, because the first step allocates its state.
-            with fitting_memory(self.args), connected(self.args):
+            # The optimiser is included: the first step allocates its state.
+            with fitting_memory(self.args), kept_memory(self.args.device), connected(self.args):
                 result = super().train(resume_from_checkpoint=checkpoint, **options)
         if (number := self._ending_signal) is not None:
             raise TrainingInterrupted(self.checkpoint_folder(), number, self.state.global_step)
