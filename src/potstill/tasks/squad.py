@@ -13,6 +13,7 @@ import datasets
 
 from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.errors import PotstillError
+from potstill.json_files import loads
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.rows import PACKED, BadRows, columns_of, report_unread, rows_of, text_fault
 
@@ -265,7 +266,7 @@ def _json(path: Path) -> Any:
     if not text.strip():
         raise PotstillError(f"{path} is empty: fetch or write it again.")
     try:
-        return json.loads(text)
+        return loads(text)
     except (ValueError, RecursionError) as error:
         reason = (
             f"{error.msg} at line {error.lineno}, column {error.colno}"
