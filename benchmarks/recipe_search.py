@@ -26,6 +26,7 @@ from typing import Any
 from potstill.files import write_text
 
 RATE = 1e-3
+SHORT_SHARE = 0.9
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "learning rate × 2": {"learning_rate": 2 * RATE},
@@ -40,7 +41,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "beta2 0.95": {"adam_beta2": 0.95},
     "a tenth of the others": {"soft_targets_share": 0.1},
     "frequency masks": {"masking": "frequency"},
+    "constant": {"lr_scheduler_type": "constant_with_warmup"},
+    "constant, mean of the last fifth": {"lr_scheduler_type": "constant_with_warmup", "average_weights": 0.2},
+    "constant, mean of the last half": {"lr_scheduler_type": "constant_with_warmup", "average_weights": 0.5},
+    "mean of the last fifth": {"average_weights": 0.2},
+    "short first, then spread": {"short_first": 0.5},
+    "short first, then long": {"short_first": SHORT_SHARE},
 }
+NEED_SHORT_BLOCKS = [name for name, changes in VARIANTS.items() if "short_first" in changes]
 
 
 def main() -> None:
@@ -64,7 +72,12 @@ def _parsed() -> Any:
     parser.add_argument("--corpus", required=True, help="folder of blocks")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results, one file for each run")
     parser.add_argument("--layers", default="0,1,2,3,4,11")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(VARIANTS),
+        help="by default all; those of short blocks need --short_block_size",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--blocks", type=int, default=64, help="blocks of a step")
@@ -75,7 +88,12 @@ def _parsed() -> Any:
     parser.add_argument("--max_eval_samples", type=int, default=256)
     parser.add_argument("--use_cpu", action="store_true")
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    possible = [name for name in VARIANTS if options.short_block_size or name not in NEED_SHORT_BLOCKS]
+    options.only = options.only or possible
+    if missing := [name for name in options.only if name not in possible]:
+        parser.error(f"{missing[0]!r} needs --short_block_size")
+    return options
 
 
 def _work(options: Any) -> None:
@@ -123,7 +141,7 @@ def _run(name: str, seed: int, options: Any) -> dict[str, Any]:
         "use_cpu": options.use_cpu,
     }
     if options.short_block_size:
-        settings |= {"short_block_size": options.short_block_size, "short_share": 0.9}
+        settings |= {"short_block_size": options.short_block_size, "short_share": SHORT_SHARE}
     with TemporaryDirectory() as folder, _quiet():
         args = DistillationArguments(
             teacher=options.teacher,

@@ -33,6 +33,7 @@ class Place:
         work: folder of runs and weights, which are large.
         results: folder of the JSON files, which are small.
         gpus: number of GPUs to use; 0 for the CPU.
+        runs_per_gpu: runs of small models that share a GPU.
         more: options that the script does not know and passes to potstill's verb.
     """
 
@@ -40,6 +41,7 @@ class Place:
     results: Path
     gpus: int
     more: tuple[str, ...] = ()
+    runs_per_gpu: int = 1
 
     @property
     def teacher(self) -> Path:
@@ -51,12 +53,15 @@ class Place:
         return self.work / f"blocks-{size}"
 
 
-def new_parser(description: str | None, minutes: float | None = None) -> argparse.ArgumentParser:
+def new_parser(
+    description: str | None, minutes: float | None = None, runs_per_gpu: int | None = None
+) -> argparse.ArgumentParser:
     """Return a parser with the options that all scripts have.
 
     Args:
         description: docstring of the script.
         minutes: default of `--minutes`; None for a script without this option.
+        runs_per_gpu: default of `--runs_per_gpu`; None for a script without this option.
     """
     parser = argparse.ArgumentParser(
         description=(description or "").split("\n")[0],
@@ -68,6 +73,9 @@ def new_parser(description: str | None, minutes: float | None = None) -> argpars
     parser.add_argument("--gpus", type=int, help="number of GPUs to use; 0 for the CPU; default: all visible GPUs")
     if minutes is not None:
         parser.add_argument("--minutes", type=float, default=minutes, help=f"GPU-minutes of a training ({minutes:g})")
+    if runs_per_gpu is not None:
+        text = f"runs of small models that share a GPU ({runs_per_gpu})"
+        parser.add_argument("--runs_per_gpu", type=int, default=runs_per_gpu, help=text)
     return parser
 
 
@@ -85,9 +93,12 @@ def place_of(options: argparse.Namespace, more: Sequence[str] = ()) -> Place:
     minutes = getattr(options, "minutes", None)
     if minutes is not None and minutes <= 0:
         raise PotstillError(f"--minutes is {minutes:g}: it must be above 0.")
+    runs_per_gpu = getattr(options, "runs_per_gpu", 1)
+    if runs_per_gpu < 1:
+        raise PotstillError(f"--runs_per_gpu is {runs_per_gpu}: give 1 or more.")
     for folder in (options.work_dir, options.results_dir):
         check_writable(folder)
-    return Place(options.work_dir, options.results_dir, gpus, tuple(more))
+    return Place(options.work_dir, options.results_dir, gpus, tuple(more), runs_per_gpu)
 
 
 def run(script: Callable[[list[str]], None], argv: list[str] | None = None) -> int:

@@ -112,22 +112,24 @@ def run_job(job: Job, place: Place, gpus: list[str] | None = None, prefix: str =
     return _done(folder, note)
 
 
-def run_jobs(jobs: Sequence[Job], place: Place, per_gpu: int = 1) -> list[Done]:
-    """Run verbs in parallel, each on one GPU, or one after another on the CPU.
+def run_jobs(jobs: Sequence[Job], place: Place) -> list[Done]:
+    """Run verbs in parallel, `place.runs_per_gpu` on each GPU, or one after another on the CPU.
+
+    A run of a small model leaves most of a GPU idle, so several may share one. The energy of a run is then that of the
+    whole GPU in its time.
 
     Args:
         jobs: the runs, in the order in which they start.
         place: folders and GPUs of the script.
-        per_gpu: number of runs that share a GPU. A run of a small model leaves most of a GPU idle. The energy of a run
-            is then that of the whole GPU in its time.
 
     Raises:
         PotstillError: a run failed. The other running ones are finished, but no further run starts.
     """
-    if place.gpus * per_gpu <= 1:
+    runs = place.gpus * place.runs_per_gpu
+    if runs <= 1:
         return [run_job(job, place) for job in jobs]
     free: Queue[str] = Queue()
-    for gpu in visible_gpus(place.gpus) * per_gpu:
+    for gpu in visible_gpus(place.gpus) * place.runs_per_gpu:
         free.put(gpu)
     failed = threading.Event()
 
@@ -143,7 +145,7 @@ def run_jobs(jobs: Sequence[Job], place: Place, per_gpu: int = 1) -> list[Done]:
         finally:
             free.put(gpu)
 
-    with passing_signals(), ThreadPoolExecutor(place.gpus * per_gpu) as pool:
+    with passing_signals(), ThreadPoolExecutor(runs) as pool:
         futures: list[Future[Done | None]] = [pool.submit(run_on_free_gpu, job) for job in jobs]
     for future in futures:
         if (error := future.exception()) is not None:

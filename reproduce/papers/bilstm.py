@@ -32,9 +32,9 @@ ROWS = {"alone": "BiLSTM alone", "taught": "taught", "augmented": "taught with s
 FORMATS = ("onnx", "onnx-int8")
 
 
-def main(argv: list[str]) -> None:
-    """Train the teachers and the BiLSTMs of all tasks and seeds, and write and print the table."""
-    parser = new_parser(__doc__)
+def new_options() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    parser = new_parser(__doc__, runs_per_gpu=4)
     parser.add_argument("--model", help="folder or hub name of the encoder to fine-tune")
     parser.add_argument("--task_data", type=Path, help="folder of GLUE's data")
     parser.add_argument("--seeds", type=int, default=3, help="BiLSTMs of each kind (3)")
@@ -51,7 +51,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of a request, for the latency (1)")
     parser.add_argument("--latency", action=argparse.BooleanOptionalAction, default=True, help="measure it at the end")
     parser.add_argument("--only_latency", action="store_true", help="measure it alone, of models that are there")
-    options, more = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Train the teachers and the BiLSTMs of all tasks and seeds, and write and print the table."""
+    options, more = new_options().parse_known_args(argv)
     if options.model is None:
         print("bilstm: left out, because --model names no encoder", flush=True)
         return

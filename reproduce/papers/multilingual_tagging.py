@@ -15,6 +15,7 @@ on the labels alone.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -46,12 +47,11 @@ ROWS = {
     "taught": "student, taught",
     "unlabelled": "student, taught with unlabelled text",
 }
-RUNS_PER_GPU = 3
 
 
-def main(argv: list[str]) -> None:
-    """Pre-train, fine-tune, distil, measure, and write the table."""
-    parser = new_parser(__doc__, minutes=0.75)
+def new_options() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    parser = new_parser(__doc__, minutes=0.75, runs_per_gpu=3)
     parser.add_argument("--ud", type=Path, help="folder of treebanks")
     parser.add_argument("--xquad", type=Path, help="folder of XQuAD's files, for their contexts")
     parser.add_argument("--task_data", type=Path, help="folder with ud/ and xquad/, in place of these options")
@@ -67,7 +67,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of the tagger and its student")
     parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--requests", type=int, default=100, help="sentences for the milliseconds")
-    options, more = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Pre-train, fine-tune, distil, measure, and write the table."""
+    options, more = new_options().parse_known_args(argv)
     ud, xquad = (
         folder or (options.task_data and options.task_data / name)
         for folder, name in ((options.ud, "ud"), (options.xquad, "xquad"))
@@ -89,12 +94,11 @@ def main(argv: list[str]) -> None:
     taggers = run_jobs(
         [_tagger(place, options, banks, pretrained.folder if options.model is None else options.model, seed)
          for seed in range(options.seeds)],
-        place, RUNS_PER_GPU,
+        place,
     )  # fmt: skip
     students = run_jobs(
         [_student(place, options, banks, texts, tagger.folder, seed) for seed, tagger in enumerate(taggers)],
         place,
-        RUNS_PER_GPU,
     )
     trained = [language for language, files in banks.items() if len(files) > 1]
     zero_shot = [language for language in banks if language not in trained]

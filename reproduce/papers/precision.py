@@ -18,6 +18,7 @@ the two, taught by itself in float32, and exported again. The control is trained
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from argparse import Namespace
@@ -48,12 +49,11 @@ MASKED_LM, CHECKED = "masked_lm", 400
 PARTS = ("fixed_point", "masked_lm", "tasks")
 BITS = {"int8": 8, "int4": 4}
 TRAINED = {"float": "as fine-tuned", "control": "trained on in float32"}
-RUNS_PER_GPU = 4
 
 
-def main(argv: list[str]) -> None:
-    """Do the runs of both parts, and write the figures, the plot and the tables."""
-    parser = new_parser(__doc__)
+def new_options() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    parser = new_parser(__doc__, runs_per_gpu=4)
     parser.add_argument("--only", choices=("fixed_point", "masked_lm", "integers"), help="do one part alone")
     parser.add_argument("--text", nargs="+", help="text to pre-train on, as for `potstill prepare`")
     parser.add_argument("--check_text", help="other text, whose hidden tokens are guessed")
@@ -70,7 +70,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--quantized_rate", type=float, default=2e-4, help="learning rate of what follows (2e-4)")
     parser.add_argument("--quantized_epochs", type=float, default=2, help="its epochs (2)")
     parser.add_argument("--max_train_samples", type=int, help="training rows of a task; default: all")
-    options, more = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Do the runs of both parts, and write the figures, the plot and the tables."""
+    options, more = new_options().parse_known_args(argv)
     place = place_of(options, more)
     figures = {key: of for key, of in (read_result(place.results, NAME) or {}).items() if key in PARTS}
     if options.only in (None, "fixed_point"):
@@ -121,7 +126,7 @@ def fixed_point(options: Namespace, place: Place) -> dict[str, Any]:
     ]
     curves: dict[str, Any] = {}
     saturated: dict[str, Any] = {}
-    for name, done in zip(kinds, run_jobs(jobs, place, RUNS_PER_GPU), strict=True):
+    for name, done in zip(kinds, run_jobs(jobs, place), strict=True):
         results = read_json(done.folder / "results.json")
         curves[name] = [[entry["step"], entry["eval_loss"]] for entry in results["log_history"] if "eval_loss" in entry]
         saturated[name] = results.get("fixed_point", {}).get("saturated")
@@ -167,9 +172,9 @@ def integers(options: Namespace, place: Place, tasks: list[str]) -> dict[str, An
             values |= {"quantization": trained if trained in BITS else None}
         return Job(_name(task, seed, trained), "finetune", values, distributed=False, more=place.more)
 
-    run_jobs([tuning(task, seed, "float") for task, seed in both], place, RUNS_PER_GPU)
+    run_jobs([tuning(task, seed, "float") for task, seed in both], place)
     later = [tuning(task, seed, trained) for task, seed in both for trained in ("control", *BITS)]
-    run_jobs(later, place, RUNS_PER_GPU)
+    run_jobs(later, place)
     exports = [
         _export(
             f"{_name(task, seed, trained)}-{integers}",
@@ -180,7 +185,7 @@ def integers(options: Namespace, place: Place, tasks: list[str]) -> dict[str, An
         for task, seed in both
         for trained, integers in _exported()
     ]
-    run_jobs(exports, place, RUNS_PER_GPU)
+    run_jobs(exports, place)
     seeds = range(1, options.seeds + 1)
     return {_short(task): [_figures(place, task, seeds, *of) for of in _exported()] for task in tasks}
 
@@ -208,7 +213,7 @@ def masked_lm(options: Namespace, place: Place) -> dict[str, Any]:
         )
         for trained in ("control", *BITS)
     ]
-    run_jobs(jobs, place, RUNS_PER_GPU)
+    run_jobs(jobs, place)
     data = {"check_data": options.check_text, "max_check_samples": CHECKED}
     exports = [
         _export(
@@ -219,7 +224,7 @@ def masked_lm(options: Namespace, place: Place) -> dict[str, Any]:
         )
         for trained, integers in _exported()
     ]
-    run_jobs(exports, place, RUNS_PER_GPU)
+    run_jobs(exports, place)
     return {MASKED_LM: [_figures(place, MASKED_LM, range(1, 2), *of) for of in _exported()]}
 
 

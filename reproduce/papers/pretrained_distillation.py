@@ -10,7 +10,9 @@ and all three stages. `--corpus` names blocks that are prepared already, with th
 
 from __future__ import annotations
 
+import argparse
 import csv
+import dataclasses
 import json
 import statistics
 import sys
@@ -42,9 +44,9 @@ LINES = {
 Row = dict[str, Any]
 
 
-def main(argv: list[str]) -> None:
-    """Train the teachers, pre-train a model of each shape, train them in three ways, and write figures and plots."""
-    parser = new_parser(__doc__, minutes=0.5)
+def new_options() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    parser = new_parser(__doc__, minutes=0.5, runs_per_gpu=4)
     parser.add_argument("--model", type=Path, help="folder or hub name of the encoder that becomes the teacher")
     parser.add_argument("--text", nargs="+", help="text for the pre-training, as `potstill prepare` takes it")
     parser.add_argument("--corpus", type=Path, help="blocks of 128 tokens in place of --text")
@@ -56,8 +58,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--texts", type=int, help="texts of a transfer set; default: all that are left")
     parser.add_argument("--distill_steps", type=int, default=3000, help="steps of 128 texts of a distillation (3000)")
     parser.add_argument("--tuning_steps", type=int, default=600, help="steps of 32 rows of a fine-tuning (600)")
-    parser.add_argument("--per_gpu", type=int, default=4, help="runs of small models that share a GPU (4)")
-    options, more = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Train the teachers, pre-train a model of each shape, train them in three ways, and write figures and plots."""
+    options, more = new_options().parse_known_args(argv)
     if options.model is None or not (options.text or options.corpus):
         missing = "--model names no encoder" if options.model is None else "--text names no text for the pre-training"
         print(f"{NAME}: left out, because {missing}", flush=True)
@@ -73,9 +79,10 @@ def main(argv: list[str]) -> None:
     seeds = range(1, options.seeds + 1)
 
     largest_first = sorted(options.shapes, key=lambda shape: -sizes_of_shape(shape)["hidden_size"])
+    # A pre-training has so many minutes, so it does not share its GPU.
     jobs = [_pretraining(shape, corpus, options.minutes, cpu) for shape in largest_first]
-    jobs += [_teaching(task, file, options, place, cpu) for task, file in tasks.items()]
-    run_jobs(jobs, place, per_gpu=2 if place.gpus else 1)
+    run_jobs(jobs, dataclasses.replace(place, runs_per_gpu=1))
+    run_jobs([_teaching(task, file, options, place, cpu) for task, file in tasks.items()], place)
     runs = [
         _task_run(line, task, file, shape, seed, options, place, cpu)
         for seed in seeds
@@ -83,7 +90,7 @@ def main(argv: list[str]) -> None:
         for shape in largest_first
         for line in LINES
     ]
-    run_jobs(runs, place, per_gpu=options.per_gpu if place.gpus else 1)
+    run_jobs(runs, place)
 
     figures: dict[str, Any] = {
         "teacher": Path(options.model).name,

@@ -35,9 +35,9 @@ WITHIN = 0.5
 """Points that a model may lose to count as not worse."""
 
 
-def main(argv: list[str]) -> None:
-    """Prune and distil back for each task and seed, and write the figures and the plot."""
-    parser = new_parser(__doc__)
+def new_options() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    parser = new_parser(__doc__, runs_per_gpu=4)
     parser.add_argument("--model", type=Path, help="folder or hub name of the encoder to fine-tune")
     parser.add_argument("--task_data", type=Path, help="folder of GLUE's data")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each task (3)")
@@ -50,7 +50,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of a request, for the latency (1)")
     parser.add_argument("--latency", action=argparse.BooleanOptionalAction, default=True, help="measure it at the end")
     parser.add_argument("--only_latency", action="store_true", help="measure it alone, of models that are there")
-    options, more = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Prune and distil back for each task and seed, and write the figures and the plot."""
+    options, more = new_options().parse_known_args(argv)
     if options.model is None:
         print("pruning: left out, because --model names no encoder", flush=True)
         return
@@ -94,6 +99,8 @@ def _run(options: Any, place: Place, tasks: list[str], seeds: range) -> None:
     def pruning(name: str, task: str, seed: int, **more: Any) -> Job:
         rows = min(options.importance_rows, options.max_train_samples or options.importance_rows)
         values = {"model": place.work / _name(task, seed, "whole"), "task": task, "task_data": options.task_data}
+        if not options.latency:
+            values["timed_rows"] = 0
         values |= {"seed": seed, "max_train_samples": rows, "use_cpu": None if place.gpus else True}
         return Job(name, "prune", values | more, distributed=False)
 

@@ -14,6 +14,7 @@ layers` with layers of `--model`.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from argparse import Namespace
@@ -30,7 +31,6 @@ from reproduce.runs import Job, run_jobs
 
 NAME = "questions"
 TEACHERS = 3
-RUNS_PER_GPU = 6
 
 CLOZE, SQUAD = "cloze", "squad"
 TITLES = {CLOZE: "cloze questions", SQUAD: "XQuAD"}
@@ -43,31 +43,39 @@ ROWS = {
     "one": "the same with one teacher",
     "average": "the same with three teachers, averaged",
     "separate": "the same with three teachers and a head for each",
+    "stages": "one teacher, after the same student learned the cloze questions from its teacher",
 }
 
 
-def main(argv: list[str]) -> None:
-    """Make the questions, train all models, and write the scores and the table."""
-    parser = new_parser(__doc__)
+def new_options() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    parser = new_parser(__doc__, runs_per_gpu=6)
     parser.add_argument("--model", help="encoder that the teachers begin with; without one the script is left out")
     parser.add_argument("--task_data", type=Path, help="folder with xquad/ and corpus/, in place of the next options")
     parser.add_argument("--text", nargs="+", help="files of articles, or patterns of names")
     parser.add_argument("--squad", type=Path, help="file of questions in SQuAD's format")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--student_layers", type=int, default=3)
+    parser.add_argument(
+        "--layers", default="first", help="layers that a student begins with, as for `finetune` (first)"
+    )
     parser.add_argument("--train", type=int, default=20_000, help="cloze questions to train on (20000)")
     parser.add_argument("--dev", type=int, default=2000, help="cloze questions to score (2000)")
     parser.add_argument("--epochs", type=float, nargs=2, default=(2, 8), help="of the cloze questions and XQuAD (2 8)")
     parser.add_argument("--learning_rate", type=float, nargs=2, default=(2e-4, 1e-4), help="of both (2e-4 1e-4)")
     parser.add_argument("--temperature", type=float, default=2.0)
-    parser.add_argument("--runs_per_gpu", type=int, default=RUNS_PER_GPU)
-    options, more = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Make the questions, train all models, and write the scores and the table."""
+    options, more = new_options().parse_known_args(argv)
     place = place_of(options, more)
     if not options.model:
         print("question answering is left out: --model names no encoder.")
         return
-    if options.seeds < 1 or options.runs_per_gpu < 1:
-        raise PotstillError("--seeds and --runs_per_gpu must be above 0.")
+    if options.seeds < 1:
+        raise PotstillError(f"--seeds is {options.seeds}: give 1 or more.")
     text, squad = _text_of(options), _squad_of(options)
     baselines: dict[str, dict[str, float]] = {}
     data: dict[str, dict[str, Any]] = {}
@@ -88,7 +96,7 @@ def main(argv: list[str]) -> None:
         return
     found: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in data}
     for phase in _phases(place, options, data):
-        done = run_jobs([job for _, job in phase], place, options.runs_per_gpu)
+        done = run_jobs([job for _, job in phase], place)
         for ((name, row), _), ended in zip(phase, done, strict=True):
             results = read_json(ended.folder / "results.json")
             found[name].setdefault(row, []).append(results)
@@ -117,7 +125,7 @@ def _phases(
         return place.work / f"{name}-teacher-{seed % count}"
 
     def students(name: str) -> list[tuple[tuple[str, str], Job]]:
-        layers = {"num_hidden_layers": options.student_layers}
+        layers = {"num_hidden_layers": options.student_layers, "layers": options.layers}
         jobs = [job(name, "encoder", seed, options.model, **layers) for seed in seeds]
         for seed in seeds:
             three = [folder(name, seed + number) for number in range(TEACHERS)]
@@ -134,7 +142,13 @@ def _phases(
     first = [job(CLOZE, "teacher", seed, options.model) for seed in teachers]
     first += [job(SQUAD, "encoder-teacher", seed, options.model) for seed in seeds]
     second = [job(SQUAD, "teacher", seed, folder(CLOZE, seed)) for seed in teachers]
-    return [first, second, students(CLOZE) + students(SQUAD)]
+    # Yang et al.: the general task first, and then the task at hand, each with its own teacher.
+    taught = {"temperature": options.temperature, "without_teacher_too": False}
+    third = [
+        job(SQUAD, "stages", seed, place.work / f"{CLOZE}-one-{seed}", teacher=folder(SQUAD, seed), **taught)
+        for seed in seeds
+    ]
+    return [first, second, students(CLOZE) + students(SQUAD), third]
 
 
 def _settings(options: Namespace, name: str, seed: int) -> dict[str, Any]:
@@ -218,7 +232,7 @@ def _differences(scores: dict[str, dict[str, dict[str, list[float]]]]) -> list[s
     sentences = []
     for name, rows in scores.items():
         alone, parts = rows.get("alone", {}).get("f1", []), []
-        for row in ("one", "average", "separate"):
+        for row in ("one", "average", "separate", "stages"):
             values = rows.get(row, {}).get("f1", [])
             gains = [a - b for a, b in zip(values, alone, strict=False)]
             if gains:

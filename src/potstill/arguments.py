@@ -141,6 +141,28 @@ class RunArguments(TrainingArguments):
         """Return the largest number of steps of the run: `max_steps`, or the steps of the epochs if it is not given."""
         return self.max_steps if self.max_steps > 0 else math.ceil(self.num_train_epochs * steps_per_epoch)
 
+    @property
+    def decide_order(self) -> frozenset[str]:
+        """Options of the batch that decide the order of the data, so that they may not change during a run."""
+        return frozenset()
+
+    def keep_batch(self, batch: int) -> None:
+        """Accumulate as many micro-batches as a step of a number of rows or blocks takes on the processes of this run.
+
+        Raises:
+            PotstillError: the processes cannot share the rows equally. The message says what to give instead.
+        """
+        size, processes = self.train_batch_size, self.world_size
+        check_shares(batch, processes)
+        share = batch // processes
+        if share % size:
+            divisor = max(count for count in range(1, min(size, share) + 1) if share % count == 0)
+            raise PotstillError(
+                f"A step of this run takes {batch} rows, {share} for each of {processes} processes, which micro-batches"
+                f" of {size} do not fill: give --per_device_train_batch_size {divisor}."
+            )
+        self.gradient_accumulation_steps = share // size
+
     def replaced(self) -> set[str]:
         """Return the names of the options that other given options replace. A recipe leaves these out."""
         return set()
@@ -150,6 +172,26 @@ class RunArguments(TrainingArguments):
             value = getattr(self, name)
             shown = value[0] if isinstance(value, list) and len(value) == 1 else value
             raise PotstillError(f"--{name} is {shown!r}: it {rule}.")
+
+
+def check_shares(batch: int, processes: int) -> None:
+    """Check that processes can share the rows of a step equally.
+
+    Args:
+        batch: rows or blocks that a step of the optimiser takes, over all processes.
+        processes: their number.
+
+    Raises:
+        PotstillError: they cannot. The message says with how many they can.
+    """
+    if batch % processes == 0:
+        return
+    fitting = [count for count in range(1, batch + 1) if batch % count == 0]
+    numbers = [count for count in fitting if count < processes][-1:] + [n for n in fitting if n > processes][:1]
+    raise PotstillError(
+        f"A step of this run takes {batch} rows, which {processes} processes cannot share equally: start "
+        f"{' or '.join(map(str, numbers))}."
+    )
 
 
 def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str, Any]:

@@ -40,6 +40,16 @@ class Recipe(RunArguments):
         None, "Split the blocks of most steps into pieces of this many tokens, as BERT does (128 of 512 tokens)."
     )
     short_share: float = option(0.9, "With --short_block_size: share of the steps whose blocks are split.")
+    short_first: float = option(
+        0.0,
+        "With --short_block_size: share of the training, at its start, in which all blocks are split. The whole blocks "
+        "are spread over the rest. 0 spreads them over the whole training.",
+    )
+    average_weights: float | None = option(
+        None,
+        "Save the mean of the weights over this last share of the training, such as 0.2, in place of those of the last "
+        "step. Give --lr_scheduler_type constant_with_warmup too: the mean replaces a decay of the learning rate.",
+    )
     max_eval_samples: int = option(256, "Held-out blocks to evaluate on; all of them if there are fewer.")
     max_train_minutes: float | None = option(
         None, "Stop after so many minutes of training; the learning rate has decayed by then."
@@ -70,6 +80,15 @@ class Recipe(RunArguments):
         self._check(
             "short_share", not alone, "is the share of steps whose blocks are split: give --short_block_size too"
         )
+        within = 0 <= self.short_first <= self.short_share
+        self._check("short_first", within, f"must be 0 or more and at most --short_share {self.short_share:g}")
+        alone = self.short_block_size is None and self.short_first != type(self).short_first
+        self._check("short_first", not alone, "orders the blocks that are split: give --short_block_size too")
+        share = self.average_weights
+        self._check("average_weights", share is None or 0 < share <= 1, "must be above 0 and at most 1")
+        for name in ("load_best_model_at_end", "fixed_point"):
+            together = share is not None and bool(getattr(self, name))
+            self._check(name, not together, "does not go with --average_weights: leave one of them out")
         self._check("max_eval_samples", self.max_eval_samples > 0, "must be above 0")
         if self.max_train_minutes is not None:
             self._check("max_train_minutes", 0 < self.max_train_minutes < math.inf, "must be above 0")
@@ -329,12 +348,18 @@ class PretrainingArguments(Recipe):
         """Return the shares of the training at which each later depth begins: one for each depth but the first."""
         steps = len(self.depths()) - 1
         if self.grow_at is None:
-            return [0.5 * (i + 1) / steps for i in range(steps)]
-        shares = _numbers("grow_at", self.grow_at, float)
+            shares = [0.5 * (i + 1) / steps for i in range(steps)]
+        else:
+            shares = _numbers("grow_at", self.grow_at, float)
         if len(shares) != steps or shares != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
             raise PotstillError(
                 f"--grow_at is {self.grow_at!r}: it needs {steps} increasing shares between 0 and 1, one for each "
                 f"growth of --grow {self.grow}."
+            )
+        if shares and self.average_weights is not None and shares[-1] > 1 - self.average_weights:
+            raise PotstillError(
+                f"--average_weights {self.average_weights} begins before the model grows for the last time, at "
+                f"{shares[-1]:g} of the training: give a smaller share."
             )
         return shares
 

@@ -101,7 +101,7 @@ def test_too_little_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "out").exists()
 
 
-F1 = {"encoder-teacher": 40, "teacher": 60, "encoder": 30, "one": 52, "average": 54, "separate": 55}
+F1 = {"encoder-teacher": 40, "teacher": 60, "encoder": 30, "one": 52, "average": 54, "separate": 55, "stages": 58}
 
 
 class Verbs:
@@ -110,8 +110,8 @@ class Verbs:
     def __init__(self) -> None:
         self.phases: list[dict[str, Job]] = []
 
-    def __call__(self, jobs: list[Job], place: Place, per_gpu: int) -> list[Done]:
-        assert per_gpu == 6
+    def __call__(self, jobs: list[Job], place: Place) -> list[Done]:
+        assert place.runs_per_gpu == 6
         for job in jobs:
             for model in [job.options["model"], *self.teachers(job)]:
                 assert model == "encoder" or Path(model).is_dir()  # an earlier phase has made it
@@ -142,7 +142,7 @@ def test_runs_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     words += ["--train", "40", "--dev", "12", "--work_dir", str(tmp_path / "work"), "--gpus", "0"]
     words += ["--results_dir", str(tmp_path / "results"), "--max_steps", "3"]
     assert run(questions.main, words) == 0
-    first, second, last = verbs.phases
+    first, second, last, general_first = verbs.phases
     assert len(first) == 3 + 2  # three teachers although there are two seeds
     assert second["squad-teacher-1"].options["model"] == tmp_path / "work" / "cloze-teacher-1"
     assert len(last) == 2 * 2 * 4
@@ -151,6 +151,9 @@ def test_runs_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert several.options["model"].name == "squad-teacher-1"
     assert several.options["teacher_heads"] == "separate"
     assert last["cloze-encoder-0"].options["model"] == "encoder"
+    assert last["cloze-encoder-0"].options["layers"] == "first"
+    assert general_first["squad-stages-1"].options["model"].name == "cloze-one-1"
+    assert general_first["squad-stages-1"].options["teacher"].name == "squad-teacher-1"
     assert all(job.more == ("--max_steps", "3") for job in last.values())
     told = capsys.readouterr().out
     assert "| student from the teacher's layers, labels alone | 1.0 (1.0–1.0) | 51.0 (50.0–52.0) |" in told

@@ -157,7 +157,7 @@ def test_several_runs_share_a_gpu(verbs: Verbs, place: Place, monkeypatch: pytes
         return verbs(*call)
 
     monkeypatch.setattr(runs, "run_command", waiting)
-    run_jobs([Job(f"row-{number}", "finetune") for number in range(8)], replace(place, gpus=2), per_gpu=2)
+    run_jobs([Job(f"row-{number}", "finetune") for number in range(8)], replace(place, gpus=2, runs_per_gpu=2))
     assert {verbs.devices.count(gpu) for gpu in ("3", "5")} == {4}
 
 

@@ -39,6 +39,7 @@ def refused(says: str, teacher: Path | str, corpus: Path, output: Path, **option
         {"mlm_probability": 0.3},
         {"mlm_smoothing": 0.5},
         {"short_block_size": 8},
+        {"short_block_size": 8, "short_first": 0.5},
         {"teacher_weights": [1.0]},
         {"teacher_mean": "logits"},
         {"fold_token_types": False},

@@ -12,7 +12,7 @@ from runs import assert_same_tensors, distillation, new_trainer, pretraining, se
 
 from potstill import PotstillError, distill
 from potstill.corpus import Corpus
-from potstill.training.control import TrainingInterrupted
+from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.pretrain import pretrain
 from potstill.training.step import DistillationStep
@@ -47,10 +47,32 @@ def test_every_other_step_is_cut(
         assert set(batch[:, -1].tolist()) == {tokenizer.sep_token_id}
 
 
-def test_a_resumed_run_cuts_the_same_steps(
-    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_cut_blocks_first(teacher_folder: Path, corpus_folder: Path, tmp_path: Path, read: list[torch.Tensor]) -> None:
+    options = {**SHORT, "short_first": 0.25, "max_steps": 8, "gradient_accumulation_steps": 1}
+    new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", **options)).train()
+    size = Corpus.open(corpus_folder).train.block_size
+    cut = [batch.shape[1] == 8 for batch in read]
+    assert {batch.numel() for batch in read} == {2 * size}  # every step reads as many tokens
+    assert cut == [True, True, True, False, False, True, False, False]  # in the last six steps, every third is cut
+
+
+def test_cut_blocks_first_with_a_limit_of_minutes(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, read: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**SHORT, "max_steps": 6}
+    """The number of steps is not known then: the share of the time counts."""
+    times = [0.0, 0.1, 0.2, 0.45, 0.55, 0.7, 0.9, 1.0]
+    monkeypatch.setattr(RunControl, "progress", lambda self, state: times[state.global_step])
+    options = {"short_block_size": 8, "short_first": 0.5, "short_share": 0.5, "gradient_accumulation_steps": 1}
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", max_train_minutes=1.0, **options)
+    new_trainer(args).train()
+    assert [batch.shape[1] == 8 for batch in read] == [True] * 4 + [False] * 3
+
+
+@pytest.mark.parametrize("first", [0.0, 0.5])
+def test_a_resumed_run_cuts_the_same_steps(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: float
+) -> None:
+    options = {**SHORT, "short_share": 0.75, "short_first": first, "max_steps": 6}
     whole = distill(distillation(teacher_folder, corpus_folder, tmp_path / "whole", **options))
     with monkeypatch.context() as patch:
         send_signal_in_step(patch, 3)
@@ -98,11 +120,15 @@ def test_cut_held_out_text_is_that_of_the_blocks(teacher_folder: Path, corpus_fo
 def test_a_length_that_does_not_divide_the_blocks(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match="--short_block_size is 7, but it must divide the blocks"):
         new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", short_block_size=7))
-    for option in ({"short_share": 0.0}, {"short_share": 1.1}, {"short_block_size": 2}):
+    for option in ({"short_share": 0.0}, {"short_share": 1.1}, {"short_block_size": 2}, {"short_first": -0.1}):
         with pytest.raises(PotstillError, match=f"--{next(iter(option))}"):
             distillation(teacher_folder, corpus_folder, tmp_path / "student", **option)
     with pytest.raises(PotstillError, match=r"--short_share is 0\.5: .* give --short_block_size too"):
         distillation(teacher_folder, corpus_folder, tmp_path / "student", short_share=0.5)
+    with pytest.raises(PotstillError, match=r"--short_first is 0\.5: .* give --short_block_size too"):
+        distillation(teacher_folder, corpus_folder, tmp_path / "student", short_first=0.5)
+    with pytest.raises(PotstillError, match=r"--short_first is 0\.6: it must be .* at most --short_share 0\.5"):
+        distillation(teacher_folder, corpus_folder, tmp_path / "student", **SHORT, short_first=0.6)
 
 
 @pytest.mark.gpu

@@ -73,6 +73,7 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
     not_offered: ClassVar[frozenset[str]] = DistillationArguments.not_offered | {
         *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "model", "report_to", "push_to_hub"),
         *("num_train_epochs", "max_steps", "max_train_minutes", "short_block_size", "short_share"),
+        *("short_first", "average_weights"),
         *("eval_strategy", "save_strategy", "logging_strategy", "eval_on_start", "logging_first_step"),
         "load_best_model_at_end",
     }
@@ -98,7 +99,8 @@ class BenchTrainArguments(DistillationArguments, PretrainingArguments):
         self.accumulation_of_recipe = self.gradient_accumulation_steps
         self.gradient_accumulation_steps = min(self.gradient_accumulation_steps, self.bench_accumulation)
         self.max_steps = self.bench_warmup + self.rounds * self.steps_per_round
-        self.max_train_minutes = self.resume_from_checkpoint = self.short_block_size = None
+        self.max_train_minutes = self.resume_from_checkpoint = self.short_block_size = self.average_weights = None
+        self.short_share, self.short_first = type(self).short_share, 0.0
         self.eval_strategy = self.save_strategy = self.logging_strategy = "no"
         self.report_to = "none"
         self.eval_on_start = self.logging_first_step = self.load_best_model_at_end = self.push_to_hub = False

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from potstill.arguments import parsed_losses
+from potstill.arguments import check_shares, parsed_losses
 from potstill.bilstm.options import NAME
 from potstill.errors import PotstillError
 from potstill.finetuning.bilstm_arguments import BILSTM, BILSTM_WEIGHTS, set_augment, set_bilstm
@@ -279,6 +279,26 @@ class FinetuneArguments(FinetuneOptions):
     def ranks(self) -> bool:
         """Whether the task is to rank passages."""
         return bool(self.task) and self.declared_task.ranks
+
+    @property
+    def decide_order(self) -> frozenset[str]:
+        """See `RunArguments.decide_order`. Rows of similar length are read together, so batches decide the order."""
+        return frozenset({"gradient_accumulation_steps", *(["per_device_train_batch_size"] if self.ranks else [])})
+
+    def keep_batch(self, batch: int) -> None:
+        """Give each process as many rows at a time as keep the order of the rows.
+
+        Raises:
+            PotstillError: the processes cannot share the rows equally, or share lists, whose order would change.
+        """
+        if self.ranks:
+            raise PotstillError(
+                "A rerank run cannot be resumed on another number of processes, because the order of its lists would "
+                "change: start as many as before."
+            )
+        rows = batch // self.gradient_accumulation_steps
+        check_shares(rows, self.world_size)
+        self.per_device_train_batch_size = rows // self.world_size
 
     @property
     def records(self) -> bool:

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from potstill.corpus import Manifest
 from potstill.json_files import not_finite
+from potstill.report.averaged_weights import averaged_section
 from potstill.report.markdown import code, figure, front_matter, name_of, names_of, plain, table
 from potstill.student import family_of
 
@@ -46,6 +47,7 @@ def model_card(
         if headless
         else _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
         _teachers(teachers, results["held_out"]["final"] or {}, recipe),
+        averaged_section(results),
         size_section(recipe, results),
         layer_search_section(results.get("layer_search")),
         recipe_table(recipe, results.get("changed_on_resume")),

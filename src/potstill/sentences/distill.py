@@ -15,6 +15,7 @@ from potstill.corpus import Corpus, ShuffledSampler
 from potstill.errors import PotstillError
 from potstill.objective import objective_from
 from potstill.recipe import DistillationArguments
+from potstill.report.averaged_weights import averaged_section
 from potstill.report.model_card import layer_search_section, size_section
 from potstill.report.sentence_card import sentence_card
 from potstill.sentences.encoder import SentenceEncoder
@@ -29,7 +30,7 @@ from potstill.training.output import RESULTS, atomic_output, claimed_output_dir,
 
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
 OF_LANGUAGE_MODELS = (
-    *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share"),
+    *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share", "short_first"),
     *("teacher_weights", "teacher_mean", "fold_token_types", "headless", "dropout", "fp8", "quantization", *OF_LOSSES),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
@@ -127,7 +128,10 @@ def _write_output(trainer: SentenceTrainer, folder: Path, estimate: Estimate | N
         trainer.student.save(staging)
         if estimate is not None:
             results["max_size"] = compared_size(staging, estimate)
-        sections = [_held_out(results), size_section(recipe, results), layer_search_section(results["layer_search"])]
+        sections = [
+            *(_held_out(results), averaged_section(results), size_section(recipe, results)),
+            layer_search_section(results["layer_search"]),
+        ]
         card = sentence_card(trainer.student, recipe, sections, results["changed_on_resume"])
         (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from potstill.corpus import Blocks, Corpus, ShuffledSampler
 from potstill.errors import PotstillError
 from potstill.recipe import Recipe
+from potstill.training.averaging import WeightAverage
 from potstill.training.checkpoints import load_layer_search, save_layer_search
 from potstill.training.memory import fitting_memory
 from potstill.training.objective_step import ObjectiveStep
@@ -40,6 +41,7 @@ class BlockTrainer(ResumableTrainer):
         corpus: as given.
         layer_search: the record of the search for the layers that the student started from; None if there was none.
             Checkpoints keep it for the results.
+        average: the mean of the weights; None without `average_weights`.
     """
 
     unit = "tokens"
@@ -72,6 +74,10 @@ class BlockTrainer(ResumableTrainer):
             eval_dataset=corpus.validation if len(corpus.validation) else None,
             processing_class=tokenizer,
         )
+        self.average: WeightAverage | None = None
+        if args.average_weights is not None:
+            self.average = WeightAverage(step, args.average_weights, self.run_control.progress)
+            self.add_callback(self.average)
 
     def compile_and_record(self, **options: Any) -> None:
         """Compile the step and record it as CUDA graphs, if the options of the run ask for it.
@@ -111,9 +117,21 @@ class BlockTrainer(ResumableTrainer):
         return len(self.sampler) // self.args.blocks_per_step
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
-        """Train as `ResumableTrainer.train` does, with the parameters that the student has now."""
+        """Train as `ResumableTrainer.train` does, with the parameters that the student has now.
+
+        With `average_weights` the student has the mean of its weights at the end.
+        """
         self.step.refresh()
-        return super().train(resume_from_checkpoint, **options)
+        if self.average is not None:
+            self.average.clear()
+        result = super().train(resume_from_checkpoint, **options)
+        if self.average is not None and self.average.steps:
+            if len(self.corpus.validation):
+                self.average.last_weights = self.held_out(self.corpus.validation)
+            self.average.apply()
+            first, last = self.average.first_step, self.state.global_step
+            self._log_line(f"The weights are now the mean of those after the steps {first:,} to {last:,}.")
+        return result
 
     def exclude_first_steps(self, shape: torch.Size) -> None:
         """Leave the time of a step out of the clock if code for batches of this shape is compiled or recorded in it."""
@@ -154,11 +172,15 @@ class BlockTrainer(ResumableTrainer):
         super()._save(output_dir, state_dict)
         if self._staging is not None and self.args.should_save:  # this is a checkpoint, not just the student
             self.step.save_objective(output_dir or self.args.output_dir)
+            if self.average is not None:
+                self.average.save(output_dir or self.args.output_dir)
             save_layer_search(self.layer_search, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.step.load_objective(resume_from_checkpoint)
+        if self.average is not None:
+            self.average.load(resume_from_checkpoint)
         self.layer_search = load_layer_search(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:

@@ -28,10 +28,12 @@ from potstill.training.checkpoints import (
     find_checkpoint,
     is_resuming,
     last_checkpoint,
+    load_run_state,
 )
 from potstill.training.encoder_options import OF_LANGUAGE_MODELS
 from potstill.training.hardware import hardware
 from potstill.training.overwriting import plan_overwriting, recover_old_output, replacing_old_output
+from potstill.training.run_record import RunRecord
 from potstill.training.teachers import name_of_teacher
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
@@ -86,9 +88,31 @@ def _claim(args: RunArguments, folder: Path) -> None:
         if auto and checkpoint is None and (folder / RESULTS).is_file():
             check_output_dir(folder, args.overwrite_output_dir or _is_restart())
         args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+        if checkpoint is not None:
+            _keep_batch(args, checkpoint)
     # The old output stays until the new run has its first checkpoint.
     if args.overwrite_output_dir and not args.resume_from_checkpoint and _is_first_process() and folder.is_dir():
         plan_overwriting(folder)
+
+
+def _keep_batch(args: RunArguments, checkpoint: Path) -> None:
+    """Make a step take as many rows as before if the number of processes has changed.
+
+    Raises:
+        PotstillError: the processes cannot share the rows of a step equally.
+    """
+    before = RunRecord.from_state(load_run_state(checkpoint))
+    if before is None or before.processes == args.world_size:
+        return
+    args.keep_batch(before.batch)
+    if _is_first_process():
+        print(
+            f"The run continues on {args.world_size} processes instead of {before.processes}. A step still takes "
+            f"{before.batch} rows: each process takes {args.gradient_accumulation_steps} times "
+            f"{args.train_batch_size}.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _is_restart() -> bool:
@@ -176,7 +200,9 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
     """Return the measured results: held-out metrics before, during and after training, the loss curve and the cost."""
     history = trainer.state.log_history
     evaluations = [entry for entry in history if "eval_loss" in entry]
-    if len(trainer.corpus.validation) and (not evaluations or evaluations[-1]["step"] != trainer.state.global_step):
+    averaged = trainer.average is not None and trainer.average.steps > 0
+    measured = evaluations and evaluations[-1]["step"] == trainer.state.global_step and not averaged
+    if len(trainer.corpus.validation) and not measured:
         trainer.evaluate()
         evaluations.append(history[-1])
     return {
@@ -196,6 +222,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         **_quantized(trainer),
         **({"fixed_point": trainer.fixed_point.record} if trainer.fixed_point is not None else {}),
         **_narrowed(trainer),
+        **({"averaged_weights": trainer.average.record()} if trainer.average is not None else {}),
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),

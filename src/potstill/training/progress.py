@@ -80,6 +80,8 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
         precision += f", {fp8}{'' if args.device.type == 'cuda' else ' (emulated, slow)'}"
     devices = f"{args.world_size} × " if args.world_size > 1 else ""
     cut = f", {args.short_share:.0%} of them cut to {args.short_block_size}" if args.short_block_size else ""
+    if args.short_first:
+        cut += f", all of them in the first {args.short_first:.0%} of the training"
     return (
         f"{models} · {len(blocks):,} blocks of {blocks.block_size} tokens, {args.blocks_per_step:,} a step{cut} · "
         f"{precision} on {devices}{hardware(args.device)}"

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, set_seed
 
 from potstill.arguments import RECIPE, RunArguments
 from potstill.errors import PotstillError, first_line
@@ -107,6 +108,7 @@ class ResumableTrainer(Trainer):
         self.recipe = ""
         self._record: RunRecord | None = None
         self._resumed = False
+        self._reseeds = False  # whether the number of processes has changed, so that their random states fit no longer
         self.sources: dict[str, str] = {}
         self._changed: set[str] = set()  # options that the resumption changed: of the optimiser and of the length
         self._sums: dict[str, Tensor] = {}
@@ -165,7 +167,7 @@ class ResumableTrainer(Trainer):
 
     def _train(self, checkpoint: str | None, **options: Any) -> Any:
         first_step = 0
-        self._record, self._resumed = None, checkpoint is not None
+        self._record, self._resumed, self._reseeds = None, checkpoint is not None, False
         if checkpoint:
             before, state = load_run_state(checkpoint), load_trainer_state(checkpoint)
             self._continue_from(before, state.global_step, checkpoint)
@@ -203,7 +205,8 @@ class ResumableTrainer(Trainer):
         if self._changed:
             changes = ", ".join(f"--{name} {self.record.options[name]}" for name in sorted(self._changed))
             self._log_line(f"From step {step + 1} on, these options have new values: {changes}.")
-        if record.processes == self.args.world_size:
+        self._reseeds = record.processes != self.args.world_size
+        if not self._reseeds:
             name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
             if not (Path(checkpoint) / name).is_file():
                 raise DamagedCheckpointError(f"The checkpoint {checkpoint} is incomplete: it has no {name}.")
@@ -368,6 +371,10 @@ class ResumableTrainer(Trainer):
         return self.optimizer.param_groups
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._reseeds:  # a new process would draw the numbers of the first steps again
+            place = [self.args.seed, self.state.global_step, self.args.process_index]
+            set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+            return
         try:
             super()._load_rng_state(checkpoint)
         except Exception as error:  # a damaged file can raise many types of error

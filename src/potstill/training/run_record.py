@@ -72,7 +72,8 @@ class RunRecord:
         batch: rows or blocks that a step of the optimiser takes, over all processes.
         fingerprints: name → hash of the contents that the run reads: ``corpus``, ``teacher`` and so on.
         processes: number of processes that trained together.
-        changes: one entry for each resumption that changed an option: the step, and option → [value before, after].
+        changes: one entry for each resumption that changed an option or the number of processes: the step, and
+            option → [value before, after].
     """
 
     options: dict[str, Any]
@@ -84,10 +85,12 @@ class RunRecord:
     @classmethod
     def of(cls, args: RunArguments, fingerprints: dict[str, str]) -> RunRecord:
         """Return the record of a new run."""
+        names = {field.name for field in dataclasses.fields(args)}
+        compared = names - (MAY_CHANGE - OPTIMISER - LENGTH - args.decide_order)
         options = {
             field.name: plain(getattr(args, field.name))
             for field in dataclasses.fields(args)
-            if field.init and (field.name not in MAY_CHANGE or field.name in OPTIMISER | LENGTH)
+            if field.init and field.name in compared
         }
         if options.get("layers", "") is None:  # the student was built by other means than the options
             del options["layers"]
@@ -117,14 +120,14 @@ class RunRecord:
             raise PotstillError(
                 f"Cannot resume from {where}: a step took {before.batch} rows and would now take {self.batch}. Keep "
                 "the product of --per_device_train_batch_size, --gradient_accumulation_steps and the number of "
-                "processes."
+                f"processes, which was {before.processes} and is {self.processes}."
             )
         changed = {
             name: [before.options[name], value]
             for name, value in self.options.items()
             if name in before.options and before.options[name] != value
         }
-        refused = [name for name in changed if name not in MAY_CHANGE]
+        refused = [name for name in changed if name not in OPTIMISER | LENGTH]
         if refused:
             differences = "; ".join(f"--{name} was {changed[name][0]} and is {changed[name][1]}" for name in refused)
             raise PotstillError(
@@ -136,6 +139,8 @@ class RunRecord:
             new, old = self.fingerprints.get(name), before.fingerprints.get(name)
             if new != old:
                 raise PotstillError(f"Cannot resume from {where}: {_difference(name, new, old)}")
+        if self.processes != before.processes:
+            changed["processes"] = [before.processes, self.processes]
         return dataclasses.replace(self, changes=(*before.changes, *([{"step": step, **changed}] if changed else [])))
 
     def changed_since(self, before: RunRecord) -> set[str]:

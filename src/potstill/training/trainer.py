@@ -82,7 +82,9 @@ class DistillationTrainer(BlockTrainer):
         self._teacher_hashes: list[str] = []
         if args.short_block_size is not None:
             spec = TokenizerSpec.of(tokenizer, "given", corpus.framed)
-            self.splitter = BlockSplitter(corpus.train.block_size, args.short_block_size, args.short_share, spec)
+            self.splitter = BlockSplitter(
+                corpus.train.block_size, args.short_block_size, args.short_share, spec, args.short_first
+            )
         line = headline(step, corpus.train, args)
         super().__init__(step, corpus, args, tokenizer, line, held_out_line, stop_at, callbacks)
         for one in parts.teachers:
@@ -128,7 +130,8 @@ class DistillationTrainer(BlockTrainer):
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mask a micro-batch and return its losses by name. Some steps first split its blocks into shorter ones."""
         input_ids, sample_index = inputs["input_ids"], inputs["sample_index"]
-        if self.splitter is not None and self.splitter.applies(self.state.global_step):
+        progress = self.run_control.progress(self.state)
+        if self.splitter is not None and self.splitter.applies(self.state.global_step, progress):
             input_ids, sample_index = self.splitter(input_ids, sample_index)
         self.exclude_first_steps(input_ids.shape)
         labelled = self.labelling(input_ids, sample_index)
