@@ -13,7 +13,7 @@ from pathlib import Path
 from potstill.errors import PotstillError
 
 
-def refused(call: Callable[[], object], megabytes: int = 1024, seconds: int = 30) -> str:
+def refused(call: Callable[[], object], megabytes: int = 1024, seconds: int = 60) -> str:
     """Return the message of the `PotstillError` that a call raises.
 
     Args:

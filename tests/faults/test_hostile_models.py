@@ -116,27 +116,27 @@ def test_code_beside_a_tokenizer_is_not_run(model: Path) -> None:
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"])
 def test_a_small_file_of_10_gb(model: Path, name: str) -> None:
     sparse(model / name)
-    assert f"{name} is larger than 128 MiB" in refused(lambda: load_tokenizer(str(model)), seconds=10)
-    assert f"{name} is larger than 128 MiB" in refused(lambda: load_masked_lm(model), seconds=10)
+    assert f"{name} is larger than 128 MiB" in refused(lambda: load_tokenizer(str(model)))
+    assert f"{name} is larger than 128 MiB" in refused(lambda: load_masked_lm(model))
 
 
 def test_a_pipe_in_a_model_is_not_waited_for(model: Path) -> None:
     (model / "tokenizer.json").unlink()
     os.mkfifo(model / "tokenizer.json")
-    assert "tokenizer.json is a pipe, not a file" in refused(lambda: load_tokenizer(str(model)), seconds=10)
+    assert "tokenizer.json is a pipe, not a file" in refused(lambda: load_tokenizer(str(model)))
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "/etc/passwd"])
 def test_links_out_of_a_model(model: Path, target: str) -> None:
     (model / "tokenizer.json").unlink()
     (model / "tokenizer.json").symlink_to(target)
-    told = refused(lambda: load_tokenizer(str(model)), seconds=10)
+    told = refused(lambda: load_tokenizer(str(model)))
     assert re.search(r"tokenizer\.json is (a device, not a file|damaged)", told)
 
 
 def test_too_many_labels_do_not_fill_the_memory_of_who_loads_the_tokenizer(model: Path) -> None:
     edited(model / "config.json", num_labels=2**40)
-    assert "num_labels of more than 1,048,576" in refused(lambda: load_tokenizer(str(model)), seconds=10)
+    assert "num_labels of more than 1,048,576" in refused(lambda: load_tokenizer(str(model)))
 
 
 def test_a_token_with_a_huge_number(model: Path) -> None:

@@ -47,7 +47,7 @@ def test_hostile_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     monkeypatch.chdir(tmp_path)
     text, told = HOSTILE[name]
     (tmp_path / "a.yaml").write_text(text)
-    message = refused(lambda: READERS[reader](tmp_path / "a.yaml"), 256, 10)
+    message = refused(lambda: READERS[reader](tmp_path / "a.yaml"), 256)
     assert "a.yaml" in message
     # The reader of tasks may find another fault first: none of these is a task.
     assert told in message or (reader == "task" and "a field 'losses'" in message)
@@ -56,14 +56,14 @@ def test_hostile_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 
 @pytest.mark.parametrize("text", ["{a: 0b_}", "[" * 50_000, "&a [*a]"])
 def test_hostile_yaml_in_an_option(text: str) -> None:
-    assert "--losses cannot be read" in refused(lambda: parsed_mapping("losses", text), 256, 10)
+    assert "--losses cannot be read" in refused(lambda: parsed_mapping("losses", text), 256)
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_of_10_gb(tmp_path: Path, reader: str) -> None:
     file = sparse(tmp_path / "a.yaml")
-    assert "a.yaml is larger than 1 MiB" in refused(lambda: READERS[reader](file), 256, 10)
-    told = refused(lambda: READERS[reader](Path("/dev/zero")), 256, 10)
+    assert "a.yaml is larger than 1 MiB" in refused(lambda: READERS[reader](file), 256)
+    told = refused(lambda: READERS[reader](Path("/dev/zero")), 256)
     assert told.startswith(("/dev/zero is larger than 1 MiB", "/dev/zero is a device"))
 
 
