@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -40,6 +40,9 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
 }
 
+TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Signals that end a verb, and its training after the current step: see `potstill.training.signals`."""
+
 HELP, HELP_ALL = {"-h", "--help"}, {"--help-all", "--help_all"}
 
 USAGE = "\n".join(
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _no_verb(verb, rest)
-    before = _handle_sigterm(_terminate)
+    before = _handle(TERMINATING, _terminate)
     where = VERBS[verb][0]
     try:
         described = verb_of(verb, where)
@@ -111,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     finally:
-        _handle_sigterm(before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
     return 0
 
 
@@ -133,16 +137,16 @@ def _no_verb(word: str, rest: Sequence[str]) -> int:
 def _fail(message: str) -> None:
     """Print why the run ends, unless another process of the run has printed a reason already."""
     # A launcher terminates the other processes when one ends. This one must print its message first.
-    _handle_sigterm(signal.SIG_IGN)
+    _handle([signal.SIGTERM], signal.SIG_IGN)
     if first_to_fail():
         print(shown(message), file=sys.stderr, flush=True)
 
 
-def _handle_sigterm(handler: Any) -> Any:
-    """Set the handler of SIGTERM and return the one before. Only the main thread can; in others nothing changes."""
+def _handle(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
+    """Set the handler of signals and return those before. Only the main thread can; in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGTERM, handler)
+        return {}
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -208,6 +208,13 @@ def test_dictionaries_are_searched_for_compression_too(tmp_path: Path) -> None:
                 check_stored_plainly(path)
 
 
+@pytest.mark.parametrize("content", [b"junk" * 9, b"\xff\x00\xff\xff\xff\x10\x00\x00\x00"])  # a fuzzer found this
+def test_noise_is_no_arrow_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.arrow").write_bytes(content)
+    with pytest.raises(PotstillError, match=r"a\.arrow is no Arrow file"):
+        check_stored_plainly(tmp_path / "a.arrow")
+
+
 def test_a_corpus_that_is_compressed_inside(tmp_path: Path) -> None:
     ids = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2**22, np.uint16)), 64)
     options = pa.ipc.IpcWriteOptions(compression="zstd")

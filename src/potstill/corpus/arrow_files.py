@@ -61,7 +61,9 @@ def check_stored_plainly(path: str | Path) -> None:
                     )
     except StopIteration:
         return
-    except (pa.ArrowException, struct.error) as error:
+    except (pa.ArrowException, OSError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, and not of pyarrow
+            raise
         raise PotstillError(f"{path} is no Arrow file ({first_line(error)}): fetch or write it again.") from error
 
 
