@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from potstill.errors import PotstillError
 from potstill.precision.fixed_point import FixedPointFormats
 from potstill.processes import launched, open_new_store
+from potstill.yaml_files import parse_yaml
 
 RECIPE = "recipe.yaml"
 """Name of a file in the folder of a run. It holds the options that rerun the run."""
@@ -267,8 +268,8 @@ def parsed_mapping(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return parse_yaml(value)
+    except (yaml.YAMLError, ValueError) as error:
         raise PotstillError(f"--{name} cannot be read: {' '.join(str(error).split())}.") from error
 
 

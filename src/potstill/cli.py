@@ -6,13 +6,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from potstill.command_line import parse
-from potstill.errors import PotstillError, first_line
+from potstill.errors import PotstillError, first_line, shown
 from potstill.help_text import full_help, short_help
 from potstill.option_table import function_of, verb_of
 from potstill.panics import is_panic
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _no_verb(verb, rest)
-    before = {number: signal.signal(number, _terminate) for number in TERMINATING}
+    before = _handle(TERMINATING, _terminate)
     where = VERBS[verb][0]
     try:
         described = verb_of(verb, where)
@@ -137,9 +138,16 @@ def _no_verb(word: str, rest: Sequence[str]) -> int:
 def _fail(message: str) -> None:
     """Print why the run ends, unless another process of the run has printed a reason already."""
     # A launcher terminates the other processes when one ends. This one must print its message first.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _handle([signal.SIGTERM], signal.SIG_IGN)
     if first_to_fail():
-        print(message, file=sys.stderr, flush=True)
+        print(shown(message), file=sys.stderr, flush=True)
+
+
+def _handle(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
+    """Set the handler of signals and return those before. Only the main thread can; in others nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -15,6 +15,7 @@ from potstill.errors import PotstillError
 from potstill.json_files import read_object
 from potstill.records import VERSION, checked_fields, read_record, write_record
 from potstill.tasks.registry import TASKS, title_of
+from potstill.yaml_files import parse_yaml, read_yaml_text
 
 FORMAT_VERSION = 2
 """Only `evaluate` wrote format 1. Files that `finetune` wrote at that time have no version; they can be read too."""
@@ -207,8 +208,8 @@ def _from_unversioned(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # the score is valid without the recipe
+        recipe = parse_yaml(read_yaml_text(folder / "recipe.yaml"))
+    except (PotstillError, OSError, ValueError, yaml.YAMLError):  # the score is valid without the recipe
         recipe = None
     recipe = recipe if isinstance(recipe, dict) else {}
     task, model = str(record["task"]), str(recipe.get("model", folder.name))

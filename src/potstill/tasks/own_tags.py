@@ -11,6 +11,7 @@ import datasets
 
 from potstill.errors import PotstillError
 from potstill.tasks.entities import OUTSIDE, Scheme
+from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.labels import in_words
 from potstill.tasks.own_labels import collect, some, tell_counts, written
 from potstill.tasks.own_rows import OwnRows
@@ -200,4 +201,4 @@ def _dataset(sentences: Sequence[Tagged], names: Sequence[str]) -> datasets.Data
     }
     kinds = {"tokens": datasets.Value("string"), "tags": datasets.Value("int32")}
     features = datasets.Features({name: datasets.List(kind) for name, kind in kinds.items()})
-    return datasets.Dataset.from_dict(columns, features=features)
+    return dataset_of(columns, features=features)
