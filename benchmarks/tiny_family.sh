@@ -10,7 +10,7 @@
 #     benchmarks/tiny_family.sh roberta some.txt some.txt out/ --use_cpu --bf16 false --torch_compile false \
 #         --cuda_graphs false --max_steps 8 --per_device_train_batch_size 2 --max_eval_samples 4
 #
-# The script ends by printing the table of docs/results.md, "The embedded teacher to 6 layers".
+# The script ends by printing the table of docs/results/paper.md, "The embedded teacher to 6 layers".
 set -euo pipefail
 family=$1 vocabulary=$2 text=$3 out=$4
 shift 4

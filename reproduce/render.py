@@ -1,4 +1,4 @@
-"""Write the section of docs/results.md with the results in the scripts' JSON files.
+"""Write the section of docs/results/paper.md with the results in the scripts' JSON files.
 
     python -m reproduce.render
     python -m reproduce.render --check      # only check whether the page is up to date
@@ -28,7 +28,7 @@ NAMES = ("teacher", "students", "table1", "table2", "table3", "table4", "cost", 
 def main(argv: list[str]) -> None:
     """Write the section, or compare it with the page."""
     parser = new_parser(__doc__)
-    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results.md")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "results" / "paper.md")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(argv)
     try:

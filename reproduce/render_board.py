@@ -1,4 +1,4 @@
-"""The leader board in docs/results.md."""
+"""The leader board in docs/results/paper.md."""
 
 from __future__ import annotations
 

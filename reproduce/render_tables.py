@@ -1,4 +1,4 @@
-"""The tables of docs/results.md. Each comes from the JSON file of a script."""
+"""The tables of docs/results/paper.md. Each comes from the JSON file of a script."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def curves(found: dict[str, Any]) -> str:
     )
     level = f"minutes to a loss of {found['level']:.3f}"
     header = ["", "minutes", "steps", "held-out loss", level, "faster"]
-    plot = "![Held-out loss over GPU-minutes](../reproduce/results/time-to-quality.svg)"
+    plot = "![Held-out loss over GPU-minutes](../../reproduce/results/time-to-quality.svg)"
     return "\n\n".join([summary, table(header, rows), plot])
 
 

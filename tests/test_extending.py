@@ -1,4 +1,4 @@
-"""The recipes of docs/extending.md are applied as they stand, and what they add works."""
+"""The recipes of docs/how-to/extend.md are applied as they stand, and what they add works."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from potstill.student import Reads, build_student, family_of, load_masked_lm
 from potstill.training.step import DistillationStep
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "extending.md"
+PAGE = ROOT / "docs" / "how-to" / "extend.md"
 SOURCE = Path(potstill.__file__).parent
 REGISTRIES = {
     "src/potstill/objective/losses.py": "LOSSES",

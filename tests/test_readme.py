@@ -98,5 +98,5 @@ def test_what_is_linked_exists() -> None:
 
 
 def test_documents_have_no_figure_left_to_fill_in() -> None:
-    for page in [README, *(README.parent / "docs").glob("*.md")]:
+    for page in [README, *(README.parent / "docs").rglob("*.md")]:
         assert not re.findall(r"\b[A-Z]+_(?:TABLE|SECONDS)\b|TODO|TBD", page.read_text(encoding="utf-8")), page

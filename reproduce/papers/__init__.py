@@ -1,1 +1,1 @@
-"""One script for each of the papers that DistilBERT stands on; `docs/papers.md` explains what each measures."""
+"""One script for each of the papers that DistilBERT stands on; `docs/results/papers.md` explains what each measures."""

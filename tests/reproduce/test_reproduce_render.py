@@ -332,7 +332,7 @@ def test_a_figure_outside_its_range_is_refused(results: Path, name: str, low: fl
 
 def test_no_figure_of_the_pages_lies_outside_its_range() -> None:
     root, ranges = HERE.parent, 0
-    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+    for page in (root / "README.md", *(root / "docs").rglob("*.md")):
         found = re.findall(r"([\d.,]*\d)(?: ×| %)? \(([\d.,]*\d)–([\d.,]*\d)\)", page.read_text(encoding="utf-8"))
         for words in found:
             value, low, high = (float(word.replace(",", "")) for word in words)
