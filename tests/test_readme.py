@@ -28,6 +28,7 @@ SHORTER = {
     "finetune": "--max_steps 2 --use_cpu",
     "evaluate": "--seeds 2 --max_steps 2 --use_cpu",
     "compare": "",
+    "report": "",
     "export": "--max_check_samples 4",
     "bench inference": "--compiled false --max_requests 8 --batch_size 1 --threads 1",
 }
