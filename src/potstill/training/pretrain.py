@@ -17,6 +17,7 @@ from potstill.student.interface import Shape
 from potstill.student.loading import model_folder
 from potstill.training.checkpoints import find_checkpoint, load_run_state
 from potstill.training.growth import grow_checkpoint
+from potstill.training.hub import upload
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.run_record import model_fingerprint
 from potstill.training.trainer import DistillationTrainer
@@ -77,6 +78,7 @@ def pretrain(args: PretrainingArguments) -> Path:
             args.eval_on_start = False  # a growth is not the start of a run
         args.eval_on_start = trainer.args.eval_on_start = evaluate_at_start
         write_output(trainer, folder)
+        upload(trainer, folder)
     return folder
 
 
