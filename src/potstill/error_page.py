@@ -16,8 +16,8 @@ PAGE = SOURCE.parents[1] / "docs" / "errors.md"
 _HEAD = """# Error messages
 
 potstill reports a mistake in one sentence and ends with a status other than 0. These are all its messages, by
-the part of potstill that raises them. `…` stands for what depends on the run: a name, a path, a number, or the words of a library.
-`make errors` writes this page from the source.
+the part of potstill that raises them. `…` stands for what depends on the run: a name, a path, a number, or the
+words of a library. `make errors` writes this page from the source.
 """
 
 
