@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test test-long check options reproduce web clean
+.PHONY: demo test test-long test-faults check options errors reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
@@ -20,12 +20,20 @@ test: $(VENV)/.installed-dev
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m ""
 
+# The long part of tests/faults: 100 kills at random moments, and others. FAULT_SEED=N repeats a run.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults -s -n 0 tests/faults
+
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m reproduce $(REPRODUCE)
 
 # After a change of options: the table that help and usage errors are answered from.
 options: $(VENV)/.installed-dev
 	$(BIN)/python -m potstill.option_table
+
+# After a change of an error message: docs/errors.md, the page of all messages.
+errors: $(VENV)/.installed-dev
+	$(BIN)/python -m potstill.error_page
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -40,6 +40,9 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
 }
 
+TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Signals that end a verb, and its training after the current step: see `potstill.training.signals`."""
+
 HELP, HELP_ALL = {"-h", "--help"}, {"--help-all", "--help_all"}
 
 USAGE = "\n".join(
@@ -49,7 +52,7 @@ USAGE = "\n".join(
         "Distil a transformer encoder into a student of half its depth.",
         "",
         *(f"  {verb:<17}{what}" for verb, (_, what) in VERBS.items()),
-        f"  {'version':<17}print the installed version",
+        f"  {'version':<17}print the installed version; with --verbose what a report of a bug needs",
     ]
 )
 
@@ -64,13 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if verb in ("version", "--version"):
-        from importlib.metadata import version
-
-        print(version("potstill"))
-        return 0
+        return _print_version(rest)
     if verb not in VERBS:
         return _no_verb(verb, rest)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _terminate) for number in TERMINATING}
     where = VERBS[verb][0]
     try:
         described = verb_of(verb, where)
@@ -111,7 +111,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+    return 0
+
+
+def _print_version(rest: Sequence[str]) -> int:
+    """Print the version, with `--verbose` also those of the libraries, the platform and the GPUs."""
+    if unknown := [word for word in rest if word not in ("--verbose", "-v")]:
+        print(f"potstill version: {unknown[0]!r} is unknown; there is --verbose.", file=sys.stderr)
+        return 2
+    if rest:
+        from potstill.version import verbose
+
+        print(verbose())
+    else:
+        from importlib.metadata import version
+
+        print(version("potstill"))
     return 0
 
 

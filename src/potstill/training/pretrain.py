@@ -56,7 +56,8 @@ def pretrain(args: PretrainingArguments) -> Path:
             depth = AutoConfig.from_pretrained(checkpoint).num_hidden_layers
             if depth not in depths:
                 raise PotstillError(
-                    f"{checkpoint} has {depth} layers, which is not one of the depths {depths} of this run."
+                    f"{checkpoint} has {depth} layers, which is not one of the depths {depths} of this run: give "
+                    "the --grow that the run began with."
                 )
             done = depths.index(depth)
             depths, shares = depths[done:], shares[done:]
@@ -116,7 +117,9 @@ def initial_model(
         return model
     heads = args.num_attention_heads or max(1, args.hidden_size // 64)
     if args.hidden_size % heads:
-        raise PotstillError(f"--hidden_size {args.hidden_size} is not a multiple of --num_attention_heads {heads}.")
+        raise PotstillError(
+            f"--hidden_size {args.hidden_size} is not a multiple of --num_attention_heads {heads}: change one of them."
+        )
     family = new_model_family(args.model_type)
     shape = Shape(
         vocab_size=vocabulary,
