@@ -37,12 +37,9 @@ from potstill.training.checkpoints import (
 )
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
-<<<<<<< HEAD
 from potstill.training.hub import repository_errors
-=======
 from potstill.training.kept_memory import kept_memory
 from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
->>>>>>> help-report
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
