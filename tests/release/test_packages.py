@@ -39,7 +39,8 @@ def test_what_is_in_them(built: dict[str, Path]) -> None:
     assert not any("__pycache__" in name or name.startswith("tests") for name in names)
     with tarfile.open(built["sdist"]) as sdist:
         inside = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "recipes", "src/potstill/py.typed"} <= inside
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "src/potstill/py.typed"} <= inside
+    assert {f"recipes/{file.name}" for file in (ROOT / "recipes").glob("*.yaml")} <= inside
     assert (package / "py.typed").is_file()
 
 
