@@ -53,7 +53,7 @@ USAGE = "\n".join(
         "Distil a transformer encoder into a student of half its depth.",
         "",
         *(f"  {verb:<17}{what}" for verb, (_, what) in VERBS.items()),
-        f"  {'version':<17}print the installed version",
+        f"  {'version':<17}print the installed version; with --verbose what a report of a bug needs",
     ]
 )
 
@@ -68,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if verb in ("version", "--version"):
-        from importlib.metadata import version
-
-        print(version("potstill"))
-        return 0
+        return _print_version(rest)
     if verb not in VERBS:
         return _no_verb(verb, rest)
     before = _handle(TERMINATING, _terminate)
@@ -117,6 +114,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+    return 0
+
+
+def _print_version(rest: Sequence[str]) -> int:
+    """Print the version, with `--verbose` also those of the libraries, the platform and the GPUs."""
+    if unknown := [word for word in rest if word not in ("--verbose", "-v")]:
+        print(f"potstill version: {unknown[0]!r} is unknown; there is --verbose.", file=sys.stderr)
+        return 2
+    if rest:
+        from potstill.version import verbose
+
+        print(verbose())
+    else:
+        from importlib.metadata import version
+
+        print(version("potstill"))
     return 0
 
 

@@ -104,7 +104,10 @@ class TokenizerSpec:
             )
         frames = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
         if framed and not frames:
-            raise PotstillError(f"The tokenizer {name} has no [CLS] or no [SEP] to put around blocks.")
+            raise PotstillError(
+                f"The tokenizer {name} has no [CLS] or no [SEP] to put around blocks: set both, "
+                "or leave --frame_blocks out."
+            )
         framed = frames if framed is None else framed
         separator = tokenizer.eos_token_id
         if separator is None or framed:
@@ -169,9 +172,13 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         reason = first_line(error)
         _check_files(Path(name))
         if Path(name).exists():
-            raise PotstillError(f"The folder {name} holds no tokenizer that can be loaded ({reason}).") from error
+            raise PotstillError(
+                f"The folder {name} holds no tokenizer that can be loaded ({reason}): name another folder, or put a "
+                "tokenizer.json there."
+            ) from error
         raise PotstillError(
-            f"The {role} {name} is not a folder here and cannot be loaded from the hub ({reason})."
+            f"The {role} {name} is not a folder here and cannot be loaded from the hub ({reason}): "
+            "check the name and the network."
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise PotstillError(

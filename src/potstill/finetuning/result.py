@@ -89,6 +89,7 @@ class RunResult:
         fixed_point: the formats of `--fixed_point`, and the share of values out of their range; None without it.
         scored_fingerprint: hash of the scored rows alone, with their labels by name; None in older results and for
             suites that train nothing.
+        emissions: grams of CO₂ equivalents of the training and what measured them; None if nothing did.
         skipped_steps: steps that `--on_nan skip` left out; None in older results and for suites that train nothing.
         loss_spikes: steps with a loss far above those before: see `Spike`; None as above.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
@@ -129,6 +130,7 @@ class RunResult:
     pruning: dict[str, Any] | None = None
     fixed_point: dict[str, Any] | None = None
     scored_fingerprint: str | None = None
+    emissions: dict[str, Any] | None = None
     skipped_steps: list[int] | None = None
     loss_spikes: list[Any] | None = None
     log_history: list[Any] | None = None

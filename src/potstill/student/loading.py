@@ -39,6 +39,7 @@ WEIGHTS = (WEIGHTS_FILE, INDEX)
 WEIGHT_SHARDS = "model-*-of-*.safetensors"
 logger = python_logging.getLogger(__name__)
 
+CARD = "README.md"  # its licence is carried over to the student's card
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -229,7 +230,7 @@ def model_folder(name_or_path: str, role: str, also: Sequence[str] = ()) -> Path
     if path.is_absolute() or name_or_path[0] in ".~" or name_or_path.count("/") > 1:
         raise PotstillError(f"the {role} folder {name_or_path!r} does not exist: give a model folder or a hub name")
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, *WEIGHTS, WEIGHT_SHARDS, *also]))
+        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, CARD, *WEIGHTS, WEIGHT_SHARDS, *also]))
     except RepositoryNotFoundError as error:
         raise PotstillError(
             f"the {role} {name_or_path!r} is neither a folder here nor a model on the Hugging Face hub that you may "

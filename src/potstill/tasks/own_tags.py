@@ -68,7 +68,7 @@ def read_own_tags(files: OwnFiles, on_bad_rows: OnBadRows = "stop") -> OwnRows:
                 found = _with_known(found, {tag for one in sentences[TRAIN] for tag in one.tags}, where, bad)
             bad.report(source, len(found))
             if not found:
-                raise PotstillError(f"{source} holds no sentence.")
+                raise PotstillError(f"{source} holds no sentence: check that it is the right file.")
             sentences[name] += found
             bad_rows[name] += bad.count
     tags = {tag: written(tag) for one in sentences[TRAIN] for tag in one.tags}
@@ -121,7 +121,7 @@ def read_tagged_file(
     sentences = _with_known(_read(files, DEV, source, bad), set(names), owner, bad)
     bad.report(source, len(sentences))
     if not sentences:
-        raise PotstillError(f"{source} holds no sentence.")
+        raise PotstillError(f"{source} holds no sentence: check that it is the right file.")
     return _dataset(sentences, tuple(names))
 
 
