@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test test-long check docs options reproduce web clean
+.PHONY: demo test test-long test-faults check docs options reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
@@ -19,6 +19,10 @@ test: $(VENV)/.installed-dev
 # Everything, the slow tests too: by hand, before a release.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m ""
+
+# The long part of tests/faults: 100 kills at random moments, and others. FAULT_SEED=N repeats a run.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults -s -n 0 tests/faults
 
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m reproduce $(REPRODUCE)

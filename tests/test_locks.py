@@ -1,7 +1,9 @@
 """One process at a time works on an output folder."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,23 +14,36 @@ import pytest
 
 from potstill import locks
 from potstill.errors import PotstillError
-from potstill.locks import locked
+from potstill.locks import check_lock, locked
 
 HOLDER = """
-import sys
-from potstill.locks import locked
+import errno, fcntl, socket, sys
+from potstill.errors import PotstillError
+from potstill.locks import check_lock, locked
 
-with locked(sys.argv[1]):
+folder, machine, locks = sys.argv[1:]
+if machine:
+    socket.gethostname = lambda: machine
+if not locks:
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+    fcntl.lockf = no_locks
+with locked(folder):
     print("locked", flush=True)
     sys.stdin.read()
+    try:
+        check_lock(folder)
+    except PotstillError as error:
+        print(error)
 """
 
 
 @contextmanager
-def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Let another process hold the lock."""
+def holder(folder: Path, machine: str = "", locks: bool = True) -> Iterator[subprocess.Popen[str]]:
+    """Let another process hold the lock, perhaps on a machine of another name, or on a file system without locks."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdin=pipe, stdout=pipe, text=True)
+    command = [sys.executable, "-c", HOLDER, str(folder), machine, "yes" if locks else ""]
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     assert process.stdout is not None
     assert process.stdin is not None
     assert process.stdout.readline() == "locked\n"
@@ -104,3 +119,85 @@ def test_other_processes_of_a_launch_do_not_lock(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("RANK", "1")
         with locked(tmp_path / "student"):
             pass
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system such as Lustre without its option `flock`."""
+
+    def no_locks(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "lockf", no_locks)
+
+
+@pytest.mark.parametrize("system", [True, False], ids=["locks", "no locks"])
+def test_a_lock_of_another_machine_is_told_and_broken_on_demand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: bool
+) -> None:
+    """A failed machine can leave its lock on a network drive. Here its process lives, which nobody can tell."""
+    if not system:
+        without_locks(monkeypatch)
+    folder = tmp_path / "student"
+    with holder(folder, "lost-machine", system) as other:
+        told = rf"in use by another process \(process {other.pid} on lost-machine since .*machine.*add --break_lock\."
+        with pytest.raises(PotstillError, match=told), locked(folder):
+            pass
+        with locked(folder, break_lock=True):
+            # Read by another process: the system releases a lock when its process closes the file once more.
+            text = subprocess.check_output(["cat", tmp_path / ".student.lock"], text=True)
+            assert text.startswith(f"process {os.getpid()} on ")
+            check_lock(folder)
+            with pytest.raises(PotstillError, match="in use"), holder_in_vain(folder, system):
+                pass
+            assert other.stdin is not None
+            assert other.stdout is not None
+            other.stdin.close()
+            taken = other.stdout.read()
+            assert f"was taken over by another process ({text.strip()})" in taken
+            assert (
+                subprocess.check_output(["cat", tmp_path / ".student.lock"], text=True) == text
+            )  # it removed its own file, not the new one
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def holder_in_vain(folder: Path, system: bool) -> Iterator[None]:
+    """Let another process try to lock, and raise what it prints."""
+    command = [sys.executable, "-c", HOLDER, str(folder), "", "yes" if system else ""]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise PotstillError(done.stderr.splitlines()[-1])
+    yield
+
+
+@pytest.mark.parametrize("system", [True, False], ids=["locks", "no locks"])
+def test_the_lock_of_a_running_process_of_this_machine_is_never_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: bool
+) -> None:
+    if not system:
+        without_locks(monkeypatch)
+    with holder(tmp_path / "student", locks=system):
+        for broken in (False, True):
+            with (
+                pytest.raises(PotstillError, match=r"another --output_dir\.$"),
+                locked(tmp_path / "student", break_lock=broken),
+            ):
+                pass
+
+
+def test_without_locks_the_file_of_a_killed_process_of_this_machine_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(monkeypatch)
+    with holder(tmp_path / "student", locks=False) as other:
+        other.kill()
+        other.wait()
+        file = tmp_path / ".student.lock"
+        assert str(other.pid) in file.read_text()
+        with locked(tmp_path / "student"):
+            assert str(os.getpid()) in file.read_text()
+        # The number of a dead process may be that of another one now.
+        file.write_text(f"process {os.getppid()} on {socket.gethostname()} since 1.00\n")
+        with locked(tmp_path / "student"):
+            pass
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import yaml
@@ -56,12 +56,22 @@ class RunArguments(TrainingArguments):
         "rounding: stochastic}': bits before the point with the sign, and after it; rounding is stochastic or nearest.",
     )
     overwrite_output_dir: bool = option(False, "Write into --output_dir although it is not empty.")
+    break_lock: bool = option(
+        False,
+        "Take over the lock of --output_dir that a process of another machine left, as after that machine failed.",
+    )
 
     resume_from_checkpoint: str | None = option(
         None,
         "true: from the newest checkpoint; auto: from the newest good checkpoint, or from the start if there is "
         "none; or a folder.",
     )
+    on_nan: Literal["stop", "skip"] = option(
+        "stop",
+        "When the loss or the gradient of a step is not a finite number: stop, or skip the step, which then changes no "
+        "weight and is counted in results.json.",
+    )
+    max_skipped_steps: int = option(100, "With --on_nan skip: stop after more skipped steps than this.")
     logging_steps: float = option(20, "Steps between two log lines.")
     logging_first_step: bool = option(True, "Log the first step too.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN. potstill stops at the first NaN instead.")
@@ -96,6 +106,8 @@ class RunArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("seed", self.seed >= 0, "must be 0 or more")
+        self._check("on_nan", self.on_nan in ("stop", "skip"), "must be 'stop' or 'skip'")
+        self._check("max_skipped_steps", self.max_skipped_steps >= 0, "must be 0 or more")
         self._read_fixed_point()
         if self.max_steps <= 0:
             self._check("num_train_epochs", 0 < self.num_train_epochs < math.inf, "must be above 0")
@@ -204,7 +216,7 @@ def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str
     """
     internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
     internal |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
-    one_run = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
+    one_run = {"break_lock", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}
     own -= internal | args.replaced() | set(without)
     # Creating arguments sets up the devices again: use the same devices, and never while a trainer uses them.

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from potstill.errors import PotstillError, first_line
+from potstill.files import flush, flush_names
 
 try:
     import fcntl
@@ -44,7 +45,9 @@ def cached(folder: Path, what: str) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         try:
             yield partial
+            flush(partial)
             os.replace(partial, folder)
+            flush_names(folder.parent)
         except OSError:
             if not folder.is_dir():  # otherwise another process wrote it meanwhile
                 raise

@@ -39,6 +39,9 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
 }
 
+TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Signals that end a verb, and its training after the current step: see `potstill.training.signals`."""
+
 HELP, HELP_ALL = {"-h", "--help"}, {"--help-all", "--help_all"}
 
 USAGE = "\n".join(
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _no_verb(verb, rest)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _terminate) for number in TERMINATING}
     where = VERBS[verb][0]
     try:
         described = verb_of(verb, where)
@@ -110,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
     return 0
 
 

@@ -1,11 +1,13 @@
 """Write files and folders atomically: after an interruption there is the old state or the new one, never a part.
 
 A new file or folder is first written as a hidden sibling, `.{name}.partial`. The replacement of a folder takes two
-renamings: between them the old folder is called `.{name}.replaced`.
+renamings: between them the old folder is called `.{name}.replaced`. What is new is on the disk before it gets its name,
+and the name is on the disk when the function returns: a power failure cannot leave an empty file under a name.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -111,7 +113,9 @@ def check_replaceable(folder: Path, mark: str, what: str) -> None:
 
 
 @contextmanager
-def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: str) -> Iterator[Path]:
+def claimed_folder(
+    folder: str | Path | None, overwrite: bool, mark: str, what: str, break_lock: bool = False
+) -> Iterator[Path]:
     """Check and lock the folder that a verb writes atomically. No other process may use it until the body ends.
 
     Args:
@@ -119,13 +123,14 @@ def claimed_folder(folder: str | Path | None, overwrite: bool, mark: str, what: 
         overwrite: whether the contents of the folder may be replaced.
         mark: see `check_replaceable`.
         what: see `check_replaceable`.
+        break_lock: see `locked`.
 
     Raises:
         PotstillError: one of these two functions raised it, or another process uses the folder.
     """
     if not folder:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
-    with locked(folder):
+    with locked(folder, break_lock=break_lock):
         path = check_output_dir(folder, overwrite)
         check_replaceable(path, mark, what)
         yield path
@@ -148,6 +153,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
             partial.mkdir(parents=True)
             yield partial
             share(partial)
+            flush(partial)
             replace_folder(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -155,7 +161,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Move a complete folder to its place. The old folder is removed only after the new one is there.
+    """Move a complete and flushed folder to its place. The old folder is removed only after the new one is there.
 
     If the process is killed in between, `recover_folder` repairs the state. The next reader or writer of `folder` has
     to call it.
@@ -166,6 +172,7 @@ def replace_folder(new: Path, folder: Path) -> None:
         if folder.exists():
             folder.rename(_sibling(folder, "replaced"))
         new.rename(folder)
+        flush_names(folder.parent)  # before the old folder is removed
     finally:
         recover_folder(folder)
 
@@ -205,11 +212,47 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.write_text(text, encoding="utf-8")
+            flush(partial)
             os.replace(partial, path)
+            flush_names(path.parent)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise PotstillError(f"{path} cannot be written: {error.strerror or first_line(error)}.") from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder with all files and folders in it, is on the disk.
+
+    Raises:
+        OSError: it cannot be written; some file systems report a full disk only now.
+    """
+    if not path.is_dir():
+        _fsync(path)
+        return
+    for parent, _, files in os.walk(path):
+        for file in (Path(parent, name) for name in files):
+            if file.is_file() and not file.is_symlink():
+                _fsync(file)
+        flush_names(Path(parent))
+
+
+def flush_names(folder: Path) -> None:
+    """Wait until the names in a folder, and so the renamings in it, are on the disk."""
+    with suppress(PermissionError):  # Windows does not open folders
+        try:
+            _fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system does so by itself
+                raise
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_there(path: Path) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.objective import vocabulary
 from potstill.objective.chunks import Projection, VocabularyPass, softmax
-from potstill.objective.parts import MaskedLM
+from potstill.objective.parts import MaskedLM, SoftTargets
 from potstill.objective.softmax import Divergence, SoftmaxOptions
 from potstill.objective.term import Batch, Encoded
 from potstill.objective.vocabulary import Vocabulary
@@ -239,6 +239,46 @@ def test_tied_and_untied_projections_both_get_their_gradient() -> None:
         fast, plain = (torch.autograd.grad(loss_of(table, projection, fast), parts) for fast in (True, False))
         for one, other in zip(fast, plain, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("blocks", "padded"), [(4, 64), (5, 128)])
+def test_many_tokens_on_a_cpu_have_a_padded_vocabulary(
+    blocks: int, padded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses and gradients stay those of the vocabulary as it is. 4 blocks of 60 tokens are too few to pad."""
+    words, width, length, masked = 70, 16, 60, 9
+    shapes = []
+    plain = softmax("cpu")
+
+    def noting(student: Tensor, *rest: object) -> None:
+        shapes.append(student.shape[1])
+        plain(student, *rest)
+
+    monkeypatch.setattr("potstill.objective.chunks.softmax", lambda device_type: noting)
+    hidden, taught = (torch.randn(blocks, length, width) for _ in range(2))
+    weight, taught_weight = torch.randn(words, width), torch.randn(words, width)
+    bias, taught_bias = torch.randn(words), torch.randn(words)
+    positions = torch.stack([torch.randperm(length)[:masked] for _ in range(blocks)])
+    labels = torch.randint(words, (blocks, masked))
+    leaves = [one.clone().requires_grad_() for one in (hidden, weight, bias)]
+    student = Encoded({-1: leaves[0]}, {}, VocabularyHead(lambda h: h, leaves[1], leaves[2]))
+    teacher = Encoded({-1: taught}, {}, VocabularyHead(lambda h: h, taught_weight, taught_bias))
+    found = Vocabulary(soft_targets=SoftTargets(), hard_labels=MaskedLM()).value(
+        Batch(student, teacher, positions, labels)
+    )
+    found.backward()
+    assert set(shapes) == {128 if padded == 128 else words}
+
+    exact = [one.double().requires_grad_() for one in (hidden, weight, bias)]
+    logits = exact[0] @ exact[1].T + exact[2]
+    targets = taught.double() @ taught_weight.double().T + taught_bias.double()
+    p, q = torch.softmax(targets / 2, -1), torch.log_softmax(logits / 2, -1)
+    chosen = logits.gather(1, positions[..., None].expand(-1, -1, words))
+    expected = 4 * (p * (p.log() - q)).sum(-1).mean() + F.cross_entropy(chosen.flatten(0, 1), labels.flatten())
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for one, other in zip(leaves, exact, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_logits_never_exist_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_every_option_is_decided() -> None:
     misspelt = MAY_CHANGE - names - {"logging_dir", "bf16_full_eval", "fp16_full_eval"}
     assert not misspelt
     groups = [run_record.PLACES, run_record.LENGTH, run_record.OPTIMISER, run_record.BATCH, run_record.HARDWARE]
-    groups += [run_record.LOGGING, run_record.EVALUATION, run_record.SAVING, run_record.NAMES]
+    groups += [run_record.LOGGING, run_record.EVALUATION, run_record.SAVING, run_record.FAULTS, run_record.NAMES]
     assert sum(map(len, groups)) == len(MAY_CHANGE)  # no option is in two of them
 
 

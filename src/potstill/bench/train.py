@@ -40,6 +40,7 @@ from potstill.student import family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
 from potstill.training.block_trainer import BlockTrainer
 from potstill.training.hardware import hardware
+from potstill.training.kept_memory import kept_memory
 from potstill.training.memory import fitting_memory
 from potstill.training.new_student import new_student
 from potstill.training.part_clock import PartClock, synchronise
@@ -72,7 +73,7 @@ def bench_train(args: BenchTrainArguments) -> TrainBench:
         check_output_file(args.json, "--json", in_folder=True)
     with TemporaryDirectory(prefix="potstill-bench-") as folder:
         args.output_dir = folder
-        with fitting_memory(args):
+        with fitting_memory(args), kept_memory(args.device):
             result = _measure(args, Path(folder))
     check_finite(asdict(result), "The measurement is no result")
     if args.json and args.process_index == 0:

@@ -21,7 +21,7 @@ OF_FINETUNE = frozenset(
         *("max_length", "max_train_samples", "max_eval_samples", "dev_share", "on_bad_rows", "on_bad_answer"),
         *("stride", "max_answer_length", "n_best", "null_threshold", "seed"),
         *("per_device_train_batch_size", "per_device_eval_batch_size"),
-        *("output_dir", "overwrite_output_dir", "use_cpu"),
+        *("output_dir", "overwrite_output_dir", "break_lock", "use_cpu"),
     }
 )
 """The options of `finetune` that `prune` has too."""

@@ -40,6 +40,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         self.path = path
         try:
             buffer = pa.memory_map(str(path)).read_buffer()
+            self._opened = _version_of(path)
             reader = pa.ipc.open_stream(buffer)
             batches = list(reader)
             kind = reader.schema.field(0).type
@@ -101,12 +102,23 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         for first, blocks in zip(self._first_id.tolist(), np.diff(self._first_block).tolist(), strict=True):
             yield self._ids[first : first + blocks * self.block_size]
 
-    def __getstate__(self) -> Path:
-        return self.path
+    def __getstate__(self) -> tuple[Path, tuple[int, int, int]]:
+        return self.path, self._opened
 
-    def __setstate__(self, path: Path) -> None:
+    def __setstate__(self, state: tuple[Path, tuple[int, int, int]]) -> None:
         # A spawned worker maps the file again; all maps share the same memory pages.
+        path, opened = state
         self.__init__(path)  # type: ignore[misc]
+        if self._opened != opened:
+            raise PotstillError(
+                f"{path} has changed since the run began: prepare text into another folder while a run reads this one."
+            )
+
+
+def _version_of(path: Path) -> tuple[int, int, int]:
+    """Return what tells whether a path leads to the same, unchanged file."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class ShuffledSampler(Sampler[int]):

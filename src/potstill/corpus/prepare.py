@@ -71,6 +71,7 @@ def prepare(
     lowercase: bool | None = None,
     seed: int = 0,
     overwrite_output_dir: bool = False,
+    break_lock: bool = False,
     model_type: str | None = None,
     frame_blocks: bool | None = None,
     prune_vocabulary: bool = False,
@@ -113,6 +114,8 @@ def prepare(
             byte-level BPE never is.
         seed: Seed that chooses the held-out documents.
         overwrite_output_dir: Replace the corpus that is in the output folder.
+        break_lock: Take over the lock of the output folder that a process of another machine left, as after a failure
+            of that machine.
         model_type: Architecture that decides the kind of tokenizer to train, by its name in transformers: roberta gets
             byte-level BPE. Give `pretrain` the same name.
         prune_vocabulary: Cut the vocabulary to the tokens that the text uses, and keep control tokens and single
@@ -179,7 +182,7 @@ def prepare(
     new_tokenizer = _kind_of_tokenizer(model_type) if train_tokenizer else None
 
     def write() -> None:
-        with claimed_folder(output_dir, overwrite_output_dir, FILE_NAME, "a corpus") as claimed:
+        with claimed_folder(output_dir, overwrite_output_dir, FILE_NAME, "a corpus", break_lock) as claimed:
             folder = claimed.resolve()
             names = [text] if isinstance(text, str) else text
             sources = find_sources_of_each(names, folder)

@@ -25,6 +25,7 @@ from potstill.finetuning.job import InputReader, unlabelled_texts
 from potstill.finetuning.model_source import model_source
 from potstill.finetuning.result import RunResult, relevant, run_path
 from potstill.finetuning.trainer import hyperparameters
+from potstill.locks import locked
 from potstill.student.loading import model_folder
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.registry import title_of
@@ -56,6 +57,11 @@ def evaluate(args: EvaluateArguments) -> str:
         raise PotstillError("evaluate starts a process for each GPU itself: run it without torchrun or accelerate.")
     folder = Path(args.output_dir or "").expanduser()
     _check_folder(folder)
+    with locked(folder, break_lock=args.break_lock):
+        return _evaluate(args, folder)
+
+
+def _evaluate(args: EvaluateArguments, folder: Path) -> str:
     clear_cache()
     inputs = _Inputs(resuming=(folder / PLAN).is_file())
     _read_models(args, inputs)

@@ -78,6 +78,7 @@ def export(
     score_tolerance: float | None = None,
     on_bad_rows: OnBadRows = "stop",
     overwrite_output_dir: bool = False,
+    break_lock: bool = False,
 ) -> Exported:
     """Write a model for another runtime, load it there, and check that it gives the same answers.
 
@@ -112,6 +113,8 @@ def export(
         on_bad_rows: What to do with rows of check_data that cannot be used, such as broken lines: stop, or skip and
             count them.
         overwrite_output_dir: Replace the export that is in the output folder.
+        break_lock: Take over the lock of the output folder that a process of another machine left, as after a failure
+            of that machine.
 
     Returns:
         The written export, and how well it agrees with its source.
@@ -135,7 +138,7 @@ def export(
         raise PotstillError(
             f"--check_data needs {chosen.only_on[1]} for --format {format}: {chosen.runtime} runs nowhere else."
         )
-    with claimed_folder(output_dir, overwrite_output_dir, SUMMARY, "an export") as folder:
+    with claimed_folder(output_dir, overwrite_output_dir, SUMMARY, "an export", break_lock) as folder:
         source = Source.open(model)
         if source.encoder is not None and not chosen.encoders:
             able = ", ".join(name for name, one in FORMATS.items() if one.encoders)

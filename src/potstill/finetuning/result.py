@@ -31,6 +31,7 @@ NOT_HYPERPARAMETERS = {
     *("disable_tqdm", "logging_steps", "logging_strategy", "report_to", "per_device_eval_batch_size"),
     *("text_column", "pair_column", "label_column", "columns", "label_names", "label_separator"),
     *("on_bad_rows", "rerank_columns"),  # they change the data, and so their fingerprint, which is compared
+    *("break_lock", "on_nan", "max_skipped_steps"),  # what was skipped is recorded
     *("save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory"),
 }
 OF_TEACHERS = {"alpha_ce", "alpha_task", "alpha_cos", "temperature", "soft_positions", "soft_loss"}
@@ -87,6 +88,8 @@ class RunResult:
         fixed_point: the formats of `--fixed_point`, and the share of values out of their range; None without it.
         scored_fingerprint: hash of the scored rows alone, with their labels by name; None in older results and for
             suites that train nothing.
+        skipped_steps: steps that `--on_nan skip` left out; None in older results and for suites that train nothing.
+        loss_spikes: steps with a loss far above those before: see `Spike`; None as above.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
     """
 
@@ -125,6 +128,8 @@ class RunResult:
     pruning: dict[str, Any] | None = None
     fixed_point: dict[str, Any] | None = None
     scored_fingerprint: str | None = None
+    skipped_steps: list[int] | None = None
+    loss_spikes: list[Any] | None = None
     log_history: list[Any] | None = None
 
     def save(self, folder: Path) -> Path:

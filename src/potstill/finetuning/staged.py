@@ -62,7 +62,7 @@ def finetune_in_stages(args: FinetuneArguments) -> Finetuned:
     check_launch(args)
     stages = planned_stages(args)
     folder = Path(args.output_dir or "").expanduser()
-    with locked(folder):
+    with locked(folder, break_lock=args.break_lock):
         with args.main_process_first(local=False, desc="stages"):
             progress = Progress.open(folder, stages, args.overwrite_output_dir)
             found = [_contents(stage) for stage in stages]

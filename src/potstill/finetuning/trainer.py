@@ -245,6 +245,7 @@ def train_once(
         "quantized": quantized,
         "fixed_point": trainer.fixed_point and trainer.fixed_point.record,
         **trainer.details,
+        **trainer.losses.record(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "steps": steps,
         "rows_per_second": steps * trainer.units_per_step / max(trained - prepared, 1e-9),

@@ -26,8 +26,9 @@ from potstill.student import Reads
 # Bytes of logits in memory at once. On a GPU they are many, for large matrix products (docs/notebook/performance.md). Elsewhere
 # they are few, so that they stay in the cache of the processor.
 LOGITS_BYTES = {"cuda": 2**30}
-LOGITS_BYTES_ELSEWHERE = 2**26
-ALIGNMENT = {"cuda": 64}  # the vocabulary is padded to a multiple of this
+LOGITS_BYTES_ELSEWHERE = 2**27
+ALIGNMENT = {"cuda": 64, "cpu": 64}  # the vocabulary is padded to a multiple of this
+PADDED_FROM = {"cpu": 256}  # for fewer tokens the padded copy of the weights takes longer than it saves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ class Vocabulary(Term):
                 options,
                 dtype,
                 _chunk_size(row_labels.numel(), len(head.weight), dtype, device, matrices),
-                ALIGNMENT.get(device, 1),
+                _alignment(row_labels.numel(), device),
                 weights,
             )
         logged = {}
@@ -237,6 +238,11 @@ def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str, m
     limit = LOGITS_BYTES.get(device, LOGITS_BYTES_ELSEWHERE) // (matrices * vocab_size * dtype.itemsize)
     chunks = math.ceil(tokens / max(limit, 1))
     return math.ceil(tokens / chunks / 8) * 8
+
+
+def _alignment(tokens: int, device: str) -> int:
+    """Return the number of which the vocabulary is padded to a multiple, so that the products are fast."""
+    return ALIGNMENT.get(device, 1) if tokens >= PADDED_FROM.get(device, 0) else 1
 
 
 def _at(values: Tensor, positions: Tensor) -> Tensor:

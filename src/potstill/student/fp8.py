@@ -137,24 +137,57 @@ def scaled_product(
     return (found if bias is None else found + bias.float()).to(dtype)
 
 
-class _Linear(torch.autograd.Function):
-    """A linear layer on (N, K) rows whose forward pass, and gradient of its input, have 8-bit operands."""
+@torch.library.custom_op("potstill::fp8_product", mutates_args=())
+def _fp8_product(
+    rows: Tensor,
+    scales: Tensor,
+    weight_rows: Tensor,
+    weight_scales: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gradients: str,
+) -> Tensor:
+    """Return the product of operands that are rounded already, with gradients for `hidden`, `weight` and `bias`.
 
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, gradients: Gradients) -> Tensor:
-        ctx.save_for_backward(hidden, weight)
-        ctx.has_bias, ctx.gradients = bias is not None, gradients
-        return scaled_product(quantise_rows(hidden, E4M3), quantise_rows(weight, E4M3), bias, hidden.dtype)
+    It is an operator and no `autograd.Function`: in compiled code of torch 2.11 the gradients of such a function are
+    zero, because its forward pass has no operation that can be differentiated.
+    """
+    return scaled_product((rows, scales), (weight_rows, weight_scales), bias, hidden.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight = ctx.saved_tensors
-        if ctx.gradients == "off":
-            of_hidden = grad @ weight
-        else:
-            rows = quantise_rows(grad, E5M2 if ctx.gradients == "e5m2" else E4M3)
-            of_hidden = scaled_product(rows, quantise_rows(weight.t(), E4M3), None, hidden.dtype)
-        return of_hidden, grad.t() @ hidden, grad.sum(0) if ctx.has_bias else None, None
+
+@_fp8_product.register_fake
+def _(
+    rows: Tensor,
+    scales: Tensor,
+    weight_rows: Tensor,
+    weight_scales: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gradients: str,
+) -> Tensor:
+    return hidden.new_empty(len(rows), len(weight_rows))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    hidden, weight, bias, gradients = inputs[4:]
+    ctx.save_for_backward(hidden, weight)
+    ctx.has_bias, ctx.gradients = bias is not None, gradients
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    hidden, weight = ctx.saved_tensors
+    if ctx.gradients == "off":
+        of_hidden = grad @ weight
+    else:
+        rows = quantise_rows(grad, E5M2 if ctx.gradients == "e5m2" else E4M3)
+        of_hidden = scaled_product(rows, quantise_rows(weight.t(), E4M3), None, hidden.dtype)
+    of_bias = grad.sum(0) if ctx.has_bias else None
+    return None, None, None, None, of_hidden, grad.t() @ hidden, of_bias, None
+
+
+_fp8_product.register_autograd(_backward, setup_context=_save)
 
 
 class Fp8Linear(nn.Linear):
@@ -180,7 +213,14 @@ class Fp8Linear(nn.Linear):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         with torch.autocast(device, enabled=False):
             rows, weight, bias = hidden.flatten(0, -2).to(dtype), self.weight.to(dtype), self.bias
-            found = _Linear.apply(rows, weight, None if bias is None else bias.to(dtype), self.gradients)
+            found = _fp8_product(
+                *quantise_rows(rows.detach(), E4M3),
+                *quantise_rows(weight.detach(), E4M3),
+                rows,
+                weight,
+                None if bias is None else bias.to(dtype),
+                self.gradients,
+            )
         return found.unflatten(0, hidden.shape[:-1])
 
 

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from potstill.errors import PotstillError, advice, first_line
-from potstill.files import recover_folder, recover_folders, replace_folder
+from potstill.files import flush, recover_folder, recover_folders, replace_folder
 from potstill.json_files import read_object
+from potstill.locks import check_lock
 from potstill.permissions import share
 from potstill.training.overwriting import is_overwriting, replacing_old_output
 
@@ -282,25 +283,36 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
         if best == folder or best.exists():
             state.best_model_checkpoint = str(best)
             state.save_to_json(str(staged / TRAINER_STATE))
+    check_lock(folder.parent)
     share(staged)
     write_checksums(staged)
-    for path in staged.iterdir():  # flush to disk before the folder counts as a checkpoint: power may fail
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    flush(staged)  # before the folder counts as a checkpoint: power may fail
     with replacing_old_output(folder.parent):
         replace_folder(staged, folder)
+    _make_newest(folder)
     # A run can resume from an earlier step. The later checkpoints must go: `true` would select one of them next time.
     for later in _checkpoints(folder.parent) if resumed else []:
         if int(later.name.partition("-")[2]) > state.global_step:
             print(f"Removed {later}: the run was resumed from an earlier step.", file=sys.stderr, flush=True)
             shutil.rmtree(later, ignore_errors=True)
+    rotate(folder.parent, state, args)
+
+
+def rotate(output_dir: Path, state: TrainerState, args: TrainingArguments) -> None:
+    """Remove the oldest checkpoints of a run, as `save_total_limit` requires. The newest one and the best one stay."""
     rotate_checkpoints(
-        output_dir=str(folder.parent),
+        output_dir=str(output_dir),
         save_total_limit=args.save_total_limit,
         best_model_checkpoint=state.best_model_checkpoint,
         use_mtime=True,
     )
+
+
+def _make_newest(folder: Path) -> None:
+    """Give a checkpoint the latest time of all. They are rotated by time, and the clock may have been set back."""
+    latest = max((path.stat().st_mtime for path in _checkpoints(folder.parent) if path != folder), default=0.0)
+    if folder.stat().st_mtime < latest + 1:  # `rotate_checkpoints` goes by the steps if all times are within a second
+        os.utime(folder, (latest + 1, latest + 1))
 
 
 def cannot_write(folder: Path, error: BaseException, last: Path | None) -> PotstillError:

@@ -114,3 +114,13 @@ class RunControl(TrainerCallback):
         elif progress >= self.stop_at:
             control.should_save = control.should_training_stop = True
         return control
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """End the run at once if a signal came during an evaluation; several processes agree only after a step."""
+        alone = args.world_size <= 1 and self.signals.received is not None
+        if alone and state.global_step > 0 and self.progress(state) < 1:
+            self.agreement.signal = self.signals.received
+            control.should_save = control.should_training_stop = True
+        return control

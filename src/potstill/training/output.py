@@ -14,8 +14,8 @@ from typing import Any
 
 from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
-from potstill.files import check_output_dir, replace_folder
-from potstill.locks import locked
+from potstill.files import check_output_dir, flush, flush_names, replace_folder
+from potstill.locks import check_lock, locked
 from potstill.permissions import share
 from potstill.precision.simulated import in_float
 from potstill.report.model_card import model_card
@@ -55,7 +55,7 @@ def claimed_output_dir(args: RunArguments) -> Iterator[Path]:
     if not args.output_dir:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
     folder = Path(args.output_dir).expanduser()
-    with locked(folder):
+    with locked(folder, break_lock=args.break_lock):
         try:
             with args.main_process_first(local=False, desc="output folder"):
                 _claim(args, folder)
@@ -134,6 +134,8 @@ def _is_first_process() -> bool:
 def atomic_output(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder for the output of a run. After the body its files move to the output folder.
 
+    `results.json` moves last, and an earlier one is removed first: a folder that has it has all files of one run.
+
     Args:
         folder: the run's output folder; checkpoints in it stay.
 
@@ -145,13 +147,20 @@ def atomic_output(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
+        check_lock(folder)
         share(staging)
+        flush(staging)
         with replacing_old_output(folder):
-            for file in sorted(staging.iterdir()):
+            (folder / RESULTS).unlink(missing_ok=True)
+            flush_names(folder)
+            for file in sorted(staging.iterdir(), key=lambda file: (file.name == RESULTS, file.name)):
                 if file.is_dir():  # of a module of a sentence encoder; an earlier run may have left one
                     replace_folder(file, folder / file.name)
                 else:
+                    if file.name == RESULTS:
+                        flush_names(folder)
                     os.replace(file, folder / file.name)
+            flush_names(folder)
     except WRITE_ERRORS as error:
         raise cannot_write(folder, error, last_checkpoint(folder)) from error
     finally:
@@ -226,6 +235,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),
+        **trainer.losses.record(),
         "log_history": history,
     }
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from potstill.files import flush_names, write_text
+
 JOURNAL = ".overwrite.json"
 """Lists the files that the run will replace. It exists from the start of the run until its first result."""
 ASIDE = ".overwritten"
@@ -26,7 +28,7 @@ def plan_overwriting(folder: Path) -> None:
     """List the files of an earlier run in a journal, so that the first result of the new run replaces them."""
     names = sorted({path.name for pattern in WRITTEN for path in folder.glob(pattern)})
     if names:
-        (folder / JOURNAL).write_text(json.dumps(names) + "\n", encoding="utf-8")
+        write_text(folder / JOURNAL, json.dumps(names) + "\n")
 
 
 def is_overwriting(folder: str | Path) -> bool:
@@ -50,6 +52,8 @@ def replacing_old_output(folder: Path) -> Iterator[None]:
         if (folder / name).exists():
             (folder / name).rename(aside / name)
     (folder / JOURNAL).rename(aside / ALL_ASIDE)
+    flush_names(aside)
+    flush_names(folder)
     try:
         yield
     except BaseException:

@@ -32,14 +32,18 @@ from potstill.training.checkpoints import (
     load_trainer_state,
     load_weights,
     publish,
+    rotate,
     save_run_state,
 )
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
+from potstill.training.kept_memory import kept_memory
+from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
+from potstill.training.waiting_threads import WaitingThreads
 
 
 class EpochSampler(Protocol):
@@ -72,6 +76,7 @@ class ResumableTrainer(Trainer):
         sampler: as given.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
         recipe: text of the recipe, written with every checkpoint so that the run can be resumed with it; "" for none.
+        losses: the losses of each step: spikes, and steps that were skipped.
         fixed_point: rounds to fixed-point numbers; None without `--fixed_point`.
         sources: fingerprints of the sources of the model, compared when the run is resumed.
         unit: the unit, in the plural, in which data are counted; the logged speed is called `{unit}_per_second`.
@@ -100,6 +105,7 @@ class ResumableTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self.add_callback(WaitingThreads())
         self.fixed_point: FixedPointTraining | None = None
         if args.fixed_point is not None:
             formats = FixedPointFormats.read(args.fixed_point)
@@ -111,9 +117,9 @@ class ResumableTrainer(Trainer):
         self._reseeds = False  # whether the number of processes has changed, so that their random states fit no longer
         self.sources: dict[str, str] = {}
         self._changed: set[str] = set()  # options that the resumption changed: of the optimiser and of the length
-        self._sums: dict[str, Tensor] = {}
-        self._micro_steps = 0
-        self._first_bad_step = torch.full((), -1, device=args.device, dtype=torch.int64)
+        self.losses = LossWatch()
+        self._gradient_norm: Tensor | float | None = None
+        self.add_callback(EndOfStep(self._end_step))
         self._window_started, self._window_step = time.monotonic(), 0
         self._staging: Path | None = None
 
@@ -161,7 +167,7 @@ class ResumableTrainer(Trainer):
             PotstillError: the loss is not finite; a step does not fit into memory; another process trains into the
                 output folder; or the checkpoint is damaged or belongs to another run. Existing checkpoints stay.
         """
-        with locked(self.args.output_dir):
+        with locked(self.args.output_dir, break_lock=self.args.break_lock):
             checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
             return self._train(None if checkpoint is None else str(checkpoint), **options)
 
@@ -177,25 +183,54 @@ class ResumableTrainer(Trainer):
                 self._log_line(f"{checkpoint} is already at the end of training: there is nothing left to train.")
                 self.state = state
                 self._load_from_checkpoint(checkpoint)
+                own = Path(checkpoint).resolve().parent == Path(self.args.output_dir).resolve()
+                if own and self.args.should_save:  # the run may have been killed before it did so
+                    rotate(Path(checkpoint).parent, state, self.args)
                 return TrainOutput(state.global_step, 0.0, {})
             # With several processes, `Trainer` does not set the epoch of the sampler when it resumes inside an epoch.
             self.sampler.set_epoch(state.global_step // self.steps_per_epoch)
             first_step = state.global_step
-        with self.run_control.signals.catching():
+        with self.run_control.signals.catching(), self._evaluating_at_start(first_step == 0):
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
-            with fitting_memory(self.args):  # the optimiser is included: the first step allocates its state
+            # The optimiser is included: the first step allocates its state.
+            with fitting_memory(self.args), kept_memory(self.args.device):
                 result = super().train(resume_from_checkpoint=checkpoint, **options)
-        if self.run_control.received_signal is not None and self.run_control.progress(self.state) < 1:
-            raise TrainingInterrupted(
-                self.checkpoint_folder(), self.run_control.received_signal, self.state.global_step
-            )
+        if (number := self._ending_signal) is not None:
+            raise TrainingInterrupted(self.checkpoint_folder(), number, self.state.global_step)
         self._check_finite(weights=True)
         return result
+
+    @contextmanager
+    def _evaluating_at_start(self, at_start: bool) -> Iterator[None]:
+        """Keep a resumed run from evaluating once more, as `Trainer` would: its log would not be that of one run."""
+        wanted = self.args.eval_on_start
+        self.args.eval_on_start = wanted and at_start
+        try:
+            yield
+        finally:
+            self.args.eval_on_start = wanted
+
+    @property
+    def _ending_signal(self) -> int | None:
+        """Number of the signal that ends the run before its time; None if there is none."""
+        return self.run_control.received_signal if self.run_control.progress(self.state) < 1 else None
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Do as `Trainer` does, but never remove the checkpoint from which an interrupted run will be resumed."""
+        best = self.state.best_model_checkpoint
+        if self._ending_signal is not None:
+            self.state.best_model_checkpoint = None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.state.best_model_checkpoint = best
 
     def _continue_from(self, before: dict[str, Any], step: int, checkpoint: str) -> None:
         """Continue the clock of a checkpoint, and check that the checkpoint belongs to this run."""
         self.run_control.restore(before)
+        if "losses" in before:  # earlier versions did not keep them
+            self.losses.restore(before["losses"])
         record = RunRecord.from_state(before)
         if record is None:
             self._log_line(f"{checkpoint} is of an earlier version, without a record of its options: none is compared.")
@@ -229,26 +264,35 @@ class ResumableTrainer(Trainer):
     ) -> Any:
         """Return the loss of a micro-batch, and keep its terms for the log without waiting for the device."""
         losses = self.compute_losses(model, inputs)
-        self.record_losses(losses)
+        self.losses.add(losses)
         return (losses["loss"], losses) if return_outputs else losses["loss"]
 
-    def record_losses(self, losses: dict[str, Tensor]) -> None:
-        """Add the terms of a micro-batch to their sums, and record the first step whose loss is not finite."""
-        for name, value in losses.items():
-            if name != "loss":
-                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-        self._micro_steps += 1
-        bad = ~torch.isfinite(losses["loss"].detach()) & (self._first_bad_step < 0)
-        self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
+    def _end_step(self) -> None:
+        """Keep the losses of a step whose gradient is complete. With `on_nan skip` a bad step changes no weight."""
+        step, scaled = self.state.global_step + 1, getattr(self.accelerator, "scaler", None) is not None
+        # In fp16 some steps have an infinite gradient on the way to a good scale; PyTorch's scaler skips them itself.
+        norm, self._gradient_norm = None if scaled else self._gradient_norm, None
+        if self.args.on_nan == "skip":
+            finite = self.accelerator.gather(self.losses.is_finite(norm)[None])  # all processes decide alike
+            if not finite.all():
+                self.losses.skip_step(step)
+                if not scaled:
+                    self.model.zero_grad(set_to_none=True)  # optimisers pass over parameters without a gradient
+                self._log_line(f"step {step:,}: skipped, because its loss or gradient is not a finite number")
+                check_skips(self.losses.skipped, self.args.max_skipped_steps, last_checkpoint(self.args.output_dir))
+                return
+        self.losses.end_step(step, norm)
+        if self.losses.full:
+            self._check_finite()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as `Trainer.log` does. Training losses are logged with their terms, the speed and the seconds left."""
         if "loss" in logs:
             self._check_finite()
-            if self._sums:
-                names, values = zip(*self._sums.items(), strict=True)
-                means = self.accelerator.reduce(torch.stack(values) / self._micro_steps, "mean").tolist()
-                logs.update({f"loss_{name}": value for name, value in zip(names, means, strict=True)})
+            means = self.losses.means()
+            # The mean of `Trainer` leaves out the steps before an interruption, and is NaN for ever after one NaN.
+            logs["loss"] = means.pop("loss")
+            logs.update({f"loss_{name}": value for name, value in means.items()})
             now = time.monotonic()
             steps = self.state.global_step - self._window_step
             logs[f"{self.unit}_per_second"] = steps * self.units_per_step / max(now - self._window_started, 1e-9)
@@ -256,10 +300,9 @@ class ResumableTrainer(Trainer):
                 logs |= self.fixed_point.shares()
             logs["progress"] = self.run_control.progress(self.state)
             logs["seconds_left"] = self.run_control.seconds_left(self.state)
-            self._sums, self._micro_steps = {}, 0
             self._window_started, self._window_step = now, self.state.global_step
         # The last log of `Trainer` has speeds and a mean loss that ignore a budget and a resumption.
-        kept = {name: value for name, value in logs.items() if not name.startswith("train_")}
+        kept = {name: value for name, value in logs.items() if not name.startswith(("train_", "total_flos"))}
         if kept:
             super().log(kept, start_time)
 
@@ -284,8 +327,16 @@ class ResumableTrainer(Trainer):
         return self.lr_scheduler
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Do as `Trainer` does, but avoid a copy of the gradients."""
+        """Do as `Trainer` does, but avoid a copy of the gradients, and keep their norm."""
         super().create_accelerator_and_postprocess()
+        clip = self.accelerator.clip_grad_norm_
+
+        def clip_and_keep(*args: Any, **kwargs: Any) -> Any:
+            norm = clip(*args, **kwargs)
+            self._gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # it may be sharded
+            return norm
+
+        self.accelerator.clip_grad_norm_ = clip_and_keep
         if self.accelerator.ddp_handler is not None:  # the default copies gradients out of the communication buffers
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
 
@@ -312,7 +363,8 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    save_run_state(staged, self.run_control.run_state(self.state) | {"run": vars(self.record)})
+                    state = {"run": vars(self.record), "losses": self.losses.state()}
+                    save_run_state(staged, self.run_control.run_state(self.state) | state)
                     publish(staged, folder, self.state, self.args, self._resumed)
                     if self.recipe:
                         write_text(folder.with_name(RECIPE), self.recipe)
@@ -386,19 +438,15 @@ class ResumableTrainer(Trainer):
         load_weights(self.trained, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def _check_finite(self, weights: bool = False) -> None:
-        """Raise an error if any loss since the start is not finite; with `weights`, also if a weight is not finite."""
-        steps = self.accelerator.gather(self._first_bad_step[None])  # all processes stop together: none waits forever
-        # Take the earliest step: one step later the bad values of one process are in the weights of all.
-        step = min((step for step in steps.tolist() if step >= 0), default=-1)
-        if step >= 0:
-            what = f"The loss at step {step}"
+        """Raise an error if a loss or gradient is not finite; with `weights`, also if a weight is not finite."""
+        known = len(self.losses.spikes)
+        bad = self.losses.read(lambda values: self.accelerator.reduce(values, "mean"))
+        for spike in self.losses.spikes[known:]:
+            self._log_line(str(spike))
+        if bad is not None:
+            what = bad_step(*bad)
         elif weights and not all(torch.isfinite(p).all() for p in self.trained.parameters()):
-            what = f"A weight after step {self.state.global_step}"
+            what = f"A weight after step {self.state.global_step} is not a finite number"
         else:
             return
-        last = last_checkpoint(self.args.output_dir)
-        remedy = "start again" if last is None else f"resume from the last good checkpoint, {last},"
-        raise PotstillError(
-            f"{what} is not a finite number, so training stopped: {remedy} with a lower --learning_rate or a longer "
-            "warm-up."
-        )
+        raise not_finite(what, last_checkpoint(self.args.output_dir))

@@ -56,10 +56,12 @@ SAVING = {"save_strategy", "save_steps", "save_total_limit", "save_only_model", 
 SAVING |= {"enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"}
 SAVING |= {"hub_always_push", "hub_revision", "restore_callback_states_from_checkpoint"}
 
+FAULTS = {"on_nan", "max_skipped_steps", "break_lock"}
+
 NAMES = {"shape"}
 """Short for other options, which are compared."""
 
-MAY_CHANGE = PLACES | LENGTH | OPTIMISER | BATCH | HARDWARE | LOGGING | EVALUATION | SAVING | NAMES
+MAY_CHANGE = PLACES | LENGTH | OPTIMISER | BATCH | HARDWARE | LOGGING | EVALUATION | SAVING | FAULTS | NAMES
 """Any other option, and so any new one, may not change when a run is resumed."""
 
 

@@ -1,4 +1,7 @@
-"""The first SIGINT or SIGTERM ends a run after the current step. The second one ends it at once."""
+"""The first SIGINT, SIGTERM or SIGUSR1 ends a run after the current step. A second SIGINT or SIGTERM ends it at once.
+
+SIGUSR1 is a warning: job queues such as Slurm send it some time before SIGTERM, and may send it several times.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+WARNING = getattr(signal, "SIGUSR1", None)  # Windows has no such signal
+ENDING = tuple(number for number in (signal.SIGINT, signal.SIGTERM, WARNING) if number is not None)
 
 
 class SignalCatcher:
@@ -21,17 +27,21 @@ class SignalCatcher:
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """Catch signals while the body runs. A second signal raises KeyboardInterrupt. It needs the main thread."""
+        """Catch signals while the body runs. It needs the main thread.
+
+        A second signal raises KeyboardInterrupt, unless one of the two is SIGUSR1.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def record(number: int, frame: FrameType | None) -> None:
-            if self.received is not None:
+            if WARNING not in (self.received, number) and self.received is not None:
                 raise KeyboardInterrupt
-            self.received = number
+            if self.received in (None, WARNING):
+                self.received = number
 
-        previous = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, record) for number in ENDING}
         try:
             yield
         finally:
