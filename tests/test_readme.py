@@ -30,6 +30,7 @@ SHORTER = {
     "evaluate": "--seeds 2 --max_steps 2 --use_cpu",
     "compare": "",
     "export": "",
+    "report": "",
     "bench inference": "--compiled false --max_requests 8 --batch_size 1 --threads 1",
 }
 

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "finetune": ("potstill.finetuning.finetune:finetune", "train a model on a task and score it"),
     "evaluate": ("potstill.evaluation.evaluate:evaluate", "run models × tasks × seeds and print tables with retention"),
     "compare": ("potstill.evaluation.compare:compare", "print the results of several models side by side"),
+    "report": ("potstill.pages.report:report", "write one HTML page of any runs, evaluations, exports and benches"),
     "prune": ("potstill.compress.prune:prune", "remove the heads and neurons of a task model that matter least"),
     "export": ("potstill.export.export:export", "convert a model for another runtime and check it against its source"),
     "serve": ("potstill.serve.serve:serve", "open a page on this machine that runs exported models in the browser"),
@@ -150,7 +151,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _print_result(result: object) -> None:
     try:
-        print(f"wrote {result}/" if isinstance(result, Path) else result, flush=True)
+        folder = "/" if isinstance(result, Path) and result.is_dir() else ""
+        print(f"wrote {result}{folder}" if isinstance(result, Path) else result, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:  # standard output is a file on a full disk, say

@@ -20,6 +20,7 @@ from potstill.bench import flops
 from potstill.bench.plain import PlainStep
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.cli import main
+from potstill.pages.report import report
 from potstill.signatures import call
 from potstill.training.part_clock import PARTS
 from potstill.training.step import DistillationStep
@@ -94,7 +95,7 @@ def test_distillation(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:
     assert "float32, eager" in printed
 
 
-def test_baseline(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:
+def test_baseline(bench: Callable[..., tuple[dict[str, Any], str]], tmp_path: Path) -> None:
     measured, printed = bench(
         "--baseline", "--baseline_batch_size", 1, "--gradient_accumulation_steps", 2, "--bench_steps", 6
     )
@@ -107,6 +108,9 @@ def test_baseline(bench: Callable[..., tuple[dict[str, Any], str]]) -> None:
     assert all(milliseconds > 0 for milliseconds in plain["ms_per_step_by_part"].values())
     assert sum(plain["ms_per_step_by_part"].values()) == pytest.approx(plain["ms_per_step"], rel=0.05)
     assert re.search(rf"potstill ÷ plain: {measured['ratio_to_baseline']:.2f} ×", printed)
+    page = report(str(tmp_path / "bench.json"), output=str(tmp_path / "page.html")).read_text()
+    assert f"<b>{ours['tokens_per_second']:,.0f} tokens/s</b>" in page
+    assert f"<b>{plain['tokens_per_second']:,.0f} tokens/s</b>" in page
 
 
 def test_baseline_starts_from_the_same_weights(

@@ -89,7 +89,7 @@ def exported(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_what_is_measured(
-    bench: Callable[..., tuple[dict[str, Any], str]], classifier: Path, exported: Path, stsb: Path
+    bench: Callable[..., tuple[dict[str, Any], str]], classifier: Path, exported: Path, stsb: Path, tmp_path: Path
 ) -> None:
     models = ["--models", f"teacher={classifier}", f"int8={exported}", "--data", "stsb", "--task_data", stsb]
     measured, printed = bench(*models, *EAGER, "--batch_size", 1, 4, "--passes", 2)

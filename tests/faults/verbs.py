@@ -70,7 +70,7 @@ def works(place: Path, teacher: Path) -> dict[str, Work]:
     corpus, model = str(place / "blocks"), str(place / "task-model")
     sizes = "--num_hidden_layers 4 --hidden_size 32 --num_attention_heads 2 --max_position_embeddings 32 --grow 2,4"
     taught = ("--teacher", model, "--without_teacher_too", "false")
-    rounds = "--use_cpu --max_steps 3 --per_device_train_batch_size 8 --seeds 2 --learning_rate 1e-3 --suite sst2"
+    rounds = "--use_cpu --max_steps 3 --per_device_train_batch_size 8 --seeds 2 --learning_rate 1e-3 --suite glue:sst2"
     models = ("--models", f"teacher={teacher}", f"student={model}")
     found = [
         Work("prepare", ("--text", str(text), "--tokenizer", str(teacher), *PREPARING.split()), check_corpus),
@@ -84,18 +84,22 @@ def works(place: Path, teacher: Path) -> dict[str, Work]:
     return {work.verb: work for work in found} | {"task model": Work("finetune", untaught, check_run)}
 
 
-FINETUNING = f"{TRAINING} --max_steps 7 --learning_rate 1e-3 --task sst2"
+FINETUNING = f"{TRAINING} --save_strategy steps --max_steps 7 --learning_rate 1e-3 --task sst2"
 PREPARING = "--block_size 16 --validation_fraction 0.2 --num_proc 2"
 DISTILLING = f"{LANGUAGE_MODEL} --layers alternate --save_total_limit 1"
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return the content of every file in a folder by its path, without figures that measure time."""
-    return {
-        str(path.relative_to(folder)): _content(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("SHA256SUMS", "training_args.bin") and "runs" not in path.parts
-    }
+    """Return the content of every file in a folder by its path, without figures that measure time.
+
+    What has a hidden name, or lies in a folder with one, is left out.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and path.name != "SHA256SUMS" and not any(part.startswith(".") for part in name.parts):
+            found[str(name)] = _content(path)
+    return found
 
 
 def _content(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,14 +14,16 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from potstill.corpus import Corpus, prepare
 from potstill.files import check_output_dir, check_output_file, write_text
 from potstill.json_files import read_object
+from potstill.pages.folders import find
+from potstill.pages.report import page_of
+from potstill.pages.texts import fill
 from potstill.recipe import DistillationArguments
 from potstill.report import html
-from potstill.report.plots import line_plot, logged
 from potstill.student import load_masked_lm
 from potstill.training.distill import distill_language_model
 from potstill.training.layer_search import blocks_to_read
@@ -162,7 +165,7 @@ def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: P
     filled = [
         [
             sentence.format(mask="[MASK]"),
-            *(_fill(models[name], corpus.tokenizer(), sentence) for name in ("teacher", "student")),
+            *(fill(models[name], corpus.tokenizer(), sentence) for name in ("teacher", "student")),
         ]
         for sentence in SENTENCES
     ]
@@ -170,7 +173,7 @@ def _show(console: Console, corpus: Corpus, teacher: PreTrainedModel, student: P
     for line in filled:
         answers.add_row(*(cell.replace("[", r"\[") for cell in line))
     console.print(answers)
-    write_text(report, _report(rows, filled, results))
+    write_text(report, _report(rows, filled, results, [student, alone]))
 
 
 def _listed_layers(results: dict[str, Any]) -> str:
@@ -197,45 +200,19 @@ def _milliseconds(models: dict[str, PreTrainedModel], corpus: Corpus) -> dict[st
     return {name: 1000 * statistics.median(times) for name, times in seconds.items()}
 
 
-def _fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentence: str, answers: int = 3) -> str:
-    """Return the most likely words for the mask, with their probabilities."""
-    inputs = tokenizer(sentence.format(mask=tokenizer.mask_token), return_tensors="pt", return_token_type_ids=False)
-    position = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().item()
-    with torch.inference_mode():
-        best = model(**inputs).logits[0, position].softmax(-1).topk(answers)
-    words = tokenizer.convert_ids_to_tokens(best.indices.tolist())
-    return ", ".join(f"{word} {share:.0%}" for word, share in zip(words, best.values.tolist(), strict=True))
-
-
-def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any]) -> str:
-    """Return the HTML report of the demo."""
-    history = {name: result["log_history"] for name, result in results.items()}
-    terms = {name: logged(history["student"], f"loss_{key}") for name, key in _TERMS.items()}
-    masked_lm = {
-        "distilled": logged(history["student"], "loss_mlm"),
-        "without teacher": logged(history["alone"], "loss_mlm"),
-    }
+def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any], runs: Sequence[Path]) -> str:
+    """Return the HTML report of the demo: its own tables, and then what `potstill report` shows of both runs."""
     cost, alone = results["student"]["cost"], results["alone"]["cost"]
-    return html.page(
-        "potstill demo: a 12-layer BERT distilled to 6 layers",
-        [
-            html.paragraph(
-                f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds with the teacher and "
-                f"{alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that "
-                "neither teacher nor students trained on. Both students started from the teacher's layers "
-                f"{_listed_layers(results['student'])}, counted from 0: the best of "
-                f"{len(results['student']['layer_search']['tried'])} choices that were measured before training."
-            ),
-            html.table(HEADER, [row.cells() for row in rows]),
-            html.paragraph(CAPTION),
-            html.heading("Filling the blank"),
-            html.table(["", "teacher", "student"], filled),
-            html.heading("Loss curves: the three terms of the student's loss"),
-            line_plot(terms, "step", "loss"),
-            html.heading("Masked-LM loss with and without the teacher"),
-            line_plot(masked_lm, "step", "masked-LM loss in training (nats)"),
-        ],
+    what = (
+        f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds with the teacher and "
+        f"{alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that "
+        "neither teacher nor students trained on. Both students started from the teacher's layers "
+        f"{_listed_layers(results['student'])}, counted from 0: the best of "
+        f"{len(results['student']['layer_search']['tried'])} choices that were measured before training."
     )
-
-
-_TERMS = {"soft targets (KL · T²)": "ce", "masked LM": "mlm", "hidden cosine": "cos"}
+    table = html.table(HEADER, [row.cells() for row in rows])
+    first = {
+        "The result": [html.paragraph(what), table, html.paragraph(CAPTION)],
+        "Filling the blank": [html.table(["", "teacher", "student"], filled, texts=True)],
+    }
+    return page_of(find([str(run) for run in runs]), "potstill demo: a 12-layer BERT distilled to 6 layers", first)

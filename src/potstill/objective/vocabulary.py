@@ -23,7 +23,7 @@ from potstill.objective.softmax import SoftmaxOptions
 from potstill.objective.term import Batch, Term
 from potstill.student import Reads
 
-# Bytes of logits in memory at once. On a GPU they are many, for large matrix products (docs/notebook/performance.md). Elsewhere
+# Bytes of logits in memory at once. On a GPU they are many, for large matrix products. Elsewhere
 # they are few, so that they stay in the cache of the processor.
 LOGITS_BYTES = {"cuda": 2**30}
 LOGITS_BYTES_ELSEWHERE = 2**27

@@ -215,7 +215,7 @@ def _held_out(
     paragraphs = [
         "## Held-out text",
         _MEASURED_CAUSAL if causal else _MEASURED_MASKED,
-        _without_empty_columns(["", *(heading for heading, _ in _HELD_OUT.values())], rows),
+        _without_empty_columns(["", *(heading for heading, _ in HELD_OUT.values())], rows),
     ]
     paragraphs += no_figures({"as initialised": initial or {}, "trained": final})
     if final.get("teacher_accuracy"):  # a share of 0 is not defined
@@ -240,7 +240,7 @@ def _nearness(held_out: dict[str, Any], recipe: dict[str, Any]) -> str:
         [
             "## Held-out text",
             _MEASURED_STATES,
-            _without_empty_columns(["", *(columns.get(key, "") for key in _HELD_OUT)], rows),
+            _without_empty_columns(["", *(columns.get(key, "") for key in HELD_OUT)], rows),
             *no_figures({"as initialised": initial or {}, "trained": final}),
         ]
     )
@@ -259,7 +259,7 @@ def layer_search_section(search: dict[str, Any] | None) -> str:
     rows = [
         [
             ",".join(map(str, choice["layers"])),
-            *(figure(choice[name], ".4f" if distance else _HELD_OUT[name][1]) for name in columns),
+            *(figure(choice[name], ".4f" if distance else HELD_OUT[name][1]) for name in columns),
         ]
         for choice in tried[:SHOWN_CHOICES]
     ]
@@ -274,7 +274,7 @@ def layer_search_section(search: dict[str, Any] | None) -> str:
         text += " The time limit ended the search."
     if len(tried) > SHOWN_CHOICES:
         text += f" These are the best {SHOWN_CHOICES} choices; `results.json` has all."
-    headings = ["layers", *("1 − cosine" if distance else _HELD_OUT[name][0] for name in columns)]
+    headings = ["layers", *("1 − cosine" if distance else HELD_OUT[name][0] for name in columns)]
     return "\n\n".join(["## Layers of the teacher", text, table(headings, rows, figures=True)])
 
 
@@ -293,7 +293,7 @@ _MEASURED_CAUSAL = (
     "KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at every token but the last of "
     "a block, the cosine of the last hidden states at all tokens."
 )
-_HELD_OUT = {
+HELD_OUT = {
     "loss": ("loss (nats)", ".3f"),
     "perplexity": ("perplexity", ".2f"),
     "accuracy": ("accuracy", ".1%"),
@@ -304,9 +304,9 @@ _HELD_OUT = {
 """Metric → heading and format of its column."""
 _OF_A_TEACHER = {
     "weight": ("weight", ".3f"),
-    "loss": _HELD_OUT["loss"],
-    "perplexity": _HELD_OUT["perplexity"],
-    "accuracy": _HELD_OUT["accuracy"],
+    "loss": HELD_OUT["loss"],
+    "perplexity": HELD_OUT["perplexity"],
+    "accuracy": HELD_OUT["accuracy"],
     "seconds": ("seconds per step", ".4f"),
     "share": ("share of a step", ".1%"),
 }
@@ -314,7 +314,7 @@ _OF_A_TEACHER = {
 
 
 def _row(name: str, metrics: dict[str, float]) -> list[str]:
-    cells = [figure(metrics[key], form) if key in metrics else "" for key, (_, form) in _HELD_OUT.items()]
+    cells = [figure(metrics[key], form) if key in metrics else "" for key, (_, form) in HELD_OUT.items()]
     return [name, *cells]
 
 

@@ -33,10 +33,10 @@ def line_plot(curves: Mapping[str, Curve], x_label: str, y_label: str) -> str:
     axes = figure.add_subplot()
     for name, points in curves.items():
         axes.plot(
-            *zip(*points, strict=True), label=_shown(name), marker="o" if len(points) < 20 else None, markersize=3
+            *zip(*points, strict=True), label=shown_name(name), marker="o" if len(points) < 20 else None, markersize=3
         )
-    axes.set_xlabel(_shown(x_label))
-    axes.set_ylabel(_shown(y_label))
+    axes.set_xlabel(shown_name(x_label))
+    axes.set_ylabel(shown_name(y_label))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
@@ -64,7 +64,7 @@ def trade_off_plot(
     figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
     for axes, (values, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.plot(shares, values, marker="o", markersize=3)
-        axes.set_xlabel(f"share of the {_shown(removed)} removed, %")
+        axes.set_xlabel(f"share of the {shown_name(removed)} removed, %")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -87,7 +87,7 @@ def confusion_plot(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> by
     matrix = np.asarray(counts, np.float64)
     shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     count = len(labels)
-    names = [_shown(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…") for name in labels]
+    names = [shown_name(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…") for name in labels]
     row = 0.5 if count <= MOST_WRITTEN else max(0.19, min(0.5, MOST_INCHES / count))  # inches
     points = float(np.clip(72 * row * 0.62, 3, 9))
     side = max(row * count, 2.4)
@@ -118,7 +118,7 @@ def confusion_plot(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> by
     return picture.getvalue()
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """Return a name that matplotlib shows unchanged: "$" would begin a formula, and "_a" would get no legend."""
     shown = visible(name).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

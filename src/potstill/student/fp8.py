@@ -263,7 +263,8 @@ class FrozenFp8Linear(nn.Module):
         else:
             shape, dtype = hidden.shape[:-1], hidden.dtype
             left = quantise_rows(hidden.flatten(0, -2), E4M3)
-        return scaled_product(left, (self.rows, self.scales), self.bias, dtype).unflatten(0, shape)
+        bias = None if self.bias is None else self.bias.detach()  # an 8-bit product has no derivative of its own
+        return scaled_product(left, (self.rows, self.scales), bias, dtype).unflatten(0, shape)
 
 
 class FrozenFp8LinearGelu(nn.Module):

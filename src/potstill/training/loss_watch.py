@@ -71,21 +71,21 @@ class LossWatch:
         self.spikes: list[Spike] = []
         self._sums: dict[str, Tensor] = {}  # of the micro-batches of the current step
         self._micro_batches = 0
-        self._steps: list[int] = []  # not read yet, as the next two
-        self._names: tuple[str, ...] = ()
-        self._values: list[Tensor] = []
+        self._unread: list[tuple[int, int, dict[str, Tensor]]] = []  # step, its micro-batches, and its sums
         self._read: list[dict[str, float]] = []  # since the last log
         self._recent: deque[float] = deque(maxlen=RECENT)
 
     @property
     def full(self) -> bool:
         """Whether there are so many unread steps that they should be read now."""
-        return len(self._steps) >= MOST_KEPT
+        return len(self._unread) >= MOST_KEPT
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Add the named losses of a micro-batch, each a scalar; one of them is `loss`."""
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+            before = self._sums.get(name)
+            # A copy, because compiled code may write its next result to the same memory.
+            self._sums[name] = value.detach().clone() if before is None else before + value.detach()
         self._micro_batches += 1
 
     def is_finite(self, gradient_norm: Tensor | float | None) -> Tensor:
@@ -96,14 +96,11 @@ class LossWatch:
         return finite
 
     def end_step(self, step: int, gradient_norm: Tensor | float | None) -> None:
-        """Keep the mean losses of the current step, and the norm of its gradient if it is to be checked."""
-        values = {name: total / self._micro_batches for name, total in self._sums.items()}
-        loss = values["loss"]
+        """Keep the losses of the current step, and the norm of its gradient if it is to be checked."""
+        sums = self._sums
         if gradient_norm is not None:
-            values[GRADIENT] = torch.as_tensor(gradient_norm, dtype=loss.dtype, device=loss.device)
-        self._names = tuple(values)
-        self._steps.append(step)
-        self._values.append(torch.stack([value.to(loss.dtype) for value in values.values()]))
+            sums[GRADIENT] = torch.as_tensor(gradient_norm, device=sums["loss"].device)
+        self._unread.append((step, self._micro_batches, sums))
         self._forget_step()
 
     def skip_step(self, step: int) -> None:
@@ -124,18 +121,20 @@ class LossWatch:
         Returns:
             The first step that is not finite, and the names of its values that are not; None if all are finite.
         """
-        if not self._steps:
+        if not self._unread:
             return None
-        table = mean_over_processes(torch.stack(self._values)).tolist()
-        steps, self._steps, self._values = self._steps, [], []
-        for step, row in zip(steps, table, strict=True):
-            values = dict(zip(self._names, row, strict=True))
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
+        unread, self._unread = self._unread, []
+        dtype = unread[0][2]["loss"].dtype
+        scalars = [value.to(dtype) for _, _, sums in unread for value in sums.values()]
+        values = iter(mean_over_processes(torch.stack(scalars)).tolist())
+        for step, micro_batches, sums in unread:
+            found = {name: next(values) for name in sums}
+            bad = [name for name, value in found.items() if not math.isfinite(value)]
             if bad:
                 return step, bad
-            values.pop(GRADIENT, None)
-            self._read.append(values)
-            self._look_for_spike(step, values["loss"])
+            found.pop(GRADIENT, None)
+            self._read.append({name: total / micro_batches for name, total in found.items()})
+            self._look_for_spike(step, self._read[-1]["loss"])
         return None
 
     def _look_for_spike(self, step: int, loss: float) -> None:
@@ -152,7 +151,8 @@ class LossWatch:
         read, self._read = self._read, []
         if not read:
             return {"loss": math.nan}
-        return {name: statistics.fmean(values[name] for values in read) for name in read[0]}
+        names = dict.fromkeys(name for values in read for name in values)
+        return {name: statistics.fmean(values.get(name, 0.0) for values in read) for name in names}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must store. All steps must have been read."""

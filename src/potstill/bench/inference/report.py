@@ -63,10 +63,13 @@ class InferenceBench:
         write_text(Path(file).expanduser(), json_text(asdict(self), str(file)) + "\n")
 
     def __str__(self) -> str:
-        grids = [_sizes(self.rows), _latency(self.rows), _throughput(self.rows), _bounds(self.rows)]
-        if self.energy is not None:
-            grids.append(_energy(self.rows))
-        return "\n".join([*_head(self), "", text([grid for grid in grids if grid.header], _notes(self))])
+        return "\n".join([*_head(self), "", text(tables(self.rows, self.energy is not None), _notes(self))])
+
+
+def tables(rows: list[Row], energy: bool) -> list[Grid]:
+    """Return the tables of size, latency, throughput, the limit, and energy if it was measured."""
+    grids = [_sizes(rows), _latency(rows), _throughput(rows), _bounds(rows), *([_energy(rows)] if energy else [])]
+    return [grid for grid in grids if grid.header]
 
 
 def _head(bench: InferenceBench) -> list[str]:
