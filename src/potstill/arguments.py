@@ -116,6 +116,8 @@ class RunArguments(TrainingArguments):
         elif self.accelerator_config is None:  # type: ignore[has-type]
             # The copy of the next batch from pinned memory can overlap with the current step; otherwise each waits.
             self.accelerator_config = {"non_blocking": True}
+        if str(vars(self)["fsdp"]).lower() in ("true", "false"):  # as the command line and a recipe write it
+            self.fsdp = True if str(vars(self)["fsdp"]).lower() == "true" else None
         open_new_store()
         backend: str | None = self.ddp_backend  # type: ignore[has-type]
         if not launched():  # one process may run a recipe made for several; accelerate has no back end for one
@@ -125,6 +127,8 @@ class RunArguments(TrainingArguments):
         except (ValueError, TypeError) as error:
             raise PotstillError(" ".join(str(error).split())) from error
         self.ddp_backend = backend
+        if self.fsdp_plugin_args is not None:
+            self.fsdp_plugin_args["state_dict_type"] = "SHARDED_STATE_DICT"
 
     def _read_fixed_point(self) -> None:
         if self.fixed_point is None:
@@ -158,21 +162,18 @@ class RunArguments(TrainingArguments):
         return frozenset()
 
     def keep_batch(self, batch: int) -> None:
-        """Accumulate as many micro-batches as a step of a number of rows or blocks takes on the processes of this run.
+        """Take as many micro-batches as a step of a number of rows or blocks has on the processes of this run.
+
+        Micro-batches become smaller only if the rows of a process are no multiple of them.
 
         Raises:
-            PotstillError: the processes cannot share the rows equally. The message says what to give instead.
+            PotstillError: the processes cannot share the rows equally. The message says how many can.
         """
-        size, processes = self.train_batch_size, self.world_size
-        check_shares(batch, processes)
-        share = batch // processes
-        if share % size:
-            divisor = max(count for count in range(1, min(size, share) + 1) if share % count == 0)
-            raise PotstillError(
-                f"A step of this run takes {batch} rows, {share} for each of {processes} processes, which micro-batches"
-                f" of {size} do not fill: give --per_device_train_batch_size {divisor}."
-            )
+        check_shares(batch, self.world_size)
+        share = batch // self.world_size
+        size = max(count for count in range(1, min(self.train_batch_size, share) + 1) if share % count == 0)
         self.gradient_accumulation_steps = share // size
+        setattr(self, "per_device_train_batch_size", size)  # noqa: B010 (the type of the field is a subclass's own)
 
     def replaced(self) -> set[str]:
         """Return the names of the options that other given options replace. A recipe leaves these out."""

@@ -8,12 +8,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from potstill.errors import PotstillError, first_line
 
 _LAUNCHER: list[tuple[str, int]] = []  # address and port of the launcher's store, if the environment names another now
+_HOSTED: list[Any] = []  # the store, if this process hosts it: it lasts as long as the process
 _TASKS = itertools.count()  # all processes count the same tasks in the same order
 
 
@@ -98,15 +100,36 @@ def open_new_store() -> None:
 
 
 def _store() -> Any:
-    """Return the launcher's store, which all processes share."""
+    """Return the store that all processes share: the launcher's, or else one that the first process hosts."""
     from torch.distributed import TCPStore
 
     address, port = _LAUNCHER[0] if _LAUNCHER else (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
+    options: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=5)}
+    if _first_hosts() and int(os.environ.get("RANK", "0")) == 0:
+        if not _HOSTED:
+            with suppress(RuntimeError):  # another program listens there: it may be the launcher's store after all
+                _HOSTED.append(TCPStore(address, port, is_master=True, multi_tenant=True, **options))
+        if _HOSTED:
+            return _HOSTED[0]
+    return TCPStore(address, port, is_master=False, **options)
+
+
+def _first_hosts() -> bool:
+    """Return whether the launcher leaves it to the first process to host the store at MASTER_PORT.
+
+    PyTorch's default group shares such a store if it is made in the same process.
+    """
+    return not _LAUNCHER and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "False"
 
 
 def _attempt() -> str:
-    """Return the number of the launcher's attempt, from 0. It distinguishes attempts that share a store."""
+    """Return the number of the launcher's attempt, from 0. It distinguishes attempts that share a store.
+
+    Machines that joined later have counted fewer attempts. This does no harm: with several machines whose number may
+    change, each attempt has a store of its own.
+    """
+    if _first_hosts():
+        return "0"
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 

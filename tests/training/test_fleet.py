@@ -40,15 +40,16 @@ def expected_blocks(corpus: Corpus) -> dict[int, list[int]]:
 
 
 @pytest.mark.parametrize(
-    "fleet",
+    ("fleet", "fsdp"),
     [
-        pytest.param([2, 1], id="shrinking"),
-        pytest.param([1, 2, 3, 1, 2], id="growing and shrinking", marks=pytest.mark.slow),
-        pytest.param([4, 2, 4], id="half and back", marks=pytest.mark.slow),
+        pytest.param([2, 1], False, id="shrinking"),
+        pytest.param([1, 2, 3, 1, 2], False, id="growing and shrinking", marks=pytest.mark.slow),
+        pytest.param([4, 2, 4], False, id="half and back", marks=pytest.mark.slow),
+        pytest.param([2, 3, 2], True, id="sharded", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_continues_on_another_number_of_processes(
-    fleet: list[int], teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, alone: Learned
+    fleet: list[int], fsdp: bool, teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, alone: Learned
 ) -> None:
     """The same command each time. Every block is read in the step that the order gives, once; losses agree."""
     script, notes, folder = tmp_path / "noting.py", tmp_path / "notes", tmp_path / "student"
@@ -58,6 +59,7 @@ def test_a_run_continues_on_another_number_of_processes(
     begun = {
         "per_device_train_batch_size": size,
         "gradient_accumulation_steps": BLOCKS_PER_STEP // size // fleet[0],
+        **({"fsdp": "true"} if fsdp else {}),
     }
     command = job(teacher_without_dropout, corpus_folder, folder, **begun)
     ends = [*([2, 4, 5, 7] if len(fleet) > 3 else [4, 7])[: len(fleet) - 1], None]
@@ -72,34 +74,36 @@ def test_a_run_continues_on_another_number_of_processes(
     assert_alike(learned(folder), alone)
     changes = json.loads((folder / "results.json").read_text())["changed_on_resume"]
     assert [change["processes"] for change in changes] == [[a, b] for a, b in itertools.pairwise(fleet)]
+    for checkpoint in folder.glob("checkpoint-*"):
+        assert (checkpoint / "model.safetensors").is_file()
+        assert (checkpoint / "optimizer_0" / ".metadata").is_file() is fsdp
+        assert (checkpoint / "optimizer.pt").is_file() is not fsdp
 
 
 @pytest.mark.parametrize(
-    ("batch", "size", "processes", "accumulated"), [(64, 4, 2, 8), (64, 4, 16, 1), (96, 4, 3, 8), (12, 12, 1, 1)]
-)
-def test_the_accumulation_follows(batch: int, size: int, processes: int, accumulated: int) -> None:
-    args = SimpleNamespace(train_batch_size=size, world_size=processes, gradient_accumulation_steps=5)
-    DistillationArguments.keep_batch(args, batch)  # type: ignore[arg-type]
-    assert args.gradient_accumulation_steps == accumulated
-    assert size * processes * accumulated == batch
-
-
-@pytest.mark.parametrize(
-    ("batch", "size", "processes", "advice"),
+    ("batch", "size", "processes", "taken"),
     [
-        (64, 4, 3, r"which 3 processes cannot share equally: start 2 or 4\."),
-        (64, 4, 100, r"which 100 processes cannot share equally: start 64\."),
-        (96, 64, 2, r"48 for each of 2 processes.*give --per_device_train_batch_size 48\."),
-        (96, 36, 2, r"micro-batches of 36 do not fill: give --per_device_train_batch_size 24\."),
+        (64, 4, 2, (4, 8)),
+        (64, 4, 16, (4, 1)),
+        (96, 4, 3, (4, 8)),
+        (12, 12, 1, (12, 1)),
+        (4, 4, 2, (2, 1)),  # growing beyond the micro-batch
+        (96, 36, 2, (24, 2)),
     ],
 )
-def test_processes_that_cannot_keep_the_batch_are_told_what_to_type(
-    batch: int, size: int, processes: int, advice: str
-) -> None:
-    args = SimpleNamespace(train_batch_size=size, world_size=processes, gradient_accumulation_steps=5)
-    with pytest.raises(PotstillError, match=advice):
-        DistillationArguments.keep_batch(args, batch)  # type: ignore[arg-type]
-    assert args.gradient_accumulation_steps == 5
+def test_the_accumulation_follows(batch: int, size: int, processes: int, taken: tuple[int, int]) -> None:
+    args = SimpleNamespace(train_batch_size=size, world_size=processes)
+    DistillationArguments.keep_batch(args, batch)  # type: ignore[arg-type]
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == taken
+    assert taken[0] * taken[1] * processes == batch
+
+
+@pytest.mark.parametrize(("processes", "advice"), [(3, "start 2 or 4"), (100, "start 64")])
+def test_processes_that_cannot_keep_the_batch_are_told_what_to_type(processes: int, advice: str) -> None:
+    args = SimpleNamespace(train_batch_size=4, world_size=processes)
+    with pytest.raises(PotstillError, match=rf"which {processes} processes cannot share equally: {advice}\."):
+        DistillationArguments.keep_batch(args, 64)  # type: ignore[arg-type]
+    assert vars(args).keys() == {"train_batch_size", "world_size"}
 
 
 def test_every_number_of_processes_that_is_named_fits() -> None:

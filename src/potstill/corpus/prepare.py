@@ -26,6 +26,7 @@ from potstill.corpus.manifest import (
     SplitRecord,
     TokenizerRecord,
 )
+from potstill.corpus.many_machines import tokenise_on_ray
 from potstill.corpus.packing import BlockWriter, content_size
 from potstill.corpus.progress import PrepareProgress
 from potstill.corpus.pruning import UsedTokens, prune_corpus
@@ -50,6 +51,7 @@ HELD_OUT_BYTES = 2**22
 """Bytes of held-out texts that are read at once."""
 
 Unit = Literal["blocks", "texts", "sentences"]
+Engine = Literal["processes", "ray"]
 Reader = DocumentReader | LanguageReader
 
 
@@ -77,6 +79,7 @@ def prepare(
     prune_vocabulary: bool = False,
     unit: Literal["blocks", "texts", "sentences"] = "blocks",
     language_exponent: float | None = None,
+    engine: Literal["processes", "ray"] = "processes",
 ) -> Corpus:
     """Tokenise documents and split them into blocks of one length, ready for training.
 
@@ -131,6 +134,8 @@ def prepare(
         language_exponent: Take each entry of `text` as one language, and read each in proportion to its size in bytes
             to the power of this exponent, from 0 to 1; multilingual BERT has 0.7. Large languages are then read in
             part, and small ones repeatedly. The shares are in the manifest.
+        engine: What tokenises: `processes` of this machine, or `ray` (extra `potstill[ray]`), the workers of a Ray
+            cluster. RAY_ADDRESS names the cluster. Each file is one piece of work. The corpus is the same.
 
     Returns:
         The opened corpus.
@@ -148,6 +153,7 @@ def prepare(
         ("sample_by", sample_by, SampleBy),
         ("on_bad_text", on_bad_text, OnBadText),
         ("unit", unit, Unit),
+        ("engine", engine, Engine),
     ):
         if value not in get_args(kind):
             raise PotstillError(f"{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
@@ -175,6 +181,15 @@ def prepare(
         raise PotstillError(
             f"--unit {unit} puts [CLS] before and [SEP] after each text: leave --frame_blocks False out."
         )
+    if engine == "ray":
+        for option, given in (
+            ("--language_exponent", language_exponent is not None),
+            ("--prune_vocabulary", prune_vocabulary),
+            ("--train_tokenizer", train_tokenizer),
+            ("--unit sentences", unit == "sentences"),
+        ):
+            if given:
+                raise PotstillError(f"{option} does not go with --engine ray: leave one of them out.")
     if model_type is not None and not train_tokenizer:
         raise PotstillError(
             "--model_type decides the kind of tokenizer to train: add --train_tokenizer, or leave --model_type out."
@@ -216,7 +231,7 @@ def prepare(
             used = UsedTokens(spec) if prune_vocabulary else None
             if used is not None:
                 tokens_to_keep(loaded, [])  # raises an error now if the tokenizer cannot be cut
-            limits = num_proc, memory_limit_mb
+            limits = num_proc, memory_limit_mb, engine
             pad = None if unit == "blocks" else check_rows(spec, loaded, name)
             _write(folder, reader, loaded, name, spec, block_size, seed, validation_fraction, *limits, used, unit, pad)
 
@@ -235,6 +250,7 @@ def _write(
     validation_fraction: float,
     num_proc: int | None,
     memory_limit_mb: int,
+    engine: Engine,
     used: UsedTokens | None,
     unit: Unit,
     pad: int | None,
@@ -247,13 +263,19 @@ def _write(
     whole = TokenizerRecord(name, type(tokenizer).__name__, spec.vocab_size, tokenizer_fingerprint(tokenizer))
     try:
         with complete_folder(folder) as partial:
-            batch_bytes = batch_bytes_for(memory_limit_mb, num_proc)
-            batches = (
-                batch
-                for first, documents in reader.passes()
-                for batch in batched(documents if used is None else used.of_documents(documents), batch_bytes, first)
-            )
-            with closing(tokenise(batches, spec, seed, validation_fraction, num_proc, unit == "sentences")) as results:
+            if engine == "ray" and isinstance(reader, DocumentReader):
+                found = tokenise_on_ray(reader, spec, seed, validation_fraction, num_proc, partial)
+            else:
+                batch_bytes = batch_bytes_for(memory_limit_mb, num_proc)
+                batches = (
+                    batch
+                    for first, documents in reader.passes()
+                    for batch in batched(
+                        documents if used is None else used.of_documents(documents), batch_bytes, first
+                    )
+                )
+                found = tokenise(batches, spec, seed, validation_fraction, num_proc, unit == "sentences")
+            with closing(found) as results:
                 tokens = results if used is None else used.of_results(results)
                 splits, counts, left_out = _write_blocks(partial, tokens, spec, block_size, pad)
             tokenised = sum(split.documents for split in splits.values())

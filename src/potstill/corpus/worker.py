@@ -128,17 +128,19 @@ class Encoder:
             split_texts = [pieces(text, f"{self.seed} {number}") for number, text in zip(numbers, texts, strict=True)]
             numbers = [number for number, split in zip(numbers, split_texts, strict=True) for _ in split]
             texts = [piece for split in split_texts for piece in split]
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for number, encoding in zip(numbers, encodings, strict=True):
-            ids = encoding.ids
-            if not self.special_ids.isdisjoint(ids):
-                ids = self._without_special(ids)
+        for number, ids in zip(numbers, self.ids_of(texts), strict=True):
             if ids:
                 split = is_held_out(number, self.seed, self.validation_fraction)
                 streams[split].extend(array(self.typecode, ids))
                 streams[split].append(self.separator)
                 counted[split].add(number)
         return streams[0].tobytes(), streams[1].tobytes(), len(counted[0]), len(counted[1])
+
+    def ids_of(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text, without special tokens. They may be none."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        found = [encoding.ids for encoding in encodings]
+        return [ids if self.special_ids.isdisjoint(ids) else self._without_special(ids) for ids in found]
 
     def _without_special(self, ids: list[int]) -> list[int]:
         # Some models have the special tokens in their own vocabulary (Unigram; WordPiece after a split at white space

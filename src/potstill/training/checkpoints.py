@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
@@ -31,6 +32,7 @@ PARTS = (TRAINER_STATE, RUN_STATE, "optimizer.pt", "scheduler.pt")
 FORMAT = 2
 """Version of the checkpoint format. The first one had no checksums and did not record what was trained."""
 OBJECTIVE = "objective.safetensors"  # modules that the losses train besides the student, such as projections
+SHARDED_OPTIMIZER = "optimizer_0"  # folder in which `accelerate` has PyTorch write the optimiser of a sharded student
 LAYER_SEARCH = "layer_search.json"  # what was measured to choose the teacher's layers
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # torch.save raises a RuntimeError on a full disk
 
@@ -138,7 +140,9 @@ def verify(folder: Path) -> None:
     if key in _verified:
         return
     state = load_run_state(folder)
-    for name in PARTS:
+    parts = [f"{SHARDED_OPTIMIZER}/.metadata" if name == "optimizer.pt" else name for name in PARTS]
+    parts = parts if (folder / SHARDED_OPTIMIZER).is_dir() else list(PARTS)
+    for name in parts:
         if not (folder / name).is_file():
             raise DamagedCheckpointError(f"The checkpoint {folder} is incomplete: it has no {name}.")
     if not sums.is_file():
@@ -150,7 +154,7 @@ def verify(folder: Path) -> None:
         expected = {name: digest for digest, name in lines}
     except (OSError, ValueError) as error:
         raise DamagedCheckpointError(f"The checkpoint {folder} is damaged: {CHECKSUMS} cannot be read.") from error
-    missing = [name for name in PARTS if name not in expected]
+    missing = [name for name in parts if name not in expected]
     if missing:
         raise DamagedCheckpointError(f"The checkpoint {folder} is damaged: {CHECKSUMS} has no entry for {missing[0]}.")
     for name, digest in expected.items():
@@ -168,7 +172,8 @@ def verify(folder: Path) -> None:
 
 def write_checksums(folder: Path) -> None:
     """Write a file with the SHA-256 of every file of a checkpoint."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(name for name in files if name != CHECKSUMS)
     text = "".join(f"{_sha256(folder / name)}  {name}\n" for name in names)
     (folder / CHECKSUMS).write_text(text, encoding="utf-8")
 
@@ -218,15 +223,22 @@ def load_trainer_state(checkpoint: str | Path) -> TrainerState:
         raise DamagedCheckpointError(f"{checkpoint} is not a checkpoint: it has no usable {TRAINER_STATE}.") from error
 
 
-def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
+def load_weights(
+    model: PreTrainedModel, checkpoint: str | Path, load: Callable[[dict[str, Tensor]], Any] | None = None
+) -> None:
     """Copy the weights of a checkpoint into a model of the same shape.
+
+    Args:
+        model: the model.
+        checkpoint: folder of the checkpoint.
+        load: takes the state of the model in the checkpoint; the model's own `load_state_dict` if not given.
 
     Raises:
         PotstillError: the checkpoint holds another model, or cannot be read.
     """
     try:
         saved = type(model).from_pretrained(checkpoint, use_safetensors=True, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict())
+        (load or model.load_state_dict)(saved.state_dict())
     except Exception as error:  # a foreign or damaged file can raise many types of error in several libraries
         raise PotstillError(f"Cannot resume from {checkpoint}: {first_line(error)}.") from error
 

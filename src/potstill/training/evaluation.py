@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ def held_out_metrics(
     num_processes: int = 1,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ensemble: Ensemble | None = None,
+    in_step: bool = False,
 ) -> dict[str, float]:
     """Return the metrics of student and teachers on held-out text, computed in float32.
 
@@ -48,6 +50,7 @@ def held_out_metrics(
         num_processes: processes that share the work.
         reduce: sums a tensor over the processes.
         ensemble: how several teachers are averaged; with equal weights if not given.
+        in_step: whether all processes must run the models equally often, because the models are sharded.
 
     Returns:
         ``loss`` (nats) and ``accuracy`` of masked LM, or of causal LM with its ``perplexity`` = exp(loss). With a
@@ -66,11 +69,17 @@ def held_out_metrics(
     was_training = student.training
     student.eval()
     try:
-        for inputs in evaluated_batches(blocks, batch_size, max_samples, process_index, num_processes):
+        batches = evaluated_batches(blocks, batch_size, max_samples, process_index, num_processes)
+        of_all = -(-min(len(blocks), max_samples) // batch_size)
+        own = len(range(process_index, of_all, num_processes))
+        more = -(-of_all // num_processes) - own if in_step else 0
+        for number, inputs in enumerate(chain(batches, [blocks.__getitems__([0])] * more)):
             labelled = labelling(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
             # Compiled layers would be compiled again for these shapes and this mode. That costs more than it saves.
             with torch.compiler.set_stance("force_eager"):
-                sums += _batch_sums(student, teachers, ensemble, labelled)
+                of_batch = _batch_sums(student, teachers, ensemble, labelled)
+            if number < own:
+                sums += of_batch
     finally:
         student.train(was_training)
     sums = reduce(sums)

@@ -20,9 +20,9 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     """Keep the memory that the body frees in the process, if the device is a CPU and the C library is glibc.
 
     glibc returns every large block to the operating system when it is freed. A training step frees all activations and
-    asks for as many again in the next step. The system then clears every page at its first use, which took 13 to 19 %
-    of a step. After the body, what is free is returned. Kept blocks do not always fit the next tensor, so the process
-    needs some 8 % more memory at its peak.
+    asks for as many again in the next step. The system then clears every page at its first use, which took up to
+    19 % of a step. After the body, what is free is returned. Kept blocks do not always fit the next tensor, so the
+    process needs 8 to 16 % more memory at its peak.
     """
     mallopt = _function("mallopt") if device.type == "cpu" else None
     if mallopt is None:

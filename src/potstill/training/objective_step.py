@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from potstill.objective import Encoded, Ensemble, Objective
@@ -105,7 +106,9 @@ class ObjectiveStep(nn.Module):
         """
         device = positions.device.type
         # Recomputed activations would use the parameters themselves, not the copies. Then autocast does the casts.
-        copied = dtype if device in FLOAT32_SUMS and not self._recomputes else None
+        # So does a sharded student, because its parameters are gathered in its layers.
+        in_place = self._recomputes or isinstance(self, FSDPModule)
+        copied = dtype if device in FLOAT32_SUMS and not in_place else None
         with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
             student = run_student(copied)
             self.mark("student")

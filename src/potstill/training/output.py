@@ -180,10 +180,11 @@ def write_output(trainer: DistillationTrainer, folder: Path, estimate: Estimate 
         PotstillError: the folder cannot be written. The last checkpoint is still there.
     """
     results = run_results(trainer)
+    trainer.gather()
     if not trainer.args.should_save:
         return
     with atomic_output(folder) as staging:
-        trainer.student.save_pretrained(staging)
+        trainer.saved.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         if estimate is not None:
             results["max_size"] = compared_size(staging, estimate)

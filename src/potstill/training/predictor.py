@@ -25,11 +25,15 @@ class Predictor:
     Args:
         model: a model of a known family.
         reads: the states to keep.
+
+    Attributes:
+        model: as given.
+        encoder: the module whose forward pass runs the model up to its head.
     """
 
     def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
         self.model = model
-        self._encoder, self._transform = _Encoder(model, reads), _Transform(model)
+        self.encoder, self._transform = _Encoder(model, reads), _Transform(model)
         self._headless = is_headless(model)
         self._layers = list(family_of(model).layers(model))
         self.refresh()
@@ -42,7 +46,7 @@ class Predictor:
         head = None if self._headless else family_of(self.model).head(self.model)
         # Buffers stay as they are: frequencies of rotary positions, for example, are no use in 16 bits. A tied matrix
         # appears under both of its names, because the embeddings are looked up by one and the head by the other.
-        tensors = dict(self._encoder.named_parameters(remove_duplicate=False))
+        tensors = dict(self.encoder.named_parameters(remove_duplicate=False))
         whole = self._headless or family_of(self.model).encodes_whole
         prefix = "model." if whole else f"model.{self.model.base_model_prefix}."
         self._encoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -73,14 +77,14 @@ class Predictor:
             own = None
             if head is not None:
                 own = as_exported(self.model, VocabularyHead(self._transform, head.weight, head.bias))
-            return _encoded(self._encoder(input_ids), own)
+            return _encoded(self.encoder(input_ids), own)
 
         # The projection may be tied, but it is not called here. So the slow search for tied weights is switched off.
         def transform(hidden: Tensor) -> Tensor:
             return functional_call(self._transform, _cast(self._head_tensors, dtype), (hidden,), tie_weights=False)
 
         copies = _cast(self._encoder_tensors, dtype)
-        states = functional_call(self._encoder, copies, (input_ids,), tie_weights=False)
+        states = functional_call(self.encoder, copies, (input_ids,), tie_weights=False)
         return _encoded(states, None if head is None else VocabularyHead(transform, head.weight, head.bias))
 
     def compile(self, **options: Any) -> None:

@@ -35,6 +35,7 @@ from potstill.training.checkpoints import (
     rotate,
     save_run_state,
 )
+from potstill.training.connection import connected
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
 from potstill.training.kept_memory import kept_memory
@@ -43,6 +44,7 @@ from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
 from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
+from potstill.training.sharding import all_finite, use_plugin
 from potstill.training.waiting_threads import WaitingThreads
 
 
@@ -83,6 +85,7 @@ class ResumableTrainer(Trainer):
     """
 
     unit = "rows"
+    shards = False  # whether the student can be sharded
     model_accepts_loss_kwargs: bool
     control: Any
     lr_scheduler: Any
@@ -98,6 +101,8 @@ class ResumableTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **options: Any,
     ) -> None:
+        if args.fsdp and not self.shards:
+            raise PotstillError("--fsdp is for the student of a language model: leave it out.")
         self.sampler = sampler
         self.run_control = RunControl(args.minutes, stop_at)
         super().__init__(model=model, args=args, callbacks=[self.run_control, *(callbacks or [])], **options)
@@ -127,6 +132,11 @@ class ResumableTrainer(Trainer):
     def trained(self) -> PreTrainedModel:
         """The model whose weights are trained, checked and saved."""
         raise NotImplementedError
+
+    @property
+    def saved(self) -> PreTrainedModel:
+        """The model as it is saved."""
+        return self.trained
 
     @property
     def steps_per_epoch(self) -> int:
@@ -182,6 +192,7 @@ class ResumableTrainer(Trainer):
             if finished or self.run_control.clock.spent:
                 self._log_line(f"{checkpoint} is already at the end of training: there is nothing left to train.")
                 self.state = state
+                self.trained.to(self.args.device)
                 self._load_from_checkpoint(checkpoint)
                 own = Path(checkpoint).resolve().parent == Path(self.args.output_dir).resolve()
                 if own and self.args.should_save:  # the run may have been killed before it did so
@@ -194,7 +205,7 @@ class ResumableTrainer(Trainer):
             self.run_control.start()
             self._window_started, self._window_step = time.monotonic(), first_step
             # The optimiser is included: the first step allocates its state.
-            with fitting_memory(self.args), kept_memory(self.args.device):
+            with fitting_memory(self.args), kept_memory(self.args.device), connected(self.args):
                 result = super().train(resume_from_checkpoint=checkpoint, **options)
         if (number := self._ending_signal) is not None:
             raise TrainingInterrupted(self.checkpoint_folder(), number, self.state.global_step)
@@ -329,6 +340,9 @@ class ResumableTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Do as `Trainer` does, but avoid a copy of the gradients, and keep their norm."""
         super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            use_plugin(self.accelerator, self.args)
+            self.is_fsdp_enabled = True
         clip = self.accelerator.clip_grad_norm_
 
         def clip_and_keep(*args: Any, **kwargs: Any) -> Any:
@@ -378,11 +392,15 @@ class ResumableTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
             with quiet_loading():  # no progress bar for the few files of a model
-                self.trained.save_pretrained(output_dir)
+                self.saved.save_pretrained(output_dir)
             self.processing_class.save_pretrained(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.trained, resume_from_checkpoint)
+        self.load_trained(resume_from_checkpoint)
+
+    def load_trained(self, checkpoint: str | Path) -> None:
+        """Load the weights of a checkpoint into the model in training."""
+        load_weights(self.trained, checkpoint)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
         """Do as `Trainer` does, but log, evaluate and save at the intervals of this run, not of the earlier one."""
@@ -435,7 +453,7 @@ class ResumableTrainer(Trainer):
             ) from error
 
     def _load_best_model(self) -> None:
-        load_weights(self.trained, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+        self.load_trained(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def _check_finite(self, weights: bool = False) -> None:
         """Raise an error if a loss or gradient is not finite; with `weights`, also if a weight is not finite."""
@@ -445,7 +463,7 @@ class ResumableTrainer(Trainer):
             self._log_line(str(spike))
         if bad is not None:
             what = bad_step(*bad)
-        elif weights and not all(torch.isfinite(p).all() for p in self.trained.parameters()):
+        elif weights and not all_finite(self.trained):
             what = f"A weight after step {self.state.global_step} is not a finite number"
         else:
             return

@@ -13,6 +13,7 @@ from potstill.student import family_of
 from potstill.student.fp8 import Fp8, use_fp8
 from potstill.training.objective_step import ObjectiveStep, autocast_dtype
 from potstill.training.predictor import Predictor
+from potstill.training.sharding import layer_names
 from potstill.training.teachers import FrozenTeacher, OneOrMore, as_tuple, teacher_parts
 
 
@@ -68,6 +69,16 @@ class DistillationStep(ObjectiveStep):
     def teacher(self) -> PreTrainedModel | None:
         """The first teacher; None when training without one."""
         return self.teachers[0] if self._teachers else None
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The classes that `accelerate` shards by themselves."""
+        return layer_names(self.student)
+
+    def shard_teachers(self, device: torch.device, processes: int, dtype: torch.dtype | None) -> None:
+        """Shard the teachers over the processes of the run; they then run in this type."""
+        for teacher in self._teachers:
+            teacher.shard(device, processes, dtype)
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, labels: Tensor, sampled: Tensor | None = None

@@ -17,6 +17,7 @@ from potstill.student.fp8 import Fp8, use_fp8
 from potstill.student.tensors import cast_parameters
 from potstill.training.part_clock import PartClock
 from potstill.training.predictor import Predictor
+from potstill.training.sharding import shard_teacher
 
 if TYPE_CHECKING:
     from potstill.training.step import DistillationStep
@@ -60,14 +61,24 @@ class FrozenTeacher:
         self._reads = reads
         self._predictors: dict[torch.dtype | None, Predictor] = {}
         self._compile_options: dict[str, Any] | None = None
+        self._sharded: Predictor | None = None
+
+    def shard(self, device: torch.device, processes: int, dtype: torch.dtype | None) -> None:
+        """Shard the model over the processes of the run: see `shard_teacher`. It then always runs in this type."""
+        self._sharded = Predictor(self.model, self._reads)
+        shard_teacher(self.model, self._sharded.encoder, device, processes, dtype)
 
     def compile(self, **options: Any) -> None:
         """Compile the layers, with the options of `torch.compile`."""
         self._compile_options = options
         self._predictors.clear()
+        if self._sharded is not None:
+            self._sharded.compile(**options)
 
     def __call__(self, input_ids: Tensor, dtype: torch.dtype | None) -> Encoded:
         """Run the encoder over (B, L) blocks in a type. For another type than its own, a copy of the model runs."""
+        if self._sharded is not None:
+            return self._sharded(input_ids)
         if dtype not in self._predictors:
             model = self.model
             if dtype is not None or self._fp8 is not None:

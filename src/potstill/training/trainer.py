@@ -7,26 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from potstill.corpus import Blocks, BlockSplitter, Corpus, Masking, next_tokens
 from potstill.corpus.labelling import LabelledBlocks, Labelling, unlabelled
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
+from potstill.errors import PotstillError
 from potstill.objective import Objective
 from potstill.recipe import Recipe
 from potstill.student import family_of, is_headless
 from potstill.student.fp8 import Fp8, check_device
 from potstill.training.block_trainer import BlockTrainer
+from potstill.training.checkpoints import load_weights
 from potstill.training.encoder_evaluation import encoder_metrics
 from potstill.training.evaluation import held_out_metrics
 from potstill.training.graphs import Graphed
 from potstill.training.parts import Teacher, gather_parts
 from potstill.training.progress import headline, held_out_line
 from potstill.training.run_record import weights_hash
+from potstill.training.sharding import WholeCopy, call_sharded, check_sharding, load_whole_state
 from potstill.training.step import DistillationStep
 from potstill.training.teachers import TeacherTimes
 
+STUDENT = "student."  # the student's place in the names of the parameters of a step
 HELD_OUT_SEED = 0  # the held-out masks are the same for every run, whatever its own seed
 
 
@@ -58,6 +64,8 @@ class DistillationTrainer(BlockTrainer):
         PotstillError: teachers, student, tokenizer and corpus do not fit together.
     """
 
+    shards = True
+
     def __init__(
         self,
         student: PreTrainedModel,
@@ -69,6 +77,8 @@ class DistillationTrainer(BlockTrainer):
         stop_at: float = 1.0,
         objective: Objective | None = None,
     ) -> None:
+        if args.fsdp:
+            check_sharding(args)
         parts = gather_parts(student, corpus, args, teacher, processing_class, objective)
         corpus, tokenizer, args = parts.corpus, parts.tokenizer, parts.args
         labelling, self.held_out_labelling = _labellings(
@@ -86,9 +96,20 @@ class DistillationTrainer(BlockTrainer):
                 corpus.train.block_size, args.short_block_size, args.short_share, spec, args.short_first
             )
         line = headline(step, corpus.train, args)
+        self._whole: WholeCopy | None = None
+        if args.fsdp:
+            if is_headless(student) or len(step.objective_modules):
+                raise PotstillError(
+                    "--fsdp is for students with a language-model head, as wide as their teacher: leave it out."
+                )
+            self._whole = WholeCopy(student, args.should_save)
         super().__init__(step, corpus, args, tokenizer, line, held_out_line, stop_at, callbacks)
-        for one in parts.teachers:
-            one.to(args.device)
+        if args.fsdp:
+            _ = self.fingerprints  # of the whole teachers
+            step.shard_teachers(args.device, args.world_size, torch.bfloat16 if args.bf16 else None)
+        else:
+            for one in parts.teachers:
+                one.to(args.device)
         self.teacher_times: TeacherTimes | None = None
         if len(parts.teachers) > 1 and step.objective.needs_teacher:
             self.teacher_times = TeacherTimes(step, args.device)
@@ -136,13 +157,18 @@ class DistillationTrainer(BlockTrainer):
         self.exclude_first_steps(input_ids.shape)
         labelled = self.labelling(input_ids, sample_index)
         self.step.mark("masking")
-        return model(*labelled.tensors)
+        # Around a sharded student `accelerate` puts no autocast.
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            return model(*labelled.tensors)
 
     def held_out(self, blocks: Blocks) -> dict[str, float]:
         """See `held_out_metrics`; `encoder_metrics` without a head.
 
         With `short_block_size` they are computed again on the same blocks after cutting: `short_loss` and so on.
         """
+        return call_sharded(self.step, lambda: self._held_out_of_all(blocks))
+
+    def _held_out_of_all(self, blocks: Blocks) -> dict[str, float]:
         metrics = self._held_out(blocks, self.held_out_labelling)
         if self.splitter is not None:
             split, label = self.splitter, self.held_out_labelling
@@ -160,7 +186,46 @@ class DistillationTrainer(BlockTrainer):
         }
         if is_headless(self.student):
             return encoder_metrics(self.step, blocks, labelling, **shared)
-        return held_out_metrics(self.student, self.teachers, blocks, labelling, **shared, ensemble=self.step.ensemble)
+        shared |= {"ensemble": self.step.ensemble, "in_step": bool(self.args.fsdp)}
+        return held_out_metrics(self.student, self.teachers, blocks, labelling, **shared)
+
+    @property
+    def saved(self) -> PreTrainedModel:
+        """The student as it is saved. With `--fsdp` this is a copy, which `gather` brings up to date."""
+        return self.student if self._whole is None else self._whole.model
+
+    def gather(self) -> None:
+        """Gather a sharded student, so that it can be saved. All processes must call this."""
+        if self._whole is not None:
+            self._whole.update(self.step, STUDENT)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the student as an ordinary folder."""
+        if self._whole is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        self.gather()
+        self._save(output_dir)
+
+    def load_trained(self, checkpoint: str | Path) -> None:
+        """See `ResumableTrainer.load_trained`."""
+        if not isinstance(self.step, FSDPModule):
+            super().load_trained(checkpoint)
+            return
+        load_weights(
+            self.student,
+            checkpoint,
+            lambda state: load_whole_state(self.step, {STUDENT + name: tensor for name, tensor in state.items()}),
+        )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._whole is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.step, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
 
 class GraphedLabelling:
