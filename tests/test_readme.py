@@ -1,6 +1,6 @@
-"""The README's code runs as written, but for the length of the training and the size of the vocabulary.
+"""The code of the README and of the walk through all verbs runs as written, but for the length of the training.
 
-It names `bert-base-uncased`; a folder of that name in the working directory stands in for the hub.
+The pages name `bert-base-uncased`; a folder of that name in the working directory stands in for the hub.
 """
 
 import json
@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 from samples import written_text
 
-from potstill.cli import main
+from potstill.cli import VERBS, main
 
 README = Path(__file__).parents[1] / "README.md"
+TOUR = README.parent / "docs" / "how-to" / "tour.md"
 SHORTER = {
     "distill": "--max_steps 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 --max_eval_samples 2 "
     "--bf16 false --torch_compile false --use_cpu",
@@ -28,19 +29,19 @@ SHORTER = {
     "finetune": "--max_steps 2 --use_cpu",
     "evaluate": "--seeds 2 --max_steps 2 --use_cpu",
     "compare": "",
+    "export": "",
     "report": "",
-    "export": "--max_check_samples 4",
     "bench inference": "--compiled false --max_requests 8 --batch_size 1 --threads 1",
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory, make_teacher: Callable[..., Path]) -> Path:
-    folder = tmp_path_factory.mktemp("readme")
+@pytest.fixture
+def workplace(tmp_path: Path, make_teacher: Callable[..., Path]) -> Path:
+    folder = tmp_path
     shutil.copytree(make_teacher(max_position_embeddings=512), folder / "bert-base-uncased")
     shutil.copytree(README.parent / "recipes", folder / "recipes")
     shutil.copytree(folder / "bert-base-uncased", folder / "sentence-transformers" / "all-MiniLM-L6-v2")
@@ -50,6 +51,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, make_teacher: Callable[.
             for n, line in enumerate(written_text(20, seed=3).splitlines())
         ]
         (folder / f"{split}.csv").write_text("\n".join(["text,category", *intents]) + "\n")
+    (folder / "src").symlink_to(README.parent / "src", target_is_directory=True)
     (folder / "text").mkdir()
     lines = "".join(json.dumps({"text": line}) + "\n" for line in written_text(1500, seed=1).splitlines())
     with pa.CompressedOutputStream(str(folder / "text" / "a.jsonl.zst"), "zstd") as file:
@@ -65,23 +67,29 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, make_teacher: Callable[.
 
 
 @pytest.mark.usefixtures("signals_restored")
+@pytest.mark.parametrize(
+    ("page", "written"), [(README, "small-onnx/onnx/model.onnx"), (TOUR, "four-layers/model.safetensors")]
+)
 def test_commands_and_code_run_in_order(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    page: Path, written: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("POTSTILL_CACHE", str(workplace / "cache"))
-    for command in "".join(blocks("bash")).splitlines():
+    for command in "".join(blocks(page, "bash")).splitlines():
         program, *words = shlex.split(command.replace("--vocab_size 8192", "--vocab_size 100"))
         assert program == "potstill"
         verb = next(verb for verb in SHORTER if words[: len(verb.split())] == verb.split())
         status = main([*words, *SHORTER[verb].split()])
         assert status == 0, f"{command}\n{capsys.readouterr().err}"
 
-    for code in blocks("python"):
+    for code in blocks(page, "python"):
         short = code.replace("max_steps=1000", "max_steps=2, per_device_train_batch_size=2, max_eval_samples=2")
-        exec(compile(short, "README.md", "exec"), {})
-    assert (workplace / "four-layers" / "model.safetensors").is_file()
-    assert "'eval_loss'" in capsys.readouterr().out
+        exec(compile(short, page.name, "exec"), {})
+    assert (workplace / written).is_file()
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_set_up_comes_first_and_is_the_makefile_s() -> None:
@@ -95,6 +103,11 @@ def test_set_up_comes_first_and_is_the_makefile_s() -> None:
 def test_what_is_linked_exists() -> None:
     for link in re.findall(r"\]\(([^)#]+)", README.read_text(encoding="utf-8")):
         assert link.startswith("https://") or (README.parent / link).exists(), link
+
+
+def test_the_walk_has_every_verb() -> None:
+    commands = "".join(blocks(TOUR, "bash"))
+    assert [verb for verb in VERBS if f"potstill {verb} " not in commands] == ["prune", "serve", "demo"]
 
 
 def test_documents_have_no_figure_left_to_fill_in() -> None:

@@ -23,8 +23,8 @@ from potstill.objective.softmax import SoftmaxOptions
 from potstill.objective.term import Batch, Term
 from potstill.student import Reads
 
-# Bytes of logits in memory at once. On a GPU they are many, for large matrix products (docs/notebook/performance.md).
-# Elsewhere they are few, so that they stay in the cache of the processor.
+# Bytes of logits in memory at once. On a GPU they are many, for large matrix products. Elsewhere
+# they are few, so that they stay in the cache of the processor.
 LOGITS_BYTES = {"cuda": 2**30}
 LOGITS_BYTES_ELSEWHERE = 2**27
 ALIGNMENT = {"cuda": 64, "cpu": 64}  # the vocabulary is padded to a multiple of this
@@ -196,7 +196,7 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
     if teacher.vocab_size != student.vocab_size:
         raise PotstillError(
             f"Teacher and student must share one vocabulary, but the teacher has {teacher.vocab_size} entries "
-            f"and the student {student.vocab_size}: build the student from this teacher."
+            f"and the student {student.vocab_size}."
         )
 
 
