@@ -82,6 +82,7 @@ class Campaign:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_quick_kills_before_changes_of_the_file_system(workplace: Workplace, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")

@@ -42,7 +42,7 @@ def expected_blocks(corpus: Corpus) -> dict[int, list[int]]:
 @pytest.mark.parametrize(
     ("fleet", "fsdp"),
     [
-        pytest.param([2, 1], False, id="shrinking"),
+        pytest.param([2, 1], False, id="shrinking", marks=pytest.mark.slow),
         pytest.param([1, 2, 3, 1, 2], False, id="growing and shrinking", marks=pytest.mark.slow),
         pytest.param([4, 2, 4], False, id="half and back", marks=pytest.mark.slow),
         pytest.param([2, 3, 2], True, id="sharded", marks=pytest.mark.slow),

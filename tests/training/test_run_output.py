@@ -106,13 +106,18 @@ def test_its_tokenizer_offers_what_it_takes(
 def test_card_tells_what_was_measured(student: Path, corpus_folder: Path) -> None:
     card, results = (student / "README.md").read_text(), json.loads((student / "results.json").read_text())
     _, header, _ = card.split("---\n", 2)
-    assert yaml.safe_load(header) == {
+    fields = yaml.safe_load(header)
+    (named,) = fields.pop("model-index")
+    assert fields == {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask",
         "tags": ["potstill", "distillation"],
     }  # and no base_model: a folder is no model of the hub
     initial, final = results["held_out"]["initial"], results["held_out"]["final"]
     assert initial["loss"] != final["loss"]
+    measured = {one["type"]: one["value"] for found in named["results"] for one in found["metrics"]}
+    assert measured["loss"] == final["loss"]
+    assert measured["accuracy"] == final["accuracy"]
     rows = {line.split(" | ")[0].strip("| "): line for line in card.splitlines() if line.startswith("|")}
     for name, metrics in (("student, as initialised", initial), ("student, trained", final)):
         figures = [f"{metrics['loss']:.3f}", f"{metrics['accuracy']:.1%}", f"{metrics['kl']:.3f}"]

@@ -39,6 +39,7 @@ def test_the_number_of_competitors() -> None:
     assert competitors(before, before, 2) == 0.0
 
 
+@pytest.mark.slow  # and it needs a quiet machine
 @pytest.mark.skipif(not seconds_of_threads(), reason="the system does not say how long threads wait")
 def test_a_busy_process_on_the_same_core() -> None:
     measured = """

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from transformers.integrations import CodeCarbonCallback
 
 from potstill.training.resumable import ResumableTrainer
+from potstill.versions import version
 
 
 def measured_emissions(trainer: ResumableTrainer) -> dict[str, Any] | None:
