@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test test-long test-faults check docs prose options reproduce web clean
+.PHONY: demo test test-long test-faults check docs prose options errors reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
@@ -30,6 +30,10 @@ reproduce: $(VENV)/.installed
 # After a change of options: the table that help and usage errors are answered from.
 options: $(VENV)/.installed-dev
 	$(BIN)/python -m potstill.option_table
+
+# After a change of an error message: docs/reference/errors.md, the page of all messages.
+errors: $(VENV)/.installed-dev
+	$(BIN)/python -m potstill.error_page
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from potstill.errors import advice
+from potstill.errors import MOST_PRINTED, advice, shown
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,13 @@ def test_advice_for_what_is_not_known_blames_nothing() -> None:
     assert (
         advice(OSError("no number at all")) == advice(ValueError("neither")) == "check the path and the disk it lies on"
     )
+
+
+def test_a_message_neither_moves_the_cursor_nor_fills_the_terminal():
+    assert shown("the label 'a\x1b]0;title\x07\nb\u202e' is – unusual") == (
+        r"the label 'a\x1b]0;title\x07\nb\u202e' is – unusual"
+    )
+    long = shown("beginning " + "x" * 10**6 + " end")
+    assert len(long) < MOST_PRINTED + 10
+    assert long.startswith("beginning x")
+    assert long.endswith("x end")

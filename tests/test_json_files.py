@@ -75,10 +75,10 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
     with pytest.raises(PotstillError, match=r"cannot be read: embedded null byte\.$"):
         read_json("a\0b", "The plan", "run it again")
 
-    def refused(path: Path) -> bytes:
+    def refused(path: Path, mode: str) -> bytes:
         raise PermissionError(13, os.strerror(13), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(PotstillError, match=r"cannot be read: Permission denied\.$"):
         read_json(tmp_path / "file", "The plan", "run it again")
 

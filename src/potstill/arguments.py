@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from potstill.errors import PotstillError
 from potstill.precision.fixed_point import FixedPointFormats
 from potstill.processes import launched, open_new_store
+from potstill.yaml_files import parse_yaml
 
 RECIPE = "recipe.yaml"
 """Name of a file in the folder of a run. It holds the options that rerun the run."""
@@ -76,6 +77,7 @@ class RunArguments(TrainingArguments):
     logging_first_step: bool = option(True, "Log the first step too.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN. potstill stops at the first NaN instead.")
     save_total_limit: int | None = option(2, "Checkpoints to keep; the oldest are deleted first.")
+    hub_strategy: str = option("end", "When to upload with --push_to_hub; only the finished model is uploaded: end.")
     disable_tqdm: bool | None = option(True, "Show progress as one line per logging step; false adds a bar.")
     remove_unused_columns: bool = option(False, "Remove unused columns; potstill's data have none.")
     ddp_find_unused_parameters: bool | None = option(
@@ -102,6 +104,8 @@ class RunArguments(TrainingArguments):
         rule = "would change the optimiser's batch; lower --per_device_train_batch_size and raise "
         rule += "--gradient_accumulation_steps instead"
         self._check("auto_find_batch_size", not self.auto_find_batch_size, rule)
+        finished = str(_plain(self.hub_strategy)) == "end"
+        self._check("hub_strategy", finished, "would upload models that are not finished; leave it out")
         self._check("learning_rate", 0 < self.learning_rate < math.inf, "must be above 0")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
@@ -267,8 +271,8 @@ def parsed_mapping(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return parse_yaml(value)
+    except (yaml.YAMLError, ValueError) as error:
         raise PotstillError(f"--{name} cannot be read: {' '.join(str(error).split())}.") from error
 
 

@@ -6,13 +6,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from potstill.command_line import parse
-from potstill.errors import PotstillError, first_line
+from potstill.errors import PotstillError, first_line, shown
 from potstill.help_text import full_help, short_help
 from potstill.option_table import function_of, verb_of
 from potstill.panics import is_panic
@@ -52,7 +53,7 @@ USAGE = "\n".join(
         "Distil a transformer encoder into a student of half its depth.",
         "",
         *(f"  {verb:<17}{what}" for verb, (_, what) in VERBS.items()),
-        f"  {'version':<17}print the installed version",
+        f"  {'version':<17}print the installed version; with --verbose what a report of a bug needs",
     ]
 )
 
@@ -67,13 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if verb in ("version", "--version"):
-        from importlib.metadata import version
-
-        print(version("potstill"))
-        return 0
+        return _print_version(rest)
     if verb not in VERBS:
         return _no_verb(verb, rest)
-    before = {number: signal.signal(number, _terminate) for number in TERMINATING}
+    before = _handle(TERMINATING, _terminate)
     where = VERBS[verb][0]
     try:
         described = verb_of(verb, where)
@@ -119,6 +117,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _print_version(rest: Sequence[str]) -> int:
+    """Print the version, with `--verbose` also those of the libraries, the platform and the GPUs."""
+    if unknown := [word for word in rest if word not in ("--verbose", "-v")]:
+        print(f"potstill version: {unknown[0]!r} is unknown; there is --verbose.", file=sys.stderr)
+        return 2
+    if rest:
+        from potstill.version import verbose
+
+        print(verbose())
+    else:
+        from importlib.metadata import version
+
+        print(version("potstill"))
+    return 0
+
+
 def _no_verb(word: str, rest: Sequence[str]) -> int:
     """Print the verbs that the user may have meant, and return the exit status: 0 if the user asked for help."""
     longer = [verb for verb in VERBS if verb.startswith(f"{word} ")]
@@ -137,9 +151,16 @@ def _no_verb(word: str, rest: Sequence[str]) -> int:
 def _fail(message: str) -> None:
     """Print why the run ends, unless another process of the run has printed a reason already."""
     # A launcher terminates the other processes when one ends. This one must print its message first.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _handle([signal.SIGTERM], signal.SIG_IGN)
     if first_to_fail():
-        print(message, file=sys.stderr, flush=True)
+        print(shown(message), file=sys.stderr, flush=True)
+
+
+def _handle(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
+    """Set the handler of signals and return those before. Only the main thread can; in others nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -2,6 +2,10 @@
 
 import errno
 import re
+import unicodedata
+
+MOST_PRINTED = 2000
+"""The longest message that is printed whole, in characters."""
 
 
 class PotstillError(Exception):
@@ -19,6 +23,32 @@ def first_line(error: BaseException) -> str:
     For an error without a message, return the name of its type.
     """
     return next(iter(str(error).strip().splitlines()), "").rstrip(".: ") or type(error).__name__
+
+
+def visible(text: str) -> str:
+    r"""Return a text on one line. Invisible characters become escape sequences of Python: "a\nb" becomes "a\\nb".
+
+    These are line breaks, control characters, halves of surrogate pairs, and characters that change the text direction.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or ord(char) in _DIRECTIONS
+        else char
+        for char in text
+    )
+
+
+def shown(message: str) -> str:
+    """Return a message as it is printed: on one line, without the middle of what is longer than `MOST_PRINTED`.
+
+    A message quotes names from files, which may be long, and may hold what moves the cursor of the terminal.
+    """
+    if len(message) > MOST_PRINTED:
+        message = f"{message[: MOST_PRINTED // 2]} […] {message[-MOST_PRINTED // 2 :]}"
+    return visible(message)
+
+
+_DIRECTIONS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 def advice(error: BaseException) -> str:

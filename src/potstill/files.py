@@ -35,6 +35,13 @@ def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
     if not folder:
         raise PotstillError("--output_dir is missing: name the folder to write to.")
     path = Path(folder).expanduser()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # libraries written in Rust take no other paths
+        raise PotstillError(
+            f"--output_dir {path} is not UTF-8 text in the locale of this program: set PYTHONUTF8=1, or name a folder "
+            "in ASCII letters."
+        ) from error
     if path.exists() and not path.is_dir():
         raise PotstillError(f"--output_dir {path} is a file: name a folder.")
     check_writable(path)

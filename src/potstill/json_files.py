@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import PotstillError, first_line
+from potstill.small_files import read_small
+
+MOST_VALUES = 2**24
+"""The largest number of values in a JSON text. Each takes up to 250 bytes of memory, and may be 3 bytes of text."""
 
 
 def read_json(path: str | Path, what: str, advice: str = "", finite: bool = True) -> Any:
@@ -26,10 +30,10 @@ def read_json(path: str | Path, what: str, advice: str = "", finite: bool = True
             them: use False for a model's config or a trainer's state.
 
     Raises:
-        PotstillError: the file cannot be opened, or its content is not exactly one JSON value.
+        PotstillError: the file cannot be opened or is too large, or its content is not exactly one JSON value.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_small(path)
     except OSError as error:
         raise PotstillError(f"{what} {path} cannot be read: {error.strerror or first_line(error)}.") from error
     except ValueError as error:  # a path with a NUL in it
@@ -67,7 +71,7 @@ def parse_json(content: str | bytes, what: str, advice: str = "", finite: bool =
             raise _damaged(what, "it holds NUL bytes", advice)
         if not text.strip():
             raise _damaged(what, "it is empty", advice)
-        value = json.loads(text, parse_float=_finite, parse_constant=_refused) if finite else json.loads(text)
+        value = loads(text, parse_float=_finite, parse_constant=_refused) if finite else loads(text)
         if "\\u" in text:  # half of a surrogate pair is no character: it could not be printed or written
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
@@ -83,6 +87,18 @@ def parse_json(content: str | bytes, what: str, advice: str = "", finite: bool =
         reason = first_line(error).partition(";")[0]  # Python's advice after the semicolon is for programmers
         raise _damaged(what, f"it is not JSON ({reason})", advice) from error
     return value
+
+
+def loads(text: str, **options: Any) -> Any:
+    """Return the value of a JSON text, as `json.loads` does, unless it would take much more memory than its text does.
+
+    Raises:
+        ValueError: the text is not JSON, or has more than `MOST_VALUES` values.
+        RecursionError: its values are nested too deeply.
+    """
+    if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES:,} values")
+    return json.loads(text, **options)
 
 
 def json_text(value: Any, what: str) -> str:

@@ -8,12 +8,15 @@ So the option decides the type of a value, not YAML.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from potstill.errors import PotstillError, first_line
+from potstill.small_files import NotSmallError
+from potstill.yaml_files import Loader, check_nodes, read_yaml_text
 
 Value = str | list[str]
 NULL = "tag:yaml.org,2002:null"
@@ -37,9 +40,10 @@ def read_recipe(file: Path) -> dict[str, Value]:
         RecipeError: the file cannot be read, is not a mapping, or names an option twice.
     """
     try:
-        loader = yaml.SafeLoader(file.read_text(encoding="utf-8-sig"))
+        loader = Loader(read_yaml_text(file, pipes=True))
         try:
             root = loader.get_single_node()
+            check_nodes(root)
             return _options(loader, root, file)
         finally:
             loader.dispose()
@@ -47,8 +51,8 @@ def read_recipe(file: Path) -> dict[str, Value]:
         raise RecipeError(f"The recipe {file} cannot be read: {error.strerror or first_line(error)}.") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"The recipe {file} cannot be read: it is not UTF-8 text.") from error
-    except RecursionError as error:
-        raise RecipeError(f"The recipe {file} cannot be read: its values are nested too deeply.") from error
+    except NotSmallError as error:
+        raise RecipeError(str(error)) from error
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"The recipe {file} cannot be read: {' '.join(str(error).split())}.") from error
 
@@ -57,7 +61,7 @@ def _options(loader: yaml.SafeLoader, root: yaml.Node | None, file: Path) -> dic
     if not isinstance(root, yaml.MappingNode):
         raise RecipeError(f"The recipe {file} must be lines of `option: value`.")
     names = [key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)]
-    twice = next((name for name in names if names.count(name) > 1 and name != "<<"), None)
+    twice = next((name for name, times in Counter(names).items() if times > 1 and name != "<<"), None)
     if twice is not None:
         raise RecipeError(f"The recipe {file} names {twice} twice: leave one out.")
     loader.flatten_mapping(root)  # options merged by `<<` come first, so that own lines overrule them
@@ -79,8 +83,8 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, where: str) -> Value:
         if not all(isinstance(part, yaml.ScalarNode) for part in node.value):
             raise RecipeError(f"{where} is a list of lists or mappings: give a list of words or numbers.")
         return [str(part.value) for part in node.value]
-    values: Any = loader.construct_object(node, deep=True)
     try:
+        values: Any = loader.construct_object(node, deep=True)
         return json.dumps(values)
-    except TypeError as error:  # for example a date
+    except (TypeError, AttributeError, IndexError, OverflowError) as error:  # for example a date
         raise RecipeError(f"{where} holds a value that is no JSON ({first_line(error)}): put it in quotes.") from error

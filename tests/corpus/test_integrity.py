@@ -123,10 +123,10 @@ def test_a_manifest_with_something_wrong_in_it_is_one_sentence(corpus_folder: Pa
 def test_a_manifest_that_may_not_be_read_is_not_called_damaged(
     corpus_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(self: Path, **options: Any) -> str:
+    def denied(self: Path, *options: Any) -> str:
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(PotstillError, match=r"manifest\.json cannot be read \(Permission denied\)") as raised:
         Corpus.open(corpus_folder)
     assert "prepare" not in str(raised.value)

@@ -69,7 +69,10 @@ def test_links_are_followed_and_nothing_is_read_twice(tree: Path, caplog: pytest
     (tree / "z.txt").symlink_to(elsewhere / "deep" / "e.txt")
     everything = ["a/B.TXT.ZST", "a/c/d.parquet", "a/z.jsonl.gz", "again/e.txt", "b.txt"]
     assert [name for name, _ in names(find_sources([str(tree)], Path("/nowhere")), tree)] == everything
-    assert caplog.messages == [f"Skipped in {tree}: 2 already found by another path, 2 hidden, 1 .md."]
+    assert caplog.messages == [
+        f"Skipped in {tree}: 2 already found by another path, 2 hidden, 1 .md.",
+        f"Links lead out of {tree}: {tree}/again/e.txt is {elsewhere}/deep/e.txt.",
+    ]
     # A pattern in which links cross does not go round in circles either.
     (tree / "a" / "up").symlink_to(tree)
     found = find_sources([str(tree / "**" / "*.txt")], Path("/nowhere"))
@@ -79,6 +82,15 @@ def test_links_are_followed_and_nothing_is_read_twice(tree: Path, caplog: pytest
     assert [name for name, _ in names(found, tree)].count("b.txt") == 2
     assert len({Path(source.name).resolve() for source in found}) == len(found) - 1 == len(everything)
     assert f"Skipped in {tree}/more: 7 already found by another path" in caplog.messages[-1]
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tree / "a" / "whole-disk").symlink_to("/")
+    (tree / "beside").symlink_to("..")
+    (tree.parent / "beside.txt").touch()
+    found = find_sources([str(tree)], Path("/nowhere"))
+    assert [name for name, _ in names(found, tree)] == ["a/B.TXT.ZST", "a/c/d.parquet", "a/z.jsonl.gz", "b.txt"]
+    assert caplog.messages == [f"Skipped in {tree}: 2 hidden, 2 link to a folder that holds this one, 1 .md."]
 
 
 def test_a_link_that_leads_nowhere_is_an_error(tree: Path) -> None:

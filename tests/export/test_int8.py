@@ -18,6 +18,7 @@ from transformers import (
     DistilBertForMaskedLM,
 )
 
+from potstill.export import onnx_int8
 from potstill.export.check import real_batches
 from potstill.export.export import export
 from potstill.export.onnx import OnnxModel
@@ -224,3 +225,25 @@ def test_openvino_leaves_activations_to_the_runtime(
         OpenvinoModel(tmp_path / "openvino_model.xml", threads=1).run(inputs)["logits"],
     )
     assert 0 < float(np.sqrt(((found - expected) ** 2).mean()) / expected.std()) < (0.05 if bits == 8 else 0.2)
+
+
+def test_a_matrix_that_the_quantiser_transposed_is_written_as_it_is_read(tmp_path: Path) -> None:
+    """onnxruntime before 1.32 makes a Gemm a MatMul, and transposes its matrix."""
+    random = np.random.default_rng(0)
+    matrix = random.normal(size=(32, 80)).astype(np.float32)
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    product = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", kind, ["rows", 32])],
+        [helper.make_tensor_value_info("y", kind, ["rows", 80])],
+        [onnx.numpy_helper.from_array(matrix, "w")],
+    )
+    onnx.save(helper.make_model(product, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "float")
+    onnx_int8._quantise(tmp_path / "float", tmp_path / "int8", None)
+    model = onnx.load(tmp_path / "int8")
+    onnx_int8._Editor(model, {"w": matrix.T}).shrink({}, four_bits=True)  # as a Gemm had it
+    x = random.normal(size=(7, 32)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (found,) = session.run(None, {"x": x})
+    assert np.sqrt(((found - x @ matrix) ** 2).mean()) < 0.15 * (x @ matrix).std()

@@ -106,7 +106,7 @@ def test_names_are_shown_as_they_are(name):
     recipe = RECIPE | {"teacher": path, "layers": name, name: name, "text": [name]}
     config = DistilBertConfig(n_layers=2, dim=32, vocab_size=100)
     header, rest = front_matter(model_card(config, recipe, results, manifest))
-    assert header.keys() == {"library_name", "pipeline_tag", "tags"}
+    assert header.keys() == {"library_name", "pipeline_tag", "tags", "model-index"}
     page = rendered(rest)
     assert (page.html, page.links) == ([], [])
     headings = ["Held-out text", "Recipe", "Corpus", "Cost"]

@@ -48,7 +48,7 @@ def test_names_are_shown_as_they_are(name: str) -> None:
         "without_teacher": {"metrics": {name: 90.5, "labels": {name: 83.25}}},
     }
     header, rest = front_matter(task_card(recipe, results, TASKS["sst2"], frozen=False))
-    assert header.keys() == {"library_name", "pipeline_tag", "tags"}
+    assert header.keys() == {"library_name", "pipeline_tag", "tags", "model-index"}
     page = rendered(rest)
     assert (page.html, page.links) == ([], [])
     assert page.headings == [f"{last} on {seen}", "Scores", "Recipe", "Cost"]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from potstill.corpus.arrow_files import check_stored_plainly
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.corpus.integrity import check_files, check_ids, checksums, fingerprint_of, unusable
 from potstill.corpus.manifest import Manifest
@@ -39,6 +40,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            check_stored_plainly(path)
             buffer = pa.memory_map(str(path)).read_buffer()
             self._opened = _version_of(path)
             reader = pa.ipc.open_stream(buffer)

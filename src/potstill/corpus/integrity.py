@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from potstill.errors import PotstillError, advice, first_line
+from potstill.small_files import check_regular
 
 FILES = ("train.arrow", "validation.arrow", "token_counts.npy")
 """The files that training reads."""
@@ -31,8 +32,10 @@ def checksums(folder: Path, names: Iterable[str] = FILES) -> dict[str, str]:
     Raises:
         PotstillError: a file is missing or cannot be read.
     """
-    paths = [folder / name for name in names]
+    paths = [folder / name for name in names if name in CUT_FILES]  # a manifest could name any file of the machine
     try:
+        for path in paths:
+            check_regular(path)
         size = sum(path.stat().st_size for path in paths)
     except OSError as error:
         raise unusable(Path(error.filename), error) from error

@@ -7,6 +7,7 @@ from typing import Any
 from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.corpus.sources import compression_of
 from potstill.errors import PotstillError
+from potstill.json_files import loads
 
 
 def json_array(path: str) -> list[Any] | None:
@@ -27,7 +28,7 @@ def json_array(path: str) -> list[Any] | None:
                 return None
             texts.append(line if line.strip() else "")
     try:
-        found = json.loads("\n".join(texts))
+        found = loads("\n".join(texts))
     except (ValueError, RecursionError) as error:
         if any(texts) and isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return None  # lines that are arrays: the reader of lines says so

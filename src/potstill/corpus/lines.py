@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from potstill.corpus.sources import compression_of
 from potstill.errors import PotstillError, advice, first_line
+from potstill.small_files import check_regular
 
 BUFFER_BYTES = 2**18
 
@@ -23,6 +24,13 @@ MAX_DOCUMENT_BYTES = 2**25
 
 MAX_LINE_BYTES = 2**29
 """The default limit for one line, 512 MiB. A JSON file of a whole data set may have no line break at all."""
+
+MOST_UNPACKED, PLAUSIBLE_RATIO = 2**28, 256
+"""How much a compressed file may unpack to: 256 times its size, and 256 MiB in any case. Text becomes 3 to 20 times as
+large. A file made to fill memory or disk becomes a thousand times as large, or a million."""
+
+BYTES_PER_LINE = 64
+"""What each line or row counts in this beside its text: the memory of a row does not depend on its text alone."""
 
 ZSTD_WINDOW_BYTES = 2**27
 """The largest zstd window that pyarrow accepts for decompression."""
@@ -71,6 +79,7 @@ def open_hashed(path: str) -> HashedFile:
         PotstillError: the file cannot be opened.
     """
     try:
+        check_regular(path)
         return HashedFile(path)
     except OSError as error:
         raise unreadable(path, error) from error
@@ -90,22 +99,27 @@ def decoded_lines(
             line.
 
     Raises:
-        PotstillError: the file cannot be read, is truncated or damaged, or has a longer line.
+        PotstillError: the file cannot be read, is truncated or damaged, has a longer line, or unpacks to much more than
+            text can be.
     """
-    number = 0
+    number = unpacked = 0
+    packed = compression_of(path) is not None
     try:
         stream = _decompressed(path, file)
         while line := stream.readline(max_bytes + 1):
             number += 1
             if len(line) > max_bytes:
                 raise too_long(f"{path}, line {number}", max_bytes)
+            if packed:
+                unpacked += len(line) + BYTES_PER_LINE
+                check_unpacked(path, unpacked, file.size)
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             try:
                 yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode()
             except UnicodeDecodeError as error:
                 yield number, error
-        if compression_of(path) and file.size == 0:
+        if packed and file.size == 0:
             raise EOFError("it is empty")  # zlib and pyarrow accept an empty file as complete
     except (EOFError, OSError, MemoryError, lzma.LZMAError, zlib.error, pa.ArrowInvalid) as error:
         raise unreadable(path, error) from error
@@ -123,6 +137,24 @@ def _decompressed(path: str, file: HashedFile) -> BinaryIO:
         case _:
             return stored
     return cast(BinaryIO, io.BufferedReader(stream, BUFFER_BYTES))
+
+
+def check_unpacked(path: str, unpacked: int, stored: int) -> None:
+    """Make sure that a file does not become implausibly large as it is unpacked.
+
+    Args:
+        path: path of the file.
+        unpacked: bytes that came out of it so far, and `BYTES_PER_LINE` for each line or row.
+        stored: bytes of the file that were read for it.
+
+    Raises:
+        PotstillError: they are more than text can be.
+    """
+    if unpacked > max(MOST_UNPACKED, PLAUSIBLE_RATIO * stored):
+        raise PotstillError(
+            f"{path} unpacks to more than {PLAUSIBLE_RATIO} times its size, which no text does, so it may be made to "
+            "fill your disk: unpack it yourself if you trust it."
+        )
 
 
 def too_long(where: str, limit: int) -> PotstillError:

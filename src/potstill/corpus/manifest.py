@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from potstill.corpus.integrity import CUT_FILES, FILES, fingerprint_of, unusable
 from potstill.errors import PotstillError
+from potstill.small_files import read_small
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 3
@@ -116,7 +117,7 @@ class Manifest:
         """
         path = folder / FILE_NAME
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            record: dict[str, Any] = json.loads(read_small(path))
             version = record["format_version"]
             if version <= FORMAT_VERSION:
                 return _parsed(record)

@@ -21,6 +21,7 @@ from potstill.corpus.tables import (
     parquet_values,
 )
 from potstill.errors import PotstillError, first_line
+from potstill.json_files import loads
 
 SampleBy = Literal["line", "paragraph", "document"]
 OnBadText = Literal["error", "skip"]
@@ -193,7 +194,7 @@ def _json_values(
         if not line or line.isspace():  # a blank line is no record
             continue
         try:
-            record = json.loads(line)
+            record = loads(line)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise PotstillError(

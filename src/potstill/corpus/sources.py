@@ -49,9 +49,10 @@ def find_sources_of_each(
 ) -> list[list[Source]]:
     """Expand files, folders, patterns and hub ids. Sources keep the order of the names; those of one name are sorted.
 
-    A folder is searched with all its subfolders and symbolic links. Hidden files, files of other kinds and files that
-    a link leads to a second time are skipped; a log line for each name counts them. `output_dir` is skipped as well. A
-    file that is named itself is read as often as it is named. `more` adds endings of files to `FORMATS`, or replaces
+    A folder is searched with all its subfolders and symbolic links, but not links to a folder that holds it. Hidden
+    files, files of other kinds and files that a link leads to a second time are skipped; a log line for each name
+    counts them, and another one names files outside of the folder that links lead to. `output_dir` is skipped as well.
+    A file that is named itself is read as often as it is named. `more` adds endings of files to `FORMATS`, or replaces
     them.
 
     Raises:
@@ -85,10 +86,12 @@ class _Finder:
         self.kinds = ", ".join([*(ending for ending in more if ending not in FORMATS), _KINDS])
         self._found: dict[Path, str] = {}  # resolved path of a file → the path by which it is read
         self._skipped: dict[Path, str] = {}  # path → its kind
+        self._outside: list[Path] = []  # files that are read though they do not lie in the folder that was named
 
     def expand(self, name: str) -> list[Source]:
         """Return the sources of one name, and log the files that were skipped."""
         self._skipped.clear()
+        self._outside.clear()
         try:
             sources = self._expand(name)
         except OSError as error:
@@ -96,6 +99,10 @@ class _Finder:
             raise PotstillError(f"{error.filename or name} cannot be read ({reason}): {advice(error)}.") from error
         if self._skipped:
             logger.warning("Skipped in %s: %s.", name, self._counted())
+        if self._outside:
+            first = self._outside[0]
+            others = f", and {len(self._outside) - 1:,} more files" if len(self._outside) > 1 else ""
+            logger.warning("Links lead out of %s: %s is %s%s.", name, first, first.resolve(), others)
         return sources
 
     def _expand(self, name: str) -> list[Source]:
@@ -122,6 +129,8 @@ class _Finder:
             self._skipped |= dict.fromkeys(hidden, _HIDDEN)
         # Links come last, so that a file is read by its own path and not by a link to it.
         found = [source for path in sorted(paths, key=Path.is_symlink) if (source := self._new_file(path))]
+        top = folder.resolve()
+        self._outside += [path for one in found if top not in (path := Path(one.name)).resolve().parents]
         self._check_found(found, f"The folder {folder} has no file that can be read: give {self.kinds}")
         return sorted(found, key=lambda source: Path(source.name).parts)
 
@@ -153,9 +162,13 @@ class _Finder:
         Symbolic links are followed. Each folder is visited once, by a path without a link if there is one.
         """
         waiting, links, seen = [top], list[Path](), set[Path]()
+        above = {*top.resolve().parents}  # a link there would lead to all that lies beside the folder
         while waiting or links:
             folder = waiting.pop() if waiting else links.pop(0)
             if (real := folder.resolve()) in seen or real == self.output_dir:
+                continue
+            if real in above:
+                self._skipped[folder] = _ABOVE
                 continue
             seen.add(real)
             files, hidden = [], []
@@ -211,3 +224,4 @@ def _looks_like_a_path(name: str, formats: Mapping[str, FileKind]) -> bool:
 _KINDS = ".txt, .jsonl, .json, .csv or .tsv (plain, .gz, .xz or .zst), or .parquet"
 _HIDDEN = "hidden"
 _FOUND = "already found by another path"
+_ABOVE = "link to a folder that holds this one"

@@ -1,16 +1,18 @@
 """Read the text column of Parquet files, `datasets` folders and hub datasets."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from potstill.corpus.lines import MAX_DOCUMENT_BYTES, too_long, unreadable
+from potstill.corpus.arrow_files import check_dataset_folder, check_offsets
+from potstill.corpus.lines import BYTES_PER_LINE, MAX_DOCUMENT_BYTES, check_unpacked, too_long, unreadable
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.small_files import check_regular
 
 ROWS = 64
 """The largest number of rows decoded at a time. It is small, because one row may hold megabytes."""
@@ -26,20 +28,33 @@ def parquet_values(path: str, column: str) -> Iterator[Row]:
     """Yield the values of one column of a Parquet file.
 
     Raises:
-        PotstillError: the file is damaged or has no such column.
+        PotstillError: the file is damaged, has no such column, or unpacks to much more than text can be.
     """
     try:
+        check_regular(path)
         # Pre-buffering would hold a whole row group in memory, and a row group may be large.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             check_column(path, column, file.schema_arrow.names)
-            rows = _rows_at_a_time(path, file.metadata, column)
-            yield from _values(path, file.iter_batches(batch_size=rows, columns=[column]), column)
+            rows = rows_at_a_time(path, file.metadata, column)
+            unpacked, stored = 0, Path(path).stat().st_size
+            for number, value, size in _values(path, file.iter_batches(batch_size=rows, columns=[column]), column):
+                unpacked += size + BYTES_PER_LINE
+                check_unpacked(path, unpacked, stored)
+                yield number, value
     except (pa.ArrowException, OSError, MemoryError, UnicodeError) as error:
         raise unreadable(path, error) from error
 
 
-def _rows_at_a_time(path: str, metadata: Any, column: str) -> int:
-    """Return how many rows may be decoded at a time so that they take at most `BATCH_BYTES`.
+def rows_at_a_time(path: str, metadata: Any, column: str | None = None) -> int:
+    """Return how many rows of a Parquet file may be decoded at a time so that they take at most `BATCH_BYTES`.
+
+    Args:
+        path: of the file.
+        metadata: of the file.
+        column: the column that is decoded; None for all of them.
+
+    Raises:
+        PotstillError: a row is too large.
 
     A value that is stored once may be repeated in each row. It is at most as large as all data of its row group.
     """
@@ -48,12 +63,31 @@ def _rows_at_a_time(path: str, metadata: Any, column: str) -> int:
         group = metadata.row_group(number)
         chunks = [group.column(place) for place in range(group.num_columns)]
         size = sum(
-            chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}.")
+            chunk.total_uncompressed_size
+            for chunk in chunks
+            if column is None or f"{chunk.path_in_schema}.".startswith(f"{column}.")
         )
         if size > MAX_DOCUMENT_BYTES * max(group.num_rows, 1):
             raise too_long(f"{path}, a row of row group {number + 1}", MAX_DOCUMENT_BYTES)
         largest = max(largest, size)
     return min(max(BATCH_BYTES // largest, 1), ROWS)
+
+
+def saved_dataset(folder: str | Path) -> Any:
+    """Return the `datasets.Dataset` or `datasets.DatasetDict` in a folder that it was saved to.
+
+    Raises:
+        PotstillError: the folder is damaged, compressed inside, or names files outside of it.
+    """
+    import datasets
+
+    try:
+        check_dataset_folder(Path(folder))
+        return datasets.load_from_disk(str(folder))
+    except PotstillError:
+        raise
+    except Exception as error:  # of almost any type
+        raise PotstillError(f"The dataset folder {folder} cannot be opened: {first_line(error)}.") from error
 
 
 def open_dataset(folder: str, split: str) -> Any:
@@ -64,10 +98,7 @@ def open_dataset(folder: str, split: str) -> Any:
     """
     import datasets
 
-    try:
-        dataset = datasets.load_from_disk(folder)
-    except Exception as error:  # of almost any type
-        raise PotstillError(f"The dataset folder {folder} cannot be opened: {first_line(error)}.") from error
+    dataset = saved_dataset(folder)
     if isinstance(dataset, datasets.DatasetDict):
         if split not in dataset:
             raise PotstillError(
@@ -82,10 +113,27 @@ def dataset_values(folder: str, dataset: Any, column: str) -> Iterator[Row]:
     """Yield the values of one column of an open `datasets.Dataset`.
 
     Raises:
-        PotstillError: the dataset has no such column.
+        PotstillError: the dataset has no such column, or is damaged.
     """
     check_column(folder, column, dataset.column_names)
-    yield from _values(folder, dataset.select_columns([column]).with_format("arrow").iter(batch_size=ROWS), column)
+    rows = dataset.select_columns([column]).with_format("arrow").iter(batch_size=ROWS)
+    try:
+        for number, value, _ in _values(folder, checked_tables(rows), column):
+            yield number, value
+    except pa.ArrowException as error:
+        raise unreadable(folder, error) from error
+
+
+def checked_tables(tables: Iterable[Any]) -> Iterator[Any]:
+    """Yield Arrow tables from a file that somebody else may have written.
+
+    Raises:
+        pyarrow.ArrowInvalid: a value lies outside of its buffers.
+    """
+    for table in tables:
+        for column in table.columns:
+            check_offsets(column)
+        yield table
 
 
 def dataset_files(dataset: Any) -> list[str]:
@@ -146,6 +194,7 @@ def hash_files(paths: list[str]) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     for path in paths:
         try:
+            check_regular(path)
             with Path(path).open("rb") as file:
                 while piece := file.read(2**20):
                     digest.update(piece)
@@ -155,18 +204,21 @@ def hash_files(paths: list[str]) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _values(where: str, tables: Any, column: str) -> Iterator[Row]:
+def _values(where: str, tables: Any, column: str) -> Iterator[tuple[int, Any, int]]:
+    """Yield the number of each row, the value of a column in it, and its size in bytes; 0 for what is no text."""
     number = 0
     for table in tables:
         for value in table.column(column):
             number += 1
+            value = value.value if isinstance(value, pa.DictionaryScalar) else value
+            size = value.as_buffer().size if isinstance(value, _TEXTS) and value.is_valid else 0
             # Check before the copy to Python, where a character may take four times its bytes.
-            if isinstance(value, _TEXTS) and value.is_valid and value.as_buffer().size > MAX_DOCUMENT_BYTES:
+            if size > MAX_DOCUMENT_BYTES:
                 raise too_long(f"{where}, row {number}", MAX_DOCUMENT_BYTES)
             try:
-                yield number, value.as_py()
+                yield number, value.as_py(), size
             except UnicodeDecodeError as error:
-                yield number, error
+                yield number, error, size
 
 
 _TEXTS = pa.StringScalar, pa.LargeStringScalar, pa.StringViewScalar

@@ -14,11 +14,14 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from potstill.corpus.casing import contradiction, unstated_options
+from potstill.corpus.tokenizer_limits import check_limits
 from potstill.errors import PotstillError, first_line
 from potstill.json_files import read_object
 from potstill.panics import panics_as_errors
+from potstill.small_files import check_model_folder, check_parts
 
-FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+CONFIG = "config.json"
+FILES = (CONFIG, "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 """The files of a tokenizer; some may be missing."""
 
 logger = logging.getLogger(__name__)
@@ -101,7 +104,10 @@ class TokenizerSpec:
             )
         frames = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
         if framed and not frames:
-            raise PotstillError(f"The tokenizer {name} has no [CLS] or no [SEP] to put around blocks.")
+            raise PotstillError(
+                f"The tokenizer {name} has no [CLS] or no [SEP] to put around blocks: set both, "
+                "or leave --frame_blocks out."
+            )
         framed = frames if framed is None else framed
         separator = tokenizer.eos_token_id
         if separator is None or framed:
@@ -145,11 +151,16 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         role: the role of the name, for messages, such as ``teacher``.
 
     Raises:
-        PotstillError: there is no tokenizer of that name, the hub cannot be reached, or the tokenizer is not a fast one
-            or has no vocabulary.
+        PotstillError: there is no tokenizer of that name, the hub cannot be reached, a file is too large, or the
+            tokenizer is not a fast one, has no vocabulary, or would fill the memory.
     """
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise PotstillError(f"There is no {role} folder {name}: give a folder or the name of a model on the hub.")
+    folder = Path(name)
+    if folder.is_dir():
+        check_model_folder(folder)
+        if (folder / CONFIG).is_file():  # transformers reads it too
+            check_parts(_object_or_none(folder / CONFIG), f"the {CONFIG} of the {role} {name!r}")
     options = {} if token_types else {"model_input_names": ["input_ids", "attention_mask"]}
     try:
         with quiet_hub(), panics_as_errors():
@@ -161,9 +172,13 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         reason = first_line(error)
         _check_files(Path(name))
         if Path(name).exists():
-            raise PotstillError(f"The folder {name} holds no tokenizer that can be loaded ({reason}).") from error
+            raise PotstillError(
+                f"The folder {name} holds no tokenizer that can be loaded ({reason}): name another folder, or put a "
+                "tokenizer.json there."
+            ) from error
         raise PotstillError(
-            f"The {role} {name} is not a folder here and cannot be loaded from the hub ({reason})."
+            f"The {role} {name} is not a folder here and cannot be loaded from the hub ({reason}): "
+            "check the name and the network."
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise PotstillError(
@@ -173,6 +188,7 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
         raise PotstillError(
             f"The {role} {name!r} has no tokenizer: put its tokenizer.json and tokenizer_config.json there."
         )
+    check_limits(tokenizer, name)
     for line in (decision, contradiction(name, tokenizer)):
         if line:
             warn_once(line)
@@ -188,6 +204,14 @@ def _check_files(folder: Path) -> None:
     for file in FILES:
         if (folder / file).is_file():
             read_object(folder / file, "The tokenizer file", "restore it", finite=False)
+
+
+def _object_or_none(file: Path) -> dict[str, Any] | None:
+    """Return the object in a file; None if the file is damaged, which the loading of the tokenizer reports."""
+    try:
+        return read_object(file, "The tokenizer file", finite=False)
+    except PotstillError:
+        return None
 
 
 @cache

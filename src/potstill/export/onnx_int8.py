@@ -181,8 +181,10 @@ class _Editor:
                 self._embed(node, table, values, four_bits)
         if four_bits:
             for name, matrix in self.weights.items():
-                if is_feed_forward(matrix.shape) and f"{name}_quantized" in self.constants:
-                    self._in_four_bits(f"{name}_quantized", matrix, f"{name}_scale")
+                quantised = self.constants.get(f"{name}_quantized")
+                if is_feed_forward(matrix.shape) and quantised is not None:
+                    transposed = tuple(quantised.dims) != matrix.shape  # older quantisers transpose a Gemm's matrix
+                    self._in_four_bits(f"{name}_quantized", matrix.T if transposed else matrix, f"{name}_scale")
             opset = next(entry for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
             opset.version = max(opset.version, 21)  # the first version that has 4-bit numbers
         used = {name for node in (*self.model.graph.node, *self.new) for name in node.input}

@@ -25,6 +25,8 @@ from potstill.student.pruned import is_pruned
 from potstill.tasks.metrics import shown
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
+from potstill.training.emissions import measured_emissions
+from potstill.training.hub import upload
 from potstill.training.output import atomic_output, claimed_output_dir
 
 
@@ -99,6 +101,7 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
         "layers": job.layers,
         "unlabelled": None if job.unlabelled is None else job.unlabelled.record(job.drawn),
         "log_history": trainer.state.log_history,
+        "emissions": measured_emissions(trainer),
     }
     result = result_of(args, job.data, measured, **more)
     _write(trainer, folder, result)
@@ -111,6 +114,7 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     if args.teacher and args.without_teacher_too and labelled:
         result = dataclasses.replace(result, without_teacher=_without("teacher", plain, folder))
         _write(trainer, folder, result)
+    upload(trainer, folder)
     return Finetuned(folder, result.record)
 
 

@@ -14,6 +14,7 @@ from potstill.errors import PotstillError
 from potstill.finetuning.rows import Array, Rows
 from potstill.finetuning.sentences import Predict, tokenised
 from potstill.objective.ranking import RankingObjective
+from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.ranking import rank_measures
 from potstill.tasks.rerank_lists import PassageList, find_file, read_lists, without_duplicates
 from potstill.tasks.rows import BadRows, OnBadRows, print_message
@@ -186,4 +187,4 @@ def _dataset(lists: Sequence[PassageList]) -> datasets.Dataset:
         for place, passage in enumerate(one.passages)
     ]
     columns = dict(zip(FEATURES, map(list, zip(*rows, strict=True)), strict=True))
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(FEATURES))
+    return dataset_of(columns, features=datasets.Features(FEATURES))

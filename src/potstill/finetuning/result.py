@@ -15,6 +15,7 @@ from potstill.errors import PotstillError
 from potstill.json_files import read_object
 from potstill.records import VERSION, checked_fields, read_record, write_record
 from potstill.tasks.registry import TASKS, title_of
+from potstill.yaml_files import parse_yaml, read_yaml_text
 
 FORMAT_VERSION = 2
 """Only `evaluate` wrote format 1. Files that `finetune` wrote at that time have no version; they can be read too."""
@@ -88,6 +89,7 @@ class RunResult:
         fixed_point: the formats of `--fixed_point`, and the share of values out of their range; None without it.
         scored_fingerprint: hash of the scored rows alone, with their labels by name; None in older results and for
             suites that train nothing.
+        emissions: grams of CO₂ equivalents of the training and what measured them; None if nothing did.
         skipped_steps: steps that `--on_nan skip` left out; None in older results and for suites that train nothing.
         loss_spikes: steps with a loss far above those before: see `Spike`; None as above.
         log_history: the log of the trainer; None in files of `evaluate`, which are kept short.
@@ -128,6 +130,7 @@ class RunResult:
     pruning: dict[str, Any] | None = None
     fixed_point: dict[str, Any] | None = None
     scored_fingerprint: str | None = None
+    emissions: dict[str, Any] | None = None
     skipped_steps: list[int] | None = None
     loss_spikes: list[Any] | None = None
     log_history: list[Any] | None = None
@@ -207,8 +210,8 @@ def _from_unversioned(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # the score is valid without the recipe
+        recipe = parse_yaml(read_yaml_text(folder / "recipe.yaml"))
+    except (PotstillError, OSError, ValueError, yaml.YAMLError):  # the score is valid without the recipe
         recipe = None
     recipe = recipe if isinstance(recipe, dict) else {}
     task, model = str(record["task"]), str(recipe.get("model", folder.name))

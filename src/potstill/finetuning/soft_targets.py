@@ -94,7 +94,8 @@ def _compute_parts(
         found = predict(model, rows if len(starts) == 1 else rows.part(start, stop), batch_size, dtype)
         if not all(np.isfinite(array).all() for array in found.values()):
             raise PotstillError(
-                f"The logits of the teacher {source} are not all finite numbers: its weights are broken."
+                f"The logits of the teacher {source} are not all finite numbers, so its weights are broken: "
+                "give another teacher, or train it again."
             )
         with cached(parts / str(start), WHAT) as partial:
             for name, array in found.items():

@@ -24,6 +24,7 @@ from potstill.signatures import describe
 from potstill.training.checkpoints import is_resuming
 from potstill.training.pretrain import pretrain
 from potstill.training.run_record import HARDWARE, LOGGING, SAVING
+from potstill.yaml_files import parse_yaml
 
 ORDER = ("pretrain", "distill", "finetune")
 
@@ -107,8 +108,8 @@ def _wanted(stages: Any) -> dict[str, dict[str, Any]]:
     if isinstance(stages, str):
         text = stages if stages.lstrip().startswith(("{", "[")) else f"[{stages}]"
         try:
-            stages = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            stages = parse_yaml(text)
+        except (yaml.YAMLError, ValueError) as error:
             raise PotstillError(f"--stages cannot be read: {' '.join(str(error).split())}.") from error
     if isinstance(stages, list | tuple):
         twice = next((name for name in stages if stages.count(name) > 1), None)

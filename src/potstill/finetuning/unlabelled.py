@@ -15,6 +15,7 @@ from potstill.corpus.sources import Source, find_sources
 from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.predict import fingerprint
+from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.own import OwnTask
 from potstill.tasks.own_tables import TRAIN, open_table
 from potstill.tasks.rows import BadRows, OnBadRows, print_message, text_fault, text_lines
@@ -153,7 +154,7 @@ def read_unlabelled(
     ]
     counts = sieve.report(sources, bad)
     every = zip(*kept, strict=True)
-    return Unlabelled(datasets.Dataset.from_dict(dict(zip(("text", "pair"), map(list, every), strict=False))), counts)
+    return Unlabelled(dataset_of(dict(zip(("text", "pair"), map(list, every), strict=False))), counts)
 
 
 class Sieve:

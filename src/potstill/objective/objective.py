@@ -151,7 +151,7 @@ class Objective:
                     if not -depth <= layer < depth:
                         raise PotstillError(
                             f"The loss {term.name} reads layer {layer} of the {role}, which has {depth} layers, "
-                            "counted from 0."
+                            f"counted from 0: give a number from 0 to {depth - 1}."
                         )
 
     def flops(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, block_size: int) -> Flops:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,11 @@ import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from potstill.errors import visible
+
 NOTHING = "–"
 
 _MARKS = re.compile(r"[\\`*<>\[\]|~$&#]|(?<![^\W_])_|_(?![^\W_])")
-_DIRECTIONS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-
-
-def visible(text: str) -> str:
-    r"""Return a text on one line. Invisible characters become escape sequences of Python: "a\nb" becomes "a\\nb".
-
-    These are line breaks, control characters, halves of surrogate pairs, and characters that change the text direction.
-    """
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or ord(char) in _DIRECTIONS
-        else char
-        for char in text
-    )
 
 
 def plain(text: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig
 from potstill.corpus import Manifest
 from potstill.json_files import not_finite
 from potstill.report.averaged_weights import averaged_section
+from potstill.report.hub_metadata import emissions_field, licence_of, model_index
 from potstill.report.markdown import code, figure, front_matter, name_of, names_of, plain, table
 from potstill.student import family_of
 
@@ -39,6 +41,9 @@ def model_card(
         "library_name": "transformers",
         "pipeline_tag": "feature-extraction" if headless else "text-generation" if causal else "fill-mask",
         "tags": ["potstill", "distillation" if teacher else "causal-lm" if causal else "masked-lm"],
+        **licence_of(teacher),
+        **_index(recipe, results, headless),
+        **emissions_field(results.get("emissions"), results["cost"]["hardware"], "pre-training"),
     }
     sections = [
         front_matter(header, teacher),
@@ -55,6 +60,19 @@ def model_card(
         _cost(results),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _index(recipe: dict[str, Any], results: dict[str, Any], headless: bool) -> dict[str, Any]:
+    """Return the held-out figures of a language model in the form of the hub; none of an encoder without a head."""
+    final = results["held_out"]["final"]
+    if final is None or headless:
+        return {}
+    teacher = recipe.get("teacher")
+    first = teacher if isinstance(teacher, str) else teacher[0] if teacher else None
+    name = f"{Path(first).name or first}-student" if first else "pretrained"
+    task = "text-generation" if "perplexity" in final else "fill-mask"
+    metrics = {metric: final[metric] for metric in ("accuracy", "loss", "perplexity") if metric in final}
+    return model_index(name, task, "held-out", metrics, "held-out text of the corpus")
 
 
 def _summary(

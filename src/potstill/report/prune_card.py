@@ -7,7 +7,7 @@ from typing import Any
 from potstill.report.label_card import label_section
 from potstill.report.markdown import NOTHING, front_matter, name_of, plain, table
 from potstill.report.model_card import recipe_table
-from potstill.report.task_card import card_header, usage
+from potstill.report.task_card import card_header, card_results, usage
 from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
@@ -27,7 +27,7 @@ def prune_card(recipe: dict[str, Any], results: dict[str, Any], task: Task, prun
     """
     what = plain(task.name if is_task_file(recipe["task"]) else recipe["task"])
     sections = [
-        front_matter(card_header(task), recipe["model"]),
+        front_matter(card_header(task) | card_results(recipe, results, task, recipe["model"]), recipe["model"]),
         f"# {name_of(recipe['model'])} on {what}, pruned",
         _how(results["pruning"]),
         _loading(pruned),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from potstill.report.hub_metadata import licence_of
 from potstill.report.markdown import code, front_matter, name_of, plain, table
 from potstill.report.model_card import recipe_table
 
@@ -31,6 +32,7 @@ def sentence_card(
             *("sentence-transformers", "sentence-similarity", "feature-extraction", "potstill"),
             *(["distillation"] if teacher else []),
         ],
+        **licence_of(teacher),
     }
     parts = [
         front_matter(header, teacher),

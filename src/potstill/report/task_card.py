@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from potstill.bilstm.config import BiLSTMConfig
 from potstill.bilstm.options import NAME
+from potstill.report.hub_metadata import emissions_field, licence_of, model_index
 from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, names_of, plain, table
 from potstill.report.model_card import no_figures, recipe_table
@@ -33,10 +35,10 @@ def task_card(
         pruned: whether it is of a class of potstill because its layers differ in heads or neurons.
         bilstm: the config of a BiLSTM, which needs potstill for loading; None for any other model.
     """
-    base = recipe["bilstm"]["tokenizer"] if recipe["model"] == NAME else recipe["model"]
     new, changed = "shape" in recipe, results.get("changed_on_resume")  # `model` is then a name for its title alone
+    base = None if new else recipe["bilstm"]["tokenizer"] if recipe["model"] == NAME else recipe["model"]
     sections = [
-        front_matter(card_header(task), None if new else base),
+        front_matter(card_header(task) | card_results(recipe, results, task, base), base),
         f"# {name_of(recipe['model'])} on {plain(task.name if is_task_file(recipe['task']) else recipe['task'])}",
         how_in_stages(recipe, results) if results.get("stages") else _how(recipe, results, frozen, bilstm),
         usage(task, results["metrics"], frozen, IMPORT if pruned else None if bilstm is None else _BILSTM_IMPORT),
@@ -55,6 +57,24 @@ def card_header(task: Task) -> dict[str, Any]:
         header = {"library_name": "sentence-transformers", "pipeline_tag": "text-ranking"}
         return header | {"tags": ["potstill", "cross-encoder", "reranker"]}
     return {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": ["potstill"]}
+
+
+def card_results(recipe: dict[str, Any], results: dict[str, Any], task: Task, base: str | None) -> dict[str, Any]:
+    """Return the fields of the header on the licence, on what was measured, and on emissions.
+
+    Args:
+        recipe: options of the run.
+        results: measured figures, as in `RunResult`.
+        task: the task of the model.
+        base: the model that this one was made from; None for a new one.
+    """
+    name = f"{Path(recipe['model']).name or recipe['model']}-{task.name}"
+    header = card_header(task)
+    return {
+        **licence_of(base),
+        **model_index(name, header["pipeline_tag"], task.name, results["metrics"], task.title),
+        **emissions_field(results.get("emissions"), results["hardware"], "fine-tuning"),
+    }
 
 
 _BILSTM_IMPORT = "import potstill.bilstm.model  # how a BiLSTM is loaded"

@@ -25,6 +25,7 @@ from potstill.sentences.trainer import SentenceTrainer, check_run, default_losse
 from potstill.student.layers import AUTO
 from potstill.student.sizing import Estimate
 from potstill.training.chosen_layers import decide_by
+from potstill.training.hub import upload
 from potstill.training.layer_search import Choices, LayerSearch
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
 
@@ -68,6 +69,7 @@ def distill_sentences(args: DistillationArguments) -> Path:
         trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         _write_output(trainer, folder, estimate)
+        upload(trainer, folder)
     return folder
 
 

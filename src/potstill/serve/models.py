@@ -14,6 +14,7 @@ from potstill.export.format import SUMMARY
 from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
 from potstill.serve.onnx_file import is_complete
+from potstill.small_files import check_model_folder, check_parts
 
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -92,8 +93,10 @@ class ServedModel:
             raise PotstillError(
                 f"{flag} {folder} keeps its weights in a second file, {second_file.name}, which the page cannot load."
             )
+        check_model_folder(path)
         for other in OTHER_FILES:  # the page's JSON parser accepts no NaN
-            read_object(path / other, f"{flag}: the file", AGAIN)
+            found = read_object(path / other, f"{flag}: the file", AGAIN)
+            check_parts(found, f"{flag}: the file {path / other}")
         config = _config(path, f"{flag} {folder}")
         architecture = str((config.architectures or ["model without a head"])[0])
         task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)

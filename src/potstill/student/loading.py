@@ -24,6 +24,7 @@ from transformers.utils import logging
 from potstill.errors import PotstillError, first_line
 from potstill.json_files import parse_json
 from potstill.panics import panics_as_errors
+from potstill.small_files import check_model_folder, check_parts, read_small
 from potstill.student.family import family_of, family_of_type, family_or_none
 from potstill.student.generic_run import layer_lists
 from potstill.student.headless import layer_prefix
@@ -38,6 +39,7 @@ WEIGHTS = (WEIGHTS_FILE, INDEX)
 WEIGHT_SHARDS = "model-*-of-*.safetensors"
 logger = python_logging.getLogger(__name__)
 
+CARD = "README.md"  # its licence is carried over to the student's card
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -228,7 +230,7 @@ def model_folder(name_or_path: str, role: str, also: Sequence[str] = ()) -> Path
     if path.is_absolute() or name_or_path[0] in ".~" or name_or_path.count("/") > 1:
         raise PotstillError(f"the {role} folder {name_or_path!r} does not exist: give a model folder or a hub name")
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, *WEIGHTS, WEIGHT_SHARDS, *also]))
+        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, CARD, *WEIGHTS, WEIGHT_SHARDS, *also]))
     except RepositoryNotFoundError as error:
         raise PotstillError(
             f"the {role} {name_or_path!r} is neither a folder here nor a model on the Hugging Face hub that you may "
@@ -248,13 +250,15 @@ def check_model_files(folder: Path, model_is: str) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise PotstillError(f"{model_is} has no {CONFIG}: give the folder that a transformers model was saved to")
+    check_model_folder(folder)
     try:
-        content = file.read_bytes()
+        content = read_small(file)
     except OSError as error:
         raise PotstillError(f"the {CONFIG} of {model_is} cannot be read: {error.strerror}") from error
     config = parse_json(content, f"the {CONFIG} of {model_is}", "restore it", finite=False)
     if not isinstance(config, dict):
         raise PotstillError(f"the {CONFIG} of {model_is} is not a JSON object: restore it")
+    check_parts(config, f"the {CONFIG} of {model_is}")
     # Even where the model type is a known one: such a model computes something else under a familiar name.
     if config.get("auto_map"):
         raise PotstillError(

@@ -10,6 +10,7 @@ import datasets
 
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.labels import in_words, match_names
 from potstill.tasks.rows import (
     PACKED,
@@ -86,7 +87,7 @@ def load_split(
         {"text": texts} | ({"pair": pairs} if _is_of_pairs(task, pairs) else {}) | {"label": labels}
     )
     features = {name: datasets.Value("string") for name in columns} | {"label": kind}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    return dataset_of(columns, features=datasets.Features(features))
 
 
 def find_split(task: SentenceTask, split: str, folder: Path, option: str = "--task_data") -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -16,6 +17,7 @@ from potstill.errors import PotstillError, first_line
 from potstill.tasks.metrics import METRICS
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.task import Defaults, OwnFiles, Task
+from potstill.yaml_files import parse_yaml, read_yaml_text
 
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".conll", ".conllu", ".gz", ".xz", ".zst")
 
@@ -138,15 +140,15 @@ def read_task(path: str) -> Task:
 @lru_cache(maxsize=64)
 def _read_task(file: Path, _version: Any) -> Task:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        values, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        text = read_yaml_text(file)
+        values, root = parse_yaml(text), yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise PotstillError(f"{file}{line}, cannot be read as YAML: {error.problem or first_line(error)}.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise PotstillError(f"{file} cannot be read as YAML: {first_line(error)}.") from error
     written = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
-    twice = next((name for name in written if written.count(name) > 1), None)
+    twice = next((name for name, times in Counter(map(str, written)).items() if times > 1), None)
     if twice is not None:
         raise PotstillError(f"{file} names {twice} twice: leave one out.")
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):

@@ -100,8 +100,11 @@ def check_types(labels: Iterable[Written], where: str, typed: bool) -> None:
                 f"{where} has the label {fraction}, a number with a fraction: give --task regression, or write names."
             )
     # In a file of text a whole number may be a name, but names and numbers side by side are most often a mistake.
-    numbers = [label for label in labels if label.is_number or (label.is_number is None and not typed)]
-    names = [label for label in labels if label not in numbers]
+    numbers: list[Written] = []
+    names: list[Written] = []
+    for label in labels:
+        is_number = label.is_number or (label.is_number is None and not typed)
+        (numbers if is_number else names).append(label)
     if numbers and names:
         raise PotstillError(
             f"{where} mixes numbers ({numbers[0].name}) and names ({names[0].name!r}) as labels: write one kind, or "

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 
 from potstill.errors import PotstillError
+from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.labels import in_words, score_of
 from potstill.tasks.own import MultilabelTask, OwnTask, ScoreTask
 from potstill.tasks.own_labels import (
@@ -358,7 +359,7 @@ def _dataset(task: OwnTask, split: _Split, names: Sequence[str]) -> datasets.Dat
         features["label"] = datasets.List(datasets.Value("int32"))
     else:
         features["label"] = datasets.ClassLabel(names=list(names))
-    return datasets.Dataset.from_dict(columns | {"label": split.labels}, features=datasets.Features(features))
+    return dataset_of(columns | {"label": split.labels}, features=datasets.Features(features))
 
 
 def _held_out(task: OwnTask, rows: datasets.Dataset, share: float, where: str) -> dict[str, datasets.Dataset]:

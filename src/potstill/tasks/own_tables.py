@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 from potstill.corpus.fields import delimiter_of, is_quoted
 from potstill.corpus.sources import compression_of
+from potstill.corpus.tables import checked_tables, saved_dataset
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 from potstill.tasks.rows import (
@@ -243,14 +245,15 @@ def _of_dataset(source: str, path: Path, split: str, columns: Sequence[str] | No
     if path.is_dir() and not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise PotstillError(f"{path} is a folder that datasets did not save: name a file in it.")
     try:
-        if path.is_dir():
-            found: Any = datasets.load_from_disk(str(path))
-        else:
-            with quiet_hub():
-                found = datasets.load_dataset(source)
+        with quiet_hub():
+            found = saved_dataset(path) if path.is_dir() else datasets.load_dataset(source)
+    except PotstillError:
+        raise
     except Exception as error:  # of almost any type
-        place = "be read" if path.is_dir() else f"be opened on the hub, and there is no file {source}"
-        raise PotstillError(f"{where[0].upper()}{where[1:]} cannot {place}: {first_line(error)}.") from error
+        raise PotstillError(
+            f"{where[0].upper()}{where[1:]} cannot be opened on the hub, and there is no file {source}: "
+            f"{first_line(error)}."
+        ) from error
     if isinstance(found, dict):
         name = next((name for name in HUB_SPLITS[split] if name in found), None)
         if name is None:
@@ -262,4 +265,13 @@ def _of_dataset(source: str, path: Path, split: str, columns: Sequence[str] | No
         inside = getattr(feature, "feature", feature)
         if isinstance(inside, datasets.ClassLabel):
             classes[column] = list(inside.names)
-    return OwnTable(where, list(enumerate(found, 1)), True, classes)
+    rows: list[dict[Any, Any]] = []
+    try:
+        # As Arrow, `datasets` opens no images or sounds, which can lie anywhere on the disk or in the network.
+        for table in checked_tables(found.with_format("arrow").iter(batch_size=1000)):
+            rows += table.to_pylist()
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise PotstillError(
+            f"{where[0].upper()}{where[1:]} is damaged ({first_line(error)}): save it again."
+        ) from error
+    return OwnTable(where, list(enumerate(rows, 1)), True, classes)

@@ -11,6 +11,7 @@ import datasets
 
 from potstill.errors import PotstillError
 from potstill.tasks.entities import OUTSIDE, Scheme
+from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.labels import in_words
 from potstill.tasks.own_labels import collect, some, tell_counts, written
 from potstill.tasks.own_rows import OwnRows
@@ -67,7 +68,7 @@ def read_own_tags(files: OwnFiles, on_bad_rows: OnBadRows = "stop") -> OwnRows:
                 found = _with_known(found, {tag for one in sentences[TRAIN] for tag in one.tags}, where, bad)
             bad.report(source, len(found))
             if not found:
-                raise PotstillError(f"{source} holds no sentence.")
+                raise PotstillError(f"{source} holds no sentence: check that it is the right file.")
             sentences[name] += found
             bad_rows[name] += bad.count
     tags = {tag: written(tag) for one in sentences[TRAIN] for tag in one.tags}
@@ -120,7 +121,7 @@ def read_tagged_file(
     sentences = _with_known(_read(files, DEV, source, bad), set(names), owner, bad)
     bad.report(source, len(sentences))
     if not sentences:
-        raise PotstillError(f"{source} holds no sentence.")
+        raise PotstillError(f"{source} holds no sentence: check that it is the right file.")
     return _dataset(sentences, tuple(names))
 
 
@@ -200,4 +201,4 @@ def _dataset(sentences: Sequence[Tagged], names: Sequence[str]) -> datasets.Data
     }
     kinds = {"tokens": datasets.Value("string"), "tags": datasets.Value("int32")}
     features = datasets.Features({name: datasets.List(kind) for name, kind in kinds.items()})
-    return datasets.Dataset.from_dict(columns, features=features)
+    return dataset_of(columns, features=features)

@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 
 from potstill.corpus.fields import records
 from potstill.corpus.json_arrays import json_array
-from potstill.corpus.lines import decoded_lines, open_hashed, unreadable
-from potstill.errors import PotstillError, first_line
+from potstill.corpus.lines import BYTES_PER_LINE, check_unpacked, decoded_lines, open_hashed, unreadable
+from potstill.corpus.tables import rows_at_a_time
+from potstill.errors import PotstillError, first_line, shown
+from potstill.json_files import loads
+from potstill.small_files import check_regular
 
 OnBadRows = Literal["stop", "skip"]
 ON_BAD_ROWS: tuple[OnBadRows, ...] = get_args(OnBadRows)
@@ -77,7 +80,7 @@ class BadRows:
 def print_message(text: str) -> None:
     """Print a line to stderr, in only one of the processes that a launcher started."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(shown(text), file=sys.stderr, flush=True)
 
 
 def text_lines(path: str, bad: BadRows) -> Iterator[tuple[int, str]]:
@@ -120,7 +123,7 @@ def json_rows(path: str, bad: BadRows) -> Iterator[NumberedRow]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = loads(line)
         except (ValueError, RecursionError) as error:  # deeply nested JSON raises a RecursionError
             bad.add(f"{path}, line {number}, is not JSON: {first_line(error)}")
             continue
@@ -180,12 +183,21 @@ def parquet_rows(path: str) -> list[NumberedRow]:
     """Return the rows of a parquet file.
 
     Raises:
-        PotstillError: the file cannot be read.
+        PotstillError: the file cannot be read, or unpacks to much more than text can be.
     """
+    found: list[dict[Any, Any]] = []
     try:
-        return list(enumerate(pq.read_table(path).to_pylist(), 1))
-    except (pa.ArrowException, OSError, ValueError) as error:
+        check_regular(path)
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+            unpacked, stored = 0, os.stat(path).st_size
+            for batch in file.iter_batches(batch_size=rows_at_a_time(path, file.metadata)):
+                plain = [part.dictionary_decode() if pa.types.is_dictionary(part.type) else part for part in batch]
+                unpacked += sum(part.nbytes + BYTES_PER_LINE * len(part) for part in plain)
+                check_unpacked(path, unpacked, stored)
+                found += batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise unreadable(path, error) from error
+    return list(enumerate(found, 1))
 
 
 def named_classes(path: str) -> dict[str, list[str]]:

@@ -13,6 +13,8 @@ import datasets
 
 from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.errors import PotstillError
+from potstill.json_files import loads
+from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.rows import PACKED, BadRows, columns_of, report_unread, rows_of, text_fault
 
@@ -117,7 +119,7 @@ def read_squad(
         raise PotstillError(
             f"{path} holds no question{' with a good answer' * bool(wrong)}: check that it is the right file."
         )
-    return Squad(path, datasets.Dataset.from_dict(columns, features=FEATURES), wrong, dropped, bad.count)
+    return Squad(path, dataset_of(columns, features=FEATURES), wrong, dropped, bad.count)
 
 
 def find_squad(path: Path, split: str, versions: Sequence[str] = VERSIONS) -> Path:
@@ -265,7 +267,7 @@ def _json(path: Path) -> Any:
     if not text.strip():
         raise PotstillError(f"{path} is empty: fetch or write it again.")
     try:
-        return json.loads(text)
+        return loads(text)
     except (ValueError, RecursionError) as error:
         reason = (
             f"{error.msg} at line {error.lineno}, column {error.colno}"

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+from datasets.fingerprint import generate_random_fingerprint
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -67,6 +68,7 @@ def make_windows(
             batch_size=QUESTIONS,
             remove_columns=["question", "context", "answers"],
             desc="Splitting contexts into windows",
+            new_fingerprint=generate_random_fingerprint(),  # or `datasets` pickles the splitter to name the result
         )
         .with_format(None)
     )

@@ -115,7 +115,10 @@ def check_launch(args: RunArguments) -> None:
         for back_end in get_reporting_integration_callbacks(args.report_to):
             back_end()
     except (ImportError, RuntimeError, ValueError) as error:
-        raise PotstillError(f"--report_to {','.join(args.report_to)} does not work: {first_line(error)}.") from error
+        raise PotstillError(
+            f"--report_to {','.join(args.report_to)} does not work ({first_line(error)}): install or set "
+            "it up, or give --report_to none."
+        ) from error
 
 
 def check_fit(
@@ -190,7 +193,10 @@ def check_reading(
     causal = family_of(models[0][1]).causal
     masked = not causal and not is_headless(models[0][1])
     if masked and tokenizer.mask_token_id is None:
-        raise PotstillError("The tokenizer has no [MASK] token, so masked LM cannot be trained with it.")
+        raise PotstillError(
+            "The tokenizer has no [MASK] token, so masked LM cannot be trained with it: set its mask_token, or "
+            "prepare the text with another tokenizer."
+        )
     corpus.check_framing(causal)
     block_size = corpus.train.block_size
     for role, model in models:

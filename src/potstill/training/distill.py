@@ -15,6 +15,7 @@ from potstill.student import is_headless, takes_token_types
 from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import ensemble_of, objective_of
 from potstill.training.encoder_options import OF_LANGUAGE_MODELS, check_options, default_losses
+from potstill.training.hub import upload
 from potstill.training.new_student import choose_sizes, new_student
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.parts import load_teachers
@@ -68,4 +69,5 @@ def distill_language_model(args: DistillationArguments) -> Path:
         trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         write_output(trainer, folder, estimate)
+        upload(trainer, folder)
     return folder

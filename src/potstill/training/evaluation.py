@@ -73,7 +73,7 @@ def held_out_metrics(
         of_all = -(-min(len(blocks), max_samples) // batch_size)
         own = len(range(process_index, of_all, num_processes))
         more = -(-of_all // num_processes) - own if in_step else 0
-        for number, inputs in enumerate(chain(batches, [blocks.__getitems__([0])] * more)):
+        for number, inputs in enumerate(chain(batches, (blocks.__getitems__([0]) for _ in range(more)))):
             labelled = labelling(inputs["input_ids"].to(device), inputs["sample_index"].to(device))
             # Compiled layers would be compiled again for these shapes and this mode. That costs more than it saves.
             with torch.compiler.set_stance("force_eager"):

@@ -30,6 +30,7 @@ from potstill.training.checkpoints import (
     last_checkpoint,
     load_run_state,
 )
+from potstill.training.emissions import measured_emissions
 from potstill.training.encoder_options import OF_LANGUAGE_MODELS
 from potstill.training.hardware import hardware
 from potstill.training.overwriting import plan_overwriting, recover_old_output, replacing_old_output
@@ -233,6 +234,7 @@ def run_results(trainer: DistillationTrainer) -> dict[str, Any]:
         **({"fixed_point": trainer.fixed_point.record} if trainer.fixed_point is not None else {}),
         **_narrowed(trainer),
         **({"averaged_weights": trainer.average.record()} if trainer.average is not None else {}),
+        **({"emissions": emissions} if (emissions := measured_emissions(trainer)) is not None else {}),
         "changed_on_resume": trainer.changes,
         "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "versions": versions("potstill", "torch", "transformers", "datasets", "tokenizers"),

@@ -17,6 +17,7 @@ from potstill.student.interface import Shape
 from potstill.student.loading import model_folder
 from potstill.training.checkpoints import find_checkpoint, load_run_state
 from potstill.training.growth import grow_checkpoint
+from potstill.training.hub import upload
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.run_record import model_fingerprint
 from potstill.training.trainer import DistillationTrainer
@@ -55,7 +56,8 @@ def pretrain(args: PretrainingArguments) -> Path:
             depth = AutoConfig.from_pretrained(checkpoint).num_hidden_layers
             if depth not in depths:
                 raise PotstillError(
-                    f"{checkpoint} has {depth} layers, which is not one of the depths {depths} of this run."
+                    f"{checkpoint} has {depth} layers, which is not one of the depths {depths} of this run: give "
+                    "the --grow that the run began with."
                 )
             done = depths.index(depth)
             depths, shares = depths[done:], shares[done:]
@@ -77,6 +79,7 @@ def pretrain(args: PretrainingArguments) -> Path:
             args.eval_on_start = False  # a growth is not the start of a run
         args.eval_on_start = trainer.args.eval_on_start = evaluate_at_start
         write_output(trainer, folder)
+        upload(trainer, folder)
     return folder
 
 
@@ -114,7 +117,9 @@ def initial_model(
         return model
     heads = args.num_attention_heads or max(1, args.hidden_size // 64)
     if args.hidden_size % heads:
-        raise PotstillError(f"--hidden_size {args.hidden_size} is not a multiple of --num_attention_heads {heads}.")
+        raise PotstillError(
+            f"--hidden_size {args.hidden_size} is not a multiple of --num_attention_heads {heads}: change one of them."
+        )
     family = new_model_family(args.model_type)
     shape = Shape(
         vocab_size=vocabulary,

@@ -38,6 +38,7 @@ from potstill.training.checkpoints import (
 from potstill.training.connection import connected
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
+from potstill.training.hub import repository_errors
 from potstill.training.kept_memory import kept_memory
 from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
 from potstill.training.memory import fitting_memory
@@ -127,6 +128,21 @@ class ResumableTrainer(Trainer):
         self.add_callback(EndOfStep(self._end_step))
         self._window_started, self._window_step = time.monotonic(), 0
         self._staging: Path | None = None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository of `--push_to_hub`, before any training.
+
+        Raises:
+            PotstillError: the hub does not make it.
+        """
+        name = self.args.hub_model_id or Path(self.args.output_dir or "").absolute().name
+        with repository_errors(name):
+            super().init_hf_repo(token, private)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the training went on from a checkpoint."""
+        return self._resumed
 
     @property
     def trained(self) -> PreTrainedModel:

@@ -84,7 +84,7 @@ class EnergyMeter:
                 tracking_mode="machine",
             )
         except Exception as error:  # of many types, depending on the machine
-            raise PotstillError(f"codecarbon does not work here: {first_line(error)}.") from error
+            raise PotstillError(f"codecarbon does not work here ({first_line(error)}): leave --energy out.") from error
         self._count = 0
 
     @property
