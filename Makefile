@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test test-long test-faults check docs options errors reproduce web clean
+.PHONY: demo test test-long test-faults check docs prose options errors reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
@@ -44,6 +44,10 @@ check: $(VENV)/.installed-dev
 # The site, from docs/, mkdocs.yml and the docstrings. A warning is an error. Open site/index.html.
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Hints on the wording of the pages. They are read and not obeyed: code is looked at too.
+prose: $(VENV)/.installed-dev
+	-$(BIN)/proselint --config .proselintrc.json --output-format compact check README.md docs
 
 # The page that `potstill serve` brings to the browser, built anew from web/ into the package. The only target that needs Node.
 web:

@@ -104,15 +104,15 @@ def options_page(verb: str) -> str:
 
 
 def _table(options: list[Option]) -> list[str]:
-    return ["| option | value | default | meaning |", "|---|---|---|---|", *map(_row, options)]
+    return [line for option in options for line in _entry(option)]
 
 
-def _row(option: Option) -> str:
+def _entry(option: Option) -> list[str]:
+    """Return an option as an entry of a list of definitions, which a phone shows as well as a wide screen."""
     value = ", ".join(f"`{choice}`" for choice in option.choices) or option.kind
-    value += " …" if option.many else ""
-    default = "required" if option.required else f"`{option.default}`" if option.default else ""
-    cells = (f"`--{option.name}`", value, default, _plain(option.help))
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    parts = [f"`--{option.name}`", value + (" …" if option.many else "")]
+    parts += ["required"] if option.required else [f"default `{option.default}`"] if option.default else []
+    return ["", " · ".join(parts), "", f":   {_plain(' '.join(option.help.split()))}"]
 
 
 def _plain(text: str) -> str:
