@@ -420,3 +420,12 @@ def test_one_line_from_a_fresh_process(teacher_folder: Path, tmp_path: Path) -> 
     assert run.stderr.startswith(f"potstill distill: {tmp_path} is not a prepared corpus")
     assert run.stderr.count("\n") == 1, run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["version", "--verbose"]])
+def test_a_pipe_whose_reader_has_ended(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run([sys.executable, "-m", "potstill", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, "")

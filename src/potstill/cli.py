@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     length = 2 if " ".join(words[:2]) in VERBS else 1  # `bench train` is one verb
     verb, rest = " ".join(words[:length]), words[length:]
     if verb in ("-h", "--help", "help"):
-        print(USAGE)
-        return 0
+        return _print_text(USAGE)
     if verb in ("version", "--version"):
         return _print_version(rest)
     if verb not in VERBS:
@@ -97,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _fail(f"potstill {verb}: interrupted.")
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _reader_gone()
     except RuntimeError:
         if first_to_fail():
             raise
@@ -117,6 +115,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _print_text(text: str) -> int:
+    """Print a text, and return the exit status."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return _reader_gone()
+    return 0
+
+
+def _reader_gone() -> int:
+    """Return the exit status for a pipe whose reader has ended, such as `head`. Nothing more is printed to it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
 def _print_version(rest: Sequence[str]) -> int:
     """Print the version, with `--verbose` also those of the libraries, the platform and the GPUs."""
     if unknown := [word for word in rest if word not in ("--verbose", "-v")]:
@@ -125,11 +138,10 @@ def _print_version(rest: Sequence[str]) -> int:
     if rest:
         from potstill.version import verbose
 
-        print(verbose())
-    else:
-        from importlib.metadata import version
+        return _print_text(verbose())
+    from importlib.metadata import version
 
-        print(version("potstill"))
+    print(version("potstill"))
     return 0
 
 
