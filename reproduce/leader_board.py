@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 def _entry(words: str) -> tuple[str, float, dict[str, Any]]:
-    """Return the name, the minutes and the options of an entry FILE@MINUTES.
+    """Return the name, the minutes and the options of an entry FILE@MINUTES, whose minutes replace those of the file.
 
     Raises:
         PotstillError: it has another form, or the file cannot be read or names what all runs share.
@@ -100,7 +100,8 @@ def _entry(words: str) -> tuple[str, float, dict[str, Any]]:
     if not file or minutes <= 0:
         raise PotstillError(f"--entries {words!r} is not FILE@MINUTES: write it as in recipes/fast.yaml@4.5.")
     values = dict(read_recipe(Path(file)))
-    shared = [name for name in ("teacher", "corpus", "output_dir", "max_train_minutes") if name in values]
+    values.pop("max_train_minutes", None)  # the minutes after the @ count
+    shared = [name for name in ("teacher", "corpus", "output_dir") if name in values]
     if shared:
         raise PotstillError(f"{file} names {shared[0]}, which is the same for all entries: leave it out.")
     return f"{Path(file).stem}, {minutes:g} min", minutes, values

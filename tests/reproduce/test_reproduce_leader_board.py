@@ -36,7 +36,8 @@ def test_a_board_from_trainings(
     no_hub: None,
 ) -> None:
     recipe = tmp_path / "quick.yaml"
-    recipe.write_text("soft_targets: sampled\nlearning_rate: 2e-3\nper_device_train_batch_size: 4\n")
+    minutes = "max_train_minutes: 0.1\n"  # as recipes/fast.yaml has it; the minutes of the entry count
+    recipe.write_text(f"soft_targets: sampled\nlearning_rate: 2e-3\nper_device_train_batch_size: 4\n{minutes}")
     here = ["--work_dir", str(tmp_path / "work"), "--results_dir", str(tmp_path / "results"), "--gpus", "0"]
     where = ["--teacher", str(teacher_folder), "--corpus", str(corpus_folder), "--layers", "0,3"]
     lengths = ["--batch_tokens", "128", "--short_block_size", "8", "--short_share", "0.5"]

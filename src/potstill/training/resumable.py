@@ -40,6 +40,7 @@ from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
 from potstill.training.hub import repository_errors
 from potstill.training.kept_memory import kept_memory
+from potstill.training.loading_workers import outliving_signals
 from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
@@ -373,6 +374,10 @@ class ResumableTrainer(Trainer):
     def checkpoint_folder(self) -> Path:
         """Return the folder of the checkpoint of the current step; it may not exist."""
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+    def get_train_dataloader(self) -> Any:
+        """Return the loader of `Trainer`, whose workers leave the end of the run to this process."""
+        return outliving_signals(super().get_train_dataloader())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.sampler
