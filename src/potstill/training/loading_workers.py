@@ -15,9 +15,9 @@ SEVERAL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasat
 def outliving_signals(loader: Any) -> Any:
     """Let the workers of a loader ignore the signals that end a run, unless their parent sends SIGTERM.
 
-    torchrun, Slurm and a terminal send a signal to all processes of a run. A worker of PyTorch dies of SIGTERM. Then the
-    run fails inside its step, before it has saved a checkpoint. Workers end as always when the loader closes them or
-    their parent is gone.
+    torchrun, Slurm and a terminal send a signal to all processes of a run. A worker of PyTorch dies of SIGTERM. Then
+    the run fails inside its step, before it has saved a checkpoint. Workers end as always when the loader closes them
+    or their parent is gone.
 
     Args:
         loader: a DataLoader, or accelerate's wrapper of one, that has not started workers yet.
