@@ -13,8 +13,9 @@ def leader_board(found: dict[str, Any]) -> str:
     """Return a table for each board, the newest first."""
     introduction = (
         "Minutes on one GPU until a student is as good as that of the first row: its held-out loss and its KL to the "
-        "teacher are no worse. All students of a board start from the same layers of the same teacher. Minutes are "
-        "those of training, with compilation; by the clock they include the start and the saving."
+        "teacher are no worse. Blocks have the length of most steps; a column for long blocks stands beside it. All "
+        "students of a board start from the same layers of the same teacher. Minutes are those of training, with "
+        "compilation. By the clock they include the start and the saving."
     )
     return "\n\n".join([introduction, *(_board(board) for board in found["boards"])])
 
@@ -23,9 +24,11 @@ def _board(board: dict[str, Any]) -> str:
     tasks = board["tasks"]
     columns = [] if tasks is None else [task for task in tasks["titles"] if task not in tasks["absent"]]
     teacher = board["teacher_held_out"]["own"]
+    longer = next((where for where in board["teacher_held_out"] if where != "own"), None)
     blank = [NOTHING] * 4
-    rows = [["the teacher", *blank, number(teacher["loss"], 3), NOTHING, percent(teacher["accuracy"]), NOTHING]]
-    rows[0] += [_score(tasks, "teacher", task) for task in columns]
+    rows = [["the teacher", *blank, number(teacher["loss"], 3), NOTHING, percent(teacher["accuracy"])]]
+    rows[0] += [number(board["teacher_held_out"][longer]["loss"], 3), NOTHING] if longer else []
+    rows[0] += [NOTHING, *(_score(tasks, "teacher", task) for task in columns)]
     reference, *entries = board["rows"]
     for name in [reference, *sorted(entries, key=lambda name: board["rows"][name]["minutes"])]:
         row = board["rows"][name]
@@ -39,11 +42,15 @@ def _board(board: dict[str, Any]) -> str:
             _spread(metrics["loss"]),
             _spread(metrics["kl"]),
             percent(median(metrics["accuracy"])),
-            NOTHING if name == reference else "yes" if board["reached"][name] else "no",
         ]
+        if longer:
+            cells += [_spread([of[longer][metric] for of in row["held_out"]]) for metric in ("loss", "kl")]
+        cells.append(NOTHING if name == reference else "yes" if board["reached"][name] else "no")
         rows.append(cells + [_score(tasks, name, task) for task in columns])
     titles = [plain(tasks["titles"][task]) for task in columns] if tasks else []
-    header = ["", "minutes", "by the clock", "tokens", "tokens/s", "held-out loss", "KL", "accuracy", "reached"]
+    header = ["", "minutes", "by the clock", "tokens", "tokens/s", "held-out loss", "KL", "accuracy"]
+    header += [f"{metric}, {longer.removeprefix('own, ')}" for metric in ("loss", "KL")] if longer else []
+    header.append("reached")
     shape, conditions = board["teacher"], board["conditions"]
     pretrained = sum(stage["cost"]["gpu_minutes"] for session in board["sessions"] for stage in session["stages"])
     of = f", {pretrained:.1f} GPU-minutes of pre-training" if pretrained else ""
@@ -56,7 +63,10 @@ def _board(board: dict[str, Any]) -> str:
     title = f"**{conditions['date']}**, {where}{commit}."
     title += f" Teacher: {shape['layers']} layers, {shape['hidden_size']} wide{of}."
     recipes = "\n".join(f"- {plain(name)}: {_options(row['recipe'])}" for name, row in board["rows"].items())
-    seeds = f" Scores on tasks: medians of {len(tasks['seeds'])} seeds." if tasks else ""
+    seeds = f" Scores on tasks: medians of {len(tasks['seeds'])} seeds" if tasks else ""
+    if tasks:
+        rows_of_task = tasks.get("max_train_samples")
+        seeds += f", trained on at most {count(rows_of_task)} rows of a task." if rows_of_task else "."
     return f"{title}{seeds}\n\n{table([*header, *titles], rows)}\n\n{recipes}"
 
 
