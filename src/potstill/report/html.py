@@ -64,7 +64,7 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
     --accent: #000; SERIES_LIGHT }
   body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
   .scroll { overflow: visible; border: 0; width: auto; } table { font-size: 8.5pt; } th, td { padding: .2rem .4rem; }
-  th:first-child, td:first-child { position: static; }
+  th:first-child, td:first-child { position: static; min-width: 0; } .texts td:not(:first-child) { min-width: 0; }
   details::details-content { content-visibility: visible; block-size: auto; } summary { color: var(--ink); }
   figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
 }
