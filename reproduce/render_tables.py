@@ -56,10 +56,10 @@ def teacher(found: dict[str, Any]) -> str:
         rows.append([f"**the teacher**, {what}", "", "", "", *_masked_lm(measured)])
     documents, tokens = corpus["documents"], corpus["tokens"]
     summary = (
-        f"{shape['layers']} layers, {shape['hidden_size']} wide, {found['parameters']:,} parameters, a vocabulary of "
-        f"{shape['vocab_size']:,}: {documents['train']:,} documents, {millions(tokens['train'])} "
-        f"tokens to train on; {documents['validation']:,} documents, {millions(tokens['validation'])} tokens held out. "
-        "Held-out masks are uniform."
+        f"The teacher has {shape['layers']} layers, is {shape['hidden_size']} wide, and has {found['parameters']:,} "
+        f"parameters and a vocabulary of {shape['vocab_size']:,}. It was trained on {documents['train']:,} documents "
+        f"({millions(tokens['train'])} tokens). {documents['validation']:,} documents "
+        f"({millions(tokens['validation'])} tokens) are held out. Held-out masks are uniform."
     )
     return f"{summary}\n\n{table(['', 'GPU-minutes', 'tokens', 'tokens/s', 'held-out loss', 'accuracy'], rows)}"
 
@@ -140,9 +140,9 @@ def speed(found: dict[str, Any]) -> str:
             )
     where = f"{plain(found['hardware'])} ({plain(found['disturbance'])})"
     summary = (
-        f"{found['pairs']:,} dev pairs of STS-B one at a time, {found['threads']} threads, on {where}; "
-        "models in turns. Times: median and quartiles. Speed against the first row: median over turns, with the "
-        "percentiles 10 and 90. Parameters are the encoder's, bytes the task model's."
+        f"The models read {found['pairs']:,} dev pairs of STS-B, one at a time and in turns, with {found['threads']} "
+        f"threads on {where}. Times are medians with quartiles. Speed is that against the first row: the median over "
+        "turns, with the percentiles 10 and 90. Parameters are those of the encoder, and bytes those of the task model."
     )
     header = ["", "form", "parameters", "bytes", "GFLOPs", "ms a pair", "seconds of a pass", "speed"]
     return f"{summary}\n\n{table(header, rows)}"
@@ -168,9 +168,9 @@ def ablation(found: dict[str, Any]) -> str:
     header = ["", *(cell for column in columns for cell in (column, "change")), "the paper's"]
     summary = (
         f"{_teacher_of(found)} "
-        f"{found['minutes']:g} GPU-minutes of distillation each, on one GPU. \\* The range over the seeds does not "
-        f"overlap with that of the first row{_by_chance(scored)}. The spread comes from fine-tuning alone: each "
-        "student was distilled once."
+        f"Each student had {found['minutes']:g} GPU-minutes of distillation on one GPU. \\* marks a score whose range "
+        f"over the seeds does not overlap with that of the first row{_by_chance(scored)}. The spread comes from "
+        "fine-tuning alone, because each student was distilled once."
     )
     parts = [summary, table(header, rows), _ablated_masked_lm(found["rows"])]
     return "\n\n".join([*parts, _scores(scored, tasks_only=True), _settings(scored)])
@@ -224,10 +224,10 @@ def cost(found: dict[str, Any]) -> str:
             ]
         )
     notes = [
-        f"Electricity is that of the GPUs alone, from their own sensors; ≤ marks a bound from {found['watts']:g} W per "
-        f"GPU. CO₂ at {found['grams_per_kwh']:g} g/kWh (436 is the world's mean of 2022: Ember, Global Electricity "
-        "Review 2023). GPU-minutes by the clock include the start of a run. FLOPs are counted, not measured. The "
-        "hardware is named below the table of each row."
+        f"Electricity is that of the GPUs alone, from their own sensors. ≤ marks a bound from {found['watts']:g} W per "
+        f"GPU. CO₂ is computed with {found['grams_per_kwh']:g} g/kWh (436 is the world's mean of 2022: Ember, Global "
+        "Electricity Review 2023). GPU-minutes by the clock include the start of a run. FLOPs are counted, not "
+        "measured. The hardware of each row is named below the table of its experiment."
     ]
     paper = found["extrapolation"]
     if paper is not None:
@@ -275,8 +275,8 @@ def curves(found: dict[str, Any]) -> str:
             ]
         )
     summary = (
-        f"{_teacher_of(found)} The same recipe with potstill's step and with the plain step, each on one GPU. The "
-        "third run does its whole schedule in less time. Minutes of training include compilation but not evaluation."
+        f"{_teacher_of(found)} potstill's step and the plain step run the same recipe, each on one GPU. The third run "
+        "does its whole schedule in less time. Minutes of training include compilation, but not evaluation."
     )
     level = f"minutes to a loss of {found['level']:.3f}"
     header = ["", "minutes", "steps", "held-out loss", level, "faster"]

@@ -196,7 +196,7 @@ class DistillationArguments(Recipe):
     fp8: dict | str | None = option(
         None,
         "Compute the linear layers of the teacher, the student or both with 8-bit operands. In detail: "
-        "'{models: both, ends: 1, gradients: e5m2}'. See docs/explanation/method.md.",
+        "'{models: both, ends: 1, gradients: e5m2}'. See docs/how-to/faster-steps.md.",
     )
     trim_vocabulary: bool = option(
         False,
@@ -216,7 +216,7 @@ class DistillationArguments(Recipe):
         None,
         "Losses that replace the three below: each name with its weight or a mapping of options. Give them in a recipe "
         "file, or as '{soft_targets: {weight: 5, tokens: masked}, hidden_mse: {weight: 1, layers: {0: 0, 5: 11}}}'. "
-        "See docs/explanation/method.md.",
+        "See docs/how-to/choose-losses.md.",
     )
     alpha_ce: float = option(5.0, "Weight of the soft targets (KL to the teacher); 0 leaves them out.")
     alpha_mlm: float = option(

@@ -358,7 +358,7 @@ def test_names_are_shown_as_they_are(results: Path, name: str) -> None:
     assert kept[1] == [visible(name), *["*98.3"] * 3]
     page = rendered(part(section(results), "Table 3: size and speed"))
     assert visible(name) in [row[0] for row in page.tables[0]]
-    assert f"2 threads, on {visible(name)} (nothing" in page.text
+    assert f"2 threads on {visible(name)} (nothing" in page.text
     assert f"4 × {visible(name)}, torch {visible(name)}, 2030-01-02" in page.text
     assert (page.html, page.links) == ([], [])
 
