@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from io import RawIOBase
@@ -18,8 +17,8 @@ class BoundedConnection(RawIOBase):
         deadline: of `time.monotonic`, in seconds. Reading and writing raise TimeoutError from then on.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection, self.deadline = connection, math.inf
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.connection, self.deadline = connection, deadline
 
     def readable(self) -> bool:
         """Say that it can be read."""

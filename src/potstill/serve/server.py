@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Bound the time of the connection from its first byte on."""
         super().setup()
-        self.bounded = BoundedConnection(self.connection)
+        self.bounded = BoundedConnection(self.connection, time.monotonic() + self.server.head_seconds)
         self.rfile, self.wfile = BufferedReader(self.bounded), self.bounded  # type: ignore[assignment]
 
     def handle_one_request(self) -> None:
