@@ -4,11 +4,12 @@ VENV ?= .venv
 # Installed first and pinned, so that a later range cannot pull in another build. Any torch>=2.11 will do.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+OLDEST ?= .venv-oldest
 # What `make reproduce` trains and measures on: English Wikipedia's better articles, GLUE, IMDb and SQuAD from the hub.
 # Files of your own: make reproduce REPRODUCE="--text 'text/*.jsonl.zst' --task_data glue/ --imdb data/ --squad squad/"
 REPRODUCE ?= --text Salesforce/wikitext --prepare_options dataset_config_name=wikitext-103-raw-v1
 
-.PHONY: demo test test-long test-faults check docs prose options errors reproduce web clean
+.PHONY: demo test test-long test-faults test-oldest check docs prose options errors reproduce web clean
 
 demo: $(VENV)/.installed
 	$(BIN)/potstill demo --output_dir demo --overwrite_output_dir
@@ -23,6 +24,10 @@ test-long: $(VENV)/.installed-dev
 # The long part of tests/faults: 100 kills at random moments, and others. FAULT_SEED=N repeats a run.
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m faults -s -n 0 tests/faults
+
+# The core of the suite with the lowest versions that pyproject.toml allows, in an environment of its own.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n 2 tests/training tests/student tests/corpus tests/test_cli.py
 
 reproduce: $(VENV)/.installed
 	$(BIN)/python -m reproduce $(REPRODUCE)
@@ -55,7 +60,7 @@ web:
 	$(PYTHON) web/pack.py
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(OLDEST) demo site
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -65,4 +70,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml requirements-oldest.txt
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-oldest.txt --editable ".[test]"
 	touch $@

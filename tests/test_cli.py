@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 from tokenizers import Tokenizer, models
 from transformers import BertModel, BertTokenizer
 
 from potstill.cli import USAGE, VERBS, main
 from potstill.corpus import Corpus
+from potstill.option_table import TABLE
 
 pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub")
 
@@ -166,6 +169,8 @@ def test_misuse(refused: Callable[..., str], job: Callable[..., list[object]], o
 
 def test_misuse_is_told_before_anything_heavy_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch and transformers take seconds, and a mistake in the command line should not."""
+    if json.loads(TABLE.read_text())["transformers"] != transformers.__version__:
+        pytest.skip("the table of options was written with another transformers")
     argv = ["distill", "--teecher", "x"], ["prepare"], ["export", "--help"], ["bench", "train", "--help-all"]
     code = f"import sys; from potstill.cli import main; print([main(words) for words in {argv!r}], file=sys.stderr)\n"
     code += "assert not {'torch', 'transformers', 'numpy', 'datasets'} & sys.modules.keys()"

@@ -1,11 +1,14 @@
 """Versions that are recorded tell one build from another."""
 
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import potstill
 from potstill.versions import version, versions
@@ -47,3 +50,13 @@ def test_nothing_records_a_version_otherwise():
     others = [name for name in asking if "importlib.metadata import" in (root / name).read_text()]
     # The first and last print versions, the second compares that of transformers; none of them may import torch.
     assert sorted(others) == ["cli.py", "option_table.py", "version.py"]
+
+
+def test_the_oldest_versions_are_those_that_are_promised():
+    root = Path(__file__).parents[1]
+    promised = map(Requirement, tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"])
+    lowest = {one.name: Version(part.version) for one in promised for part in one.specifier if part.operator == ">="}
+    lines = [line for line in (root / "requirements-oldest.txt").read_text().splitlines() if line[0] != "#"]
+    tested = {name: Version(number) for name, number in (line.split("==") for line in lines)}
+    del lowest["torch"]  # TORCH in the Makefile names its version
+    assert tested == lowest

@@ -318,6 +318,34 @@ def test_scores_and_several_labels_at_once(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("markup", ["<script>document.title = 1<", "<img src=x onerror='document.title = 1'>"])
+def test_markup_stays_text(
+    open_page: Callable[..., Any], exported: Callable[..., Path], tmp_path: Path, markup: str
+) -> None:
+    """Names of folders and labels, texts and messages are shown as they are, and become no elements."""
+    label, other = f"{markup}/script>", f"&lt;b&gt; {markup}"
+    source = small(BertForSequenceClassification, id2label={0: label, 1: other})
+    folder = shutil.copytree(exported(f"markup {len(markup)}", source), tmp_path / markup)
+    page = open_page(folder, folder)
+    title = page.title()
+    assert title.count(markup) == 2
+    page.get_by_label("Text", exact=True).fill(label)
+    page.get_by_role("button", name="Run").click()
+    check_times(page, 2)
+    for card in page.get_by_role("article").all():
+        assert set(shares(card)) == {label, other}
+        assert card.get_by_role("heading", level=2).text_content().endswith(markup)
+    expect(page.get_by_role("region", name="Comparison")).to_contain_text(markup)
+    (folder / "onnx" / "model.onnx").unlink()
+    page.get_by_label("Runs on").select_option(index=1)  # the model is loaded anew
+    expect(page.get_by_role("alert")).to_contain_text(f"{markup}/onnx/model.onnx")
+    # The content security policy would stop a script. That there is no element shows that it had nothing to stop.
+    elements = page.locator("script, img, b")
+    assert [one.get_attribute("src") for one in elements.all()] == ["page.js"]
+    assert page.title() == title
+
+
+@pytest.mark.slow
 def test_webgpu_says_the_same(open_page: Callable[..., Any], exported: Callable[..., Path]) -> None:
     page = open_page(exported("classifier", small_classifier()))
     device = page.get_by_label("Runs on")

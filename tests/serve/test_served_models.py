@@ -129,6 +129,17 @@ def test_folders_that_hold_no_model_for_the_page(tmp_path: Path, capsys: pytest.
         assert "is cut short" in said(capsys, "--model", str(split))
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "onnx", "potstill_export.json"])
+def test_a_link_out_of_the_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+    folder = write_export(tmp_path / "student")
+    (folder / "potstill_export.json").write_text('{"max_length": 64}')
+    (folder / file).rename(tmp_path / "elsewhere")
+    (folder / file).symlink_to("../elsewhere")
+    message = said(capsys, "--model", str(folder))
+    assert f"{folder} has a link that leads out of it" in message
+    assert f"{file} is {tmp_path}/elsewhere" in message.replace("/model.onnx", "")
+
+
 def test_two_models_must_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head = {"architectures": ["BertForSequenceClassification"]}
     fill = write_export(tmp_path / "fill")

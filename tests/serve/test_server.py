@@ -129,6 +129,35 @@ def test_a_file_that_has_gone_is_missing(server: PageServer, model: Path) -> Non
     assert ask(server, "/models/0/onnx/model.onnx")[0] == 404
 
 
+@pytest.mark.parametrize("file", ["config.json", "onnx/model.onnx"])
+def test_a_link_out_of_the_folder_is_not_followed(server: PageServer, model: Path, file: str) -> None:
+    content = (model / file).read_bytes()
+    assert ask(server, f"/models/0/{file}")[2] == content
+    outside, part = model.parent / "outside", Path(file).parts[0]
+    (model / part).rename(outside)
+    (model / part).symlink_to(outside)
+    assert (model / file).read_bytes() == content
+    assert ask(server, f"/models/0/{file}")[0] == 404
+    (model / part).unlink()
+    outside.rename(model / "moved")
+    (model / part).symlink_to("moved")  # within the folder
+    assert ask(server, f"/models/0/{file}")[2] == content
+
+
+def test_a_folder_that_is_itself_a_link_is_served(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(model)
+    with PageServer([ServedModel.open(str(tmp_path / "link"), "--model")]) as server:
+        content, size, _ = server.open_file("/models/0/config.json")
+        with content:
+            assert len(content.read()) == size > 0
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(server: PageServer, model: Path) -> None:
+    (model / "config.json").unlink()
+    os.mkfifo(model / "config.json")
+    assert ask(server, "/models/0/config.json")[0] == 404
+
+
 def test_a_page_closed_while_loading_is_no_error(
     server: PageServer, model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from families_samples import SIZES, random_model
+from packaging.version import Version
 from transformers import AutoModelForMaskedLM, DebertaV2Config, ElectraConfig, ElectraForPreTraining
 
 from potstill.errors import PotstillError
@@ -36,6 +38,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+newer_head_loads = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.20"), reason="transformers before 5.20 loads no newer head"
+)
+
+
 @pytest.fixture(params=SHAPES)
 def config(request: pytest.FixtureRequest) -> DebertaV2Config:
     return DebertaV2Config(**(SIZES | SHAPES[request.param]))
@@ -63,6 +70,7 @@ def test_encode_and_head_are_the_model_with_its_gradients(config: DebertaV2Confi
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-9)
 
 
+@newer_head_loads
 def test_a_student_of_all_layers_gives_the_teachers_logits(config: DebertaV2Config, tmp_path: Path) -> None:
     teacher = random_model(config, torch.float64)
     ids = torch.arange(5, 24)[None]
@@ -74,6 +82,7 @@ def test_a_student_of_all_layers_gives_the_teachers_logits(config: DebertaV2Conf
     torch.testing.assert_close(loaded, half(ids).logits, rtol=0, atol=1e-12)  # memory may be aligned otherwise
 
 
+@newer_head_loads
 def test_the_newer_head_is_found_where_the_config_does_not_say_it(tmp_path: Path) -> None:
     model = random_model(DebertaV2Config(**(SIZES | V3)))
     model.save_pretrained(tmp_path)
@@ -83,6 +92,13 @@ def test_the_newer_head_is_found_where_the_config_does_not_say_it(tmp_path: Path
     assert loaded.config.legacy is False
     ids = torch.arange(5, 24)[None]
     assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_newer_head_needs_a_newer_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_model(DebertaV2Config(**(SIZES | V3))).save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers, "__version__", "5.19.0")
+    with pytest.raises(PotstillError, match=r"it has a head that transformers loads from 5\.20 on: install a newer"):
+        load_masked_lm(tmp_path)
 
 
 def test_a_discriminator_has_no_head_that_was_trained(tmp_path: Path) -> None:

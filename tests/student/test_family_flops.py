@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from families_samples import SAMPLES, SIZES, random_model
+from packaging.version import Version
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BloomConfig, DebertaV2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
@@ -29,6 +31,10 @@ def counted(model: PreTrainedModel) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.19"),
+    reason="transformers before 5.19 computes the angles of positions by matrix products, which are counted too",
+)
 @pytest.mark.parametrize("model_type", [name for name in [*SAMPLES, *MORE] if name not in ("deberta-v2", "roformer")])
 def test_a_forward_pass(model_type: str) -> None:
     model = random_model((SAMPLES | MORE)[model_type]())

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, processors
 from transformers import (
+    AutoModelForSequenceClassification,
     BartConfig,
     BertConfig,
     BertForMaskedLM,
@@ -19,8 +20,9 @@ from transformers import (
 from transformers.utils import logging
 
 from potstill.errors import PotstillError
+from potstill.finetuning.models import load_with_head
 from potstill.student import build_student, load_masked_lm
-from potstill.student.loading import check_vocabulary
+from potstill.student.loading import check_vocabulary, load_headless
 
 MakeBert = Callable[..., BertForMaskedLM]
 
@@ -62,6 +64,25 @@ def test_what_was_saved_comes_back(make_bert: MakeBert, input_ids: torch.Tensor,
     assert not loaded.training
     assert loaded.name_or_path == loaded.config.name_or_path == str(tmp_path)
     assert torch.equal(loaded(input_ids).logits, model(input_ids).logits)
+
+
+def test_feed_forward_layers_are_never_computed_in_chunks(
+    folder: Path, make_bert: MakeBert, input_ids: torch.Tensor, tmp_path: Path
+) -> None:
+    edit_config(folder, chunk_size_feed_forward=7)
+    assert input_ids.shape[1] % 7
+    with pytest.raises(ValueError, match="multiple of the chunk size 7"):
+        BertForMaskedLM.from_pretrained(folder)(input_ids)
+    loaded, expected = load_masked_lm(str(folder)), make_bert()
+    assert torch.equal(loaded(input_ids).logits, expected(input_ids).logits)
+    student = build_student(loaded)
+    student.save_pretrained(tmp_path / "student")
+    again = type(student).from_pretrained(tmp_path / "student")  # without potstill
+    assert torch.equal(again(input_ids).logits, student.eval()(input_ids).logits)
+    head = AutoModelForSequenceClassification
+    # Encoders of tasks and of sentences go another way.
+    for load in (lambda: load_headless(folder, "the model"), lambda: load_with_head(str(folder), head, None, seed=0)):
+        assert load().config.chunk_size_feed_forward == 0
 
 
 def test_precision_is_the_callers_choice_and_not_the_files(make_bert: MakeBert, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from families_samples import CONFIGS, random_model
+from packaging.version import Version
 from runs import pretraining
 from samples import BLOCK_SIZE
 from torch import Tensor, nn
@@ -170,6 +172,10 @@ def test_layers_of_one_kind_are_compiled_once() -> None:
     assert counter.frame_count == 3  # the first layer, the local ones, the other global ones
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.19"),
+    reason="transformers before 5.19 computes the angles of positions by matrix products, which are counted too",
+)
 @pytest.mark.parametrize("length", [3, 5, 6, 20])
 def test_flops(length: int) -> None:
     """Of what PyTorch counts, that is less in which a window leaves tokens out."""

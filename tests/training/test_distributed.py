@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from runs import WHOLE_BATCHES, Learned, assert_alike, checkpoints, distillation, learned, tensors
 from torch.distributed import TCPStore
 
@@ -32,6 +34,11 @@ ACCELERATE = [
     "--dynamo_backend=no",
     "--main_process_port=0",
 ]
+
+resumes = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="transformers before 5.18 resumes several processes on GPUs alone",
+)
 
 
 def launch(launcher: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -115,6 +122,7 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 
 
 @pytest.mark.slow
+@resumes
 def test_resuming_two_processes(
     torchrun_output: Path, teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
@@ -165,11 +173,78 @@ def test_a_loss_that_is_no_number_in_one_of_two_processes(
     assert said.count("not a finite number") == 1
     assert [line for line in said.splitlines() if line.startswith("potstill")] == [
         "potstill distill: The loss at step 5 is not a finite number, so training stopped: resume from the last good "
-        f"checkpoint, {folder / 'checkpoint-3'}, with a lower --learning_rate or a longer warm-up."
+        f"checkpoint, {folder / 'checkpoint-3'}, with a lower --learning_rate or a longer warm-up, or leave out such "
+        "steps with --on_nan skip."
     ]
     assert "Traceback" not in said
     assert checkpoints(folder) == ["checkpoint-3"]
     assert all(torch.isfinite(tensor).all() for tensor in tensors(folder / "checkpoint-3").values())
+
+
+SPOILT_IN_TURN = """
+import hashlib, json, os, sys
+from transformers import TrainerCallback
+from potstill import DistillationTrainer
+from potstill.cli import main
+from potstill.training.step import DistillationStep
+
+rank, forward, train = int(os.environ["RANK"]), DistillationStep.forward, DistillationTrainer.train
+calls, weights = 0, {}
+
+def spoilt(self, *batch):
+    global calls
+    calls += 1
+    losses = forward(self, *batch)
+    if (rank, calls) in ((1, 9), (0, 14)):  # of two micro-batches a step: in steps 5 and 7, in one process each
+        losses["loss"] = losses["loss"] * float("nan")
+    return losses
+
+class Weights(TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **more):
+        content = b"".join(value.detach().numpy().tobytes() for value in model.parameters())
+        weights[state.global_step] = hashlib.sha256(content).hexdigest()
+
+def train_and_tell(self, **options):
+    self.add_callback(Weights())
+    try:
+        return train(self, **options)
+    finally:
+        with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
+            json.dump({"weights": list(weights.values()), "skipped": self.losses.skipped}, file)
+
+DistillationStep.forward, DistillationTrainer.train = spoilt, train_and_tell
+sys.exit(main(["distill", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [2, 1])
+def test_a_step_that_one_process_must_skip_is_skipped_by_both(
+    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, most: int
+) -> None:
+    script, folder = tmp_path / "spoilt.py", tmp_path / "student"
+    script.write_text(SPOILT_IN_TURN)
+    job = options(teacher_without_dropout, corpus_folder, folder, save_steps=3, on_nan="skip", max_skipped_steps=most)
+    finished = launch(TORCHRUN, script, tmp_path, *job)
+    assert (finished.returncode == 0) == (most == 2), finished.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["skipped"] == [5, 7]
+    same = [number for number, (one, two) in enumerate(itertools.pairwise(first["weights"]), 2) if one == two]
+    for step in (5, 7):
+        assert finished.stderr.count(f"step {step}: skipped, because") == 1
+    if most == 2:
+        assert same == [5, 7]
+        assert len(first["weights"]) == 10
+        assert json.loads((folder / "results.json").read_text())["skipped_steps"] == [5, 7]
+        assert all(torch.isfinite(tensor).all() for tensor in tensors(folder).values())
+    else:
+        assert same == [5]
+        said = [line for line in finished.stderr.splitlines() if line.startswith("potstill")]
+        assert len(said) == 1
+        assert "2 steps had" in said[0]
+        assert "5, 7), more than the 1 " in said[0]
+        assert checkpoints(folder) == ["checkpoint-3", "checkpoint-6"]
 
 
 @pytest.fixture
@@ -224,6 +299,7 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 """
 
 
+@resumes
 def test_a_launcher_that_restarts_a_run_lets_it_go_on(
     teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, whole_batches: Learned
 ) -> None:

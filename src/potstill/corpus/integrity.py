@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def checksums(folder: Path, names: Iterable[str] = FILES) -> dict[str, str]:
     console = Console(stderr=True)
     if size >= PROGRESS_BYTES and not console.is_terminal:
         print(f"checking {size / 1e9:.1f} GB of the corpus {folder}", file=sys.stderr, flush=True)
-    with Progress(
-        console=console, transient=True, disable=size < PROGRESS_BYTES or not console.is_terminal
-    ) as progress:
+    shown = size >= PROGRESS_BYTES and console.is_terminal
+    progress = Progress(console=console, transient=True, disable=not shown)
+    with progress if shown else nullcontext():  # rich 14 ends one that is disabled with an empty line
         task = progress.add_task(f"checking the corpus {folder}", total=size)
         found = {}
         for path in paths:

@@ -72,8 +72,8 @@ class ServedModel:
             flag: the option that named the folder, for messages.
 
         Raises:
-            PotstillError: there is no such folder, it holds no ONNX export, the export is damaged, or the page cannot
-                do its task.
+            PotstillError: there is no such folder, it holds no ONNX export, a link in it leads elsewhere, the export is
+                damaged, or the page cannot do its task.
         """
         path = Path(folder).expanduser()
         if not path.is_dir():
@@ -86,6 +86,8 @@ class ServedModel:
         for other in OTHER_FILES:
             if not (path / other).is_file():
                 raise PotstillError(f"{flag} {folder} is incomplete: it has no {other}; {AGAIN}.")
+        for used in (file, *OTHER_FILES, SUMMARY, ENCODER_SETTINGS):
+            _check_link(path, used, f"{flag} {folder}")
         if not is_complete(path / file):
             raise PotstillError(f"{flag} {folder} is damaged: {file} is cut short or is no ONNX file; {AGAIN}.")
         second_file = next((path / "onnx").glob(f"{Path(file).name}[_.]data*"), None)
@@ -205,6 +207,20 @@ def _config(path: Path, what: str) -> Any:
     if not isinstance(names, list | None) or not all(isinstance(number, int) for number in labels):
         raise PotstillError(f"{what} has a config.json whose architectures or labels are not lists of names; {AGAIN}.")
     return config
+
+
+def _check_link(path: Path, file: str, what: str) -> None:
+    """Check that a file of a folder lies in the folder.
+
+    Raises:
+        PotstillError: a symbolic link on the way to the file leads out of the folder.
+    """
+    real = (path / file).resolve()
+    if not real.is_relative_to(path.resolve()):
+        raise PotstillError(
+            f"{what} has a link that leads out of it, and only files in it are served: {file} is {real}; put a copy "
+            "of the file in the place of the link."
+        )
 
 
 def _summary(path: Path, flag: str) -> dict[str, Any]:

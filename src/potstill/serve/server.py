@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 import json
 import lzma
+import os
 import shutil
+import stat
+import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from socketserver import TCPServer
+from threading import BoundedSemaphore, Lock
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from potstill.errors import PotstillError, first_line
+from potstill.serve.bounded_connection import BoundedConnection
 from potstill.serve.models import ServedModel
 
 STATIC = Path(__file__).parent / "static"
@@ -46,6 +53,8 @@ HEADERS = {
     "Cache-Control": "no-cache",  # the browser asks each time whether its copy is still the same
 }
 
+TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
 
 class PageServer(ThreadingHTTPServer):
     """Serves the page with its models on 127.0.0.1, to this machine alone.
@@ -53,24 +62,41 @@ class PageServer(ThreadingHTTPServer):
     Args:
         models: the models that the page runs, at most two, for the same task.
         port: 0 for any free one.
+        head_seconds: how long a connection may take for its next request: the wait and all of the head together.
+        answer_seconds: how long a client may take to read an answer.
+        connections: how many are open at once. One more is answered with 503.
 
     Raises:
         PotstillError: the port is taken or not allowed, or this installation has no page.
     """
 
     daemon_threads = True  # the server ends even during a download
+    request_queue_size = 256  # connections that wait to be accepted; with the usual 5, many at once are slow
 
-    def __init__(self, models: Sequence[ServedModel], port: int = 0) -> None:
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        port: int = 0,
+        *,
+        head_seconds: float = 30,
+        answer_seconds: float = 600,
+        connections: int = 256,
+    ) -> None:
         if not 0 <= port <= 65535:
             raise PotstillError(f"--port is {port}: it must be between 0 and 65535.")
         self.files = {f"/{path.relative_to(STATIC).as_posix()}": path for path in STATIC.rglob("*") if path.is_file()}
         if "/index.html" not in self.files:
             raise PotstillError("This installation of potstill lacks the page: build it with `make web`.")
         self.files["/"] = self.files.pop("/index.html")
+        self.folders: dict[str, Path] = {}  # of the models; an installation may well link to its files
+        self.head_seconds, self.answer_seconds = head_seconds, answer_seconds
+        self._free = BoundedSemaphore(connections)
         described = []
         for number, model in enumerate(models):
             path = f"models/{number}/"
-            self.files |= {f"/{path}{name}": model.folder / name for name in model.files}
+            for name in model.files:
+                self.files[f"/{path}{name}"] = model.folder / name
+                self.folders[f"/{path}{name}"] = model.folder
             described.append(model.description(path))
         self.texts = {"/models.json": json.dumps({"models": described}).encode()}
         try:
@@ -90,10 +116,36 @@ class PageServer(ThreadingHTTPServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.socket.getsockname()[1]
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own, unless too many are open."""
+        if not self._free.acquire(blocking=False):
+            with suppress(OSError):  # the client has gone
+                request.setblocking(False)
+                request.send(TOO_MANY)
+            return self.shutdown_request(request)
+        try:
+            return super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer the requests of a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print no traceback for a client that has gone or was too slow."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
     def open_file(self, path: str) -> tuple[BinaryIO, int, str] | None:
         """Return the content at a path, its size and its version; None if there is no such content.
 
-        Only listed files are served, so a path cannot lead to others.
+        Only listed files are served, so a path cannot lead to others. A link that leads out of a model's folder is no
+        content, even if it was put there after the server began.
         """
         if path in self.texts:
             return BytesIO(self.texts[path]), len(self.texts[path]), f"{hash(self.texts[path]):x}"
@@ -101,22 +153,48 @@ class PageServer(ThreadingHTTPServer):
         if path not in self.files:
             return None
         try:
-            stat = self.files[path].stat()
-            version = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
-            if path.endswith(PACKED):
-                content = _unpacked(self.files[path])
-                return BytesIO(content), len(content), version
-            return self.files[path].open("rb"), stat.st_size, version
+            # Opened first: a file that is exchanged after the check is not the one that is read.
+            stream = os.fdopen(os.open(self.files[path], os.O_RDONLY | os.O_NONBLOCK), "rb")
         except OSError:  # the file was removed after the server started
             return None
+        about = os.fstat(stream.fileno())
+        if not stat.S_ISREG(about.st_mode) or not self._inside(path, about):
+            stream.close()
+            return None
+        version = f"{about.st_mtime_ns:x}-{about.st_size:x}"
+        if path.endswith(PACKED):
+            stream.close()
+            content = _unpacked(self.files[path])
+            return BytesIO(content), len(content), version
+        return stream, about.st_size, version
+
+    def _inside(self, path: str, about: os.stat_result) -> bool:
+        """Return whether an open file is that at the path, and lies in the folder of its model."""
+        if path not in self.folders:
+            return True
+        try:
+            real = self.files[path].resolve(strict=True)
+            return real.is_relative_to(self.folders[path].resolve()) and os.path.samestat(real.stat(), about)
+        except OSError:
+            return False
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds that a connection may wait for its next request
     server_version = "potstill"
     sys_version = ""
+
+    def setup(self) -> None:
+        """Bound the time of the connection from its first byte on."""
+        super().setup()
+        self.bounded = BoundedConnection(self.connection, time.monotonic() + self.server.head_seconds)
+        self.rfile, self.wfile = BufferedReader(self.bounded), self.bounded  # type: ignore[assignment]
+
+    def handle_one_request(self) -> None:
+        """Wait for a request, read its head and answer it."""
+        self.bounded.deadline = time.monotonic() + self.server.head_seconds
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """Send a file."""
@@ -130,11 +208,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Print no requests on the terminal."""
 
     def _answer(self, with_content: bool) -> None:
+        self.bounded.deadline = time.monotonic() + self.server.answer_seconds
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # nothing here takes a body, so it is not read
         # Another site can make its own host name point to this machine. Requests with that name are refused.
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         if host not in ("127.0.0.1", "localhost"):
             return self._refuse(HTTPStatus.FORBIDDEN, f"This server answers as 127.0.0.1 only, not as {host!r}.")
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(self.path.partition("?")[0])
         found = self.server.open_file(path)
         if found is None:
             return self._refuse(HTTPStatus.NOT_FOUND, f"There is no {path} here.")
@@ -149,10 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", str(size))
             self.end_headers()
             if with_content and not same:
-                try:
-                    shutil.copyfileobj(stream, self.wfile, 1 << 20)
-                except ConnectionError:  # the user has closed the page
-                    self.close_connection = True
+                shutil.copyfileobj(stream, self.wfile, 1 << 20)
         return None
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
@@ -171,6 +249,14 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
 
-@cache
 def _unpacked(file: Path) -> bytes:
+    with _UNPACKING:  # `cache` alone lets several requests unpack the same file at once
+        return _unpack(file)
+
+
+_UNPACKING = Lock()
+
+
+@cache
+def _unpack(file: Path) -> bytes:
     return lzma.decompress(file.read_bytes())

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -57,6 +59,8 @@ class DebertaV2(BertLayers, SameClass):
                 "is a discriminator (its weights hold mask_predictions), which is an encoder without a trained "
                 "masked-LM head: use a model that was trained with masked language modelling"
             )
+        if not config.legacy and Version(transformers.__version__) < Version("5.20"):
+            return "has a head that transformers loads from 5.20 on: install a newer transformers"
         return None
 
     def encode(self, model: PreTrainedModel, input_ids: Tensor, keep: Reads = LAST_HIDDEN) -> States:

@@ -186,13 +186,16 @@ def from_files(auto_class: Any, folder: Path, config: PreTrainedConfig, dtype: t
     Args:
         auto_class: Of transformers, which says what head the model gets.
         folder: With the weights.
-        config: Of the model.
+        config: Of the model. Its `chunk_size_feed_forward` becomes 0.
         dtype: Precision of the weights in memory.
 
     Returns:
         The model, and the report of transformers on tensors that are missing, unexpected or of another shape. Any
         error is that of the library.
     """
+    # It saves memory in inference, and fails on a text whose length is no multiple of it. 0 gives the same numbers.
+    if hasattr(config, "chunk_size_feed_forward"):
+        config.chunk_size_feed_forward = 0
     options = {
         "config": config,
         "dtype": dtype,

@@ -130,15 +130,19 @@ class ResumableTrainer(Trainer):
         self._window_started, self._window_step = time.monotonic(), 0
         self._staging: Path | None = None
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *arguments: Any, **options: Any) -> None:
         """Make the repository of `--push_to_hub`, before any training.
+
+        Args:
+            arguments: those of `Trainer`, which differ between its versions.
+            options: as above.
 
         Raises:
             PotstillError: the hub does not make it.
         """
         name = self.args.hub_model_id or Path(self.args.output_dir or "").absolute().name
         with repository_errors(name):
-            super().init_hf_repo(token, private)
+            super().init_hf_repo(*arguments, **options)
 
     @property
     def resumed(self) -> bool:
