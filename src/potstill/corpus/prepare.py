@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain
@@ -277,7 +277,7 @@ def _write(
                 found = tokenise(batches, spec, seed, validation_fraction, num_proc, unit == "sentences")
             with closing(found) as results:
                 tokens = results if used is None else used.of_results(results)
-                splits, counts, left_out = _write_blocks(partial, tokens, spec, block_size, pad)
+                splits, counts, left_out = _write_blocks(partial, tokens, spec, block_size, pad, reader.share_read)
             tokenised = sum(split.documents for split in splits.values())
             _check_splits(splits, content_size(spec, block_size), validation_fraction)
             record = whole
@@ -323,7 +323,12 @@ def available_cpus() -> int:
 
 
 def _write_blocks(
-    folder: Path, results: Iterable[Tokens], spec: TokenizerSpec, block_size: int, pad: int | None
+    folder: Path,
+    results: Iterable[Tokens],
+    spec: TokenizerSpec,
+    block_size: int,
+    pad: int | None,
+    share_read: Callable[[], float | None],
 ) -> tuple[dict[str, SplitRecord], NDArray[np.int64], dict[str, int]]:
     """Write `train.arrow` and `validation.arrow`.
 
@@ -333,6 +338,7 @@ def _write_blocks(
         spec: of the tokenizer.
         block_size: L, tokens of a block.
         pad: id of [PAD] for blocks of whole texts; None for blocks of running text.
+        share_read: returns the share of the text that is read, from 0 to 1; None if it is not known.
 
     Returns:
         The records of the splits, the token counts of the train split, and the number of texts left out by reason.
@@ -349,7 +355,7 @@ def _write_blocks(
         writer("train") as train,
         writer("validation", train) as validation,
         TemporaryFile(dir=folder) as held_out,
-        PrepareProgress() as progress,
+        PrepareProgress(share_read) as progress,
     ):
         for tokens in results:
             train.add(tokens.train)

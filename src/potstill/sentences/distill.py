@@ -69,7 +69,7 @@ def distill_sentences(args: DistillationArguments) -> Path:
         trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         _write_output(trainer, folder, estimate)
-        upload(trainer, folder)
+        upload(args, trainer.hub_model_id, folder)
     return folder
 
 
