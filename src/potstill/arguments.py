@@ -220,7 +220,7 @@ def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str
         args: options of the run.
         without: options that are left out too.
     """
-    internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
+    internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns", "push_to_hub"}
     internal |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
     one_run = {"break_lock", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}
