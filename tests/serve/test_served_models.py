@@ -146,7 +146,7 @@ def test_ports_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     model = str(write_export(tmp_path / "model"))
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        assert f"Port {port} is taken: pass another as --port" in said(capsys, "--model", model, "--port", port)
+        assert f"Port {port} is taken: give another with --port" in said(capsys, "--model", model, "--port", port)
     assert "between 0 and 65535" in said(capsys, "--model", model, "--port", "65536")
 
 

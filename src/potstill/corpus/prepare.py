@@ -147,7 +147,7 @@ def prepare(
     """
     if not 0 <= validation_fraction < 1:
         raise PotstillError(
-            f"validation_fraction is {validation_fraction}: give a share that is at least 0 and below 1."
+            f"--validation_fraction is {validation_fraction}: give a share that is at least 0 and below 1."
         )
     for option, value, kind in (
         ("sample_by", sample_by, SampleBy),
@@ -156,12 +156,12 @@ def prepare(
         ("engine", engine, Engine),
     ):
         if value not in get_args(kind):
-            raise PotstillError(f"{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
+            raise PotstillError(f"--{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
     if num_proc is not None and num_proc < 1:
-        raise PotstillError(f"num_proc is {num_proc}: give 1 or more processes.")
+        raise PotstillError(f"--num_proc is {num_proc}: give 1 or more processes.")
     if language_exponent is not None and not 0 <= language_exponent <= 1:
         raise PotstillError(
-            f"language_exponent is {language_exponent}: give 0 (equal shares) to 1 (each language as it is)."
+            f"--language_exponent is {language_exponent}: give 0 (equal shares) to 1 (each language as it is)."
         )
     if language_exponent is not None and unit != "blocks":
         raise PotstillError(
@@ -169,7 +169,7 @@ def prepare(
             "them out."
         )
     if memory_limit_mb < 1:
-        raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
+        raise PotstillError(f"--memory_limit_mb is {memory_limit_mb}: give 1 or more.")
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
     if prune_vocabulary and train_tokenizer:
@@ -225,7 +225,7 @@ def prepare(
                 name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
             spec = TokenizerSpec.of(loaded, name, frame_blocks)
             if content_size(spec, block_size) < 1:
-                raise PotstillError(f"block_size is {block_size}, so there is no room for text: give 3 or more.")
+                raise PotstillError(f"--block_size is {block_size}, so there is no room for text: give 3 or more.")
 
             reader = new_reader()
             used = UsedTokens(spec) if prune_vocabulary else None

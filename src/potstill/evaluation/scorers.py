@@ -127,7 +127,8 @@ class Scorer:
         self.cut += self.model.cut
         if not np.isfinite(found).all():
             raise PotstillError(
-                f"the model {self.path!r} makes embeddings that are not finite: its weights are broken."
+                f"the model {self.path!r} makes embeddings that are not finite, so its weights are broken: leave it "
+                "out."
             )
         return torch.from_numpy(found).to(self.device)[[places[text] for text in texts]]
 
@@ -155,7 +156,9 @@ class Scorer:
             texts = map(list, zip(*pairs, strict=True))
             found = self.model.score(*texts, self.batch_size, report).astype(np.float64)
         if not np.isfinite(found).all():
-            raise PotstillError(f"the model {self.path!r} gives scores that are not finite: its weights are broken.")
+            raise PotstillError(
+                f"the model {self.path!r} gives scores that are not finite, so its weights are broken: leave it out."
+            )
         return found[[pairs[pair] for pair in zip(queries, passages, strict=True)]]
 
     @property

@@ -71,7 +71,7 @@ def write_executorch(source: Source, file: Path) -> None:
     except Exception as error:  # its compiled parts work with one version of torch only
         raise PotstillError(
             f"executorch {version('executorch')} cannot be used with torch {torch.__version__} ({first_line(error)}): "
-            "executorch 1.5 goes with torch 2.13."
+            "install versions that go together, such as executorch 1.5 with torch 2.13."
         ) from error
     try:
         with quiet():
