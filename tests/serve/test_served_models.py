@@ -136,7 +136,9 @@ def test_two_models_must_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
     three = write_export(tmp_path / "three", **head, id2label={"0": "a", "1": "b", "2": "c"})
     score = write_export(tmp_path / "score", **head, id2label={"0": "a"})
     message = said(capsys, "--model", str(fill), "--compare", str(two))
-    assert message.endswith(f"different tasks: {fill} does fill-mask, {two} does text-classification.\n")
+    assert message.endswith(
+        f"different tasks: {fill} does fill-mask, {two} does text-classification. Give two of one task.\n"
+    )
     assert "answers with 3 labels" in said(capsys, "--model", str(two), "--compare", str(three))
     assert "with a score" in said(capsys, "--model", str(two), "--compare", str(score))
     check_pair(*(ServedModel.open(str(folder), "--model") for folder in (fill, fill)))
