@@ -9,7 +9,9 @@ import huggingface_hub.constants
 import pytest
 import torch
 from encoder_samples import save_encoder
+from hubs import hub  # noqa: F401 (a fixture)
 from samples import BLOCK_SIZE, VOCABULARY, written_text
+from terminals import terminal  # noqa: F401 (a fixture)
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from potstill.corpus import Corpus, prepare

@@ -91,7 +91,9 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
         assert reason in cannot(lambda place: check_writable(place / path), tmp_path)  # noqa: B023
         assert reason in cannot(lambda place: check_output_file(place / path, "--output"), tmp_path)  # noqa: B023
     check_output_file(tmp_path / "nowhere", "--output")  # which the file takes the place of
-    assert cannot(lambda place: check_output_file(place, "--json"), tmp_path).endswith("Is a directory; name a file.")
+    assert cannot(lambda place: check_output_file(place, "--json"), tmp_path).endswith(
+        ", because it is a folder: name a file."
+    )
     assert "in a folder that exists" in cannot(lambda p: check_output_file(p / "a" / "b", "--json", True), tmp_path)
 
 
@@ -165,7 +167,7 @@ def test_the_parts_of_a_demo_are_looked_at_too(
     (tmp_path / "report.html").mkdir()
     argv = ["demo", "--output_dir", str(tmp_path), "--overwrite_output_dir"]
     assert main(argv) == 1
-    assert "report.html cannot be written: Is a directory" in capsys.readouterr().err
+    assert "report.html cannot be written, because it is a folder" in capsys.readouterr().err
     (tmp_path / "report.html").rmdir()
     (tmp_path / "without-teacher").write_text("")
     assert main(argv) == 1

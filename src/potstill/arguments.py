@@ -73,12 +73,13 @@ class RunArguments(TrainingArguments):
         "weight and is counted in results.json.",
     )
     max_skipped_steps: int = option(100, "With --on_nan skip: stop after more skipped steps than this.")
-    logging_steps: float = option(20, "Steps between two log lines.")
+    logging_steps: float = option(20, "Steps between two logs of the losses. Not each is a printed line.")
     logging_first_step: bool = option(True, "Log the first step too.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are NaN. potstill stops at the first NaN instead.")
     save_total_limit: int | None = option(2, "Checkpoints to keep; the oldest are deleted first.")
+    push_to_hub: bool = option(False, "Upload the finished model to the Hugging Face hub, with its card and results.")
     hub_strategy: str = option("end", "When to upload with --push_to_hub; only the finished model is uploaded: end.")
-    disable_tqdm: bool | None = option(True, "Show progress as one line per logging step; false adds a bar.")
+    disable_tqdm: bool | None = option(True, "Leave out the bar of transformers. potstill shows the progress itself.")
     remove_unused_columns: bool = option(False, "Remove unused columns; potstill's data have none.")
     ddp_find_unused_parameters: bool | None = option(
         False, "Search for unused parameters; potstill uses all in each step."
@@ -219,7 +220,7 @@ def recipe_values(args: RunArguments, without: Collection[str] = ()) -> dict[str
         args: options of the run.
         without: options that are left out too.
     """
-    internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns"}
+    internal = {"logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "remove_unused_columns", "push_to_hub"}
     internal |= {"dataloader_drop_last", "ddp_find_unused_parameters", "gradient_checkpointing"}
     one_run = {"break_lock", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_dir", "run_name"}
     own = {name for cls in type(args).__mro__ if issubclass(cls, RunArguments) for name in cls.__annotations__}

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from potstill.command_line import parse
 from potstill.errors import PotstillError, first_line, shown
 from potstill.help_text import full_help, short_help
+from potstill.imports import quick_imports
 from potstill.option_table import function_of, verb_of
 from potstill.panics import is_panic
 from potstill.processes import first_to_fail, leave_group
@@ -82,10 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         values = parse(described, f"potstill {verb}", rest)
         # Heavy imports come last, so that a usage error is reported at once.
-        _quiet_libraries()
-        from potstill.signatures import apply
+        with quick_imports():
+            _quiet_libraries()
+            from potstill.signatures import apply
 
-        result = apply(function_of(where), values)
+            function = function_of(where)
+        result = apply(function, values)
         if os.environ.get("RANK", "0") == "0":  # only one of a launcher's processes prints
             _print_result(result)
         leave_group()

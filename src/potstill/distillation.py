@@ -8,6 +8,7 @@ from pathlib import Path
 
 from potstill.corpus import Manifest
 from potstill.errors import PotstillError
+from potstill.imports import quick_imports
 from potstill.recipe import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ def distill(args: DistillationArguments) -> Path:
     """
     # Here, because the two kinds import much, and only one of them is needed.
     if args.teachers and args.corpus and Manifest.load(Path(args.corpus).expanduser()).unit != "blocks":
-        from potstill.sentences.distill import distill_sentences
-
+        with quick_imports():
+            from potstill.sentences.distill import distill_sentences
         return distill_sentences(args)
     for name in args.teachers:
         if (Path(name).expanduser() / "modules.json").is_file():
@@ -53,6 +54,6 @@ def distill(args: DistillationArguments) -> Path:
         raise PotstillError(
             "--teacher_embeddings is for sentence encoders, which learn embeddings of whole texts: leave it out."
         )
-    from potstill.training.distill import distill_language_model
-
+    with quick_imports():
+        from potstill.training.distill import distill_language_model
     return distill_language_model(args)

@@ -48,7 +48,7 @@ def check_output_dir(folder: str | Path | None, overwrite: bool) -> Path:
     recover_folder(path)
     if path.is_dir() and not overwrite and any(path.iterdir()):
         raise PotstillError(
-            f"--output_dir {path} is not empty: name another folder, or pass --overwrite_output_dir to replace it."
+            f"--output_dir {path} is not empty: name another folder, or give --overwrite_output_dir to replace it."
         )
     return path
 
@@ -76,7 +76,7 @@ def check_output_file(file: str | Path, option: str, in_folder: bool = False) ->
     path = Path(file).expanduser()
     wrong = f"{option} {path} cannot be written"
     if os.path.isdir(path):
-        raise PotstillError(f"{wrong}: Is a directory; name a file.")
+        raise PotstillError(f"{wrong}, because it is a folder: name a file.")
     if in_folder and not os.path.isdir(path.absolute().parent):
         raise PotstillError(f"{wrong}: name a file in a folder that exists.")
     if not _is_special(path):

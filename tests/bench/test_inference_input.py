@@ -55,7 +55,7 @@ def classifier(make_classifier: Callable[..., Path]) -> Path:
         (["--models", "a=x", "--warmup", -1], "--warmup is -1"),
         (["--models", "a=x", "--task_data", "glue"], "--task_data is the folder of --data stsb"),
         (["--models", "a=x", "--country", "FRA"], "--country is for --energy, which is missing"),
-        (["--models", "a=x", "--output", "/"], "--output / cannot be written: Is a directory; name a file"),
+        (["--models", "a=x", "--output", "/"], "--output / cannot be written, because it is a folder: name a file"),
         (["--models", "a=x", "--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json cannot be written"),
         (["--models", "ELMo-shaped=x", "--elmo"], "which --elmo uses"),
         (["--models", "a=/nowhere/model"], "'/nowhere/model' does not exist"),
@@ -122,7 +122,9 @@ def test_a_model_cut_short(refused: Callable[..., str], make_classifier: Callabl
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     message = refused("--models", f"a={folder}")
-    assert f"the model {str(folder)!r} cannot be loaded, its weights in model.safetensors being damaged" in message
+    assert (
+        f"the model {str(folder)!r} cannot be loaded, because its weights in model.safetensors are damaged" in message
+    )
     assert "copy or download it again" in message
 
 
@@ -172,7 +174,9 @@ def test_flops_that_cannot_be_counted(
         raise ValueError(f"no {input_ids.device}")
 
     monkeypatch.setattr(BertForSequenceClassification, "forward", forward)
-    assert "The FLOPs of the model 'a' cannot be counted: no cpu." in refused("--models", f"a={classifier}")
+    assert "The FLOPs of the model 'a' cannot be counted (no cpu): leave this model out." in refused(
+        "--models", f"a={classifier}"
+    )
     assert Local.calls == []
 
 
@@ -192,4 +196,6 @@ def test_a_text_longer_than_the_model(refused: Callable[..., str], classifier: P
     message = refused(*model)
     assert "The text of line 2 has 62 tokens, and the model 'a' reads 32 at most" in message
     assert "--max_length 32" in message
-    assert "--max_length is 40, but the model 'a' reads 32 tokens at most" in refused(*model, "--max_length", 40)
+    assert "--max_length is 40, but the model 'a' reads at most 32 tokens: lower it" in refused(
+        *model, "--max_length", 40
+    )

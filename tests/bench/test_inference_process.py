@@ -42,7 +42,7 @@ def test_a_process(make_classifier: Callable[..., Path]) -> None:
             worker.call("open", cut, 1)
         message = str(caught.value)
         assert message.startswith("--models whole: the model")
-        assert "cannot be loaded, its weights in model.safetensors being damaged" in message
+        assert "cannot be loaded, because its weights in model.safetensors are damaged" in message
         assert "\n" not in message
         assert message.endswith(".")
         assert not message.endswith("..")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hubs import Hub, check_uploaded
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
@@ -176,6 +177,17 @@ def test_an_interrupted_run_leaves_nothing_and_continues(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     models = [AutoModelForSequenceClassification.from_pretrained(path) for path in (without_heads, tmp_path / "out")]
     assert all(torch.equal(tensor, models[1].state_dict()[key]) for key, tensor in models[0].state_dict().items())
+
+
+def test_the_pruned_model_is_uploaded(hub: Hub, prune_with: Run, tmp_path: Path) -> None:
+    options = {"push_to_hub": True, "hub_model_id": "me/student", "hub_token": "hf_secret", "timed_rows": 0}
+    hub.refuses = ("/api/",)
+    assert prune_with(heads=2, steps=1, output_dir=tmp_path / "refused", **options) == 1
+    assert not list(tmp_path.glob("refused/*"))
+    hub.refuses = ()
+    assert prune_with(heads=2, steps=1, output_dir=tmp_path / "out", **options) == 0
+    check_uploaded(hub, tmp_path / "out")
+    assert "pruning.json" in hub.files
 
 
 def test_it_stops_before_too_much_is_lost(prune_with: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_without_ray_its_extra_is_named(
     text: Path, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PotstillError, match=r"--engine ray requires Ray: pip install 'potstill\[ray\]'"):
+    with pytest.raises(PotstillError, match=r"--engine ray needs Ray: pip install 'potstill\[ray\]'"):
         prepare([str(text)], str(tmp_path / "out"), str(teacher_folder), block_size=BLOCK_SIZE, engine="ray")
     assert list(tmp_path.iterdir()) == []
 

@@ -370,7 +370,7 @@ def test_opening_what_is_no_corpus_or_not_a_whole_one_is_an_error(
 def test_one_plain_line_of_progress_now_and_then(
     tmp_path: Path, text_file: str, tokenizer_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("potstill.corpus.progress.SECONDS_PER_LINE", 0.0)
+    monkeypatch.setattr("potstill.live_line.SECONDS_PER_LINE", 0.0)
     prepare([text_file], str(tmp_path / "out"), tokenizer=tokenizer_folder, block_size=16, num_proc=1)
     lines = capsys.readouterr().err.splitlines()
     assert lines

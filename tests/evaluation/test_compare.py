@@ -331,10 +331,10 @@ def test_command_line(write: Write, tmp_path: Path, capsys: pytest.CaptureFixtur
         ([], 2, "--results is missing; see `potstill compare --help`"),
         (["RESULTS", "RESULTS-more"], 1, "There is no folder "),
         (["RESULTS", "--format", "latex"], 2, "invalid choice: 'latex'"),
-        (["RESULTS", "--reference", "pupil"], 1, "no model 'pupil' to be the reference; there is teacher, student."),
+        (["RESULTS", "--reference", "pupil"], 1, "no model 'pupil' to be the reference: choose from teacher, student."),
         (["RESULTS/teacher"], 1, "is not a folder of results: it has no plan.json"),
         (["RESULTS/nowhere"], 1, "There is no folder"),
-        (["RESULTS", "--output", "RESULTS"], 1, "cannot be written: Is a directory"),
+        (["RESULTS", "--output", "RESULTS"], 1, "cannot be written, because it is a folder"),
         (["RESULTS", "--output", "RESULTS/plan.json/table"], 1, "cannot be written: "),
     ],
 )

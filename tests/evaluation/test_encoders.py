@@ -24,7 +24,6 @@ from transformers import (
 )
 
 from potstill.cli import main
-from potstill.evaluation import scorers
 from potstill.evaluation.results import Plan
 from potstill.sentences.encoder import SentenceEncoder
 
@@ -219,12 +218,12 @@ def test_a_reranker_reads_query_and_passage_together(
 ) -> None:
     folder = save(BertForSequenceClassification, num_labels=1)
     models = {"reranker": folder, "encoder": encoders["student"]}
-    monkeypatch.setattr(scorers, "SECONDS_PER_LINE", 0.0)
+    monkeypatch.setattr("potstill.live_line.SECONDS_PER_LINE", 0.0)
     argv = command(models, tmp_path / "results", "rerank", rerank_data=[files / "rerank" / "answers.csv"])
     assert main([*argv, "--per_device_eval_batch_size", "4"]) == 0
     printed = capsys.readouterr()
-    assert "\n4 of 42 pairs, the longest first\n8 of 42 pairs" in printed.err
-    assert "\n4 of 6 texts, the longest first\n" in printed.err  # of queries
+    assert "\nthe longest first: 4 of 42 pairs (10%)" in printed.err
+    assert "\nthe longest first: 4 of 6 texts (67%)" in printed.err  # of queries
     result = json.loads((tmp_path / "results/reranker/answers/seed-0.json").read_text())
     model, tokenizer = (
         BertForSequenceClassification.from_pretrained(folder).eval(),

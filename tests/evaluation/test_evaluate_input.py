@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
         ({"model": "x"}, "--model is an option of `finetune`: give --models."),
         ({"task": "sst2"}, "--task is an option of `finetune`: give --suite."),
         ({"teacher": "x"}, "--teacher is an option of `finetune`: give --second_distillation."),
-        ({"second_distillation": ["teacher"]}, "'teacher' is none of the models after the first: student."),
+        ({"second_distillation": ["teacher"]}, "'teacher' is none of the models after the first: choose from student."),
         ({"second_distillation": ["student"], "alpha_ce": 0, "alpha_task": 0}, "--alpha_ce is 0"),
         ({"unlabelled": ["x.txt"]}, "--unlabelled needs --second_distillation: name the models"),
         ({"unlabelled_ratio": 2}, "--unlabelled_ratio needs --unlabelled"),

@@ -118,7 +118,7 @@ def test_reference() -> None:
     table = np.ones((3, len(TASKS), 1))
     assert compared(table).reference == "m0"
     assert compared(table, reference="m2").reference == "m2"
-    with pytest.raises(PotstillError, match="no model 'm9' to be the reference; there is m0, m1, m2"):
+    with pytest.raises(PotstillError, match="no model 'm9' to be the reference: choose from m0, m1, m2"):
         compared(table, reference="m9")
 
 

@@ -56,7 +56,7 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     assert "leaves nothing of 30 rows" in refused(dataloader_drop_last=True, per_device_train_batch_size=50)
     assert "there is no checkpoint in" in refused(resume_from_checkpoint="true")
     write(tmp_path / "full" / "file", "")
-    assert "is not empty: name another folder, or pass --overwrite_output_dir" in refused(output_dir=tmp_path / "full")
+    assert "is not empty: name another folder, or give --overwrite_output_dir" in refused(output_dir=tmp_path / "full")
 
 
 def test_the_model_is_not_overwritten(refused: Refused, distilbert: Path, bert: Path) -> None:

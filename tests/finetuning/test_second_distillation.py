@@ -185,7 +185,7 @@ def test_teachers_that_cannot_teach(
     message = refused(teacher=teacher, alpha_ce=0, alpha_task=0)
     assert "--alpha_ce is 0.0: it is 0, and so is every other weight" in message
     wide = new_model("distilbert", dim=48)
-    assert "teacher's are 32 wide and the model's 48: pass --alpha_cos 0" in refused(
+    assert "teacher's are 32 wide and the model's 48: give --alpha_cos 0" in refused(
         teacher=teacher, model=wide, alpha_cos=1
     )
 
@@ -198,7 +198,7 @@ def test_a_teacher_that_reads_less_than_the_student(
     options: dict[str, Any] = {"task": "squad", "task_data": str(squad), "teacher": str(tmp_path / "teacher")}
     job = new_job(model=str(distilbert), stride=8, **options)
     assert job.train.limit == 128
-    with pytest.raises(PotstillError, match=r"reads at most 96 tokens and the model reads 128: pass --max_length 96"):
+    with pytest.raises(PotstillError, match=r"reads at most 96 tokens and the model reads 128: give --max_length 96"):
         job.with_teacher()
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from finetuning_samples import SIZES, results, sentence, write_lines
+from hubs import PUSH, Hub, check_uploaded
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.trainer import Trainer
@@ -134,6 +135,17 @@ def test_a_repeated_command_does_nothing_twice(
     recipe = ["finetune", "--config", str(whole / "recipe.yaml"), "--output_dir", str(whole)]
     assert main(recipe) == 0
     assert times(whole) == before
+
+
+def test_only_what_all_stages_made_is_uploaded(
+    hub: Hub, whole: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command(output_dir=whole), *PUSH]) == 0
+    check_uploaded(hub, whole, "stages.json")
+    assert (whole / "stages.json").is_file()
+    assert b"distill" in hub.files["README.md"]
+    assert main(command(stages="{distill: {push_to_hub: true}, finetune: }", corpus=None)) == 1
+    assert "push_to_hub cannot be an option of one stage" in capsys.readouterr().err
 
 
 def test_every_stage_is_resumed_after_an_interruption(

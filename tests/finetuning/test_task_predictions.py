@@ -171,7 +171,7 @@ def test_an_interrupted_computation_continues_with_the_first_part_that_is_missin
     lengths = np.array([3, 1, 2, 4, 1, 5, 2])
     rows = Rows({"input_ids": np.arange(18, dtype=np.int32)}, {}, lengths)
     monkeypatch.setattr(kept_targets, "PART", 3)
-    monkeypatch.setattr(kept_targets, "SECONDS_PER_LINE", 0.0)
+    monkeypatch.setattr("potstill.live_line.SECONDS_PER_LINE", 0.0)
 
     class Interrupted(Counted):
         def forward(self, input_ids: Any, attention_mask: Any, output_hidden_states: bool = False) -> Any:

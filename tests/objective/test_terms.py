@@ -180,7 +180,7 @@ def test_flops_by_hand() -> None:
             HiddenCosine(),
             config(12),
             config(8),
-            r"teacher's are 12 wide and the student's 8: pass --alpha_cos 0 or leave",
+            r"teacher's are 12 wide and the student's 8: give --alpha_cos 0, or leave",
         ),
         (
             HiddenMSE(layers={4: 0}),

@@ -2,6 +2,7 @@
 
 import pytest
 from hostile import BROKEN, NAMES, front_matter, rendered
+from huggingface_hub import ModelCard
 from sentence_samples import random_dense, small_encoder
 
 from potstill.report.markdown import visible
@@ -19,6 +20,26 @@ def test_what_the_hub_reads() -> None:
     page = rendered(rest)
     assert page.headings == ["A student of encoder", "Scores", "Recipe"]
     assert page.tables == [[["option", "value"], ["teacher", "somebody/encoder"], ["num_hidden_layers", "3"]]]
+
+
+def test_measured_figures_are_in_the_form_of_the_hub() -> None:
+    results = {
+        "held_out": {"initial": {"loss": 9.0}, "final": {"loss": 0.75, "distance": 0.0271}},
+        "cost": {"hardware": "an abacus"},
+        "emissions": {"grams": 12.5, "source": "codecarbon 3.0"},
+        "changed_on_resume": [],
+    }
+    card = ModelCard(sentence_card(small_encoder(), RECIPE, results=results), ignore_metadata_errors=False)
+    assert card.data.model_name == "encoder-student"
+    found = {(one.metric_type, one.metric_name): one.metric_value for one in card.data.eval_results}
+    assert found == {("loss", "loss"): 0.75, ("distance", "1 − cosine"): 0.0271}
+    assert {(one.task_type, one.dataset_name) for one in card.data.eval_results} == {
+        ("sentence-similarity", "held-out texts of the corpus")
+    }
+    assert card.data.co2_eq_emissions["emissions"] == 12.5
+    for nothing in (None, results | {"held_out": {"initial": None, "final": None}}):
+        header, _ = front_matter(sentence_card(small_encoder(), RECIPE, results=nothing))
+        assert "model-index" not in header
 
 
 def test_what_the_encoder_is() -> None:

@@ -272,15 +272,15 @@ def test_a_folder_without_room_and_a_file_that_is_cut(
 def test_the_clock_of_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     kept = type("kept", (), {"texts": 400, "width": 24, "folder": "there"})
     args: Any = type("args", (), {"world_size": 2, "process_index": 0})
-    times = iter([0.0, 5.0, 20.0, 40.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     progress = module._Progress(args, kept, 300)  # type: ignore[arg-type]
-    progress.advance(25)
-    progress.advance(25)
+    for clock[0] in (5.0, 20.0):
+        progress.advance(25)
     progress.end()
     lines = capsys.readouterr().err.splitlines()
     assert "400 texts (100 are there)" in lines[0]
-    assert lines[1] == "teacher's embeddings: 100 of 300 texts (33%) · 5 texts/s · 0:40 left"
+    assert lines[1] == "teacher's embeddings: 100 of 300 texts (33%) · 0:40 left · 5 texts/s"
     assert len(lines) == 3
 
 

@@ -84,7 +84,7 @@ def test_a_budget_counts_the_cut_vocabulary(encoder_folder: Path, texts_path: Pa
 def test_an_impossible_budget_is_refused_before_training(
     encoder_folder: Path, texts_corpus: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PotstillError, match="--max_size 1kB cannot be kept to"):
+    with pytest.raises(PotstillError, match="No student keeps to --max_size 1kB"):
         distill(options(encoder_folder, texts_corpus, tmp_path / "student", max_size="1kB"))
     assert not (tmp_path / "student").exists()
 

@@ -78,7 +78,7 @@ def test_random_weights_are_of_the_seed_alone() -> None:
         assert torch.equal(students[0][name], students[1][name])
         assert not torch.equal(students[0][name], students[2][name])
         assert not torch.equal(students[0][name], teacher.state_dict()[name])
-    with pytest.raises(PotstillError, match="say 'teacher' or 'random'"):
+    with pytest.raises(PotstillError, match="it must be 'teacher' or 'random'"):
         build_sentence_student(teacher, initialise="zeros")  # type: ignore[arg-type]
 
 

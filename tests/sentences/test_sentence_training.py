@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from sentence_samples import TEXTS, random_dense, small_encoder
 from transformers import AutoModel
@@ -105,6 +106,8 @@ def test_from_start_to_end(encoder_folder: Path, texts_corpus: Path, tmp_path: P
     assert f"{held_out['initial']['distance']:.4f} before training and {held_out['final']['distance']:.4f}" in card
     assert "SentenceTransformer(" in card
     assert "alpha_ce" not in card
+    measured = {one.metric_type: one.metric_value for one in ModelCard(card).data.eval_results}
+    assert measured == held_out["final"]
     assert not list(folder.rglob(OBJECTIVE))
 
     again = distill(DistillationArguments(output_dir=str(tmp_path / "again"), **recipe))

@@ -147,7 +147,9 @@ def test_two_models_must_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
     three = write_export(tmp_path / "three", **head, id2label={"0": "a", "1": "b", "2": "c"})
     score = write_export(tmp_path / "score", **head, id2label={"0": "a"})
     message = said(capsys, "--model", str(fill), "--compare", str(two))
-    assert message.endswith(f"different tasks: {fill} does fill-mask, {two} does text-classification.\n")
+    assert message.endswith(
+        f"different tasks: {fill} does fill-mask, {two} does text-classification. Give two of one task.\n"
+    )
     assert "answers with 3 labels" in said(capsys, "--model", str(two), "--compare", str(three))
     assert "with a score" in said(capsys, "--model", str(two), "--compare", str(score))
     check_pair(*(ServedModel.open(str(folder), "--model") for folder in (fill, fill)))
@@ -157,7 +159,7 @@ def test_ports_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     model = str(write_export(tmp_path / "model"))
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        assert f"Port {port} is taken: pass another as --port" in said(capsys, "--model", model, "--port", port)
+        assert f"Port {port} is taken: give another with --port" in said(capsys, "--model", model, "--port", port)
     assert "between 0 and 65535" in said(capsys, "--model", model, "--port", "65536")
 
 

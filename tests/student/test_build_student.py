@@ -203,7 +203,7 @@ def test_teachers_that_cannot_be_one(make_bert: MakeBert) -> None:
 
 def test_options_that_cannot_be(make_bert: MakeBert) -> None:
     teacher = make_bert()
-    with pytest.raises(PotstillError, match="say 'teacher' or 'random'"):
+    with pytest.raises(PotstillError, match="it must be 'teacher' or 'random'"):
         build_student(teacher, initialise="zeros")
     with pytest.raises(PotstillError, match="cannot fill 5 student layers"):
         build_student(teacher, 5)

@@ -254,7 +254,7 @@ def test_what_follows_from_the_hidden_size() -> None:
         ({"hidden_size": 16, "num_attention_heads": 1}, "heads would be 16 wide.* give a hidden_size of 8"),
         ({"num_attention_heads": 2}, "heads would be 12 wide.* give a hidden_size of 16"),
         ({"hidden_size": 16, "num_attention_heads": 3}, "not a multiple of num_attention_heads, 3"),
-        ({"hidden_size": 16, "narrow_by": "magic"}, "narrow_by is 'magic': say 'importance' or 'random'"),
+        ({"hidden_size": 16, "narrow_by": "magic"}, "narrow_by is 'magic': it must be 'importance' or 'random'"),
         ({"hidden_size": 20, "initialise": "random"}, "take 16 or 24, or give num_attention_heads"),
     ],
     ids=str,

@@ -118,13 +118,13 @@ def test_a_family_that_cannot_be_narrowed_gets_fewer_layers(monkeypatch: pytest.
     monkeypatch.setattr(type(family_of(teacher)), "widths", None)
     found = largest_student(teacher, Budget.parse("40kB"), BLOCK)
     assert (found.num_hidden_layers, found.sizes.hidden_size) == (1, 24)
-    with pytest.raises(PotstillError, match="smallest student of this teacher has 1 layer, 24 wide"):
+    with pytest.raises(PotstillError, match="smallest one of this teacher has 1 layer, 24 wide"):
         largest_student(teacher, Budget.parse("30kB"), BLOCK)
     assert largest_student(teacher, Budget.parse("30kB"), BLOCK, copied=False).sizes.hidden_size < 24
 
 
 def test_a_budget_that_nothing_keeps_to(make_bert: Callable[..., BertForMaskedLM]) -> None:
-    message = "--max_size 2kB cannot be kept to: the smallest student of this teacher has 1 layer, 8 wide.*prune_vocab"
+    message = "No student keeps to --max_size 2kB: the smallest one of this teacher has 1 layer, 8 wide.*prune_vocab"
     with pytest.raises(PotstillError, match=message):
         largest_student(make_bert(), Budget.parse("2kB"), BLOCK)
     with pytest.raises(PotstillError, match=r"times faster than the teacher by FLOPs; ask for less speed\.$"):

@@ -193,7 +193,7 @@ def test_a_damaged_parquet_file(write_split: WriteSplit) -> None:
 
 
 def test_absent_data_can_be_told_from_bad_data(tmp_path: Path) -> None:
-    with pytest.raises(TaskDataAbsentError, match=r"no data of RTE: no RTE/train\.tsv"):
+    with pytest.raises(TaskDataAbsentError, match=r"no data of RTE: put RTE/train\.tsv"):
         load_split(GLUE["rte"], "train", str(tmp_path))
     with pytest.raises(PotstillError, match="is not a folder") as caught:
         load_split(GLUE["rte"], "train", str(tmp_path / "nowhere"))

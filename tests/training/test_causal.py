@@ -117,7 +117,7 @@ def test_a_masked_model_among_causal_teachers_is_named(
 ) -> None:
     causal = load_masked_lm(teacher)
     masked = load_masked_lm(make_teacher())
-    with pytest.raises(PotstillError, match=f"The teacher {masked.name_or_path} and the student must read alike"):
+    with pytest.raises(PotstillError, match=f"The teacher {masked.name_or_path} and the student must be of one kind"):
         check_fit(
             build_student(causal),
             [causal, masked],

@@ -43,7 +43,7 @@ def test_the_cosine_refuses_and_says_what_mends_it(
     command += ["--hidden_size", "16", "--max_steps", "1", "--save_strategy", "no"]
     assert main([*command, "--output_dir", str(tmp_path / "refused")]) == 1
     said = capsys.readouterr().err
-    assert "the teacher's are 32 wide and the student's 16: pass --alpha_cos 0" in said
+    assert "the teacher's are 32 wide and the student's 16: give --alpha_cos 0" in said
     assert not (tmp_path / "refused").exists()
     advised = said.split("--losses '")[1].split("'")[0]
     for name, mend in (("without", ["--alpha_cos", "0"]), ("projected", ["--losses", advised])):
@@ -82,7 +82,7 @@ def test_a_budget_is_kept_to(
 
 def test_a_budget_too_small_writes_nothing(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
     args = distillation(teacher_folder, corpus_folder, tmp_path / "student", max_size="2kB")
-    with pytest.raises(PotstillError, match="smallest student of this teacher has 1 layer, 16 wide"):
+    with pytest.raises(PotstillError, match="smallest one of this teacher has 1 layer, 16 wide"):
         distill(args)
     assert not (tmp_path / "student").exists()
 

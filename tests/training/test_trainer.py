@@ -187,7 +187,7 @@ def test_several_gpus_in_one_process_are_refused(
         ({"max_position_embeddings": 8}, {}, "The teacher reads at most 8 tokens"),
         ({}, {"max_position_embeddings": 8}, "The student reads at most 8 tokens"),
         ({}, {"vocab_size": 400}, "must share one vocabulary"),
-        ({"hidden_size": 48}, {}, "pass --alpha_cos 0"),
+        ({"hidden_size": 48}, {}, "give --alpha_cos 0"),
     ],
 )
 def test_models_that_do_not_fit(

@@ -51,7 +51,10 @@ def sentence_corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
     if args.corpus:
         corpus = Corpus.open(args.corpus)
         if len(corpus.train) < size:
-            raise PotstillError(f"The corpus {args.corpus} has fewer blocks than the {size} of one batch.")
+            raise PotstillError(
+                f"The corpus {args.corpus} has fewer blocks than the {size} of one batch: lower "
+                "--per_device_train_batch_size, or prepare more text."
+            )
         return corpus
     teacher = SentenceEncoder.load(args.teachers[0])
     blocks = size * args.gradient_accumulation_steps * args.world_size * (args.max_steps + 2)

@@ -310,7 +310,10 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
     if args.corpus:
         corpus = Corpus.open(args.corpus)
         if len(corpus.train) < largest:
-            raise PotstillError(f"The corpus {args.corpus} has fewer blocks than the {largest} of one batch.")
+            raise PotstillError(
+                f"The corpus {args.corpus} has fewer blocks than the {largest} of one batch: lower "
+                "--per_device_train_batch_size, or prepare more text."
+            )
         return corpus
     if name := (*args.teachers, args.tokenizer)[0]:
         tokenizer = load_tokenizer(name)

@@ -26,6 +26,7 @@ from potstill.report.label_card import PICTURE, is_drawn
 from potstill.report.prune_card import PLOT, prune_card
 from potstill.student.loading import model_folder
 from potstill.student.pruned import is_pruned
+from potstill.training.hub import make_repository, upload
 from potstill.training.output import atomic_output, claimed_output_dir
 from potstill.training.run_record import model_fingerprint
 
@@ -90,7 +91,10 @@ def prune(args: PruneArguments) -> PrunedModel:
     if args.heads is None and args.neurons is None:
         raise PotstillError("--heads and --neurons are missing: say how many to remove, as in --heads 0.3.")
     with claimed_output_dir(args) as folder:
-        return _prune(args, folder)
+        repository = make_repository(args)
+        pruned = _prune(args, folder)
+        upload(args, repository, folder)
+    return pruned
 
 
 def _prune(args: PruneArguments, folder: Path) -> PrunedModel:

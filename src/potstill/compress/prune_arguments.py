@@ -22,6 +22,7 @@ OF_FINETUNE = frozenset(
         *("stride", "max_answer_length", "n_best", "null_threshold", "seed"),
         *("per_device_train_batch_size", "per_device_eval_batch_size"),
         *("output_dir", "overwrite_output_dir", "break_lock", "use_cpu"),
+        *("push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_revision"),
     }
 )
 """The options of `finetune` that `prune` has too."""

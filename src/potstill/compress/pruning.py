@@ -20,8 +20,8 @@ from potstill.compress.prune_arguments import PruneArguments
 from potstill.compress.subject import Subject
 from potstill.errors import PotstillError
 from potstill.finetuning.step import run
+from potstill.live_line import duration
 from potstill.student.parts import Located
-from potstill.training.progress import duration
 
 AGREEMENT = 1e-3
 """Largest difference between the logits of the cut model and of the masked one, as a share of the largest logit. In

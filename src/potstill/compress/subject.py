@@ -41,7 +41,9 @@ class Subject:
         self.job = Job.prepare(args)
         data, name = self.job.data, args.model or ""
         if not getattr(data, "labelled", True):
-            raise PotstillError("The training rows have no labels, which the importance of heads is computed from.")
+            raise PotstillError(
+                "The training rows have no labels, and importance is computed from labels: give rows that have them."
+            )
         model, labels = load_task_teacher(name, data.head, data.labels, data.shape().get("problem_type"), "model")
         places = labels.places if labels is not None else None
         if places is not None and (places != [*range(len(places))] or model.config.num_labels != len(places)):

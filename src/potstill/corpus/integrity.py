@@ -4,16 +4,14 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from potstill.errors import PotstillError, advice, first_line
+from potstill.live_line import LiveLine
 from potstill.small_files import check_regular
 
 FILES = ("train.arrow", "validation.arrow", "token_counts.npy")
@@ -40,21 +38,20 @@ def checksums(folder: Path, names: Iterable[str] = FILES) -> dict[str, str]:
         size = sum(path.stat().st_size for path in paths)
     except OSError as error:
         raise unusable(Path(error.filename), error) from error
-    console = Console(stderr=True)
-    if size >= PROGRESS_BYTES and not console.is_terminal:
-        print(f"checking {size / 1e9:.1f} GB of the corpus {folder}", file=sys.stderr, flush=True)
-    shown = size >= PROGRESS_BYTES and console.is_terminal
-    progress = Progress(console=console, transient=True, disable=not shown)
-    with progress if shown else nullcontext():  # rich 14 ends one that is disabled with an empty line
-        task = progress.add_task(f"checking the corpus {folder}", total=size)
-        found = {}
+    what = f"checking {size / 1e9:.1f} GB of the corpus {folder}"
+    found, done = {}, 0
+    with LiveLine() as progress:
+        if size >= PROGRESS_BYTES and not progress.live:
+            print(what, file=sys.stderr, flush=True)
         for path in paths:
             digest = hashlib.sha256()
             try:
                 with path.open("rb", buffering=0) as file:
                     while piece := file.read(_PIECE):
                         digest.update(piece)
-                        progress.advance(task, len(piece))
+                        done += len(piece)
+                        if size >= PROGRESS_BYTES and progress.due:
+                            progress.update(done / size, [what, progress.left(done / size)], line="")
             except OSError as error:
                 raise unusable(path, error) from error
             found[path.name] = digest.hexdigest()

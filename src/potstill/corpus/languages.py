@@ -88,6 +88,10 @@ class LanguageReader:
                     yield first, self._pass(language.text, first, language.passes - before)
                 first += language.documents
 
+    def share_read(self) -> float | None:
+        """Return the share of the documents, about, that the newest call of `passes` has yielded."""
+        return min(1.0, self.documents / sum(language.documents * language.passes for language in self.languages))
+
     def _pass(self, name: str, first: int, share: float) -> Iterator[bytes]:
         for number, document in enumerate(DocumentReader(self._sources[name], self._options), first):
             if share >= 1 or self._chance(number) < share:

@@ -136,7 +136,7 @@ def _on_ray(work: Callable[[dict[str, Any]], dict[str, Any]], pieces: list[dict[
         import ray
         import ray.data
     except ImportError as error:
-        raise PotstillError("--engine ray requires Ray: pip install 'potstill[ray]'.") from error
+        raise PotstillError("--engine ray needs Ray: pip install 'potstill[ray]'.") from error
     began = not ray.is_initialized()
     try:
         if began:
@@ -145,7 +145,9 @@ def _on_ray(work: Callable[[dict[str, Any]], dict[str, Any]], pieces: list[dict[
         ray.data.DataContext.get_current().enable_progress_bars = False
         return ray.data.from_items(pieces, override_num_blocks=len(pieces)).map(work, num_cpus=1).take_all()
     except Exception as error:  # Ray has many types of error
-        raise PotstillError(f"Ray could not do the work: {first_line(error)}.") from error
+        raise PotstillError(
+            f"Ray could not do the work ({first_line(error)}): repair that, or leave --engine ray out."
+        ) from error
     finally:
         if began:
             ray.shutdown()

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain
@@ -147,7 +147,7 @@ def prepare(
     """
     if not 0 <= validation_fraction < 1:
         raise PotstillError(
-            f"validation_fraction is {validation_fraction}: give a share that is at least 0 and below 1."
+            f"--validation_fraction is {validation_fraction}: give a share that is at least 0 and below 1."
         )
     for option, value, kind in (
         ("sample_by", sample_by, SampleBy),
@@ -156,12 +156,12 @@ def prepare(
         ("engine", engine, Engine),
     ):
         if value not in get_args(kind):
-            raise PotstillError(f"{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
+            raise PotstillError(f"--{option} is {value!r}: give one of {', '.join(get_args(kind))}.")
     if num_proc is not None and num_proc < 1:
-        raise PotstillError(f"num_proc is {num_proc}: give 1 or more processes.")
+        raise PotstillError(f"--num_proc is {num_proc}: give 1 or more processes.")
     if language_exponent is not None and not 0 <= language_exponent <= 1:
         raise PotstillError(
-            f"language_exponent is {language_exponent}: give 0 (equal shares) to 1 (each language as it is)."
+            f"--language_exponent is {language_exponent}: give 0 (equal shares) to 1 (each language as it is)."
         )
     if language_exponent is not None and unit != "blocks":
         raise PotstillError(
@@ -169,7 +169,7 @@ def prepare(
             "them out."
         )
     if memory_limit_mb < 1:
-        raise PotstillError(f"memory_limit_mb is {memory_limit_mb}: give 1 or more.")
+        raise PotstillError(f"--memory_limit_mb is {memory_limit_mb}: give 1 or more.")
     if (tokenizer is None) != train_tokenizer:
         raise PotstillError("Give either --tokenizer, a folder or hub id, or --train_tokenizer, and not both.")
     if prune_vocabulary and train_tokenizer:
@@ -225,7 +225,7 @@ def prepare(
                 name, loaded = getattr(tokenizer, "name_or_path", ""), tokenizer
             spec = TokenizerSpec.of(loaded, name, frame_blocks)
             if content_size(spec, block_size) < 1:
-                raise PotstillError(f"block_size is {block_size}, so there is no room for text: give 3 or more.")
+                raise PotstillError(f"--block_size is {block_size}, so there is no room for text: give 3 or more.")
 
             reader = new_reader()
             used = UsedTokens(spec) if prune_vocabulary else None
@@ -277,7 +277,7 @@ def _write(
                 found = tokenise(batches, spec, seed, validation_fraction, num_proc, unit == "sentences")
             with closing(found) as results:
                 tokens = results if used is None else used.of_results(results)
-                splits, counts, left_out = _write_blocks(partial, tokens, spec, block_size, pad)
+                splits, counts, left_out = _write_blocks(partial, tokens, spec, block_size, pad, reader.share_read)
             tokenised = sum(split.documents for split in splits.values())
             _check_splits(splits, content_size(spec, block_size), validation_fraction)
             record = whole
@@ -323,7 +323,12 @@ def available_cpus() -> int:
 
 
 def _write_blocks(
-    folder: Path, results: Iterable[Tokens], spec: TokenizerSpec, block_size: int, pad: int | None
+    folder: Path,
+    results: Iterable[Tokens],
+    spec: TokenizerSpec,
+    block_size: int,
+    pad: int | None,
+    share_read: Callable[[], float | None],
 ) -> tuple[dict[str, SplitRecord], NDArray[np.int64], dict[str, int]]:
     """Write `train.arrow` and `validation.arrow`.
 
@@ -333,6 +338,7 @@ def _write_blocks(
         spec: of the tokenizer.
         block_size: L, tokens of a block.
         pad: id of [PAD] for blocks of whole texts; None for blocks of running text.
+        share_read: returns the share of the text that is read, from 0 to 1; None if it is not known.
 
     Returns:
         The records of the splits, the token counts of the train split, and the number of texts left out by reason.
@@ -349,7 +355,7 @@ def _write_blocks(
         writer("train") as train,
         writer("validation", train) as validation,
         TemporaryFile(dir=folder) as held_out,
-        PrepareProgress() as progress,
+        PrepareProgress(share_read) as progress,
     ):
         for tokens in results:
             train.add(tokens.train)

@@ -1,28 +1,23 @@
 """Show the progress of `prepare` on standard error."""
 
-import sys
-import time
-from types import TracebackType
+from collections.abc import Callable
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
-SECONDS_PER_LINE = 10.0
-"""Seconds between two lines if the output is no terminal."""
+from potstill.live_line import LiveLine
 
 
-class PrepareProgress:
-    """Show documents, megabytes, tokens and rates: one live line in a terminal, else a new line at intervals."""
+class PrepareProgress(LiveLine):
+    """Shows documents, megabytes, tokens, rates, and the time left.
 
-    def __init__(self) -> None:
+    Args:
+        share_read: returns the share of the text that is read, from 0 to 1; None if it is not known.
+    """
+
+    def __init__(self, share_read: Callable[[], float | None]) -> None:
+        super().__init__()
+        self.share_read = share_read
         self.documents = 0
         self.bytes = 0
         self.tokens = 0
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self._start = time.monotonic()
-        self._last_line = self._start
 
     def advance(self, documents: int, size: int, tokens: int) -> None:
         """Add the work that was done since the last call.
@@ -35,27 +30,17 @@ class PrepareProgress:
         self.documents += documents
         self.bytes += size
         self.tokens += tokens
-        now = time.monotonic()
-        if self._console.is_terminal:
-            self._live.update(Text(self._line(now)))
-        elif now - self._last_line >= SECONDS_PER_LINE:
-            self._last_line = now
-            print(self._line(now), file=sys.stderr, flush=True)
-
-    def _line(self, now: float) -> str:
-        seconds = max(now - self._start, 1e-6)
-        return (
-            f"{self.documents:,} documents · {self.bytes / 1e6:,.1f} MB · {self.tokens:,} tokens · "
-            f"{self.bytes / 1e6 / seconds:.1f} MB/s · {self.tokens / seconds:,.0f} tokens/s"
+        if not self.due:
+            return
+        share, seconds = self.share_read(), self.seconds
+        self.update(
+            share,
+            [
+                f"{self.documents:,} documents",
+                f"{self.bytes / 1e6:,.1f} MB",
+                f"{self.tokens:,} tokens",
+                "" if share is None else self.left(share),
+                f"{self.bytes / 1e6 / seconds:.1f} MB/s",
+                f"{self.tokens / seconds:,.0f} tokens/s",
+            ],
         )
-
-    def __enter__(self) -> "PrepareProgress":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()

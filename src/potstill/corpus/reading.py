@@ -1,14 +1,16 @@
 """Read the documents of all sources, and count the bad and the empty ones."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from potstill.corpus.fields import delimiter_of, is_quoted, records
 from potstill.corpus.json_arrays import json_array
-from potstill.corpus.lines import BUFFER_BYTES, MAX_DOCUMENT_BYTES, decoded_lines, open_hashed, too_long
+from potstill.corpus.lines import BUFFER_BYTES, MAX_DOCUMENT_BYTES, HashedFile, decoded_lines, open_hashed, too_long
 from potstill.corpus.manifest import SourceRecord
 from potstill.corpus.sources import Source
 from potstill.corpus.tables import (
@@ -61,6 +63,7 @@ class DocumentReader:
         self.bad_text = 0
         self.empty = 0
         self.records: list[SourceRecord] = []
+        self._file: HashedFile | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         for source in self.sources:
@@ -78,7 +81,28 @@ class DocumentReader:
                     size, sha256 = hash_files(dataset_files(dataset))
                 case "hub":
                     size, sha256 = yield from self._hub(source)
+            self._file = None
             self.records.append(SourceRecord(source.name, size, sha256, self.documents - before))
+
+    def share_read(self) -> float | None:
+        """Return the share of the bytes of all files that is read; None if a source has no file here.
+
+        A Parquet file or a folder of a data set counts only when it is read to its end.
+        """
+        whole = self._bytes
+        if not whole:
+            return None
+        done = sum(record.bytes for record in self.records) + (0 if self._file is None else self._file.size)
+        return min(1.0, done / whole)
+
+    @functools.cached_property
+    def _bytes(self) -> int:
+        """Size of all files; 0 if a source has no file here."""
+        paths = [Path(source.name) for source in self.sources if source.kind != "hub"]
+        if len(paths) < len(self.sources):
+            return 0
+        files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+        return sum(file.stat().st_size for file in files)
 
     def passes(self) -> Iterator[tuple[int, Iterator[bytes]]]:
         """Yield each pass over documents: the number of its first document, and all of them in order.
@@ -90,6 +114,7 @@ class DocumentReader:
     def _line_file(self, source: Source) -> Generator[bytes, None, tuple[int, str]]:
         array = json_array(source.name)
         with open_hashed(source.name) as file:
+            self._file = file
             if array is not None:
                 while file.read(BUFFER_BYTES):  # so that it is hashed
                     pass

@@ -123,9 +123,10 @@ class EncoderRuns:
         progress = EvaluationProgress(size, count, count - missing)
         before = f", {count - missing} of them done before" if missing < count else ""
         print(f"{count} runs without training{before}", file=sys.stderr, flush=True)
-        for model, seed, sets in cells:
-            if sets:
-                self._run_model(model, seed, sets, progress)
+        with progress:
+            for model, seed, sets in cells:
+                if sets:
+                    self._run_model(model, seed, sets, progress)
 
     def _missing(self, model: str, seed: int) -> list[tuple[EncoderSuite, EncoderSet]]:
         return [
@@ -142,6 +143,7 @@ class EncoderRuns:
         for suite, one in sets:
             run = f"{model}{several} · {one.name}"
             scorer.cut, started = 0, time.monotonic()
+            progress.show(run)
             try:
                 metrics = one.score(scorer)
                 check_finite(metrics, "This run has no result")

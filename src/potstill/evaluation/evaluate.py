@@ -255,9 +255,9 @@ class _Evaluation:
 
     def _run_all(self, planned: list[PlannedRun], count: int) -> None:
         sized = [(run, self._size(run)) for run in planned]
-        progress = EvaluationProgress(sum(size for _, size in sized), count, count - len(planned))
         small = max(self.inputs.parameters.values()) < SMALL
-        do_all(sized, self.args.runs_per_gpu or (4 if small else 1), progress)
+        with EvaluationProgress(sum(size for _, size in sized), count, count - len(planned)) as progress:
+            do_all(sized, self.args.runs_per_gpu or (4 if small else 1), progress)
 
     def _choose_rate(self, model: str, task: str) -> None:
         """Choose the learning rate that scored best, and use its run as the planned run of the first seed."""

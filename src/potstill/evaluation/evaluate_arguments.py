@@ -144,7 +144,9 @@ class EvaluateArguments(FinetuneArguments):
         )
         self._check_texts(tasks)
         if self.search and not tasks:
-            raise PotstillError(f"--search tries learning rates, but the suite {encoder_suites[0]} trains nothing.")
+            raise PotstillError(
+                f"--search tries learning rates, but the suite {encoder_suites[0]} trains nothing: leave it out."
+            )
         if self.seeds < 2 and tasks:
             raise PotstillError(
                 f"--seeds is {self.seeds}: a median over seeds and their spread need at least 2, better 5; use "
@@ -168,7 +170,7 @@ class EvaluateArguments(FinetuneArguments):
                 )
         for name in self.second_distillation or []:
             if name not in names[1:]:
-                others = ", ".join(names[1:]) or "there is none"
+                others = f"choose from {', '.join(names[1:])}" if names[1:] else "give more models with --models"
                 raise PotstillError(f"--second_distillation {name!r} is none of the models after the first: {others}.")
         self.plan({}, encoder_suites).check()
         # The arguments of the runs check the other options.

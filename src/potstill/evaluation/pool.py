@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,16 @@ from transformers.utils import logging
 from potstill.errors import PotstillError
 from potstill.evaluation.results import RunResult
 from potstill.evaluation.run import PlannedRun, do
-from potstill.training.progress import duration
+from potstill.live_line import LiveLine
 
 SizedRun = tuple[PlannedRun, float]
 """A run, and an estimate of its time in an arbitrary unit."""
 
 
-class EvaluationProgress:
+class EvaluationProgress(LiveLine):
     """Prints a line for each finished run: the number of finished runs, the score, and the time left.
+
+    A terminal shows the current run too.
 
     Args:
         size: sum of the sizes of the runs that are not done yet, in the unit of `SizedRun`.
@@ -39,23 +40,24 @@ class EvaluationProgress:
     def __init__(self, size: float, count: int, done: int) -> None:
         self.size, self.count, self.done = size, count, done
         self.size_done = 0.0
-        self.started = time.monotonic()
+        super().__init__()
+
+    def show(self, run: PlannedRun | str = "") -> None:
+        """Show which run goes on, on a terminal."""
+        share = self.size_done / max(self.size, 1e-9)
+        self.update(share, [f"{self.done} of {self.count} runs", self.left(share), str(run)], line="")
 
     def log(self, run: PlannedRun | str, size: float, outcome: RunResult | str) -> None:
         """Count a run as done, and print its score, or the reason why it has no result."""
         self.done += 1
         self.size_done += size
-        elapsed = time.monotonic() - self.started
-        left = elapsed / max(self.size_done, 1e-9) * max(self.size - self.size_done, 0.0)
         if isinstance(outcome, RunResult):
             message = f"score {outcome.score:.1f} · {sum(outcome.seconds.values()):.0f} s"
         else:
             message = f"no score: {outcome}"
-        print(
-            f"[{self.done}/{self.count}] {run} · {message} · {duration(left)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = self.left(min(1.0, self.size_done / max(self.size, 1e-9)))
+        print(f"[{self.done}/{self.count}] {run} · {message}{left and f' · {left}'}", file=sys.stderr, flush=True)
+        self.show()
 
 
 def do_all(planned: Sequence[SizedRun], per_gpu: int, progress: EvaluationProgress) -> None:
@@ -84,6 +86,7 @@ def do_here(planned: Sequence[SizedRun], progress: EvaluationProgress) -> None:
     """Do runs one after another in this process; see `do_all`."""
     for run, size in planned:
         outcome: RunResult | str
+        progress.show(run)
         try:
             outcome = do(run)
         except PotstillError as error:

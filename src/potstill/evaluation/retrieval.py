@@ -92,7 +92,10 @@ def read(sources: Sequence[Path], columns: Sequence[str] | None, on_bad_rows: On
             continue
         inside = [folder for folder in sorted(source.iterdir()) if _packed(folder / "corpus.jsonl") is not None]
         if not inside:
-            raise PotstillError(f"--retrieval_data {source} has no corpus.jsonl, and no folder in it has one.")
+            raise PotstillError(
+                f"--retrieval_data {source} has no corpus.jsonl, and no folder in it has one: name a folder of BEIR's "
+                "layout."
+            )
         folders += inside
     return [_read(folder, on_bad_rows) for folder in folders]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from potstill.errors import PotstillError
 from potstill.export.loaded import load_exported
 from potstill.export.runtime import ExportedFolder
 from potstill.finetuning.models import load_config
+from potstill.live_line import LiveLine
 from potstill.sentences.encoder import Report, SentenceEncoder
 from potstill.sentences.folder import FETCHED, MODULES, has_pooling, read_layout
 from potstill.sentences.reranker import Reranker
@@ -34,9 +34,6 @@ PROMPTS: dict[Kind, tuple[str, ...]] = {
     "passage": ("document", "passage", "corpus"),
 }
 """Names of the prompts that sentence-transformers looks for; the encoder's default prompt if it has none of these."""
-
-SECONDS_PER_LINE = 10.0
-"""Seconds between two lines of progress within a run."""
 
 OTHER_HEADS = ("ForQuestionAnswering", "ForTokenClassification", "ForMultipleChoice", "ForCausalLM")
 
@@ -125,13 +122,13 @@ class Scorer:
         """
         assert isinstance(self.model, SentenceEncoder)
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        found = self.model.encode(
-            [*places], batch_size=self.batch_size, prompt=self._prompt(kind), report=_reporter(len(places), "texts")
-        )
+        with _reporter(len(places), "texts") as report:
+            found = self.model.encode([*places], batch_size=self.batch_size, prompt=self._prompt(kind), report=report)
         self.cut += self.model.cut
         if not np.isfinite(found).all():
             raise PotstillError(
-                f"the model {self.path!r} makes embeddings that are not finite: its weights are broken."
+                f"the model {self.path!r} makes embeddings that are not finite, so its weights are broken: leave it "
+                "out."
             )
         return torch.from_numpy(found).to(self.device)[[places[text] for text in texts]]
 
@@ -155,11 +152,13 @@ class Scorer:
             one, other = self.vectors(queries, "query").double(), self.vectors(passages, "passage").double()
             return (one * other).sum(1).cpu().numpy()
         pairs = {pair: place for place, pair in enumerate(dict.fromkeys(zip(queries, passages, strict=True)))}
-        found = self.model.score(
-            *map(list, zip(*pairs, strict=True)), self.batch_size, _reporter(len(pairs), "pairs")
-        ).astype(np.float64)
+        with _reporter(len(pairs), "pairs") as report:
+            texts = map(list, zip(*pairs, strict=True))
+            found = self.model.score(*texts, self.batch_size, report).astype(np.float64)
         if not np.isfinite(found).all():
-            raise PotstillError(f"the model {self.path!r} gives scores that are not finite: its weights are broken.")
+            raise PotstillError(
+                f"the model {self.path!r} gives scores that are not finite, so its weights are broken: leave it out."
+            )
         return found[[pairs[pair] for pair in zip(queries, passages, strict=True)]]
 
     @property
@@ -175,17 +174,11 @@ class Scorer:
         return prompts.get(name, "") if name is not None else ""
 
 
-def _reporter(count: int, what: str) -> Report:
-    """Return what prints a line of progress every `SECONDS_PER_LINE` seconds."""
-    last = time.monotonic()
-
-    def report(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SECONDS_PER_LINE and done < count:
-            last = time.monotonic()
-            print(f"{done:,} of {count:,} {what}, the longest first", file=sys.stderr, flush=True)
-
-    return report
+@contextmanager
+def _reporter(count: int, what: str) -> Iterator[Report]:
+    """Yield what shows how many texts or pairs are done."""
+    with LiveLine() as progress:
+        yield lambda done: progress.update_count(done, count, what, "the longest first: ")
 
 
 def is_reranker(path: str) -> bool:

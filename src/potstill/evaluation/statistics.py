@@ -105,7 +105,7 @@ def compare_runs(plan: Plan, runs: Sequence[RunResult], reference: str | None = 
     if reference is None:
         reference = names[0]
     if reference not in names:
-        raise PotstillError(f"There is no model {reference!r} to be the reference; there is {', '.join(names)}.")
+        raise PotstillError(f"There is no model {reference!r} to be the reference: choose from {', '.join(names)}.")
     planned = set(plan.runs())
     planned_runs = tuple(run for run in runs if (run.model, run.task, run.seed) in planned)
     by_cell: dict[tuple[str, str], dict[int, float]] = {}

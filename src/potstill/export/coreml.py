@@ -49,7 +49,7 @@ def write_coreml(source: Source, folder: Path) -> None:
     except Exception as error:  # of many types
         raise PotstillError(
             f"The model {source.name!r} cannot be converted by coremltools {coremltools.__version__} with torch "
-            f"{version('torch')}: {first_line(error)}."
+            f"{version('torch')} ({first_line(error)}): use another --format."
         ) from error
     for leftover in folder.glob("executorch_debug_handle_mapping.json"):  # only ExecuTorch's debugger reads it
         leftover.unlink()
@@ -90,7 +90,9 @@ class CoremlModel:
 
     def __init__(self, folder: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         if not FORMAT.runs_here:
-            raise PotstillError(f"{folder} can be run on macOS only, because Core ML is a part of macOS.")
+            raise PotstillError(
+                f"{folder} can be run on macOS only, because Core ML is a part of macOS: do this on a Mac."
+            )
         self._folder, self.inputs, self.outputs = folder, inputs, outputs
         self._model = _open(folder)
 
@@ -118,7 +120,9 @@ def _open(folder: Path, **options: Any) -> Any:
 
             return coremltools.models.MLModel(str(folder), **options)
     except Exception as error:  # of many types
-        raise PotstillError(f"{folder} is no Core ML package that can be read: {first_line(error)}.") from error
+        raise PotstillError(
+            f"{folder} is no Core ML package that can be read ({first_line(error)}): export the model again."
+        ) from error
 
 
 def _write(source: Source, file: Path, target: Target, examples: Iterator[Arrays] | None) -> None:

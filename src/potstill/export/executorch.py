@@ -71,7 +71,7 @@ def write_executorch(source: Source, file: Path) -> None:
     except Exception as error:  # its compiled parts work with one version of torch only
         raise PotstillError(
             f"executorch {version('executorch')} cannot be used with torch {torch.__version__} ({first_line(error)}): "
-            "executorch 1.5 goes with torch 2.13."
+            "install versions that go together, such as executorch 1.5 with torch 2.13."
         ) from error
     try:
         with quiet():
@@ -80,11 +80,11 @@ def write_executorch(source: Source, file: Path) -> None:
     except Exception as error:  # of many types
         raise PotstillError(
             f"The model {source.name!r} cannot be lowered by executorch {version('executorch')} with torch "
-            f"{torch.__version__}: {first_line(error)}."
+            f"{torch.__version__} ({first_line(error)}): use another --format."
         ) from error
     delegated = {delegate.id for plan in program.executorch_program.execution_plan for delegate in plan.delegates}
     if "XnnpackBackend" not in delegated:
-        raise PotstillError(f"XNNPACK can run no part of the model {source.name!r}.")
+        raise PotstillError(f"XNNPACK can run no part of the model {source.name!r}: use another --format.")
     with open(file, "wb") as target:
         program.write_to_file(target)
 
@@ -117,7 +117,9 @@ class ExecutorchModel:
                 self._program = Runtime.get().load_program(file.read_bytes())
                 self._method = self._program.load_method("forward")
         except Exception as error:  # of its own types, and RuntimeError
-            raise PotstillError(f"{file} cannot be run by ExecuTorch: {first_line(error)}.") from error
+            raise PotstillError(
+                f"{file} cannot be run by ExecuTorch ({first_line(error)}): export the model again."
+            ) from error
         self._file, self.inputs, self.outputs = file, inputs, outputs
 
     def run(self, inputs: Arrays) -> Arrays:

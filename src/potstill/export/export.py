@@ -126,17 +126,18 @@ def export(
     target = choose_target(format, quantization, weight_bits)
     allowed = _allowed(target.tolerance, tolerance, min_agreement, score_tolerance)
     if calibration_data is not None and target.quantization != "static":
-        raise PotstillError("--calibration_data is for --quantization static.")
+        raise PotstillError("--calibration_data is for --quantization static: give both, or leave it out.")
     if max_check_samples is not None and max_check_samples < 1:
         raise PotstillError(f"--max_check_samples is {max_check_samples}: it must be at least 1.")
     if task is None and check_data is None:
         for name, value in (("max_check_samples", max_check_samples), ("score_tolerance", score_tolerance)):
             if value is not None:
-                raise PotstillError(f"--{name} is for --check_data, which is missing.")
+                raise PotstillError(f"--{name} is for --check_data, which is missing: give both, or leave it out.")
     chosen = target.format
     if chosen.only_on is not None and not chosen.runs_here and (task or check_data):
         raise PotstillError(
-            f"--check_data needs {chosen.only_on[1]} for --format {format}: {chosen.runtime} runs nowhere else."
+            f"--check_data needs {chosen.only_on[1]} for --format {format}: {chosen.runtime} runs nowhere else, so "
+            "leave it out here."
         )
     with claimed_folder(output_dir, overwrite_output_dir, SUMMARY, "an export", break_lock) as folder:
         source = Source.open(model)

@@ -65,7 +65,10 @@ def choose_target(name: str, quantization: Quantization | None, weight_bits: int
         raise PotstillError(f"--weight_bits is {bits}: it can be {choices}.")
     activations = format.activations.get(bits, ())
     if quantization is not None and quantization not in activations:
-        raise PotstillError(f"--weight_bits {bits} goes with --quantization {' or '.join(activations)}.")
+        raise PotstillError(
+            f"--weight_bits {bits} goes with --quantization {' or '.join(activations)}, not with {quantization}: "
+            "change one of them."
+        )
     if format.missing:
         raise PotstillError(
             f"--format {name} needs {', '.join(format.missing)}: pip install 'potstill[{format.extra}]'."

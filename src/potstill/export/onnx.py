@@ -53,7 +53,9 @@ def write_onnx(source: Source, file: Path) -> None:
             )
             _strip(file)
     except Exception as error:  # of many types, from dynamo, the exporter and onnx
-        raise PotstillError(f"The model {source.name!r} cannot be translated to ONNX: {first_line(error)}.") from error
+        raise PotstillError(
+            f"The model {source.name!r} cannot be translated to ONNX ({first_line(error)}): use --format executorch."
+        ) from error
 
 
 @contextmanager
@@ -108,7 +110,9 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of onnxruntime's own many types
-            raise PotstillError(f"{file} cannot be run by onnxruntime: {first_line(error)}.") from error
+            raise PotstillError(
+                f"{file} cannot be run by onnxruntime ({first_line(error)}): export the model again."
+            ) from error
         self._file = file
         self.inputs = tuple(entry.name for entry in self._session.get_inputs())
         self.outputs = tuple(entry.name for entry in self._session.get_outputs())

@@ -64,7 +64,9 @@ def quantise_onnx(
         editor.shrink(tied, weight_bits == 4)
         onnx.save(quantised, file)
     except Exception as error:  # of many types
-        raise PotstillError(f"The model cannot be quantised by onnxruntime: {first_line(error)}.") from error
+        raise PotstillError(
+            f"The model cannot be quantised by onnxruntime ({first_line(error)}): use --format onnx."
+        ) from error
     finally:
         scratch.unlink(missing_ok=True)
 

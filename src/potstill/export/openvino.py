@@ -31,7 +31,9 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
     try:
         openvino.save_model(openvino.convert_model(onnx_file), file, compress_to_fp16=False)
     except Exception as error:  # of OpenVINO's own types
-        raise PotstillError(f"The model cannot be translated for OpenVINO: {first_line(error)}.") from error
+        raise PotstillError(
+            f"The model cannot be translated for OpenVINO ({first_line(error)}): use --format onnx."
+        ) from error
 
 
 def quantise_openvino(onnx_file: Path, file: Path, weight_bits: int, examples: Iterable[Arrays] | None) -> None:
@@ -65,7 +67,9 @@ def quantise_openvino(onnx_file: Path, file: Path, weight_bits: int, examples: I
                 model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
             openvino.save_model(model, file, compress_to_fp16=False)
     except Exception as error:  # of several libraries
-        raise PotstillError(f"The model cannot be quantised for OpenVINO: {first_line(error)}.") from error
+        raise PotstillError(
+            f"The model cannot be quantised for OpenVINO ({first_line(error)}): use --format openvino."
+        ) from error
 
 
 class OpenvinoModel:
@@ -90,7 +94,9 @@ class OpenvinoModel:
         try:
             self._model = openvino.compile_model(file, "CPU", options)
         except Exception as error:  # of OpenVINO's own types
-            raise PotstillError(f"{file} cannot be run by OpenVINO: {first_line(error)}.") from error
+            raise PotstillError(
+                f"{file} cannot be run by OpenVINO ({first_line(error)}): export the model again."
+            ) from error
         self._file = file
         self.inputs = tuple(port.any_name for port in self._model.inputs)
         self.outputs = tuple(port.any_name for port in self._model.outputs)

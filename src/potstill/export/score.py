@@ -112,7 +112,8 @@ def _score(comparison: Comparison | EmbeddingComparison, examples: Examples) -> 
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 what = "logits" if source.encoder is None else "embeddings"
                 raise PotstillError(
-                    f"The {what} of {owner} for some rows of --check_data are not finite numbers: they have no score."
+                    f"The {what} of {owner} for some rows of --check_data are not finite numbers, so they have no "
+                    "score: look for damaged weights, or leave --check_data out."
                 )
         for side, arrays in zip(sides, results, strict=True):
             for name, array in arrays.items():
@@ -144,7 +145,7 @@ def _examples(
         return
     declared = None if task is None else find_task(task)
     if declared is not None and declared.pipeline != kind:
-        raise PotstillError(f"The model {source.name!r} is for {kind}, not for the task {task}.")
+        raise PotstillError(f"The model {source.name!r} is for {kind}, not for the task {task}: name another.")
     files = getattr(declared, "files", None)
     if files is not None:
         sources = sources_of(data or files.eval or (), "--check_data") if data or files.eval else []
@@ -183,11 +184,13 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
         return SentenceTask("labels", "the data", labels, metrics, table, table)
     task = find_task(name)
     if not isinstance(task, SentenceTask):
-        raise PotstillError(f"An export cannot be scored on {task.title}, which is declared as {type(task)}.")
+        raise PotstillError(
+            f"An export cannot be scored on {task.title}, which is declared as {type(task)}: name another task."
+        )
     if config.num_labels != max(1, len(task.labels)):
         raise PotstillError(
             f"The model {source.name!r} is not for {task.title}: it is for {source.head.task} with "
-            f"{config.num_labels} label{'s' * (config.num_labels > 1)}."
+            f"{config.num_labels} label{'s' * (config.num_labels > 1)}. Name its own task with --task."
         )
     return task
 
@@ -299,7 +302,7 @@ def _tokens(source: Source, data: str, limit: int | None, bad: BadRows) -> Examp
         hidden.append(chosen)
         tokens.append(ids[chosen])
     if not rows:
-        raise PotstillError(f"{data} holds no text that the model's tokenizer knows.")
+        raise PotstillError(f"{data} holds no text that the model's tokenizer knows: give text in its language.")
 
     def keep(number: int, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the loss of each token, and whether it was guessed. All logits would fill the memory."""

@@ -129,7 +129,8 @@ class Source:
         lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
         if lacking:
             raise PotstillError(
-                f"The weights of the model {name!r} are incomplete: its files lack {lacking[0]} as its config has it."
+                f"The weights of the model {name!r} are incomplete (its files lack {lacking[0]} as its config has it): "
+                "copy or download it again."
             )
         inputs = fit_inputs(tokenizer, model)
         return cls(name, folder, model.eval(), tokenizer, head, inputs, longest_input(tokenizer, config))

@@ -52,7 +52,7 @@ def read_tagged(path: str, names: Mapping[int, str], bad: BadRows | None = None)
             sentences.append((sentence.words, [number for number in numbers if number is not None]))
     bad.report(str(file), len(sentences))
     if not sentences:
-        raise PotstillError(f"{path} holds no sentence.")
+        raise PotstillError(f"{path} holds no sentence: check that it is the right file.")
     return sentences
 
 

@@ -27,7 +27,7 @@ def read_texts(name: str, count: int) -> list[str]:
         raise PotstillError(f"There is no file or folder {name}: name one that holds text.")
     texts = [document.decode() for document in islice(DocumentReader(sources, ReadingOptions()), count)]
     if not texts:
-        raise PotstillError(f"{name} holds no text.")
+        raise PotstillError(f"{name} holds no text: check that it is the right file.")
     return texts
 
 

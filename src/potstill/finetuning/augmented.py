@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -25,9 +23,9 @@ from potstill.finetuning.rows import Array
 from potstill.finetuning.unlabelled import Unlabelled
 from potstill.finetuning.word_classes import Endings, Tagger
 from potstill.json_files import json_text, read_object
+from potstill.live_line import LiveLine
 from potstill.student.loading import model_folder
 from potstill.tasks.rows import print_message
-from potstill.training.progress import duration
 from potstill.training.run_record import model_fingerprint
 
 VERSION = 1
@@ -36,7 +34,6 @@ VERSION = 1
 TEXTS, COUNTS, KEYS, TAGS = "texts.arrow", "counts.json", "keys.npy", "tags.npy"
 TEXTS_PER_PART = 65_536
 ROWS_TAGGED = 2_048
-SECONDS_PER_LINE = 10.0
 WHAT = "The synthetic texts"
 EMPTY = 0
 """The key of a row of which a text is empty."""
@@ -195,19 +192,12 @@ class _Parts:
         """Yield the starts of the parts that are missing, and print the progress between them."""
         missing = [start for start in starts if not self._place(name, start).is_dir()]
         whole = times * sum(min(size, len(self.train) - start) for start in missing)
-        began = last = time.monotonic()
         done = 0
-        for start in missing:
-            yield start
-            done += times * min(size, len(self.train) - start)
-            now = time.monotonic()
-            if now - last >= SECONDS_PER_LINE and done < whole:
-                last, rate = now, done / (now - began)
-                print(
-                    f"{done:,} of {whole:,} {unit} ({done / whole:.0%}) · {duration((whole - done) / rate)} left",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        with LiveLine() as progress:
+            for start in missing:
+                yield start
+                done += times * min(size, len(self.train) - start)
+                progress.update_count(done, whole, unit)
 
 
 def _join(parts: Sequence[Path], folder: Path, known: list[list[datasets.Dataset]]) -> dict[str, int]:

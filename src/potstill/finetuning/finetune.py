@@ -114,7 +114,7 @@ def _finetune(args: FinetuneArguments, folder: Path) -> Finetuned:
     if args.teacher and args.without_teacher_too and labelled:
         result = dataclasses.replace(result, without_teacher=_without("teacher", plain, folder))
         _write(trainer, folder, result)
-    upload(trainer, folder)
+    upload(args, trainer.hub_model_id, folder)
     return Finetuned(folder, result.record)
 
 

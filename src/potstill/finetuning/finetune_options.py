@@ -192,7 +192,7 @@ class FinetuneOptions(RunArguments):
     warmup_steps: float = option(0.1, "Linear warm-up: below 1 a share of the training, from 1 on a number of steps.")
     bf16: bool | None = option(None, "Compute in bfloat16 under autocast; if not given, on GPUs that support it.")
     cuda_graphs: bool = option(True, "Record a step as a CUDA graph for each length of batch, and replay it.")
-    logging_steps: float = option(100, "Number of steps between two lines of the log.")
+    logging_steps: float = option(100, "Steps between two logs of the losses. Not each is a printed line.")
     metric_for_best_model: str | None = option(
         "score", "Metric by which --load_best_model_at_end chooses; higher is better."
     )

@@ -242,14 +242,14 @@ class Job:
         if reader.max_length < longest:
             raise PotstillError(
                 f"{reason}, but the teacher {name!r} reads at most {reader.max_length} tokens and the model reads "
-                f"{longest}: pass --max_length {reader.max_length}."
+                f"{longest}: give --max_length {reader.max_length}."
             )
         if args.alpha_cos:
             widths = [getattr(config, "hidden_size", None) for config in (teacher.config, load_config(self.source))]
             if None in widths or widths[0] != widths[1]:
                 raise PotstillError(
                     f"The cosine compares hidden states of equal width, but the teacher's are {widths[0]} wide and the "
-                    f"model's {widths[1]}: pass --alpha_cos 0."
+                    f"model's {widths[1]}: give --alpha_cos 0."
                 )
 
 
@@ -304,7 +304,9 @@ class InputReader:
         if isinstance(config, BiLSTMConfig):
             for option in ("freeze_encoder", "alpha_cos"):
                 if getattr(args, option):
-                    raise PotstillError(f"--{option} is for transformers, and the {role} {name!r} is a BiLSTM.")
+                    raise PotstillError(
+                        f"--{option} is for transformers, and the {role} {name!r} is a BiLSTM: leave it out."
+                    )
         encoder = config if not isinstance(config, FrozenEncoderConfig) else AutoConfig.for_model(**config.encoder)
         # The tokenizer is saved in this form, so that its output always fits the model that is saved with it.
         tokenizer = load_tokenizer(name, takes_token_types(encoder), role)

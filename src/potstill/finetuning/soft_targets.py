@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,11 @@ from potstill.cache import cache_folder, cached, clear_abandoned, one_process
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.predict import predict
 from potstill.finetuning.rows import Array, Rows
-from potstill.training.progress import duration
+from potstill.live_line import LiveLine
 from potstill.training.run_record import model_fingerprint
 
 PART = 8192
 """Rows whose logits are saved together. An interruption loses one part at most."""
-
-SECONDS_PER_LINE = 10.0
 
 WHAT = "The teacher's logits"
 
@@ -87,29 +84,21 @@ def _compute_parts(
     whole = sum(min(PART, len(rows) - start) for start in missing)
     before = f" ({len(rows) - whole:,} are there)" if whole < len(rows) else ""
     print(f"computing the teacher's logits of {len(rows):,} {what}{before}", file=sys.stderr, flush=True)
-    began = last = time.monotonic()
     done = 0
-    for start in missing:
-        stop = min(start + PART, len(rows))
-        found = predict(model, rows if len(starts) == 1 else rows.part(start, stop), batch_size, dtype)
-        if not all(np.isfinite(array).all() for array in found.values()):
-            raise PotstillError(
-                f"The logits of the teacher {source} are not all finite numbers, so its weights are broken: "
-                "give another teacher, or train it again."
-            )
-        with cached(parts / str(start), WHAT) as partial:
-            for name, array in found.items():
-                np.save(partial / f"{name}.npy", array)
-        done += stop - start
-        now = time.monotonic()
-        if now - last >= SECONDS_PER_LINE and done < whole:
-            last, rate = now, done / (now - began)
-            print(
-                f"teacher's logits: {done:,} of {whole:,} {what} ({done / whole:.0%}) · {rate:,.0f} {what}/s · "
-                f"{duration((whole - done) / rate)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+    with LiveLine() as progress:
+        for start in missing:
+            stop = min(start + PART, len(rows))
+            found = predict(model, rows if len(starts) == 1 else rows.part(start, stop), batch_size, dtype)
+            if not all(np.isfinite(array).all() for array in found.values()):
+                raise PotstillError(
+                    f"The logits of the teacher {source} are not all finite numbers, so its weights are broken: "
+                    "give another teacher, or train it again."
+                )
+            with cached(parts / str(start), WHAT) as partial:
+                for name, array in found.items():
+                    np.save(partial / f"{name}.npy", array)
+            done += stop - start
+            progress.update_count(done, whole, what, "teacher's logits: ")
 
 
 def _join(parts: Path, folder: Path, rows: Rows) -> None:

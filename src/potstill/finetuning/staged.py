@@ -35,6 +35,7 @@ from potstill.student.pruned import is_pruned
 from potstill.training.checkpoints import last_checkpoint
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted
+from potstill.training.hub import make_repository, upload
 from potstill.training.output import atomic_output
 from potstill.training.pretrain import ends, initial_model
 from potstill.training.run_record import RunRecord, model_fingerprint
@@ -67,6 +68,7 @@ def finetune_in_stages(args: FinetuneArguments) -> Finetuned:
             progress = Progress.open(folder, stages, args.overwrite_output_dir)
             found = [_contents(stage) for stage in stages]
             progress.check(stages, found)
+        repository = make_repository(args)
         if args.overwrite_output_dir and args.should_save:
             progress.remove_all()
         if args.shape is not None and stages[0].name != "pretrain":
@@ -84,6 +86,7 @@ def finetune_in_stages(args: FinetuneArguments) -> Finetuned:
         result = _result(args, stages)
         if args.should_save:
             _write(args, stages, result)
+        upload(args, repository, folder, [INITIAL, RECORD, *(stage.folder.name for stage in stages)])
     return Finetuned(folder, result.record)
 
 

@@ -32,6 +32,7 @@ INITIAL = "0-initial"
 """Folder of a new model with random weights, if it is not pre-trained."""
 
 OF_STAGES = {"stages", "shape", "corpus", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "model"}
+OF_STAGES |= {"push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_revision"}
 """Options that no stage has of its own."""
 
 OF_DISTILLING = {"teacher", "teacher_heads", "teacher_weights", "unlabelled", "unlabelled_columns"}
@@ -187,7 +188,7 @@ def _check_own(stage: str, own: dict[str, Any]) -> None:
 
 
 def _pretraining(args: FinetuneArguments, folder: Path, own: dict[str, Any]) -> PretrainingArguments:
-    names = {field.name for field in fields(PretrainingArguments)} & (HARDWARE | LOGGING | SAVING)
+    names = {field.name for field in fields(PretrainingArguments)} & (HARDWARE | LOGGING | SAVING) - OF_STAGES
     shared = {name: value for name, value in args.given.items() if name in names}
     precision = {} if {"bf16", "fp16"} & own.keys() else {"bf16": args.bf16}
     fixed = {"corpus": args.corpus, "shape": args.shape, "seed": args.seed, "output_dir": str(folder)}

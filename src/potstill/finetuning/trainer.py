@@ -35,7 +35,6 @@ from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.compatibility import check_launch
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
-from potstill.training.progress import ProgressLines
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
@@ -206,7 +205,7 @@ def train_once(
     Args:
         job: the rows and the options.
         callbacks: as in `Trainer`.
-        progress: whether to print lines of progress.
+        progress: whether to print lines of progress. A terminal shows the steps in any case.
 
     Returns:
         The trainer, whose `trained` is the model, and the measurements: `metrics`, `score`, `quantized` (the metrics
@@ -222,8 +221,7 @@ def train_once(
     recipe = recipe_text("finetune", job.args)
     trainer = FinetuneTrainer(job.new_model(), job, callbacks)
     trainer.recipe = recipe
-    if not progress:
-        trainer.remove_callback(ProgressLines)
+    trainer.progress_lines.quiet = not progress
     prepared = time.monotonic()
     trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
     if job.args.device.type == "cuda":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -22,8 +20,8 @@ from potstill.corpus.tables import dataset_values, open_dataset, parquet_values
 from potstill.corpus.worker import sentences_of
 from potstill.errors import PotstillError
 from potstill.finetuning.finetune_arguments import FinetuneArguments
-from potstill.finetuning.soft_targets import SECONDS_PER_LINE
 from potstill.finetuning.unlabelled import OPTION, Sieve, Unlabelled
+from potstill.live_line import LiveLine
 from potstill.tasks.own_rows import TEXTS
 from potstill.tasks.own_tables import TRAIN, OwnTable, open_table
 from potstill.tasks.own_tags import KINDS, WORDS
@@ -103,12 +101,11 @@ def _own(splits: Iterable[datasets.Dataset]) -> Iterator[tuple[str]]:
 
 
 def _with_progress(sentences: Iterable[list[str]], sieve: Sieve) -> Iterator[list[str]]:
-    last = time.monotonic()
-    for number, words in enumerate(sentences, 1):
-        yield words
-        if number % 1000 == 0 and time.monotonic() - last >= SECONDS_PER_LINE:
-            last = time.monotonic()
-            print(f"reading {OPTION}: {number:,} sentences, {len(sieve):,} kept", file=sys.stderr, flush=True)
+    with LiveLine() as progress:
+        for number, words in enumerate(sentences, 1):
+            yield words
+            if number % 1000 == 0:
+                progress.update(None, [f"reading {OPTION}: {number:,} sentences", f"{len(sieve):,} kept"])
 
 
 def _sentences(source: Source, files: OwnFiles, column: str | None, bad: BadRows) -> Iterator[list[str]]:

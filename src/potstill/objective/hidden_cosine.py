@@ -40,7 +40,7 @@ class HiddenCosine(Term):
         if teacher.hidden_size != student.hidden_size:
             raise PotstillError(
                 f"The cosine compares hidden states of equal width, but the teacher's are {teacher.hidden_size} wide "
-                f"and the student's {student.hidden_size}: pass --alpha_cos 0 or leave hidden_cosine out of losses; "
+                f"and the student's {student.hidden_size}: give --alpha_cos 0, or leave hidden_cosine out of losses; "
                 "or replace it by hidden_mse, which learns a projection between the widths, as in "
                 "--losses '{soft_targets: 5, masked_lm: 2, hidden_mse: 1}' (causal_lm for a causal model)."
             )

@@ -196,7 +196,7 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
     if teacher.vocab_size != student.vocab_size:
         raise PotstillError(
             f"Teacher and student must share one vocabulary, but the teacher has {teacher.vocab_size} entries "
-            f"and the student {student.vocab_size}."
+            f"and the student {student.vocab_size}: take a student that was made from this teacher."
         )
 
 

@@ -12,12 +12,12 @@ from potstill.evaluation.notes import notes
 from potstill.evaluation.statistics import Comparison, compare_runs
 from potstill.evaluation.tables import Grid, grids
 from potstill.finetuning.result import RunResult
+from potstill.live_line import duration
 from potstill.pages.folders import Found
 from potstill.report import html
 from potstill.report.label_card import MOST_ROWS, confused_pairs, is_drawn
 from potstill.report.markdown import NOTHING
 from potstill.report.plots import confusion_plot
-from potstill.training.progress import duration
 
 MOST_OPENED = 30
 """A table of more labels than this is behind a click."""

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from potstill.live_line import duration
 from potstill.pages.folders import Found
 from potstill.report import html
 from potstill.report.markdown import NOTHING, figure
 from potstill.report.model_card import HELD_OUT
 from potstill.report.plots import Curve, logged
-from potstill.training.progress import duration
 
 FIGURES = HELD_OUT | {"distance": ("1 − cosine", ".4f"), "cosine": ("cosine", ".3f")}
 """Metric → heading and format of its column."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.report.hub_metadata import licence_of
+from potstill.report.hub_metadata import emissions_field, licence_of, model_index
 from potstill.report.markdown import code, front_matter, name_of, plain, table
 from potstill.report.model_card import recipe_table
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def sentence_card(
-    encoder: SentenceEncoder, recipe: dict[str, Any] | None = None, sections: Sequence[str] = (), changes: Any = None
+    encoder: SentenceEncoder,
+    recipe: dict[str, Any] | None = None,
+    sections: Sequence[str] = (),
+    results: dict[str, Any] | None = None,
 ) -> str:
     """Return a model card in the hub's format: YAML header, then Markdown.
 
@@ -22,9 +26,11 @@ def sentence_card(
         encoder: what the card is about.
         recipe: options of the run, as `recipe_values` returns them, `teacher` among them; None without a run.
         sections: Markdown of what the run measured, each with its heading: scores, corpus, cost.
-        changes: see `recipe_table`.
+        results: measured figures, as `run_results` returns them, for the header; None without a run.
     """
-    teacher = (recipe or {}).get("teacher")
+    teacher, measured = (recipe or {}).get("teacher"), results or {}
+    final = measured.get("held_out", {}).get("final") or {}
+    name = f"{Path(teacher).name or teacher}-student" if teacher else "sentence-encoder"
     header = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
@@ -33,6 +39,8 @@ def sentence_card(
             *(["distillation"] if teacher else []),
         ],
         **licence_of(teacher),
+        **model_index(name, "sentence-similarity", "held-out", final, "held-out texts of the corpus"),
+        **emissions_field(measured.get("emissions"), measured.get("cost", {}).get("hardware", ""), "pre-training"),
     }
     parts = [
         front_matter(header, teacher),
@@ -41,7 +49,7 @@ def sentence_card(
         _usage(encoder),
         _prompts(encoder),
         *sections,
-        recipe_table(recipe, changes) if recipe else "",
+        recipe_table(recipe, measured.get("changed_on_resume")) if recipe else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

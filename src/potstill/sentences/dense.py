@@ -63,7 +63,10 @@ class Dense(nn.Module):
         if not isinstance(inputs, int) or not isinstance(outputs, int):
             raise PotstillError(f"the config of {where} has no in_features and out_features: restore it")
         if config.get("use_residual"):
-            raise PotstillError(f"{where} adds its input to its output (use_residual), which potstill does not compute")
+            raise PotstillError(
+                f"{where} adds its input to its output (use_residual), which potstill does not compute: use an encoder "
+                "without it"
+            )
         file = folder / WEIGHTS
         if not file.is_file():
             if any(folder.glob("*.bin")):

@@ -69,7 +69,7 @@ def distill_sentences(args: DistillationArguments) -> Path:
         trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         _write_output(trainer, folder, estimate)
-        upload(trainer, folder)
+        upload(args, trainer.hub_model_id, folder)
     return folder
 
 
@@ -134,7 +134,7 @@ def _write_output(trainer: SentenceTrainer, folder: Path, estimate: Estimate | N
             *(_held_out(results), averaged_section(results), size_section(recipe, results)),
             layer_search_section(results["layer_search"]),
         ]
-        card = sentence_card(trainer.student, recipe, sections, results["changed_on_resume"])
+        card = sentence_card(trainer.student, recipe, sections, results)
         (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / RECIPE).write_text(trainer.recipe, encoding="utf-8")
         (staging / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -88,7 +88,7 @@ def read_layout(folder: Path, model_is: str) -> Layout:
             if module_config.get(key) not in (None, "sentence_embedding"):
                 raise PotstillError(
                     f"the module {name} of {model_is} works on {module_config[key]!r} ({key}) and not on the sentence "
-                    "embedding, which potstill does not compute"
+                    "embedding, which potstill does not compute: use another encoder"
                 )
         if is_dense:
             dense.append((name, path, module_config))
@@ -141,7 +141,9 @@ def _modules(folder: Path, model_is: str) -> list[tuple[str, str, Path]]:
             )
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts or "\0" in path:
-            raise PotstillError(f"{wrong} names the folder {path!r}, which does not lie in that of the encoder")
+            raise PotstillError(
+                f"{wrong} names the folder {path!r}, which does not lie in that of the encoder: correct it"
+            )
         # Nothing is written for a Normalize, and neither git nor the hub keeps an empty folder.
         if name != "Normalize" and not (folder / path).is_dir():
             raise PotstillError(
@@ -176,7 +178,10 @@ def _transformer_settings(folder: Path, model_is: str) -> dict[str, Any]:
     wrong = f"{file.name} of {model_is}"
     for key in ANOTHER_MODEL:
         if config.get(key):
-            raise PotstillError(f"{wrong} loads the model with options of its own ({key}), which potstill leaves out")
+            raise PotstillError(
+                f"{wrong} loads the model with options of its own ({key}), which potstill does not do: use an encoder "
+                "without them"
+            )
     task = config.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise PotstillError(f"{wrong} is for the task {task!r}: give an encoder, whose task is feature-extraction")

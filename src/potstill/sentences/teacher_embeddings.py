@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from potstill.cache import cache_folder
 from potstill.corpus import Corpus
 from potstill.errors import PotstillError
+from potstill.live_line import LiveLine, duration
 from potstill.locks import locked
 from potstill.objective import Objective
 from potstill.processes import once
@@ -26,11 +27,7 @@ from potstill.sentences.kept_embeddings import DTYPE, KeptEmbeddings, texts_per_
 from potstill.sentences.step import SentenceStep
 from potstill.student import Reads
 from potstill.training.memory import fitting_memory
-from potstill.training.progress import duration
 from potstill.training.signals import SignalCatcher
-
-SECONDS_PER_LINE = 10.0
-"""Seconds between two lines of progress."""
 
 FORMAT = 1
 """Number of the form of the files. Another form gets other folders."""
@@ -140,32 +137,31 @@ def _compute(
 ) -> int:
     """Compute this process's share of the missing chunks; return the number of texts of all processes."""
     whole = sum(kept.texts_in(chunk) for chunk in missing)
-    say = _Progress(args, kept, whole)
 
     def embed(blocks: list[int]) -> Tensor:
         input_ids = corpus.train.__getitems__(blocks)["input_ids"].to(args.device)
         return step.teacher_embeddings(input_ids, dtype).unflatten(0, (len(blocks), -1))
 
     signals = SignalCatcher()
-    with signals.catching():
+    with signals.catching(), _Progress(args, kept, whole) as say:
         mine = missing[args.process_index :: args.world_size]
         for texts in kept.compute(mine, embed, args.per_device_train_batch_size):
             say.advance(texts)
             if signals.received is not None:
                 lost = sum(map(kept.texts_in, kept.missing()))  # a chunk that is not complete is computed again
                 raise EmbeddingInterrupted(kept.texts - lost, kept.texts, signals.received)
-    say.end()
+        say.end()
     return whole
 
 
-class _Progress:
-    """Lines of progress, printed by the first process as if all were as fast."""
+class _Progress(LiveLine):
+    """Shown by the first process, as if all were as fast."""
 
     def __init__(self, args: DistillationArguments, kept: KeptEmbeddings, whole: int) -> None:
+        super().__init__()
         self._processes, self._speaks = args.world_size, args.process_index == 0
         self._whole = whole
         self._own = 0
-        self._started = self._last = time.monotonic()
         if not whole:
             self._say(f"the teacher's embeddings of {kept.texts:,} texts are in {kept.folder}")
             return
@@ -175,29 +171,23 @@ class _Progress:
             f"computing the teacher's embeddings of {kept.texts:,} texts{before}: {size:,.1f} MB in {kept.folder}"
         )
 
-    @property
-    def done(self) -> int:
-        """Texts that all processes have done, about."""
-        return min(self._whole, self._own * self._processes)
+    def __enter__(self) -> Self:
+        return super().__enter__() if self._speaks else self
 
     def advance(self, texts: int) -> None:
         """Count texts that this process has done."""
         self._own += texts
-        now = time.monotonic()
-        if now - self._last >= SECONDS_PER_LINE:
-            self._last = now
-            rate = self.done / (now - self._started)
-            self._say(
-                f"teacher's embeddings: {self.done:,} of {self._whole:,} texts ({self.done / self._whole:.0%}) · "
-                f"{rate:,.0f} texts/s · {duration((self._whole - self.done) / rate)} left"
+        if self._speaks:
+            self.update_count(
+                min(self._whole, self._own * self._processes), self._whole, "texts", "teacher's embeddings: "
             )
 
     def end(self) -> None:
         """Say how long it took."""
         if self._whole:
-            seconds = max(time.monotonic() - self._started, 1e-9)
-            rate = self._whole / seconds
-            self._say(f"the teacher's embeddings took {duration(seconds)} ({rate:,.0f} texts/s)")
+            self._say(
+                f"the teacher's embeddings took {duration(self.seconds)} ({self._whole / self.seconds:,.0f} texts/s)"
+            )
 
     def _say(self, line: str) -> None:
         if self._speaks:

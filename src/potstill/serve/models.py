@@ -161,19 +161,20 @@ def check_pair(model: ServedModel, other: ServedModel) -> None:
     """
     if model.task != other.task:
         raise PotstillError(
-            f"The two models do different tasks: {model.folder} does {model.task}, {other.folder} does {other.task}."
+            f"The two models do different tasks: {model.folder} does {model.task}, {other.folder} does {other.task}. "
+            "Give two of one task."
         )
     if len(model.labels) != len(other.labels):
         sizes = [f"{len(one.labels)} labels" if one.labels else "a score" for one in (model, other)]
         raise PotstillError(
             f"The two models do different tasks: {model.folder} answers with {sizes[0]}, "
-            f"{other.folder} answers with {sizes[1]}."
+            f"{other.folder} answers with {sizes[1]}. Give two of one task."
         )
     if model.multi_label != other.multi_label:
         counts = ["any number of labels" if one.multi_label else "one label" for one in (model, other)]
         raise PotstillError(
             f"The two models do different tasks: {model.folder} gives a text {counts[0]}, {other.folder} gives it "
-            f"{counts[1]}."
+            f"{counts[1]}. Give two of one task."
         )
 
 

@@ -103,7 +103,7 @@ class PageServer(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), _Handler)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PotstillError(f"Port {port} is taken: pass another as --port, or 0 for any free one.") from None
+                raise PotstillError(f"Port {port} is taken: give another with --port, or 0 for any free one.") from None
             raise PotstillError(f"Port {port} cannot be opened: {error.strerror or first_line(error)}.") from error
 
     @property

@@ -181,7 +181,7 @@ def check_initialise(initialise: str) -> None:
         PotstillError: it is neither 'teacher' nor 'random'.
     """
     if initialise not in ("teacher", "random"):
-        raise PotstillError(f"initialise is {initialise!r}: say 'teacher' or 'random'")
+        raise PotstillError(f"initialise is {initialise!r}: it must be 'teacher' or 'random'")
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def _load(
         # Whatever a damaged or foreign file provokes in safetensors, torch or transformers has one meaning here.
         except Exception as error:
             raise PotstillError(
-                f"{model_is} cannot be loaded, its {CONFIG} or its weights being damaged or incomplete: "
+                f"{model_is} cannot be loaded, because its {CONFIG} or its weights are damaged or incomplete: "
                 f"copy or download it again ({first_line(error)})"
             ) from error
     if report["mismatched_keys"]:

@@ -55,7 +55,7 @@ def narrow(
             is neither of the two.
     """
     if narrow_by not in ("importance", "random"):
-        raise PotstillError(f"narrow_by is {narrow_by!r}: say 'importance' or 'random'")
+        raise PotstillError(f"narrow_by is {narrow_by!r}: it must be 'importance' or 'random'")
     check_uniform(model.config)
     located = locate(model)
     sizes = wanted_sizes(model.config, hidden_size, num_attention_heads, intermediate_size)

@@ -34,11 +34,11 @@ def chosen_layers(
             "layers."
         )
     if not isinstance(getattr(config, "num_hidden_layers", None), int):
-        raise PotstillError("--num_hidden_layers is given, but the config of the model does not say its layers.")
+        raise PotstillError("The config of the model does not say its layers: leave --num_hidden_layers out.")
     try:
         return layers_to_copy(config, num_hidden_layers, layers or "alternate")
     except PotstillError as error:
-        raise PotstillError(f"the layers of --model (here the teacher) cannot be chosen so: {error}") from error
+        raise PotstillError(f"the layers of --model (here the teacher) cannot be chosen like this: {error}") from error
 
 
 def shallower(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:

@@ -258,7 +258,7 @@ def largest_student(
         advice += ", or cut the vocabulary with `potstill prepare --prune_vocabulary`"
     what = "with the sizes that are given " if given else ""
     raise PotstillError(
-        f"--max_size {budget.text} cannot be kept to: the smallest student of this teacher {what}has {smallest}; "
+        f"No student keeps to --max_size {budget.text}: the smallest one of this teacher {what}has {smallest}; "
         f"{advice}."
     )
 

@@ -59,8 +59,8 @@ class Weights:
                     shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             except Exception as error:  # of safetensors' own type, an OSError, or a panic
                 raise PotstillError(
-                    f"{model_is} cannot be loaded, its weights in {name} being damaged or incomplete: copy or download "
-                    f"it again ({first_line(error)})"
+                    f"{model_is} cannot be loaded, because its weights in {name} are damaged or incomplete: copy or "
+                    f"download it again ({first_line(error)})"
                 ) from error
         if not shapes:
             raise PotstillError(f"{model_is} cannot be loaded: there is no tensor in its weights")

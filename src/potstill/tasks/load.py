@@ -107,7 +107,9 @@ def find_split(task: SentenceTask, split: str, folder: Path, option: str = "--ta
             for ending in (*ENDINGS, PARQUET_OF_HUB):
                 if (path := place / f"{name}{ending}").is_file():
                     return path
-    raise TaskDataAbsentError(f"{folder} has no data of {task.title}: no {task.title}/{split}.tsv, .jsonl or .parquet.")
+    raise TaskDataAbsentError(
+        f"{folder} has no data of {task.title}: put {task.title}/{split}.tsv, .jsonl or .parquet there."
+    )
 
 
 def _is_of_pairs(task: SentenceTask, pairs: list[Any]) -> bool:

@@ -30,7 +30,9 @@ def table_files(sources: Iterable[Path], option: str) -> list[Path]:
             inside = sorted(file for file in source.iterdir() if file.name.endswith(ENDINGS) and file.is_file())
             inside = [file for file in inside if stem(file).lower().replace("_", "-").split("-")[-1] != "train"]
             if not inside:
-                raise PotstillError(f"{option} {source} holds no file to score that ends in .tsv, .csv or .jsonl.")
+                raise PotstillError(
+                    f"{option} {source} holds no file to score that ends in .tsv, .csv or .jsonl: name another folder."
+                )
             files += inside
         elif not source.is_file():
             raise PotstillError(f"{option} {source} does not exist: name a file or a folder of files.")

@@ -61,7 +61,9 @@ def find_file(folder: Path, split: str, option: str = "--task_data") -> Path:
             )
         if found:
             return found[0]
-    raise TaskDataAbsentError(f"{folder} has no file called {split} or …-{split} that ends in .csv, .tsv or .jsonl.")
+    raise TaskDataAbsentError(
+        f"{folder} has no file called {split} or …-{split} that ends in .csv, .tsv or .jsonl: name the file itself."
+    )
 
 
 def _split_of(file: Path) -> str:

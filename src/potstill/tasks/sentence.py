@@ -94,7 +94,7 @@ class SentenceTask(Task):
             PotstillError: there is nothing to score, or a number that is not finite.
         """
         if len(references) == 0:
-            raise PotstillError(f"The development set of {self.title} is empty: there is nothing to score.")
+            raise PotstillError(f"The development set of {self.title} is empty: give a file with rows to score.")
         for what, numbers in (("predictions", predictions), ("references", references)):
             wrong = int((~np.isfinite(np.asarray(numbers, np.float64))).sum())
             if wrong:

@@ -94,10 +94,14 @@ class WeightAverage(TrainerCallback):
             steps, first_step = int(counts["steps"]), int(counts["first_step"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise PotstillError(
-                f"Cannot resume from {folder}: {AVERAGE} cannot be read ({first_line(error)})."
+                f"Cannot resume from {folder}: {AVERAGE} cannot be read ({first_line(error)}); resume from an "
+                "earlier checkpoint."
             ) from error
         if {name: one.shape for name, one in sums.items()} != {name: one.shape for name, one in parameters.items()}:
-            raise PotstillError(f"Cannot resume from {folder}: {AVERAGE} holds the weights of another model.")
+            raise PotstillError(
+                f"Cannot resume from {folder}: {AVERAGE} holds the weights of another model: resume from another "
+                "checkpoint."
+            )
         self.steps, self.first_step = steps, first_step
         self._sums = {name: tensor.to(parameters[name].device) for name, tensor in sums.items()}
 

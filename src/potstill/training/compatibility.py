@@ -106,8 +106,8 @@ def check_launch(args: RunArguments) -> None:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:  # otherwise each would train by itself, and nobody would notice
         raise PotstillError(
-            f"The launcher started {launched} processes, but they are not connected to each other"
-            f"{'' if args.use_cpu else ': without a GPU, add --use_cpu'}."
+            f"The launcher started {launched} processes, but they are not connected to each other: "
+            f"{'start them with torchrun' if args.use_cpu else 'without a GPU, add --use_cpu'}."
         )
     if args.fp16 and args.device.type == "cpu":
         raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither option.")
@@ -139,7 +139,8 @@ def check_fit(
     for role, teacher in zip(roles, teachers, strict=True):
         if family_of(teacher).causal != causal:
             raise PotstillError(
-                f"The {role} and the student must read alike, but one of them is causal and the other reads both ways."
+                f"The {role} and the student must be of one kind, but one of them is causal and the other reads both "
+                "ways: take a student that was made from this teacher."
             )
     for name, teacher in zip(names[1:], teachers[1:], strict=True):
         ours, theirs = teachers[0].config.vocab_size, teacher.config.vocab_size

@@ -69,5 +69,5 @@ def distill_language_model(args: DistillationArguments) -> Path:
         trainer.layer_search = None if search is None else search.record()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         write_output(trainer, folder, estimate)
-        upload(trainer, folder)
+        upload(args, trainer.hub_model_id, folder)
     return folder

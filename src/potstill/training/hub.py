@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from transformers import Trainer
 
+from potstill.arguments import RunArguments
 from potstill.errors import PotstillError, first_line
 
 NOT_UPLOADED = ["checkpoint-*", "checkpoint-*/**", "runs/**", ".*", "*.partial"]
 """What an output folder holds beside the finished model."""
 
 
-def upload(trainer: Trainer, folder: Path) -> None:
-    """Upload the finished folder of a run if `--push_to_hub` is given, and print where it is.
+def make_repository(args: RunArguments) -> str | None:
+    """Make the repository of `--push_to_hub` before any work, unless it exists.
+
+    Returns:
+        Its full name, with that of its owner; None if nothing is to be uploaded by this process.
+
+    Raises:
+        PotstillError: the hub does not make it.
+    """
+    if not args.push_to_hub or args.process_index != 0:
+        return None
+    name = args.hub_model_id or Path(args.output_dir or "").expanduser().absolute().name
+    advice = "log in with: hf auth login, check --hub_model_id, or leave --push_to_hub out"
+    with _hub_errors(f"The hub did not make the repository {name}", advice):
+        made = HfApi(token=args.hub_token).create_repo(name, private=args.hub_private_repo, exist_ok=True)
+    return str(made.repo_id)
+
+
+def upload(args: RunArguments, name: str | None, folder: Path, parts: Sequence[str] = ()) -> None:
+    """Upload the finished folder of a run, and print where it is.
+
+    Args:
+        args: options of the run.
+        name: of the repository, from `make_repository`. With None nothing is uploaded.
+        folder: to upload.
+        parts: names of files and folders in it that are not uploaded.
 
     Raises:
         PotstillError: the hub does not take it. The folder is complete all the same.
     """
-    args = trainer.args
-    if not args.push_to_hub or not trainer.is_world_process_zero():
+    if name is None:
         return
-    name = str(trainer.hub_model_id)
     wrong = f"The model is in {folder}, but the hub did not take it as {name}"
     with _hub_errors(wrong, f"upload it with: hf upload {name} {folder}"):
         commit = HfApi(token=args.hub_token).upload_folder(
@@ -33,17 +55,9 @@ def upload(trainer: Trainer, folder: Path) -> None:
             folder_path=folder,
             commit_message="A model by potstill",
             revision=args.hub_revision,
-            ignore_patterns=NOT_UPLOADED,
+            ignore_patterns=[*NOT_UPLOADED, *parts, *(f"{part}/**" for part in parts)],
         )
     print(f"uploaded to {commit.repo_url}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def repository_errors(name: str) -> Iterator[None]:
-    """Turn an error of the hub about a new repository into a `PotstillError`, before any training."""
-    advice = "log in with: hf auth login, check --hub_model_id, or leave --push_to_hub out"
-    with _hub_errors(f"The hub did not make the repository {name}", advice):
-        yield
 
 
 @contextmanager

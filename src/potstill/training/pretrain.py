@@ -79,7 +79,7 @@ def pretrain(args: PretrainingArguments) -> Path:
             args.eval_on_start = False  # a growth is not the start of a run
         args.eval_on_start = trainer.args.eval_on_start = evaluate_at_start
         write_output(trainer, folder)
-        upload(trainer, folder)
+        upload(args, trainer.hub_model_id, folder)
     return folder
 
 

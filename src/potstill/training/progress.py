@@ -1,4 +1,4 @@
-"""Progress of a run: one line each time the trainer logs."""
+"""Progress of a training: what is trained, the steps, and the evaluations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from potstill.arguments import RunArguments
 from potstill.corpus import Blocks
+from potstill.live_line import LiveLine, duration
 from potstill.recipe import Recipe
 from potstill.student.fp8 import Fp8
 from potstill.training.fixed_point import SATURATED
@@ -18,23 +19,49 @@ from potstill.training.step import DistillationStep
 
 
 class ProgressLines(TrainerCallback):
-    """Print the logs to standard error: step, losses by name, learning rate, speed, time left.
+    """Shows the steps of a training in a `LiveLine`, with losses by name, learning rate, speed and time left.
+
+    The headline and the lines of evaluations stay. The line of the last step stays too, and so does that of a step at
+    which the training evaluates. Only the first process prints.
 
     Args:
         headline: printed before the first step.
         evaluation_line: turns the logs of an evaluation into the line to print; returns "" for other logs.
-        unit: unit of the printed speed, which is logged as `{unit}_per_second`.
+        unit: unit of the shown speed, which is logged as `{unit}_per_second`.
+        how_far: returns `progress`, `seconds_left` and the speed at this moment, as they are logged.
+
+    Attributes:
+        quiet: whether this training is a part of other work that prints its own lines. Then only a terminal shows
+            its steps, at the end of the line of the other work.
     """
 
-    def __init__(self, headline: str, evaluation_line: Callable[[dict[str, float]], str], unit: str) -> None:
+    def __init__(
+        self,
+        headline: str,
+        evaluation_line: Callable[[dict[str, float]], str],
+        unit: str,
+        how_far: Callable[[], dict[str, float]],
+    ) -> None:
         self.headline = headline
         self.evaluation_line = evaluation_line
         self.unit = unit
+        self.how_far = how_far
+        self.quiet = False
+        self._line: LiveLine | None = None
+        self._logs: dict[str, float] = {}
+        self._step = -1  # of these logs
 
     def on_train_begin(self, args: RunArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Print the headline."""
+        """Print the headline, and begin to show steps."""
         if state.is_world_process_zero:
             self._print(self.headline)
+            self._logs, self._step = {}, -1
+            self._line = LiveLine(wait=False).__enter__()
+
+    def on_step_end(self, args: RunArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show the step on a terminal, with the losses that were logged last."""
+        if self._line is not None and self._line.live and self._line.due:
+            self._show(self._line, args, state, self._logs | self.how_far())
 
     def on_log(
         self,
@@ -44,28 +71,48 @@ class ProgressLines(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Print one line for training losses or for an evaluation. Other logs only go to the logging back ends."""
+        """Show training losses, or print the line of an evaluation. Other logs only go to the logging back ends."""
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
-            terms = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_"))
-            shares = [f"{k.removeprefix(SATURATED)} {v:.2%}" for k, v in logs.items() if k.startswith(SATURATED)]
-            # With a budget of minutes the maximum number of steps is never reached, so it is not printed.
-            total = f"/{state.max_steps:,}" if args.minutes is None else ""
-            self._print(
-                f"step {state.global_step:,}{total} ({logs['progress']:.0%})",
-                f"loss {logs['loss']:.3f}{f' ({terms})' if terms else ''}",
-                f"lr {logs['learning_rate']:.2e}",
-                f"out of range: {', '.join(shares)}" if shares else "",
-                f"{logs[f'{self.unit}_per_second']:,.0f} {self.unit}/s",
-                f"{duration(logs['seconds_left'])} left" if logs["progress"] > 0 else "",
-            )
+            self._logs, self._step = logs, state.global_step
+            if self._line is not None:
+                self._show(self._line, args, state, logs, lasting=True)
         elif line := self.evaluation_line(logs):
-            self._print(f"step {state.global_step:,}", line)
+            if self._line is not None and self._step == state.global_step:
+                self._line.flush()
+            self._print(" · ".join((f"step {state.global_step:,}", line)))
 
-    @staticmethod
-    def _print(*parts: str) -> None:
-        print(" · ".join(part for part in parts if part), file=sys.stderr, flush=True)
+    def close(self) -> None:
+        """Print the line of the last step, and end the live line. Without one nothing happens."""
+        if self._line is not None:
+            self._line.flush()
+            self._line.stop()
+            self._line = None
+
+    def _show(
+        self, shown: LiveLine, args: RunArguments, state: TrainerState, logs: dict[str, float], lasting: bool = False
+    ) -> None:
+        # With a budget of minutes the maximum number of steps is never reached, so it is not printed.
+        total = f"/{state.max_steps:,}" if args.minutes is None else ""
+        step = f"step {state.global_step:,}{total} ({logs['progress']:.0%})"
+        loss = f"loss {logs['loss']:.3f}" if "loss" in logs else ""
+        terms = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in logs.items() if k.startswith("loss_"))
+        shares = [f"{k.removeprefix(SATURATED)} {v:.2%}" for k, v in logs.items() if k.startswith(SATURATED)]
+        beyond = f"out of range: {', '.join(shares)}" if shares else ""
+        rate = f"lr {logs['learning_rate']:.2e}" if "learning_rate" in logs else ""
+        speed = f"{logs[f'{self.unit}_per_second']:,.0f} {self.unit}/s"
+        left = f"{duration(logs['seconds_left'])} left" if logs["progress"] > 0 else ""
+        line = [step, f"{loss} ({terms})" if terms else loss, rate, beyond, speed, left]
+        shown.update(
+            logs["progress"],
+            [step, loss, left, speed, terms, rate, beyond],
+            " · ".join(filter(None, line)) if lasting and not self.quiet else "",
+        )
+
+    def _print(self, line: str) -> None:
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
 
 
 def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
@@ -113,10 +160,3 @@ def held_out_line(logs: dict[str, float]) -> str:
 
 def _shape(model: PreTrainedModel) -> str:
     return f"{model.config.model_type}, {model.config.num_hidden_layers} layers"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``1:02:03``, or ``2:03`` under an hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -38,7 +38,7 @@ from potstill.training.checkpoints import (
 from potstill.training.connection import connected
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
-from potstill.training.hub import repository_errors
+from potstill.training.hub import make_repository
 from potstill.training.kept_memory import kept_memory
 from potstill.training.loading_workers import outliving_signals
 from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
@@ -78,6 +78,7 @@ class ResumableTrainer(Trainer):
 
     Attributes:
         sampler: as given.
+        progress_lines: shows the steps.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
         recipe: text of the recipe, written with every checkpoint so that the run can be resumed with it; "" for none.
         losses: the losses of each step: spikes, and steps that were skipped.
@@ -111,7 +112,8 @@ class ResumableTrainer(Trainer):
         # The loss of a step is the mean over its micro-batches, whatever arguments the module's forward takes.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(ProgressLines(headline, evaluation_line, self.unit))
+        self.progress_lines = ProgressLines(headline, evaluation_line, self.unit, self._how_far)
+        self.add_callback(self.progress_lines)
         self.add_callback(WaitingThreads())
         self.fixed_point: FixedPointTraining | None = None
         if args.fixed_point is not None:
@@ -140,9 +142,7 @@ class ResumableTrainer(Trainer):
         Raises:
             PotstillError: the hub does not make it.
         """
-        name = self.args.hub_model_id or Path(self.args.output_dir or "").absolute().name
-        with repository_errors(name):
-            super().init_hf_repo(*arguments, **options)
+        self.hub_model_id = make_repository(self.args)
 
     @property
     def resumed(self) -> bool:
@@ -227,7 +227,10 @@ class ResumableTrainer(Trainer):
             self._window_started, self._window_step = time.monotonic(), first_step
             # The optimiser is included: the first step allocates its state.
             with fitting_memory(self.args), kept_memory(self.args.device), connected(self.args):
-                result = super().train(resume_from_checkpoint=checkpoint, **options)
+                try:
+                    result = super().train(resume_from_checkpoint=checkpoint, **options)
+                finally:
+                    self.progress_lines.close()
         if (number := self._ending_signal) is not None:
             raise TrainingInterrupted(self.checkpoint_folder(), number, self.state.global_step)
         self._check_finite(weights=True)
@@ -325,18 +328,24 @@ class ResumableTrainer(Trainer):
             # The mean of `Trainer` leaves out the steps before an interruption, and is NaN for ever after one NaN.
             logs["loss"] = means.pop("loss")
             logs.update({f"loss_{name}": value for name, value in means.items()})
-            now = time.monotonic()
-            steps = self.state.global_step - self._window_step
-            logs[f"{self.unit}_per_second"] = steps * self.units_per_step / max(now - self._window_started, 1e-9)
+            logs |= self._how_far()
             if self.fixed_point is not None:
                 logs |= self.fixed_point.shares()
-            logs["progress"] = self.run_control.progress(self.state)
-            logs["seconds_left"] = self.run_control.seconds_left(self.state)
-            self._window_started, self._window_step = now, self.state.global_step
+            self._window_started, self._window_step = time.monotonic(), self.state.global_step
         # The last log of `Trainer` has speeds and a mean loss that ignore a budget and a resumption.
         kept = {name: value for name, value in logs.items() if not name.startswith(("train_", "total_flos"))}
         if kept:
             super().log(kept, start_time)
+
+    def _how_far(self) -> dict[str, float]:
+        """Return the share of the training that is done, the seconds left, and the speed since the last log."""
+        seconds = time.monotonic() - self._window_started
+        steps = self.state.global_step - self._window_step
+        return {
+            f"{self.unit}_per_second": steps * self.units_per_step / max(seconds, 1e-9),
+            "progress": self.run_control.progress(self.state),
+            "seconds_left": self.run_control.seconds_left(self.state),
+        }
 
     @contextmanager
     def excluded_time(self) -> Iterator[None]:

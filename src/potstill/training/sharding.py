@@ -43,7 +43,9 @@ def check_sharding(args: RunArguments) -> None:
         )
     version = args.fsdp_plugin_args["fsdp_version"]
     if version != 2:
-        raise PotstillError(f"--fsdp_config asks for version {version} of FSDP: potstill supports version 2 alone.")
+        raise PotstillError(
+            f"--fsdp_config asks for version {version} of FSDP, but potstill supports version 2 alone: leave it out."
+        )
     for name in ("fp8", "quantization", "fixed_point", "average_weights", "grow", "cuda_graphs", "fp16"):
         if getattr(args, name, None):
             raise PotstillError(f"--{name} does not go with --fsdp: leave one of them out.")

@@ -138,7 +138,7 @@ def _counted(model: Model | None, lengths: Sequence[int]) -> Counted:
             return _counted_on("cpu", model, lengths)
         except Exception as error:  # of many types: a model may need more inputs than token ids
             raise PotstillError(
-                f"The FLOPs of the model {model.name!r} cannot be counted: {first_line(error)}."
+                f"The FLOPs of the model {model.name!r} cannot be counted ({first_line(error)}): leave this model out."
             ) from error
 
 

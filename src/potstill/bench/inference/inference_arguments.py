@@ -74,7 +74,9 @@ class BenchInferenceArguments:
         if self.warmup < 0:
             raise PotstillError(f"--warmup is {self.warmup}: it must be 0 or more.")
         if self.threads > (available := cores()):
-            raise PotstillError(f"--threads is {self.threads}, but this process may use {available} cores.")
+            raise PotstillError(
+                f"--threads is {self.threads}, but this process may use only {available} cores: lower it."
+            )
         if self.task_data is not None and self.data != "stsb":
             raise PotstillError("--task_data is the folder of --data stsb: give both, or a file of text as --data.")
         if self.country is not None and not self.energy:

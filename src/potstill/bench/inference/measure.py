@@ -63,7 +63,9 @@ def measure(args: BenchInferenceArguments, workers: Sequence[Process], requests:
     shared = min(longest.values(), default=SYNTHETIC_LENGTHS[-1])
     if args.max_length is not None and args.max_length > shared:
         name = min(longest, key=longest.__getitem__)
-        raise PotstillError(f"--max_length is {args.max_length}, but the model {name!r} reads {shared} tokens at most.")
+        raise PotstillError(
+            f"--max_length is {args.max_length}, but the model {name!r} reads at most {shared} tokens: lower it."
+        )
     if requests is None:
         requests = synthetic_requests(args.max_requests, args.max_length or shared)
     lengths = all_at_once(workers, [("read", requests, args.max_length)] * len(workers))

@@ -102,7 +102,8 @@ class Process:
         last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
         detail = f" ({last[0][:200]})" if last else ""
         return PotstillError(
-            f"{self.form}: its process {how} at '{self._method}'{detail}: memory was short, or its files are damaged."
+            f"{self.form}: its process {how} at '{self._method}'{detail}, perhaps for lack of memory "
+            "or because its files are damaged: leave this form out, or write its files again."
         )
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from potstill.training.progress import duration
+from potstill.live_line import duration
 
 REQUESTS_OF_A_TURN, TURNS_AT_LEAST = 10, 20
 SECONDS_TO_SETTLE = 0.2
