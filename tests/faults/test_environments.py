@@ -99,7 +99,7 @@ def test_the_command_line_in_a_thread(
         thread.start()
         thread.join()
         assert ended.pop() == expected
-    assert capsys.readouterr().err.count("potstill prepare: num_proc is 0") == 1
+    assert capsys.readouterr().err.count("potstill prepare: --num_proc is 0") == 1
 
 
 PLAIN = "import sys; from potstill.cli import main; sys.exit(main(sys.argv[1:]))"
