@@ -95,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PotstillError as error:
         _fail(f"potstill {verb}: {error}")
         return error.exit_status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _fail(f"potstill {verb}: interrupted.")
-        return 128 + signal.SIGINT
+        return 128 + next(iter(error.args), signal.SIGINT)  # a training names its second signal
     except BrokenPipeError:
         return _reader_gone()
     except RuntimeError:

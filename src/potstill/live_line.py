@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +29,14 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def say(line: str) -> None:
+    """Print a line to standard error. If its reader has ended, the work goes on, and nothing more is printed there."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class _Terminal(Console):
@@ -154,7 +163,7 @@ class LiveLine:
         """Print the last line for good if it was not printed yet, also on a terminal."""
         if self._pending:
             self._printed = time.monotonic()
-            print(self._pending, file=sys.stderr, flush=True)
+            say(self._pending)
             self._pending = ""
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """What is printed while a run goes on: first what is trained, then how far it is."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from runs import distillation, new_trainer, pretraining
 from terminals import Terminal, scrolled
 from transformers import TrainerCallback
 
-from potstill import pretrain
+from potstill import distill, pretrain
 from potstill.training.hardware import hardware
 
 CPU = torch.device("cpu")
@@ -109,3 +110,15 @@ def test_a_failure_ends_the_live_line(
         trainer.train()
     assert sys.stderr is before
     assert written().endswith("\x1b[1A\x1b[2K")
+
+
+def test_a_training_goes_on_if_the_reader_of_its_lines_ends(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        folder = distill(distillation(teacher_folder, corpus_folder, tmp_path / "student", max_steps=2))
+        monkeypatch.undo()
+    assert (folder / "model.safetensors").is_file()

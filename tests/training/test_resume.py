@@ -182,8 +182,14 @@ def test_a_second_signal_ends_the_run_at_once(
     before = signal.getsignal(signal.SIGTERM)
     send_signal_in_step(monkeypatch, 2, micro_batch=0)
     send_signal_in_step(monkeypatch, 2, micro_batch=1)
-    with pytest.raises(KeyboardInterrupt):
-        distill(distillation(teacher_folder, corpus_folder, tmp_path / "student"))
+    job = [
+        "distill",
+        f"--teacher={teacher_folder}",
+        f"--corpus={corpus_folder}",
+        f"--output_dir={tmp_path / 'student'}",
+    ]
+    job += ["--max_steps=6", "--per_device_train_batch_size=2", "--gradient_accumulation_steps=4", "--use_cpu"]
+    assert main(job) == 128 + signal.SIGTERM
     assert checkpoints(tmp_path / "student") == []
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.trainer import result_of
 from potstill.json_files import json_text
+from potstill.live_line import say
 from potstill.report.label_card import PICTURE, is_drawn
 from potstill.report.prune_card import PLOT, prune_card
 from potstill.student.loading import model_folder
@@ -109,7 +109,7 @@ def _prune(args: PruneArguments, folder: Path) -> PrunedModel:
     prepared = time.monotonic()
     steps = [Step.from_record(record, located) for record in journal.read()]
     if steps:
-        print(f"continues after step {len(steps) - 1} of {args.steps}", file=sys.stderr, flush=True)
+        say(f"continues after step {len(steps) - 1} of {args.steps}")
     else:
         steps.append(pruning.first())
         journal.write([step.record for step in steps])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from potstill.compress.prune_arguments import PruneArguments
 from potstill.compress.subject import Subject
 from potstill.errors import PotstillError
 from potstill.finetuning.step import run
-from potstill.live_line import duration
+from potstill.live_line import duration, say
 from potstill.student.parts import Located
 
 AGREEMENT = 1e-3
@@ -240,4 +239,4 @@ def progress(number: int, steps: int, point: Point, started: float, done: int) -
     if point.speed is not None:
         parts.append(f"{point.milliseconds:.2f} ms a text ({point.speed:.2f} × as fast)")
     parts.append(f"{duration(left)} left")
-    print(" · ".join(parts), file=sys.stderr, flush=True)
+    say(" · ".join(parts))

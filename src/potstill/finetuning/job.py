@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +30,7 @@ from potstill.finetuning.teaching import Fit, fit_of
 from potstill.finetuning.unlabelled import Unlabelled, columns_of, mask_of, read_unlabelled
 from potstill.finetuning.unlabelled_words import read_unlabelled_words
 from potstill.finetuning.word_classes import Tagger
+from potstill.live_line import say
 from potstill.precision.simulated import simulate
 from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary, model_folder
@@ -213,7 +213,7 @@ class Job:
 
     def _say(self, line: str) -> None:
         if self.args.should_log:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def _fit(self, name: str, rows: Rows, logits: dict[str, Array], named: bool) -> Fit | None:
         """Return and log how well a teacher predicts the labels of rows.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from potstill.cache import cache_folder, cached, clear_abandoned, one_process
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.predict import predict
 from potstill.finetuning.rows import Array, Rows
-from potstill.live_line import LiveLine
+from potstill.live_line import LiveLine, say
 from potstill.training.run_record import model_fingerprint
 
 PART = 8192
@@ -83,7 +82,7 @@ def _compute_parts(
     missing = [start for start in starts if not (parts / str(start)).is_dir()]
     whole = sum(min(PART, len(rows) - start) for start in missing)
     before = f" ({len(rows) - whole:,} are there)" if whole < len(rows) else ""
-    print(f"computing the teacher's logits of {len(rows):,} {what}{before}", file=sys.stderr, flush=True)
+    say(f"computing the teacher's logits of {len(rows):,} {what}{before}")
     done = 0
     with LiveLine() as progress:
         for start in missing:

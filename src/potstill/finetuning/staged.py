@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from potstill.finetuning.predict import fingerprint
 from potstill.finetuning.result import RESULTS, RunResult
 from potstill.finetuning.stages import INITIAL, ORDER, Stage, new_model_options, planned_stages
 from potstill.json_files import json_text, read_object
+from potstill.live_line import say
 from potstill.locks import locked
 from potstill.recipe import PretrainingArguments
 from potstill.report.task_card import task_card
@@ -290,4 +290,4 @@ def _write(args: FinetuneArguments, stages: list[Stage], result: RunResult) -> N
 
 def _say(args: FinetuneArguments, line: str) -> None:
     if args.should_log:
-        print(line, file=sys.stderr, flush=True)
+        say(line)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from potstill.cache import cache_folder
 from potstill.corpus import Corpus
 from potstill.errors import PotstillError
-from potstill.live_line import LiveLine, duration
+from potstill.live_line import LiveLine, duration, say
 from potstill.locks import locked
 from potstill.objective import Objective
 from potstill.processes import once
@@ -191,7 +190,7 @@ class _Progress(LiveLine):
 
     def _say(self, line: str) -> None:
         if self._speaks:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
 
 def _is_complete(folder: Path, slots: int) -> bool:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import flush, recover_folder, recover_folders, replace_folder
 from potstill.json_files import read_object
+from potstill.live_line import say
 from potstill.locks import check_lock
 from potstill.permissions import share
 from potstill.training.overwriting import is_overwriting, replacing_old_output
@@ -101,7 +101,7 @@ def _newest_good(output_dir: str | Path | None, log: bool = True) -> Path | None
             verify(folder)
         except DamagedCheckpointError as error:
             if log and int(os.environ.get("RANK", "0")) == 0:
-                print(f"Skipped: {error}", file=sys.stderr, flush=True)
+                say(f"Skipped: {error}")
         else:
             return folder
     return None
@@ -305,7 +305,7 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
     # A run can resume from an earlier step. The later checkpoints must go: `true` would select one of them next time.
     for later in _checkpoints(folder.parent) if resumed else []:
         if int(later.name.partition("-")[2]) > state.global_step:
-            print(f"Removed {later}: the run was resumed from an earlier step.", file=sys.stderr, flush=True)
+            say(f"Removed {later}: the run was resumed from an earlier step.")
             shutil.rmtree(later, ignore_errors=True)
     rotate(folder.parent, state, args)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.corpus import Corpus, ShuffledSampler
+from potstill.live_line import say
 from potstill.recipe import DistillationArguments
 from potstill.student.layers import AUTO
 from potstill.training.checkpoints import load_run_state
@@ -135,4 +135,4 @@ def _shared(args: DistillationArguments, teacher: PreTrainedModel, search: Layer
 
 def _say(args: DistillationArguments, line: str) -> None:
     if args.process_index == 0:
-        print(line, file=sys.stderr, flush=True)
+        say(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from huggingface_hub import HfApi
 
 from potstill.arguments import RunArguments
 from potstill.errors import PotstillError, first_line
+from potstill.live_line import say
 
 NOT_UPLOADED = ["checkpoint-*", "checkpoint-*/**", "runs/**", ".*", "*.partial"]
 """What an output folder holds beside the finished model."""
@@ -28,7 +28,7 @@ def make_repository(args: RunArguments) -> str | None:
     if not args.push_to_hub or args.process_index != 0:
         return None
     name = args.hub_model_id or Path(args.output_dir or "").expanduser().absolute().name
-    advice = "log in with: hf auth login, check --hub_model_id, or leave --push_to_hub out"
+    advice = "check the network, log in with: hf auth login, check --hub_model_id, or leave --push_to_hub out"
     with _hub_errors(f"The hub did not make the repository {name}", advice):
         made = HfApi(token=args.hub_token).create_repo(name, private=args.hub_private_repo, exist_ok=True)
     return str(made.repo_id)
@@ -48,16 +48,18 @@ def upload(args: RunArguments, name: str | None, folder: Path, parts: Sequence[s
     """
     if name is None:
         return
+    left_out = [*NOT_UPLOADED, *parts, *(f"{part}/**" for part in parts)]
     wrong = f"The model is in {folder}, but the hub did not take it as {name}"
-    with _hub_errors(wrong, f"upload it with: hf upload {name} {folder}"):
+    command = " ".join([f"hf upload {name} {folder}", *(f"--exclude '{pattern}'" for pattern in left_out)])
+    with _hub_errors(wrong, f"upload it with: {command}"):
         commit = HfApi(token=args.hub_token).upload_folder(
             repo_id=name,
             folder_path=folder,
             commit_message="A model by potstill",
             revision=args.hub_revision,
-            ignore_patterns=[*NOT_UPLOADED, *parts, *(f"{part}/**" for part in parts)],
+            ignore_patterns=left_out,
         )
-    print(f"uploaded to {commit.repo_url}", file=sys.stderr, flush=True)
+    say(f"uploaded to {commit.repo_url}")
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.corpus import Corpus
+from potstill.live_line import say
 from potstill.recipe import DistillationArguments
 from potstill.student import build_student
 from potstill.student.layers import AUTO, explicit_layers
@@ -59,7 +58,7 @@ def choose_sizes(
     length, copied = text_length or corpus.train.block_size, args.initialise == "teacher"
     chosen = largest_student(teacher, Budget.parse(args.max_size), length, **sizes, copied=copied, beside=beside)
     if args.process_index == 0:
-        print(f"--max_size {args.max_size}: {chosen}", file=sys.stderr, flush=True)
+        say(f"--max_size {args.max_size}: {chosen}")
     return {name: chosen.as_record()[name] for name in sizes}, chosen
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 from potstill.arguments import RECIPE, RunArguments, recipe_values
 from potstill.errors import PotstillError
 from potstill.files import check_output_dir, flush, flush_names, replace_folder
+from potstill.live_line import say
 from potstill.locks import check_lock, locked
 from potstill.permissions import share
 from potstill.precision.simulated import in_float
@@ -107,12 +107,10 @@ def _keep_batch(args: RunArguments, checkpoint: Path) -> None:
         return
     args.keep_batch(before.batch)
     if _is_first_process():
-        print(
+        say(
             f"The run continues on {args.world_size} processes instead of {before.processes}. A step still takes "
             f"{before.batch} rows: each process takes {args.gradient_accumulation_steps} times "
-            f"{args.train_batch_size}.",
-            file=sys.stderr,
-            flush=True,
+            f"{args.train_batch_size}."
         )
 
 
@@ -203,7 +201,7 @@ def compared_size(folder: Path, estimate: Estimate) -> dict[str, Any]:
     """Return what a student was estimated to take, and the bytes of the weights in its folder. Both are printed."""
     written = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     line = f"weights on disk: {megabytes(written)}, estimated {megabytes(estimate.file_bytes)}"
-    print(line, file=sys.stderr, flush=True)
+    say(line)
     return {"estimate": estimate.as_record(), "file_bytes": written}
 
 

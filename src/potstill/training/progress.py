@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from potstill.arguments import RunArguments
 from potstill.corpus import Blocks
-from potstill.live_line import LiveLine, duration
+from potstill.live_line import LiveLine, duration, say
 from potstill.recipe import Recipe
 from potstill.student.fp8 import Fp8
 from potstill.training.fixed_point import SATURATED
@@ -112,7 +111,7 @@ class ProgressLines(TrainerCallback):
 
     def _print(self, line: str) -> None:
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
 
 def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:

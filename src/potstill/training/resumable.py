@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from transformers.trainer_utils import TrainOutput, set_seed
 from potstill.arguments import RECIPE, RunArguments
 from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
+from potstill.live_line import say
 from potstill.locks import locked
 from potstill.precision.fixed_point import FixedPointFormats
 from potstill.student.loading import quiet_loading
@@ -283,7 +283,7 @@ class ResumableTrainer(Trainer):
 
     def _log_line(self, line: str) -> None:
         if self.is_world_process_zero():
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the named losses of a micro-batch.

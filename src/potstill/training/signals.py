@@ -29,7 +29,7 @@ class SignalCatcher:
     def catching(self) -> Iterator[None]:
         """Catch signals while the body runs. It needs the main thread.
 
-        A second signal raises KeyboardInterrupt, unless one of the two is SIGUSR1.
+        A second signal raises KeyboardInterrupt with its number, unless one of the two is SIGUSR1.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -37,7 +37,7 @@ class SignalCatcher:
 
         def record(number: int, frame: FrameType | None) -> None:
             if WARNING not in (self.received, number) and self.received is not None:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(number)
             if self.received in (None, WARNING):
                 self.received = number
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from potstill.live_line import say
 
 SECONDS, STEPS = 5.0, 3
 """Least time, and least number of steps, over which the waiting is measured."""
@@ -85,7 +86,7 @@ class WaitingThreads(TrainerCallback):
     @staticmethod
     def _print(state: TrainerState, sentence: str) -> None:
         if state.is_world_process_zero:
-            print(sentence, file=sys.stderr, flush=True)
+            say(sentence)
 
 
 def seconds_of_threads(tasks: Path = TASKS) -> dict[str, Seconds]:
