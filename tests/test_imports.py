@@ -34,4 +34,4 @@ def test_a_program_that_uses_torch_keeps_its_garbage_collector() -> None:
     with quick_imports():
         assert not gc.isenabled()
     assert gc.isenabled()
-    assert gc.get_freeze_count() == before
+    assert gc.get_freeze_count() <= before  # a frozen object that is no longer used is freed
