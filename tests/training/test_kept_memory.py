@@ -15,9 +15,10 @@ from potstill.training import resumable
 from potstill.training.kept_memory import kept_memory
 
 MEASURED = """
-import json, resource, torch
+import ctypes, json, resource, torch
 from potstill.training.kept_memory import kept_memory
 
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: one fault for a huge page would count as one page
 torch.set_num_threads(1)
 SIZE = 48 * 2**20  # bytes of a tensor: above any threshold that glibc chooses by itself
 
