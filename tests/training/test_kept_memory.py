@@ -39,7 +39,6 @@ with kept_memory(torch.device("cpu")):
     found["kept"] = resident() - at_start
 found["left"] = resident() - at_start
 found["after"] = faults()
-found["left after"] = resident() - at_start
 print(json.dumps(found))
 """
 
@@ -53,9 +52,8 @@ def test_pages_are_cleared_once() -> None:
     assert found["inside"] < pages / 20
     assert found["kept"] > 40 * 2**20
     assert found["left"] < 10 * 2**20
-    # The heap may have a hole for one tensor. Its pages are cleared at the first use, and kept up to glibc's own limit.
+    # Later tensors take returned pages again. If a small block lies above a hole in the heap, glibc then keeps the hole.
     assert found["after"] >= pages / 5
-    assert found["left after"] < room.LARGEST_MMAP_THRESHOLD * 2 + 10 * 2**20
 
 
 def test_a_training_on_a_cpu_keeps_it(
