@@ -52,7 +52,7 @@ def test_pages_are_cleared_once() -> None:
     assert found["inside"] < pages / 20
     assert found["kept"] > 40 * 2**20
     assert found["left"] < 10 * 2**20
-    # Later tensors take returned pages again. If a small block lies above a hole in the heap, glibc then keeps the hole.
+    # Later tensors take returned pages again. If a small block lies above a hole in the heap, glibc keeps the hole.
     assert found["after"] >= pages / 5
 
 
