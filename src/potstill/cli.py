@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt as error:
         _fail(f"potstill {verb}: interrupted.")
-        return 128 + next(iter(error.args), signal.SIGINT)  # a training names its second signal
+        number = error.args[0] if error.args else None  # a training names its second signal
+        return 128 + (number if isinstance(number, int) else signal.SIGINT)
     except BrokenPipeError:
         return _reader_gone()
     except RuntimeError:

@@ -38,7 +38,8 @@ with kept_memory(torch.device("cpu")):
     found["inside"] = faults()
     found["kept"] = resident() - at_start
 found["left"] = resident() - at_start
-found["after"] = faults()
+torch.ones(640 * 2**20 // 4)  # more than any hole in the heap has
+found["left after"] = resident() - at_start
 print(json.dumps(found))
 """
 
@@ -52,8 +53,7 @@ def test_pages_are_cleared_once() -> None:
     assert found["inside"] < pages / 20
     assert found["kept"] > 40 * 2**20
     assert found["left"] < 10 * 2**20
-    # Later tensors take returned pages again. If a small block lies above a hole in the heap, glibc keeps the hole.
-    assert found["after"] >= pages / 5
+    assert found["left after"] < 10 * 2**20  # what is freed later is returned at once
 
 
 def test_a_training_on_a_cpu_keeps_it(

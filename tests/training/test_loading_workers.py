@@ -33,10 +33,11 @@ def started() -> tuple[Any, Any]:
     return batches, batches._workers[0]
 
 
-@pytest.mark.parametrize("name", ["TERM", "INT", "USR1"])
-def test_a_worker_outlives_the_signal_of_a_launcher(name: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_worker_outlives_the_signal_of_a_launcher(number: signal.Signals) -> None:
     batches, worker = started()
-    subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    launcher = f"import os; os.kill({worker.pid}, {number.value})"  # not the parent of the worker
+    subprocess.run([sys.executable, "-c", launcher], check=True)
     assert [int(batch) for batch in batches] == [1, 2, 3, 4, 5]
 
 
