@@ -166,7 +166,9 @@ def test_the_cut_model_computes_what_the_masked_model_computes(name: str, unifor
     again = locate_removable(small, False, False)
     assert again.neurons == [len(numbers) for numbers in neurons.numbers]
     assert again.heads == [len(numbers) for numbers in heads.numbers]
-    plain = uniform and name in ("mpnet", "eurobert")  # whose config says these numbers
+    equal = all(len({len(numbers) for numbers in kept.numbers}) == 1 for kept in (heads, neurons))  # at times by chance
+    assert equal or not uniform
+    plain = equal and name in ("mpnet", "eurobert")  # whose config says these numbers
     assert is_pruned(small.config) != plain
     assert plain == (type(small) is type(model))
 
