@@ -24,6 +24,7 @@ from potstill.files import write_text
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "empty caches": ("a", {}),
     "filled caches": ("a", {}),
+    "empty caches, compilers started at the first compilation": ("d", {"START_UP_LATE": "1"}),
     "empty caches, compiled in this process alone": ("b", {"TORCHINDUCTOR_COMPILE_THREADS": "1"}),
     "not compiled": ("c", {"START_UP_EAGER": "1"}),
 }
@@ -64,7 +65,7 @@ def _one(tiny: bool) -> None:
     import torch
 
     torch_imported = time.time()
-    from potstill.bench.train import bench_train
+    from potstill.bench import train
     from potstill.bench.train_arguments import BenchTrainArguments
 
     imported = time.time()
@@ -77,7 +78,9 @@ def _one(tiny: bool) -> None:
     ready = time.time()
     compiled = "START_UP_EAGER" not in os.environ and not tiny
     args = BenchTrainArguments(**settings, torch_compile=compiled, bench_steps=1, bench_warmup=1)
-    result = bench_train(args)
+    if "START_UP_LATE" in os.environ:
+        train.start_compile_workers = lambda args: None
+    result = train.bench_train(args)
     ended = time.time()
     rows = {
         "importing torch": torch_imported - began,

@@ -49,7 +49,7 @@ class RunArguments(TrainingArguments):
     cuda_graphs: bool = option(
         False,
         "Record the work of the GPU in one step and replay it. This makes very small models several times faster, "
-        "because the GPU then waits for Python. It does not help large models. It needs a single process.",
+        "because the GPU then waits for Python. It does not help large models.",
     )
     fixed_point: dict | str | None = option(
         None,
@@ -148,9 +148,7 @@ class RunArguments(TrainingArguments):
     @property
     def records(self) -> bool:
         """Whether steps are recorded as CUDA graphs."""
-        # `DistributedDataParallel` runs parts of autograd on another stream than the one that is recorded.
-        one_process = self.device.type == "cuda" and self.world_size == 1
-        return self.cuda_graphs and one_process and self.fixed_point is None
+        return self.cuda_graphs and self.device.type == "cuda" and self.fixed_point is None
 
     @property
     def minutes(self) -> float | None:

@@ -11,9 +11,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from transformers.training_args import OptimizerNames
+
 from potstill.arguments import RunArguments, option, parsed_losses, parsed_mapping
 from potstill.errors import PotstillError
 from potstill.precision import BITS
+
+MUON = "muon"
+"""Value of `--optim`: Muon for the matrices of the layers, and AdamW for all other weights."""
 
 
 @dataclass
@@ -55,6 +60,11 @@ class Recipe(RunArguments):
         None, "Stop after so many minutes of training; the learning rate has decayed by then."
     )
 
+    optim: str = option(
+        "adamw_torch_fused",
+        "Optimiser, by its name in transformers, or muon: Muon for the matrices of the layers, and AdamW for all other "
+        "weights, with one learning rate.",
+    )
     learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
     adam_beta2: float = option(0.98, "Beta2 of AdamW.")
     adam_epsilon: float = option(1e-6, "Epsilon of AdamW.")
@@ -94,7 +104,15 @@ class Recipe(RunArguments):
             self._check("max_train_minutes", 0 < self.max_train_minutes < math.inf, "must be above 0")
             rule = "must be a share below 1 with --max_train_minutes, because the number of steps is not known"
             self._check("warmup_steps", 0 <= self.warmup_steps < 1, rule)
+        optimiser = self.optim
+        known = optimiser == MUON or optimiser in list(OptimizerNames)
+        self._check("optim", known, "must be muon or the name of an optimiser in transformers, such as adamw_torch")
+        if optimiser == MUON:  # `TrainingArguments` does not know it
+            self.optim = type(self).optim
         super().__post_init__()
+        if optimiser == MUON:
+            self._check("fsdp", not self.fsdp, "does not go with --optim muon: leave one of them out")
+            self.optim = MUON
 
     def _set_shape(self) -> None:
         """Set the sizes of `shape`.

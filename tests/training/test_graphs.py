@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import distillation, new_trainer
+from runs import assert_alike, distillation, learned, new_trainer
+from test_distributed import TORCHRUN, launch, options
 from test_step import distance, new_batch, new_pair
 from torch import Tensor, nn
 
 from potstill.objective import DistillationObjective
-from potstill.training.graphs import Graphed
+from potstill.training.graphs import Graphed, _aliases
 from potstill.training.step import DistillationStep
 
 
@@ -21,11 +22,47 @@ def double(values: Tensor) -> dict[str, Tensor]:
 
 def test_without_a_gpu_the_function_is_called_as_it_is() -> None:
     layer, batch = nn.Linear(3, 1), torch.randn(4, 3)
-    graphed = Graphed(lambda batch: {"loss": layer(batch).mean()}, lambda: list(layer.parameters()))
+    graphed = Graphed(lambda batch: {"loss": layer(batch).mean()}, layer)
     for _ in range(3):
         graphed(batch)["loss"].backward()
     assert not graphed.graphs
     torch.testing.assert_close(layer.weight.grad, 3 * batch.mean(0, keepdim=True))
+
+
+def test_aliases_are_other_parameters_in_the_same_memory() -> None:
+    shared = nn.Linear(3, 3)
+    module = nn.Sequential(shared, nn.Linear(3, 3), nn.Linear(3, 1))
+    module[1].weight = shared.weight
+    module[2].bias.requires_grad_(False)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    batch = torch.randn(4, 3)
+    expected = torch.autograd.grad(module(batch).sum(), parameters)
+    with pytest.raises(KeyError), _aliases(module, parameters) as leaves:
+        assert module[0].weight is module[1].weight  # tied as before
+        assert not {id(leaf) for leaf in leaves} & {id(parameter) for parameter in parameters}
+        assert [leaf.data_ptr() for leaf in leaves] == [parameter.data_ptr() for parameter in parameters]
+        for found, gradient in zip(torch.autograd.grad(module(batch).sum(), leaves), expected, strict=True):
+            assert torch.equal(found, gradient)
+        raise KeyError
+    assert [id(parameter) for parameter in module.parameters() if parameter.requires_grad] == list(map(id, parameters))
+    assert module[0].weight is module[1].weight
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_processes_replay_what_they_would_compute(
+    teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    found = []
+    for recorded in (False, True):
+        job = options(
+            teacher_without_dropout, corpus_folder, tmp_path / str(recorded), use_cpu=False, cuda_graphs=recorded
+        )
+        finished = launch(TORCHRUN, "-m", "potstill", "distill", *job)
+        assert finished.returncode == 0, finished.stderr
+        assert "cannot be recorded" not in finished.stderr
+        found.append(learned(tmp_path / str(recorded)))
+    assert_alike(*found)
 
 
 @pytest.mark.gpu
@@ -89,7 +126,7 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
     def waits(batch: Tensor) -> dict[str, Tensor]:
         return {"loss": layer(batch).mean() * batch.sum().item()}
 
-    graphed, batch = Graphed(waits, lambda: list(layer.parameters())), torch.randn(4, 3, device="cuda")
+    graphed, batch = Graphed(waits, layer), torch.randn(4, 3, device="cuda")
     graphed(batch)
     with pytest.warns(UserWarning, match="cannot be recorded"):
         losses = graphed(batch)

@@ -39,6 +39,7 @@ from potstill.sentences.trainer import SentenceTrainer, attended_length
 from potstill.student import family_of, load_masked_lm
 from potstill.student.family import new_tokenizer_kind
 from potstill.training.block_trainer import BlockTrainer
+from potstill.training.compile_workers import start_compile_workers
 from potstill.training.hardware import hardware
 from potstill.training.kept_memory import kept_memory
 from potstill.training.memory import fitting_memory
@@ -193,6 +194,7 @@ def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
         raise PotstillError("--embedding_size is for sentence encoders, and this model is none: leave it out.")
     corpus = _corpus(args, folder)
     started = time.perf_counter()
+    start_compile_workers(args)
     student, teacher = _models(args, corpus)
     alone = objective_from({"causal_lm" if family_of(student).causal else "masked_lm": 1.0})
     trainer = _MeasuredTrainer(student, corpus, args, teacher, objective=alone if args.pretrain else None)
@@ -212,6 +214,7 @@ def _measure_sentences(args: BenchTrainArguments, folder: Path) -> TrainBench:
     check_bench_options(args)
     corpus = sentence_corpus(args, folder)
     started = time.perf_counter()
+    start_compile_workers(args)
     teacher = load_sentence_teacher(args.teachers[0], corpus)
     student = new_sentence_student(args, teacher, corpus, choose_sentence_sizes(args, teacher, corpus)[0])
     trainer = _MeasuredSentenceTrainer(student, corpus, args, teacher)

@@ -302,8 +302,8 @@ class FinetuneArguments(FinetuneOptions):
 
     @property
     def records(self) -> bool:
-        """See `RunArguments.records`. The batches of a ranking have too many shapes to be recorded."""
-        return super().records and not self.ranks
+        """See `RunArguments.records`. It needs one process. The batches of a ranking have too many shapes."""
+        return super().records and self.world_size == 1 and not self.ranks
 
     @property
     def uses_soft_targets(self) -> bool:

@@ -66,7 +66,7 @@ class TaskStep(nn.Module):
         # A tuple keeps it out of the module tree.
         self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)
         self._names: tuple[str, ...] = ()
-        self._graphed = Graphed(self._ordered, lambda: list(self.parameters())) if record else None
+        self._graphed = Graphed(self._ordered, self) if record else None
 
     def forward(self, **batch: Tensor) -> Losses:
         """Return the named losses of a batch, each a float32 scalar."""

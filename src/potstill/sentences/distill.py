@@ -25,6 +25,7 @@ from potstill.sentences.trainer import SentenceTrainer, check_run, default_losse
 from potstill.student.layers import AUTO
 from potstill.student.sizing import Estimate
 from potstill.training.chosen_layers import decide_by
+from potstill.training.compile_workers import start_compile_workers
 from potstill.training.hub import upload
 from potstill.training.layer_search import Choices, LayerSearch
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
@@ -55,6 +56,7 @@ def distill_sentences(args: DistillationArguments) -> Path:
     check_options(args)
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus or "")
+        start_compile_workers(args)
         teacher = load_sentence_teacher(args.teachers[0], corpus)
         sizes, estimate = choose_sentence_sizes(args, teacher, corpus)
         args = copy.copy(args)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from potstill.corpus import Blocks, Corpus, ShuffledSampler
 from potstill.errors import PotstillError
-from potstill.recipe import Recipe
+from potstill.recipe import MUON, Recipe
 from potstill.training.averaging import WeightAverage
 from potstill.training.checkpoints import load_layer_search, save_layer_search
 from potstill.training.memory import fitting_memory
+from potstill.training.muon import MuonAdamW, grouped_names, muon_names
 from potstill.training.objective_step import ObjectiveStep
 from potstill.training.resumable import ResumableTrainer
 
@@ -100,6 +101,42 @@ class BlockTrainer(ResumableTrainer):
     def trained(self) -> PreTrainedModel:
         """The model in training. No checkpoint contains the weights of a teacher."""
         return self.step.trained
+
+    def parameter_groups(self, step: nn.Module, trained: PreTrainedModel) -> list[list[str]]:
+        """Return the names of the parameters in each group of the optimiser of a step.
+
+        Args:
+            step: the module whose parameters are trained.
+            trained: the model in it. `Trainer` makes two groups: the parameters with weight decay, and the others.
+                With `--optim muon` the matrices of the model come before them.
+        """
+        names = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
+        by_muon: set[str] = set()
+        if self.args.optim == MUON:
+            matrices = {id(trained.get_parameter(name)) for name in muon_names(trained)}
+            by_muon = {name for name in names if id(step.get_parameter(name)) in matrices}
+        groups = grouped_names(names, by_muon, self.get_decay_parameter_names(step))
+        return groups if self.args.optim == MUON else groups[1:]
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """Create the optimiser: that of `Trainer`, or with `--optim muon` Muon and AdamW.
+
+        Args:
+            arguments: those of `Trainer`, which differ between its versions.
+            options: as above.
+        """
+        if self.args.optim != MUON:
+            return super().create_optimizer(*arguments, **options)
+        if self.optimizer is None:
+            groups = self.parameter_groups(self.step, self.trained)
+            self.optimizer = MuonAdamW(
+                *([self.step.get_parameter(name) for name in names] for names in groups),
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+            )
+        return self.optimizer
 
     @property
     def tokens_per_step(self) -> int:

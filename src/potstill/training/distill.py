@@ -14,6 +14,7 @@ from potstill.recipe import DistillationArguments
 from potstill.student import is_headless, takes_token_types
 from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import ensemble_of, objective_of
+from potstill.training.compile_workers import start_compile_workers
 from potstill.training.encoder_options import OF_LANGUAGE_MODELS, check_options, default_losses
 from potstill.training.hub import upload
 from potstill.training.new_student import choose_sizes, new_student
@@ -49,6 +50,7 @@ def distill_language_model(args: DistillationArguments) -> Path:
     ensemble_of(args, len(args.teachers))
     with claimed_output_dir(args) as folder:
         corpus = Corpus.open(args.corpus)
+        start_compile_workers(args)
         teachers, tokenizer = load_teachers(args.teachers, corpus, args.trim_vocabulary, args.headless)
         args = copy.copy(args)
         args.headless = is_headless(teachers[0])

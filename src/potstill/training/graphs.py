@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -26,17 +27,14 @@ class Graphed:
     Args:
         function: takes tensors, and returns named tensors. One of them, the scalar `loss`, may be differentiable; the
             others are for the log. The operations must depend on the shapes of the inputs alone.
-        parameters: returns the parameters with respect to which the loss is differentiated. They must not be part of an
-            autograd graph that was built elsewhere and is still alive.
+        module: the loss is differentiated with respect to its parameters. The function must read them from it.
 
     The graphs of all shapes share memory, so at most one call may be waiting for its backward pass.
     """
 
-    def __init__(
-        self, function: Callable[..., Outputs], parameters: Callable[[], Sequence[nn.Parameter]] = list
-    ) -> None:
+    def __init__(self, function: Callable[..., Outputs], module: nn.Module | None = None) -> None:
         self.function = function
-        self.parameters = parameters
+        self.module = nn.Module() if module is None else module
         self.clear()
 
     def clear(self) -> None:
@@ -93,7 +91,7 @@ class Graphed:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> _Graph:
         static = tuple(tensor.clone() for tensor in inputs)
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         if not self._gradients:  # shared by all shapes
             self._gradients = [torch.empty_like(parameter) for parameter in parameters]
         graph = torch.cuda.CUDAGraph()
@@ -102,12 +100,12 @@ class Graphed:
         # Meanwhile other threads pin memory or watch NCCL. Their calls must not become part of the recording.
         recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         try:
-            with recording:
+            with _aliases(self.module, parameters) as leaves, recording:
                 outputs = self.function(*static)
                 loss = outputs.get("loss")
                 gradients: tuple[Tensor | None, ...] | None = None
                 if loss is not None and loss.requires_grad:
-                    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    found = torch.autograd.grad(loss, leaves, allow_unused=True)
                     pairs = list(zip(self._gradients, found, strict=True))
                     used = [(kept, new) for kept, new in pairs if new is not None]
                     torch._foreach_copy_([kept for kept, _ in used], [new for _, new in used])
@@ -125,6 +123,28 @@ class Graphed:
         reason = str(error).split("\n")[0]
         warnings.warn(f"the step cannot be recorded as a CUDA graph and runs without one: {reason}", stacklevel=3)
         torch.cuda.synchronize()
+
+
+@contextmanager
+def _aliases(module: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Give a module other parameters in the same memory, and yield them in the order of the given ones.
+
+    `DistributedDataParallel` keeps the ends of the autograd graph of each parameter alive. They belong to the stream on
+    which it was made, which a recording may not wait for. New parameters get ends on the stream that records.
+    """
+    aliases = {id(parameter): nn.Parameter(parameter.detach()) for parameter in parameters}
+    replaced = []
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and id(parameter) in aliases:
+                replaced.append((part, name, parameter))
+    try:
+        for part, name, parameter in replaced:
+            part._parameters[name] = aliases[id(parameter)]
+        yield list(aliases.values())
+    finally:
+        for part, name, parameter in replaced:
+            part._parameters[name] = parameter
 
 
 class _Graph(NamedTuple):

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from potstill.files import complete_folder
 from potstill.student import grow, grow_optimizer_state
@@ -36,9 +35,10 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
     if trainer.args.should_save:
         shallow = type(trainer.student).from_pretrained(checkpoint, use_safetensors=True, dtype=torch.float32)
         step = DistillationStep(shallow, None, trainer.step.objective, trainer.args.seed)
-        old_names = optimizer_names(trainer, step)
+        old_names = trainer.parameter_groups(step, shallow)
+        new_names = trainer.parameter_groups(trainer.step, trainer.student)
         state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        state = grow_optimizer_state(state, old_names, optimizer_names(trainer, trainer.step), shallow)
+        state = grow_optimizer_state(state, old_names, new_names, shallow)
         try:
             with complete_folder(checkpoint) as folder:
                 shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
@@ -48,13 +48,3 @@ def grow_checkpoint(checkpoint: Path, trainer: DistillationTrainer) -> None:
         except WRITE_ERRORS as error:
             raise cannot_write(checkpoint, error, checkpoint) from error
     trainer.accelerator.wait_for_everyone()
-
-
-def optimizer_names(trainer: DistillationTrainer, step: nn.Module) -> list[list[str]]:
-    """Return the names of the parameters in each group of the optimiser that a trainer would make for a step.
-
-    `Trainer` makes two groups, in this order: the parameters with weight decay, and the others.
-    """
-    decayed = set(trainer.get_decay_parameter_names(step))
-    names = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
-    return [[name for name in names if (name in decayed) is wanted] for wanted in (True, False)]

@@ -123,7 +123,7 @@ class ObjectiveStep(nn.Module):
 
     def record_graphs(self) -> None:
         """Replay each step, its backward pass included, as one CUDA graph."""
-        self._graphed = Graphed(self._losses, lambda: list(self.parameters()))
+        self._graphed = Graphed(self._losses, self)
 
     def refresh(self) -> None:
         """Forget recorded steps: others may have replaced the parameters of the student since the last call."""

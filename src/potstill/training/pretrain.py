@@ -16,6 +16,7 @@ from potstill.student.family import new_model_family
 from potstill.student.interface import Shape
 from potstill.student.loading import model_folder
 from potstill.training.checkpoints import find_checkpoint, load_run_state
+from potstill.training.compile_workers import start_compile_workers
 from potstill.training.growth import grow_checkpoint
 from potstill.training.hub import upload
 from potstill.training.output import claimed_output_dir, write_output
@@ -49,6 +50,7 @@ def pretrain(args: PretrainingArguments) -> Path:
         corpus = Corpus.open(args.corpus)
         tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else corpus.tokenizer()
         corpus.check_tokenizer(tokenizer, args.tokenizer or "the tokenizer of the corpus")
+        start_compile_workers(args)
 
         checkpoint = None
         if args.resume_from_checkpoint:
