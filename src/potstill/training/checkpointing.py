@@ -16,7 +16,7 @@ from potstill.arguments import RECIPE, RunArguments
 from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
 from potstill.live_line import say
-from potstill.student.loading import quiet_loading
+from potstill.student.quiet import quiet_loading
 from potstill.training.checkpoints import (
     WRITE_ERRORS,
     DamagedCheckpointError,
