@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import psutil
 import torch
 from matplotlib.figure import Figure
@@ -29,15 +28,13 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from potstill.corpus import prepare
 
-STEP = re.compile(r"step ([\d,]+)/")
-
 
 @dataclass(frozen=True)
 class Sample:
     """What the process holds at a moment.
 
     Attributes:
-        step: the last step that it logged.
+        step: the step that it has reached, interpolated between the times of its checkpoints.
         megabytes: its memory that is no other process's.
         files: files that it has open.
         threads: threads that it has.
@@ -49,7 +46,7 @@ class Sample:
     threads: int
 
 
-def samples(steps: int, place: Path, pause: float) -> list[Sample]:
+def measure(steps: int, place: Path, pause: float) -> list[Sample]:
     """Train, and return a sample for each pause, in seconds."""
     with as_file(files("potstill.demo") / "assets") as assets:
         corpus = prepare(
@@ -67,39 +64,35 @@ def samples(steps: int, place: Path, pause: float) -> list[Sample]:
     model.save_pretrained(place / "teacher")
     tokenizer.save_pretrained(place / "teacher")
     print(corpus, file=sys.stderr)
-    options = (
-        f"--max_steps {steps} --save_steps {steps // 40} --eval_steps {steps // 40} --logging_steps {steps // 1000}"
-    )
-    options += " --per_device_train_batch_size 2 --layers alternate --use_cpu --max_eval_samples 32"
+    options = f"--max_steps {steps} --save_steps {steps // 40} --eval_steps {steps // 40}"
+    options += f" --logging_steps {max(1, steps // 1000)} --per_device_train_batch_size 2 --layers alternate --use_cpu"
     command = [sys.executable, "-m", "potstill", "distill", "--teacher", str(place / "teacher")]
     command += ["--corpus", str(place / "blocks"), "--output_dir", str(place / "student"), *options.split()]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    reached = [0]
-
-    def follow() -> None:
-        assert run.stderr is not None
-        for line in run.stderr:
-            if (found := STEP.match(line)) is not None:
-                reached[0] = int(found[1].replace(",", ""))
-            elif not line.startswith("step"):
-                print(line, end="", file=sys.stderr)
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    process, found = psutil.Process(run.pid), []
+    command += ["--max_eval_samples", "32"]
+    run = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = psutil.Process(run.pid)
+    found: list[tuple[float, float, int, int]] = []
+    saved: dict[int, float] = {}  # step → when its checkpoint was first seen
     while run.poll() is None:
+        now = time.monotonic()
+        for folder in (place / "student").glob("checkpoint-*"):
+            saved.setdefault(int(folder.name.partition("-")[2]), now)
         try:
             with process.oneshot():
                 memory, threads = process.memory_full_info().uss / 1e6, process.num_threads()
-                found.append(Sample(reached[0], round(memory, 2), process.num_fds(), threads))
+                found.append((now, round(memory, 2), process.num_fds(), threads))
         except psutil.Error:  # it has just ended
             break
         time.sleep(pause)
-    thread.join()
     if run.wait() != 0:
         raise SystemExit(f"the run ended with {run.returncode}")
     # Until the first checkpoint and evaluation, code and buffers are still being loaded.
-    return [sample for sample in found if steps // 20 <= sample.step < steps]
+    known = sorted(saved)
+    if len(known) < 2:
+        raise SystemExit("fewer than two checkpoints were seen: give more --steps or a shorter --pause")
+    reached = np.interp([now for now, *_ in found], [saved[step] for step in known], known)
+    samples = [Sample(int(step), *figures) for step, (_, *figures) in zip(reached, found, strict=True)]
+    return [sample for sample in samples if steps // 20 <= sample.step < known[-1]]
 
 
 def growth(found: list[Sample], name: str) -> float:
@@ -124,14 +117,14 @@ def plot(found: list[Sample], file: Path) -> None:
 def main() -> None:
     """Measure, print first, last, largest and growth of each figure, and draw them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=20_000, help="at least 40, because it writes 40 checkpoints")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two samples")
     parser.add_argument("--output", type=Path, required=True, help="picture to write; the samples go beside it in JSON")
     options = parser.parse_args()
     torch.manual_seed(0)
     started = time.monotonic()
     with TemporaryDirectory() as place:
-        found = samples(options.steps, Path(place), options.pause)
+        found = measure(options.steps, Path(place), options.pause)
     print(f"{options.steps:,} steps in {time.monotonic() - started:.0f} s, {len(found)} samples")
     print("| | at the beginning | at the end | largest | growth in 1,000 steps |\n|---|---|---|---|---|")
     for name in ("megabytes", "files", "threads"):

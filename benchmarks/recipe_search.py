@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Muon": {"optim": "muon"},
     "Muon, learning rate × 2": {"optim": "muon", "learning_rate": 2 * RATE},
     "Muon, learning rate ÷ 2": {"optim": "muon", "learning_rate": RATE / 2},
-    "Muon, learning rate × 4": {"optim": "muon", "learning_rate": 4 * RATE},
+    "Muon, learning rate ÷ 4": {"optim": "muon", "learning_rate": RATE / 4},
     "a tenth of the others": {"soft_targets_share": 0.1},
     "frequency masks": {"masking": "frequency"},
     "constant": {"lr_scheduler_type": "constant_with_warmup"},

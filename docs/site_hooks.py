@@ -18,8 +18,11 @@ from potstill.command_line import Option
 from potstill.option_table import verb_of
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = re.compile(r"\]\((?:\.\./)+(reproduce/README\.md|recipes/?|reproduce/results/([\w-]+\.svg))(#[\w-]+)?\)")
-"""A link of a page to a file of the repository that is not in docs/."""
+OUTSIDE = re.compile(
+    r"\]\((?:\.\./)+(reproduce/README\.md|recipes/?|src/potstill/option_table\.json|reproduce/results/([\w-]+\.svg))"
+    r"(#[\w-]+)?\)"
+)
+"""A link of a page to a file of the repository that is not in docs/. It works where the repository is browsed too."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -65,7 +68,11 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
     return output
 
 
-PAGES = {"reproduce/README.md": "how-to/reproduce.md", "recipes": "reference/recipes.md"}
+PAGES = {
+    "reproduce/README.md": "how-to/reproduce.md",
+    "recipes": "reference/recipes.md",
+    "src/potstill/option_table.json": "reference/options/index.md",
+}
 """A file or folder of the repository → the page that shows it."""
 
 

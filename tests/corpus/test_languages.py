@@ -1,7 +1,6 @@
 """Languages sampled by their size: the shares, the documents that are repeated or left out, and bad input."""
 
 import hashlib
-import importlib
 import json
 import random
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from potstill.corpus import writing
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.languages import LanguageReader
 from potstill.corpus.prepare import prepare
@@ -19,7 +19,6 @@ from potstill.corpus.sources import find_sources_of_each
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError
 
-room = importlib.import_module("potstill.corpus.prepare")
 FILES = ["train.arrow", "validation.arrow", "token_counts.npy"]
 
 
@@ -104,7 +103,7 @@ def test_the_bytes_are_the_same_for_any_processes(
 ) -> None:
     results = []
     for num_proc, batch_bytes in ((1, 2**18), (3, 500), (2, 20000)):
-        monkeypatch.setattr(room, "batch_bytes_for", lambda *_, size=batch_bytes: size)
+        monkeypatch.setattr(writing, "batch_bytes_for", lambda *_, size=batch_bytes: size)
         options = {"block_size": 16, "validation_fraction": 0.1, "language_exponent": 0.7}
         prepare(languages, str(tmp_path / f"{num_proc}"), tokenizer_folder, num_proc=num_proc, **options)
         results.append(hashes(tmp_path / f"{num_proc}"))

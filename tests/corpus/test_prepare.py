@@ -1,6 +1,5 @@
 import errno
 import hashlib
-import importlib
 import json
 import os
 import signal
@@ -12,13 +11,12 @@ import pytest
 from corpus_samples import random_documents
 from transformers import BertTokenizer
 
-from potstill.corpus import tokenise
+from potstill.corpus import tokenise, writing
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.prepare import prepare
 from potstill.corpus.worker import is_held_out
 from potstill.errors import PotstillError, advice
 
-room = importlib.import_module("potstill.corpus.prepare")  # the package may export the verb under the same name
 FILES = ["train.arrow", "validation.arrow", "token_counts.npy"]
 
 
@@ -94,7 +92,7 @@ def test_the_bytes_are_the_same_for_any_processes_and_memory(
     results = []
     for num_proc, memory_limit_mb, batch_bytes in ((1, 1024, None), (2, 1, None), (3, 64, 100), (2, 64, 10**7)):
         if batch_bytes:  # smaller and larger batches than any memory limit gives
-            monkeypatch.setattr(room, "batch_bytes_for", lambda *_, size=batch_bytes: size)
+            monkeypatch.setattr(writing, "batch_bytes_for", lambda *_, size=batch_bytes: size)
         folder = tmp_path / f"{num_proc}-{memory_limit_mb}-{batch_bytes}"
         prepare(
             [str(tmp_path / "a.jsonl")],
@@ -298,8 +296,8 @@ def test_an_interrupted_run_ends_its_workers_and_leaves_nothing(
         workers.append(self.process)
 
     monkeypatch.setattr(tokenise._Worker, "__init__", remember)
-    monkeypatch.setattr(room, "batch_bytes_for", lambda *_: 100)
-    monkeypatch.setattr(room.PrepareProgress, "advance", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(writing, "batch_bytes_for", lambda *_: 100)
+    monkeypatch.setattr(writing.PrepareProgress, "advance", lambda *_: signal.raise_signal(number))
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(raised):
         prepare([text_file], str(tmp_path / "out"), tokenizer=tokenizer_folder, block_size=16, num_proc=2)
@@ -315,7 +313,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(room.BlockWriter, "finish", full)
+    monkeypatch.setattr(writing.BlockWriter, "finish", full)
     with pytest.raises(PotstillError, match=r"cannot be written to .*No space left on device\): free some disk space"):
         prepare([text_file], str(tmp_path / "out"), tokenizer=tokenizer_folder, block_size=16)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
@@ -329,7 +327,7 @@ def test_a_lost_folder_or_permission_is_not_called_a_want_of_space(
         def fail(*args: Any, number: int = number) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(room.BlockWriter, "finish", fail)
+        monkeypatch.setattr(writing.BlockWriter, "finish", fail)
         with pytest.raises(PotstillError, match=f"cannot be written to .*{os.strerror(number)}") as raised:
             prepare([text_file], str(tmp_path / "out"), tokenizer=tokenizer_folder, block_size=16)
         assert advice(OSError(number, "")) in str(raised.value)

@@ -1,7 +1,6 @@
 """A corpus whose vocabulary is cut: the same blocks in other ids."""
 
 import hashlib
-import importlib
 import json
 import re
 import shutil
@@ -13,14 +12,13 @@ import pytest
 from corpus_samples import random_documents
 from transformers import AutoTokenizer, BertTokenizer
 
-from potstill.corpus import prepare
+from potstill.corpus import prepare, writing
 from potstill.corpus.blocks import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.corpus.pruning import UsedTokens
 from potstill.corpus.tokenizer import TokenizerSpec, control_ids
 from potstill.errors import PotstillError
 
-room = importlib.import_module("potstill.corpus.prepare")  # the package exports the verb under the same name
 FILES = ["train.arrow", "validation.arrow", "token_counts.npy", "kept_tokens.npy", "tokenizer/tokenizer.json"]
 OPTIONS: dict[str, Any] = {"block_size": 16, "validation_fraction": 0.2, "seed": 3, "num_proc": 1}
 
@@ -116,7 +114,7 @@ def test_the_cut_tokenizer_loads_alone_and_reads_the_text_as_before(whole: Corpu
 def test_the_bytes_are_the_same_for_any_processes(
     cut: Corpus, large: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "batch_bytes_for", lambda *_: 3000)
+    monkeypatch.setattr(writing, "batch_bytes_for", lambda *_: 3000)
     options = OPTIONS | {"num_proc": 2}
     again = prepare([text], str(tmp_path / "corpus"), large, prune_vocabulary=True, **options)
     for name in FILES:

@@ -19,7 +19,9 @@ from potstill.cache import cache_folder, cached
 from potstill.corpus import load_tokenizer
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError
-from potstill.student.loading import check_model_files, load_headless, model_folder, quiet_loading
+from potstill.student.loading import load_headless
+from potstill.student.model_files import check_model_files, model_folder
+from potstill.student.quiet import quiet_loading
 from potstill.training.run_record import model_fingerprint
 
 VERSION = 1

@@ -24,7 +24,7 @@ from potstill.json_files import json_text
 from potstill.live_line import say
 from potstill.report.label_card import PICTURE, is_drawn
 from potstill.report.prune_card import PLOT, prune_card
-from potstill.student.loading import model_folder
+from potstill.student.model_files import model_folder
 from potstill.student.pruned import is_pruned
 from potstill.training.hub import make_repository, upload
 from potstill.training.output import atomic_output, claimed_output_dir

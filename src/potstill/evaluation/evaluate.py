@@ -26,7 +26,7 @@ from potstill.finetuning.model_source import model_source
 from potstill.finetuning.result import RunResult, relevant, run_path
 from potstill.finetuning.trainer import hyperparameters
 from potstill.locks import locked
-from potstill.student.loading import model_folder
+from potstill.student.model_files import model_folder
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.registry import title_of
 from potstill.training.run_record import model_fingerprint

@@ -22,7 +22,7 @@ from potstill.live_line import LiveLine
 from potstill.sentences.encoder import Report, SentenceEncoder
 from potstill.sentences.folder import FETCHED, MODULES, has_pooling, read_layout
 from potstill.sentences.reranker import Reranker
-from potstill.student.loading import CONFIG, model_folder
+from potstill.student.model_files import CONFIG, model_folder
 from potstill.training.run_record import model_fingerprint
 
 Kind = Literal["sentence", "query", "passage"]

@@ -31,7 +31,8 @@ from potstill.finetuning.models import load_as, load_config
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.folder import FETCHED, MODULES, has_pooling, read_layout
 from potstill.student import takes_token_types, usable_length
-from potstill.student.loading import check_vocabulary, model_folder
+from potstill.student.loading import check_vocabulary
+from potstill.student.model_files import model_folder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -24,7 +24,7 @@ from potstill.finetuning.unlabelled import Unlabelled
 from potstill.finetuning.word_classes import Endings, Tagger
 from potstill.json_files import json_text, read_object
 from potstill.live_line import LiveLine
-from potstill.student.loading import model_folder
+from potstill.student.model_files import model_folder
 from potstill.tasks.rows import print_message
 from potstill.training.run_record import model_fingerprint
 

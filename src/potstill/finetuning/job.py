@@ -33,7 +33,8 @@ from potstill.finetuning.word_classes import Tagger
 from potstill.live_line import say
 from potstill.precision.simulated import simulate
 from potstill.student import takes_token_types, usable_length
-from potstill.student.loading import check_vocabulary, model_folder
+from potstill.student.loading import check_vocabulary
+from potstill.student.model_files import model_folder
 from potstill.student.shallower import chosen_layers, shallower
 
 LENGTHS = 8

@@ -21,7 +21,9 @@ import potstill.bilstm.model  # noqa: F401 (it registers the BiLSTM with the Aut
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.teacher_labels import TeacherLabels, teacher_labels
 from potstill.panics import panics_as_errors
-from potstill.student.loading import check_model_files, from_files, model_folder, quiet_loading
+from potstill.student.loading import from_files
+from potstill.student.model_files import check_model_files, model_folder
+from potstill.student.quiet import quiet_loading
 from potstill.student.weights import Weights, check_finite
 
 _GIVES = {"single_label_classification": "one label", "multi_label_classification": "any number of labels"}

@@ -30,8 +30,9 @@ from potstill.locks import locked
 from potstill.recipe import PretrainingArguments
 from potstill.report.task_card import task_card
 from potstill.student import takes_token_types
-from potstill.student.loading import model_folder, quiet_loading
+from potstill.student.model_files import model_folder
 from potstill.student.pruned import is_pruned
+from potstill.student.quiet import quiet_loading
 from potstill.training.checkpoints import last_checkpoint
 from potstill.training.compatibility import check_launch
 from potstill.training.control import TrainingInterrupted

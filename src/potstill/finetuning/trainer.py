@@ -28,7 +28,7 @@ from potstill.finetuning.several_teachers import targets_in
 from potstill.finetuning.step import TaskStep
 from potstill.finetuning.teacher_heads import TeacherHeads
 from potstill.precision.simulated import in_float
-from potstill.student.loading import model_folder
+from potstill.student.model_files import model_folder
 from potstill.tasks.metrics import shown
 from potstill.tasks.per_label import DETAILS
 from potstill.training.checkpoints import load_modules, save_modules

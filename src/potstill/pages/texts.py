@@ -14,7 +14,7 @@ from potstill.report import html
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.folder import has_pooling
 from potstill.student import load_masked_lm
-from potstill.student.loading import model_folder
+from potstill.student.model_files import model_folder
 
 MASK = "{mask}"
 

@@ -9,8 +9,8 @@ from typing import Any
 from potstill.live_line import duration
 from potstill.pages.folders import Found
 from potstill.report import html
+from potstill.report.held_out import HELD_OUT
 from potstill.report.markdown import NOTHING, figure
-from potstill.report.model_card import HELD_OUT
 from potstill.report.plots import Curve, logged
 
 FIGURES = HELD_OUT | {"distance": ("1 − cosine", ".4f"), "cosine": ("cosine", ".3f")}

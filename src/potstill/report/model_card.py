@@ -9,10 +9,10 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from potstill.corpus import Manifest
-from potstill.json_files import not_finite
 from potstill.report.averaged_weights import averaged_section
+from potstill.report.held_out import held_out_section, layer_search_section, nearness_section, teachers_section
 from potstill.report.hub_metadata import emissions_field, licence_of, model_index
-from potstill.report.markdown import code, figure, front_matter, name_of, names_of, plain, table
+from potstill.report.markdown import code, front_matter, name_of, names_of, plain, table
 from potstill.student import family_of
 
 
@@ -36,7 +36,7 @@ def model_card(
     """
     teacher = recipe.get("teacher")
     causal = family_of(config).causal
-    teachers = results.get("teachers", [])
+    teachers, held_out = results.get("teachers", []), results["held_out"]
     header = {
         "library_name": "transformers",
         "pipeline_tag": "feature-extraction" if headless else "text-generation" if causal else "fill-mask",
@@ -48,10 +48,10 @@ def model_card(
     sections = [
         front_matter(header, teacher),
         _summary(config, recipe, results, same_class, headless),
-        _nearness(results["held_out"], recipe)
+        nearness_section(held_out, recipe)
         if headless
-        else _held_out(results["held_out"], bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
-        _teachers(teachers, results["held_out"]["final"] or {}, recipe),
+        else held_out_section(held_out, bool(teacher), bool(teachers), causal, recipe.get("short_block_size")),
+        teachers_section(teachers, held_out["final"] or {}, recipe),
         averaged_section(results),
         size_section(recipe, results),
         layer_search_section(results.get("layer_search")),
@@ -183,168 +183,6 @@ _GENERATE = (
     'generate = pipeline("text-generation", model="path/of/this/folder")',
     'generate("The capital of France is", max_new_tokens=10)',
 )
-
-
-def _teachers(teachers: list[dict[str, Any]], final: dict[str, float], recipe: dict[str, Any]) -> str:
-    if not teachers:
-        return ""
-    rows = []
-    for number, teacher in enumerate(teachers, 1):
-        values = {name: final.get(f"teacher_{number}_{name}") for name in ("loss", "perplexity", "accuracy")} | teacher
-        cells = [(values.get(key), form) for key, (_, form) in _OF_A_TEACHER.items()]
-        rows.append(
-            [name_of(teacher["name"]), *("" if value is None else figure(value, form) for value, form in cells)]
-        )
-    return "\n\n".join(
-        [
-            "## Teachers",
-            f"{_MEAN_OF_LOSSES if recipe.get('headless') else _mean_of(recipe)} The last two columns give the time of "
-            "each teacher in a training step, as medians over the measured steps.",
-            _without_empty_columns(["teacher", *(heading for heading, _ in _OF_A_TEACHER.values())], rows),
-        ]
-    )
-
-
-_MEAN_OF_LOSSES = "The losses are weighted means of those for each teacher."
-
-
-def _mean_of(recipe: dict[str, Any]) -> str:
-    return f"The soft targets are the weighted mean of the teachers' {plain(recipe['teacher_mean'])}."
-
-
-def _held_out(
-    held_out: dict[str, Any], with_teacher: bool, several_teachers: bool, causal: bool, short: int | None
-) -> str:
-    final, initial = held_out["final"], held_out["initial"]
-    if final is None:
-        return "## Held-out text\n\nNot measured: the corpus has no held-out block."
-    name = "student" if with_teacher else "model"
-    rows = []
-    if "teacher_loss" in final:
-        names = ("loss", "perplexity", "accuracy")
-        taught = {name: final[f"teacher_{name}"] for name in names if f"teacher_{name}" in final}
-        rows.append(_row("mean of the teachers" if several_teachers else "teacher", taught))
-    if initial:
-        rows.append(_row(f"{name}, as initialised", initial))
-    rows.append(_row(f"{name}, trained", final))
-    if "short_loss" in final:
-        at_short = {key.removeprefix("short_"): value for key, value in final.items() if key.startswith("short_")}
-        rows.append(_row(f"{name}, trained, blocks split to {short} tokens", at_short))
-    paragraphs = [
-        "## Held-out text",
-        _MEASURED_CAUSAL if causal else _MEASURED_MASKED,
-        _without_empty_columns(["", *(heading for heading, _ in HELD_OUT.values())], rows),
-    ]
-    paragraphs += no_figures({"as initialised": initial or {}, "trained": final})
-    if final.get("teacher_accuracy"):  # a share of 0 is not defined
-        kept = final["accuracy"] / final["teacher_accuracy"]
-        whole = "accuracy of the teachers' mean" if several_teachers else "teacher's accuracy"
-        paragraphs.append(f"The student keeps {figure(kept, '.1%')} of the {whole}.")
-    return "\n\n".join(paragraphs)
-
-
-def _nearness(held_out: dict[str, Any], recipe: dict[str, Any]) -> str:
-    """Return the section on how near an encoder without a head is to its teacher."""
-    final, initial = held_out["final"], held_out["initial"]
-    if final is None:
-        return "## Held-out text\n\nNot measured: the corpus has no held-out block."
-    rows = [_row("student, as initialised", initial)] if initial else []
-    rows.append(_row("student, trained", final))
-    if "short_loss" in final:
-        at_short = {key.removeprefix("short_"): value for key, value in final.items() if key.startswith("short_")}
-        rows.append(_row(f"student, trained, blocks split to {recipe['short_block_size']} tokens", at_short))
-    columns = {"loss": "loss", "cosine": "cosine"}
-    return "\n\n".join(
-        [
-            "## Held-out text",
-            _MEASURED_STATES,
-            _without_empty_columns(["", *(columns.get(key, "") for key in HELD_OUT)], rows),
-            *no_figures({"as initialised": initial or {}, "trained": final}),
-        ]
-    )
-
-
-SHOWN_CHOICES = 10
-
-
-def layer_search_section(search: dict[str, Any] | None) -> str:
-    """Return the section on how the teacher's layers were chosen; "" if no search chose them."""
-    if search is None:
-        return ""
-    tried = search["tried"]
-    distance = "accuracy" not in tried[0]  # of an encoder without a head
-    columns = ("loss",) if distance else ("loss", "accuracy", "kl")
-    rows = [
-        [
-            ",".join(map(str, choice["layers"])),
-            *(figure(choice[name], ".4f" if distance else HELD_OUT[name][1]) for name in columns),
-        ]
-        for choice in tried[:SHOWN_CHOICES]
-    ]
-    unit = search.get("unit", "tokens")
-    blocks = "Some of these blocks are" if search["evaluated_too"] else "None of these blocks is"
-    text = (
-        f"The layers of the teacher were chosen by measurement: the students of {len(tried):,} choices of layers were "
-        f"compared before any training, on {search['tokens']:,} {unit} of {search['blocks']:,} held-out blocks. "
-        f"{blocks} among those that the figures above were measured on."
-    )
-    if not search["finished"]:
-        text += " The time limit ended the search."
-    if len(tried) > SHOWN_CHOICES:
-        text += f" These are the best {SHOWN_CHOICES} choices; `results.json` has all."
-    headings = ["layers", *("1 − cosine" if distance else HELD_OUT[name][0] for name in columns)]
-    return "\n\n".join(["## Layers of the teacher", text, table(headings, rows, figures=True)])
-
-
-_MEASURED_MASKED = (
-    "Masked LM on documents that were not used for training. 15 % of the tokens are masked uniformly, with the same "
-    "masks for every row. KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at the "
-    "masked tokens, the cosine of the last hidden states at all tokens."
-)
-_MEASURED_STATES = (
-    "Measured on documents that were not used for training. The loss is the weighted sum of the losses in the recipe. "
-    "The cosine compares the last hidden states of student and teacher, mean over all tokens. Where the student is "
-    "narrower, its states first go through the projection that was trained with it."
-)
-_MEASURED_CAUSAL = (
-    "Causal LM on documents that were not used for training. Perplexity is exp(loss), by tokens of this vocabulary. "
-    "KL (teacher ‖ model, in nats) and agreement of the most likely token are measured at every token but the last of "
-    "a block, the cosine of the last hidden states at all tokens."
-)
-HELD_OUT = {
-    "loss": ("loss (nats)", ".3f"),
-    "perplexity": ("perplexity", ".2f"),
-    "accuracy": ("accuracy", ".1%"),
-    "kl": ("KL", ".3f"),
-    "agreement": ("agreement", ".1%"),
-    "cosine": ("cosine", ".3f"),
-}
-"""Metric → heading and format of its column."""
-_OF_A_TEACHER = {
-    "weight": ("weight", ".3f"),
-    "loss": HELD_OUT["loss"],
-    "perplexity": HELD_OUT["perplexity"],
-    "accuracy": HELD_OUT["accuracy"],
-    "seconds": ("seconds per step", ".4f"),
-    "share": ("share of a step", ".1%"),
-}
-"""Property of one of several teachers → heading and format of its column."""
-
-
-def _row(name: str, metrics: dict[str, float]) -> list[str]:
-    cells = [figure(metrics[key], form) if key in metrics else "" for key, (_, form) in HELD_OUT.items()]
-    return [name, *cells]
-
-
-def _without_empty_columns(headings: list[str], rows: list[list[str]]) -> str:
-    kept = [number for number in range(len(headings)) if number == 0 or any(row[number] for row in rows)]
-    return table([headings[number] for number in kept], [[row[number] for number in kept] for row in rows])
-
-
-def no_figures(measured: dict[str, Any]) -> list[str]:
-    """Return a sentence that names the figures that are not finite; nothing if all are finite."""
-    names = not_finite(measured)
-    return [f"**A dash means not finite (NaN or infinity): {plain(', '.join(names))}.**"] if names else []
 
 
 def recipe_table(recipe: dict[str, Any], changes: list[dict[str, Any]] | None = None) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 from potstill.bilstm.config import BiLSTMConfig
 from potstill.bilstm.options import NAME
+from potstill.report.held_out import no_figures
 from potstill.report.hub_metadata import emissions_field, licence_of, model_index
 from potstill.report.label_card import label_section
 from potstill.report.markdown import figure, front_matter, name_of, names_of, plain, table
-from potstill.report.model_card import no_figures, recipe_table
+from potstill.report.model_card import recipe_table
 from potstill.report.stages_card import how_in_stages, stages_section
 from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file

@@ -16,7 +16,8 @@ from potstill.errors import PotstillError
 from potstill.objective import objective_from
 from potstill.recipe import DistillationArguments
 from potstill.report.averaged_weights import averaged_section
-from potstill.report.model_card import layer_search_section, size_section
+from potstill.report.held_out import layer_search_section
+from potstill.report.model_card import size_section
 from potstill.report.sentence_card import sentence_card
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.layer_search import find_encoder_layers

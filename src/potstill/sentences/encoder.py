@@ -27,7 +27,8 @@ from potstill.sentences.dense import Dense
 from potstill.sentences.folder import FETCHED, MODULES, SETTINGS, TRANSFORMER, Layout, read_layout
 from potstill.sentences.pooling import Pooling
 from potstill.student import usable_length
-from potstill.student.loading import check_vocabulary, load_headless, model_folder
+from potstill.student.loading import check_vocabulary, load_headless
+from potstill.student.model_files import model_folder
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from potstill.student.family import family_of, family_or_none
 from potstill.student.headless import copy_layers, new_encoder, shallower_config
 from potstill.student.interface import is_headless
 from potstill.student.layers import choose_layers, default_depth, explicit_layers
-from potstill.student.loading import quiet_loading
 from potstill.student.narrow import NarrowBy, narrow
 from potstill.student.pruned import check_uniform
+from potstill.student.quiet import quiet_loading
 from potstill.student.sizes import sizes_of, wanted_sizes, with_sizes
 from potstill.student.teacher_loading import load_teacher
 

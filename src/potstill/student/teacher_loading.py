@@ -8,14 +8,8 @@ import os
 from transformers import PreTrainedModel
 
 from potstill.student.family import family_of_type
-from potstill.student.loading import (
-    NoHeadError,
-    check_model_files,
-    checked_model,
-    load_headless,
-    load_masked_lm,
-    model_folder,
-)
+from potstill.student.loading import NoHeadError, checked_model, load_headless, load_masked_lm
+from potstill.student.model_files import check_model_files, model_folder
 
 logger = logging.getLogger(__name__)
 

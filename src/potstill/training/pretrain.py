@@ -14,7 +14,7 @@ from potstill.recipe import PretrainingArguments
 from potstill.student import family_of, grow, load_masked_lm
 from potstill.student.family import new_model_family
 from potstill.student.interface import Shape
-from potstill.student.loading import model_folder
+from potstill.student.model_files import model_folder
 from potstill.training.checkpoints import find_checkpoint, load_run_state
 from potstill.training.compile_workers import start_compile_workers
 from potstill.training.growth import grow_checkpoint

@@ -1,40 +1,24 @@
-"""A `transformers.Trainer` that handles signals, resumption, a full disk, and losses that are not finite."""
+"""A `transformers.Trainer` that ends at a signal or a limit, resumes, and refuses losses that are not finite."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import TrainOutput, set_seed
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
-from potstill.arguments import RECIPE, RunArguments
-from potstill.errors import PotstillError, first_line
-from potstill.files import write_text
-from potstill.live_line import say
+from potstill.arguments import RunArguments
+from potstill.errors import PotstillError
 from potstill.locks import locked
 from potstill.precision.fixed_point import FixedPointFormats
-from potstill.student.loading import quiet_loading
-from potstill.training.checkpoints import (
-    WRITE_ERRORS,
-    DamagedCheckpointError,
-    cannot_write,
-    find_checkpoint,
-    last_checkpoint,
-    load_run_state,
-    load_trainer_state,
-    load_weights,
-    publish,
-    rotate,
-    save_run_state,
-)
+from potstill.training.checkpointing import CheckpointingTrainer
+from potstill.training.checkpoints import find_checkpoint, last_checkpoint, rotate
 from potstill.training.connection import connected
 from potstill.training.control import RunControl, TrainingInterrupted
 from potstill.training.fixed_point import FixedPointTraining
@@ -44,7 +28,6 @@ from potstill.training.loading_workers import outliving_signals
 from potstill.training.loss_watch import EndOfStep, LossWatch, bad_step, check_skips, not_finite
 from potstill.training.memory import fitting_memory
 from potstill.training.progress import ProgressLines
-from potstill.training.run_record import RunRecord
 from potstill.training.schedule import schedule_by_progress
 from potstill.training.sharding import all_finite, use_plugin
 from potstill.training.waiting_threads import WaitingThreads
@@ -61,10 +44,10 @@ class EpochSampler(Protocol):
     def __len__(self) -> int: ...
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(CheckpointingTrainer):
     """Train a module whose forward returns named losses. An interrupted run can be resumed without loss of training.
 
-    A subclass defines which model is trained and how much a step reads (the properties below), and how to evaluate.
+    A subclass defines which model is trained, how much a step reads (the properties below), and how to evaluate.
 
     Args:
         model: run for each micro-batch. Its forward returns named scalars: `loss` is minimised, the others are logged.
@@ -80,18 +63,14 @@ class ResumableTrainer(Trainer):
         sampler: as given.
         progress_lines: shows the steps.
         run_control: ends the run; `run_control.clock.elapsed` is the seconds trained so far.
-        recipe: text of the recipe, written with every checkpoint so that the run can be resumed with it; "" for none.
         losses: the losses of each step: spikes, and steps that were skipped.
         fixed_point: rounds to fixed-point numbers; None without `--fixed_point`.
-        sources: fingerprints of the sources of the model, compared when the run is resumed.
         unit: the unit, in the plural, in which data are counted; the logged speed is called `{unit}_per_second`.
     """
 
     unit = "rows"
     shards = False  # whether the student can be sharded
     model_accepts_loss_kwargs: bool
-    control: Any
-    lr_scheduler: Any
 
     def __init__(
         self,
@@ -120,17 +99,10 @@ class ResumableTrainer(Trainer):
             formats = FixedPointFormats.read(args.fixed_point)
             self.fixed_point = FixedPointTraining(self.trained, formats, args.seed)
             self.add_callback(self.fixed_point)
-        self.recipe = ""
-        self._record: RunRecord | None = None
-        self._resumed = False
-        self._reseeds = False  # whether the number of processes has changed, so that their random states fit no longer
-        self.sources: dict[str, str] = {}
-        self._changed: set[str] = set()  # options that the resumption changed: of the optimiser and of the length
         self.losses = LossWatch()
         self._gradient_norm: Tensor | float | None = None
         self.add_callback(EndOfStep(self._end_step))
         self._window_started, self._window_step = time.monotonic(), 0
-        self._staging: Path | None = None
 
     def init_hf_repo(self, *arguments: Any, **options: Any) -> None:
         """Make the repository of `--push_to_hub`, before any training.
@@ -145,21 +117,6 @@ class ResumableTrainer(Trainer):
         self.hub_model_id = make_repository(self.args)
 
     @property
-    def resumed(self) -> bool:
-        """Whether the training went on from a checkpoint."""
-        return self._resumed
-
-    @property
-    def trained(self) -> PreTrainedModel:
-        """The model whose weights are trained, checked and saved."""
-        raise NotImplementedError
-
-    @property
-    def saved(self) -> PreTrainedModel:
-        """The model as it is saved."""
-        return self.trained
-
-    @property
     def steps_per_epoch(self) -> int:
         """Steps of the optimiser in an epoch: as many as `Trainer` takes."""
         raise NotImplementedError
@@ -168,23 +125,6 @@ class ResumableTrainer(Trainer):
     def units_per_step(self) -> int:
         """Number of units that all processes together read for one step of the optimiser."""
         raise NotImplementedError
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Hashes of the contents that the run reads, by name. A resumed run must have the same contents."""
-        return self.sources
-
-    @property
-    def record(self) -> RunRecord:
-        """The record of the run in its checkpoints. It is made at the first use, because hashing takes time."""
-        if self._record is None:
-            self._record = RunRecord.of(self.args, self.fingerprints)
-        return self._record
-
-    @property
-    def changes(self) -> list[dict[str, Any]]:
-        """The changes at each resumption: the step, and for each changed option its values before and after."""
-        return [] if self._record is None else list(self._record.changes)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
         """Train, as `Trainer.train` does, to the end or to the limit that comes first.
@@ -204,10 +144,8 @@ class ResumableTrainer(Trainer):
 
     def _train(self, checkpoint: str | None, **options: Any) -> Any:
         first_step = 0
-        self._record, self._resumed, self._reseeds = None, checkpoint is not None, False
-        if checkpoint:
-            before, state = load_run_state(checkpoint), load_trainer_state(checkpoint)
-            self._continue_from(before, state.global_step, checkpoint)
+        state = self._begin(checkpoint)
+        if checkpoint and state:
             finished = state.global_step >= self.args.steps_in_all(self.steps_per_epoch)
             # Only the output may be missing in this case. `Trainer` would take one step too many.
             if finished or self.run_control.clock.spent:
@@ -260,30 +198,6 @@ class ResumableTrainer(Trainer):
             return super()._finalize_training(*args, **kwargs)
         finally:
             self.state.best_model_checkpoint = best
-
-    def _continue_from(self, before: dict[str, Any], step: int, checkpoint: str) -> None:
-        """Continue the clock of a checkpoint, and check that the checkpoint belongs to this run."""
-        self.run_control.restore(before)
-        if "losses" in before:  # earlier versions did not keep them
-            self.losses.restore(before["losses"])
-        record = RunRecord.from_state(before)
-        if record is None:
-            self._log_line(f"{checkpoint} is of an earlier version, without a record of its options: none is compared.")
-            return
-        self._record = self.record.resumed(record, step, checkpoint)
-        self._changed = self.record.changed_since(record)
-        if self._changed:
-            changes = ", ".join(f"--{name} {self.record.options[name]}" for name in sorted(self._changed))
-            self._log_line(f"From step {step + 1} on, these options have new values: {changes}.")
-        self._reseeds = record.processes != self.args.world_size
-        if not self._reseeds:
-            name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
-            if not (Path(checkpoint) / name).is_file():
-                raise DamagedCheckpointError(f"The checkpoint {checkpoint} is incomplete: it has no {name}.")
-
-    def _log_line(self, line: str) -> None:
-        if self.is_world_process_zero():
-            say(line)
 
     def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the named losses of a micro-batch.
@@ -384,10 +298,6 @@ class ResumableTrainer(Trainer):
         if self.accelerator.ddp_handler is not None:  # the default copies gradients out of the communication buffers
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
 
-    def checkpoint_folder(self) -> Path:
-        """Return the folder of the checkpoint of the current step; it may not exist."""
-        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-
     def get_train_dataloader(self) -> Any:
         """Return the loader of `Trainer`, whose workers leave the end of the run to this process."""
         return outliving_signals(super().get_train_dataloader())
@@ -395,99 +305,20 @@ class ResumableTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.sampler
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+    def run_state(self) -> dict[str, Any]:
+        """Return the seconds, the progress and the losses so far."""
+        return self.run_control.run_state(self.state) | {"losses": self.losses.state()}
+
+    def restore_run_state(self, state: dict[str, Any]) -> None:
+        """Continue the clock and the losses of a checkpoint."""
+        self.run_control.restore(state)
+        if "losses" in state:  # earlier versions did not keep them
+            self.losses.restore(state["losses"])
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write the checkpoint to a temporary folder and move it atomically, so that every checkpoint can be loaded."""
         with self.excluded_time():
             self._check_finite(weights=True)
-            self._staging = Path(self.args.output_dir) / ".checkpoint.partial"
-            staged, folder = self._staging / self.checkpoint_folder().name, self.checkpoint_folder()
-            try:
-                if self.args.should_save:
-                    shutil.rmtree(self._staging, ignore_errors=True)
-                self.accelerator.wait_for_everyone()
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if self.args.should_save:
-                    state = {"run": vars(self.record), "losses": self.losses.state()}
-                    save_run_state(staged, self.run_control.run_state(self.state) | state)
-                    publish(staged, folder, self.state, self.args, self._resumed)
-                    if self.recipe:
-                        write_text(folder.with_name(RECIPE), self.recipe)
-            except WRITE_ERRORS as error:
-                raise cannot_write(folder, error, last_checkpoint(self.args.output_dir)) from error
-            finally:
-                if self.args.should_save:  # other processes may get here while this one still moves the folder
-                    shutil.rmtree(self._staging, ignore_errors=True)
-                self._staging = None
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if self.args.should_save:
-            with quiet_loading():  # no progress bar for the few files of a model
-                self.saved.save_pretrained(output_dir)
-            self.processing_class.save_pretrained(output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.load_trained(resume_from_checkpoint)
-
-    def load_trained(self, checkpoint: str | Path) -> None:
-        """Load the weights of a checkpoint into the model in training."""
-        load_weights(self.trained, checkpoint)
-
-    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """Do as `Trainer` does, but log, evaluate and save at the intervals of this run, not of the earlier one."""
-        result = super()._init_training_state(max_steps, *args, **kwargs)
-        self.state.compute_steps(self.args, max_steps)
-        return result
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Do as `Trainer` does, but keep the options of the optimiser that were changed for the resumption."""
-        if checkpoint is None:
-            return
-        new_options = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
-        rates = list(getattr(self.lr_scheduler, "base_lrs", []))
-        try:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        except (PotstillError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a damaged file, or one of another optimiser, can raise many types of error
-            raise DamagedCheckpointError(
-                f"Cannot resume from {checkpoint}: its optimizer.pt or scheduler.pt cannot be used "
-                f"({first_line(error)})."
-            ) from error
-        if not self._changed:
-            return
-        if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR):
-            raise PotstillError(
-                f"With --lr_scheduler_type {self.args.lr_scheduler_type} no option of the optimiser may change when a "
-                f"run is resumed, but {', '.join(sorted(self._changed))} did: give the value that the run began with."
-            )
-        self.lr_scheduler.base_lrs = rates
-        factors = [factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
-        for group, options, rate, factor in zip(self._groups, new_options, rates, factors, strict=True):
-            group.update({name: value for name, value in options.items() if name != "lr"} | {"lr": rate * factor})
-
-    @property
-    def _groups(self) -> list[dict[str, Any]]:
-        assert self.optimizer is not None
-        return self.optimizer.param_groups
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self._reseeds:  # a new process would draw the numbers of the first steps again
-            place = [self.args.seed, self.state.global_step, self.args.process_index]
-            set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
-            return
-        try:
-            super()._load_rng_state(checkpoint)
-        except Exception as error:  # a damaged file can raise many types of error
-            raise DamagedCheckpointError(
-                f"Cannot resume from {checkpoint}: its random state cannot be used ({first_line(error)})."
-            ) from error
-
-    def _load_best_model(self) -> None:
-        self.load_trained(Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+            super()._save_checkpoint(model, trial)
 
     def _check_finite(self, weights: bool = False) -> None:
         """Raise an error if a loss or gradient is not finite; with `weights`, also if a weight is not finite."""

@@ -19,7 +19,8 @@ from potstill.export.source import ENCODER, HEADS, Source
 from potstill.finetuning.models import load_config
 from potstill.sentences.encoder import SentenceEncoder, load_encoder_tokenizer
 from potstill.sentences.folder import MODULES, has_pooling, read_layout
-from potstill.student.loading import CONFIG, model_folder, quiet_loading
+from potstill.student.model_files import CONFIG, model_folder
+from potstill.student.quiet import quiet_loading
 
 Runner = Literal["eager", "compiled", "exported", "elmo"]
 ENCODING = ENCODER.task

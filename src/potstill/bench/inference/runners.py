@@ -84,7 +84,8 @@ class TorchRunner(_Tokenised):
         from potstill.finetuning.models import load_as, load_config, load_with_head
         from potstill.sentences.encoder import SentenceEncoder
         from potstill.sentences.folder import FETCHED, has_pooling
-        from potstill.student.loading import check_vocabulary, model_folder
+        from potstill.student.loading import check_vocabulary
+        from potstill.student.model_files import model_folder
 
         if form.num_labels is None and form.task == ENCODING and has_pooling(model_folder(form.path, "model", FETCHED)):
             encoder = SentenceEncoder.load(form.path, "model")
