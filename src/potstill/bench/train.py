@@ -189,8 +189,6 @@ class _Baseline:
 def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
     if is_for_sentences(args):
         return _measure_sentences(args, folder)
-    if args.embedding_size is not None:
-        raise PotstillError("--embedding_size is for sentence encoders, and this model is none: leave it out.")
     corpus = _corpus(args, folder)
     started = time.perf_counter()
     student, teacher = _models(args, corpus)
