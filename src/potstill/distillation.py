@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 from potstill.corpus import Manifest
-from potstill.errors import PotstillError
 from potstill.imports import quick_imports
 from potstill.recipe import DistillationArguments
 
@@ -46,14 +45,6 @@ def distill(args: DistillationArguments) -> Path:
             )
             args = copy.copy(args)
             args.headless = True
-    if args.embedding_size is not None:
-        raise PotstillError(
-            "--embedding_size is for sentence encoders, which have an embedding of a text: leave it out."
-        )
-    if args.teacher_embeddings != "computed":
-        raise PotstillError(
-            "--teacher_embeddings is for sentence encoders, which learn embeddings of whole texts: leave it out."
-        )
     with quick_imports():
         from potstill.training.distill import distill_language_model
     return distill_language_model(args)

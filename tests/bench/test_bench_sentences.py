@@ -126,4 +126,7 @@ def test_the_lengths_of_random_texts(tmp_path: Path) -> None:
 
 def test_a_language_model_has_no_embedding_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "train", "--embedding_size", "8", "--use_cpu"]) == 1
-    assert "--embedding_size is for sentence encoders, and this model is none: leave it out." in capsys.readouterr().err
+    assert (
+        "--embedding_size is for sentence encoders, which have an embedding of a text: leave it out."
+        in capsys.readouterr().err
+    )

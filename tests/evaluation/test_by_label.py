@@ -85,6 +85,24 @@ def test_labels_that_only_one_model_has_come_last(tmp_path: Path) -> None:
     assert "with one seed nothing shows whether a difference is more than chance" in words(shown)
 
 
+def test_runs_of_a_model_with_other_weights_are_told_first(tmp_path: Path) -> None:
+    folders = []
+    for model, seed, weights in (("teacher", 0, "a"), ("teacher", 1, "a"), ("student", 0, "b"), ("student", 1, "c")):
+        figures = {"precision": 50.0, "recall": 50.0, "f1": 50.0, "support": 40}
+        run = run_result(model, "sst2", seed, per_label={"x": figures}, model_fingerprint=64 * weights)
+        (folder := tmp_path / f"{model}-{seed}").mkdir()
+        run.save_as(folder / "results.json")
+        folders.append(f"{model}={folder}")
+    told = (
+        "student did not begin with the same weights in all its runs (bbbbbbbb: SST-2, seed 0; cccccccc: SST-2, seed 1)"
+    )
+    first = json.loads(compare(folders, "json", by="label"))["notes"][0]
+    assert first.startswith(f"NOT COMPARABLE: {told}, so that its figures mix several models")
+    assert told in words(compare(folders, "markdown", by="label"))
+    apart = [folder.replace("student=", f"student {number}=") for number, folder in enumerate(folders)]
+    assert "NOT COMPARABLE" not in compare(apart, "markdown", by="label")
+
+
 def test_nothing_to_compare(tmp_path: Path) -> None:
     one = write(tmp_path / "one", {"teacher": {"a": [90.0]}}, {"a": 50})
     with pytest.raises(PotstillError, match="there is only one: give the results of two models"):

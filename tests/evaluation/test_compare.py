@@ -261,7 +261,10 @@ def test_runs_that_cannot_be_compared_are_told_first(write: Write) -> None:
         first
         == "- NOT COMPARABLE: the runs of RTE did not read the same data (data of rte: teacher; half of it: student)."
     )
-    assert second == "- NOT COMPARABLE: teacher did not have the same weights in all its runs (cola, rte)."
+    assert second == (
+        "- NOT COMPARABLE: teacher did not begin with the same weights in all its runs (cola: CoLA, seeds 0, 1; "
+        "rte: RTE, seeds 0, 1), so that its figures mix several models: give each model a name of its own."
+    )
 
 
 def test_a_metric_in_the_unit_of_the_scores(write: Write) -> None:

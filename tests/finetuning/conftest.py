@@ -1,12 +1,26 @@
 """Tiny models to fine-tune, data to fine-tune them on, and a cache of their own."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from finetuning_samples import LENGTH, VOCABULARY, finetuned, write_mnli, write_squad, write_sst2, write_stsb
+from finetuning_samples import (
+    FIRST,
+    LENGTH,
+    VOCABULARY,
+    finetuned,
+    own_rows,
+    squad_articles,
+    write,
+    write_lines,
+    write_mnli,
+    write_squad,
+    write_sst2,
+    write_stsb,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -108,8 +122,8 @@ def distilbert(new_model: NewModel) -> Path:
 def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SST-2, STS-B and MNLI; in the first 30 rows of training and 12 of dev."""
     folder = tmp_path_factory.mktemp("glue")
-    for write in (write_sst2, write_stsb, write_mnli):
-        write(folder)
+    for write_task in (write_sst2, write_stsb, write_mnli):
+        write_task(folder)
     return folder
 
 
@@ -143,3 +157,42 @@ def new_job(tmp_path: Path) -> Callable[..., Job]:
         return Job.prepare(args)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of every kind of task, and files that declare the tasks."""
+    folder = tmp_path_factory.mktemp("own")
+    for split, count, seed in (("train", 60, 0), ("dev", 21, 1)):
+        rows = own_rows(count, seed)
+        lines = [",".join([row["text"], row["label"], ";".join(row["labels"])]) for row in rows]
+        write(folder / f"{split}.csv", "\n".join(["text,category,all", *lines]) + "\n")
+        write_lines(folder / f"{split}.jsonl", rows)
+        tags = [["B-X" if word in FIRST else "O" for word in row["text"].split()] for row in rows]
+        words = [
+            f"{word}\t{tag}"
+            for row, of in zip(rows, tags, strict=True)
+            for word, tag in zip([*row["text"].split(), ""], [*of, ""], strict=True)
+        ]
+        write(folder / f"{split}.conll", "\n".join(line.strip() for line in words))
+        write(folder / f"{split}-squad.json", json.dumps({"data": squad_articles(split, 2)}))
+    both = "train: train.csv\neval: dev.csv\n"
+    write(folder / "classes.yaml", f"kind: classification\n{both}label_column: category\nmetric: macro_f1\n")
+    write(folder / "sets.yaml", f"kind: multilabel\n{both}label_column: all\nlabel_separator: ;\n")
+    write(
+        folder / "scores.yaml",
+        "kind: regression\ntrain: train.jsonl\neval: dev.jsonl\npair_column: other\nlabel_column: score\n",
+    )
+    write(folder / "words.yaml", "kind: tagging\nname: first words\ntrain: train.conll\neval: dev.conll\n")
+    write(folder / "questions.yaml", "kind: questions\ntrain: train-squad.json\neval: dev-squad.json\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(own: Path, bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model for each kind of task."""
+    folder = tmp_path_factory.mktemp("trained")
+    for task in ("classes", "sets", "scores", "words"):
+        options = {"num_train_epochs": 8, "learning_rate": 6e-3}
+        finetuned(model=bert, task=own / f"{task}.yaml", output_dir=folder / task, **options)
+    return {path.name: path for path in folder.iterdir()}

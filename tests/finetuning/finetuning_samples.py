@@ -131,3 +131,18 @@ def with_labels(teacher: Path, place: Path, *names: str, order: list[int]) -> Pa
     config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
     (place / "config.json").write_text(json.dumps(config))
     return place
+
+
+FIRST = {"bol": "zebra", "kim": "apple", "lun": "mango"}
+"""The first word of a text tells its label."""
+
+
+def own_rows(count: int, seed: int) -> list[Json]:
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        first = list(FIRST)[number % 3]
+        labels = [FIRST[first], *(["long"] if number % 2 else [])]
+        text = " ".join([first, *(["dol"] if number % 2 else []), sentence(rng, rng.randint(1, 6))])
+        rows.append({"text": text, "other": "bom ?", "label": FIRST[first], "labels": labels, "score": number % 3})
+    return rows

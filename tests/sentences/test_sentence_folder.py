@@ -16,7 +16,7 @@ from transformers import AlbertConfig, ViTConfig
 
 from potstill.errors import PotstillError
 from potstill.sentences import Pooling, SentenceEncoder
-from potstill.student import load_masked_lm, loading
+from potstill.student import load_masked_lm, model_files
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_what_is_fetched_from_the_hub(folder: Path, tmp_path: Path, monkeypatch:
             shutil.copy(folder / file, tmp_path / "hub" / file)
         return str(tmp_path / "hub")
 
-    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(model_files, "snapshot_download", snapshot_download)
     encoder = SentenceEncoder.load("somebody/encoder")
     assert encoder.model.name_or_path == "somebody/encoder"
     np.testing.assert_array_equal(encoder.encode(TEXTS), SentenceEncoder.load(folder).encode(TEXTS))

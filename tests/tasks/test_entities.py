@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from potstill.tasks.entities import Scheme, entity_f1
+from potstill.tasks.entities import Scheme, entity_counts, in_all
 
 Sentences = list[list[str]]
 
@@ -33,6 +33,10 @@ def scheme_of(*tagged: Sentences) -> Scheme:
     scheme = Scheme.of({tag for some in tagged for tags in some for tag in tags})
     assert scheme is not None
     return scheme
+
+
+def entity_f1(scheme: Scheme, found: Sentences, gold: Sentences) -> float:
+    return in_all(entity_counts(scheme, found, gold)).scores["f1"]
 
 
 def by_definition(tags: list[str]) -> set[tuple[int, int, str]]:

@@ -50,6 +50,23 @@ def tensors_saved_by(trainer: DistillationTrainer) -> set[str]:
     return {name for name in trainer.student.state_dict() if name != "vocab_projector.weight"}
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"embedding_size": 8}, "--embedding_size is for sentence encoders, which have an embedding of a text: leave"),
+        ({"teacher_embeddings": "kept"}, "--teacher_embeddings is for sentence encoders, which learn embeddings of"),
+    ],
+)
+def test_options_of_sentence_encoders_are_refused(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", max_steps=1, **options)
+    for train in (new_trainer, distill):
+        with pytest.raises(PotstillError, match=told):
+            train(args)
+    assert not (tmp_path / "student").exists()
+
+
 def test_placeholders_are_masked_and_control_tokens_never(
     text_path: Path, tiny_tokenizer: BertTokenizer, tmp_path: Path
 ) -> None:

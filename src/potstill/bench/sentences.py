@@ -41,6 +41,25 @@ def check_bench_options(args: BenchTrainArguments) -> None:
         )
 
 
+def given_corpus(name: str, size: int) -> Corpus:
+    """Open a corpus that has enough blocks for one batch.
+
+    Args:
+        name: its folder.
+        size: blocks of a batch.
+
+    Raises:
+        PotstillError: it has too few blocks, or it cannot be opened.
+    """
+    corpus = Corpus.open(name)
+    if len(corpus.train) < size:
+        raise PotstillError(
+            f"The corpus {name} has fewer blocks than the {size} of one batch: lower --per_device_train_batch_size, "
+            "or prepare more text."
+        )
+    return corpus
+
+
 def sentence_corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
     """Open the given corpus, or write one of random texts that is large enough for all steps.
 
@@ -49,13 +68,7 @@ def sentence_corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
     """
     size = args.per_device_train_batch_size
     if args.corpus:
-        corpus = Corpus.open(args.corpus)
-        if len(corpus.train) < size:
-            raise PotstillError(
-                f"The corpus {args.corpus} has fewer blocks than the {size} of one batch: lower "
-                "--per_device_train_batch_size, or prepare more text."
-            )
-        return corpus
+        return given_corpus(args.corpus, size)
     teacher = SentenceEncoder.load(args.teachers[0])
     blocks = size * args.gradient_accumulation_steps * args.world_size * (args.max_steps + 2)
     length = min(args.block_size, teacher.max_length)

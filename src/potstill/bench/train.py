@@ -25,7 +25,7 @@ from transformers import (
 from potstill.bench.flops import StepFlops, matrix_product_rate, step_flops
 from potstill.bench.plain import PlainTraining
 from potstill.bench.result import Speed, TrainBench
-from potstill.bench.sentences import check_bench_options, is_for_sentences, padding_of, sentence_corpus
+from potstill.bench.sentences import check_bench_options, given_corpus, is_for_sentences, padding_of, sentence_corpus
 from potstill.bench.synthetic import random_corpus
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.corpus import Corpus, load_tokenizer
@@ -190,8 +190,6 @@ class _Baseline:
 def _measure(args: BenchTrainArguments, folder: Path) -> TrainBench:
     if is_for_sentences(args):
         return _measure_sentences(args, folder)
-    if args.embedding_size is not None:
-        raise PotstillError("--embedding_size is for sentence encoders, and this model is none: leave it out.")
     corpus = _corpus(args, folder)
     started = time.perf_counter()
     start_compile_workers(args)
@@ -311,13 +309,7 @@ def _corpus(args: BenchTrainArguments, folder: Path) -> Corpus:
     """Open the given corpus, or write one of random tokens that is large enough for all steps."""
     largest = max(args.per_device_train_batch_size, args.baseline_batch_size or 0)
     if args.corpus:
-        corpus = Corpus.open(args.corpus)
-        if len(corpus.train) < largest:
-            raise PotstillError(
-                f"The corpus {args.corpus} has fewer blocks than the {largest} of one batch: lower "
-                "--per_device_train_batch_size, or prepare more text."
-            )
-        return corpus
+        return given_corpus(args.corpus, largest)
     if name := (*args.teachers, args.tokenizer)[0]:
         tokenizer = load_tokenizer(name)
     else:

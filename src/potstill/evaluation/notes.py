@@ -54,11 +54,18 @@ def mismatches(comparison: Comparison) -> list[str]:
             )
     for model in comparison.models:
         several = model in (comparison.plan.folders or {})  # of which each has weights of its own
-        fingerprints = [run.model_fingerprint for run in comparison.runs if run.model == model and not several]
-        weights = dict.fromkeys(weight for weight in fingerprints if weight is not None)
-        if len(weights) > 1:
+        by_weights: dict[str, list[RunResult]] = {}
+        for run in comparison.runs:
+            if run.model == model and not several and run.model_fingerprint is not None:
+                by_weights.setdefault(run.model_fingerprint, []).append(run)
+        if len(by_weights) > 1:
+            groups = "; ".join(
+                f"{weights[:8]}: {_distinct(run.title for run in runs)}, {_seeds(sorted({run.seed for run in runs}))}"
+                for weights, runs in by_weights.items()
+            )
             messages.append(
-                f"NOT COMPARABLE: {model} did not have the same weights in all its runs ({_distinct(weights)})."
+                f"NOT COMPARABLE: {model} did not begin with the same weights in all its runs ({groups}), so that its "
+                "figures mix several models: give each model a name of its own."
             )
     return messages
 

@@ -119,14 +119,6 @@ def entity_counts(
     return counts
 
 
-def entity_f1(scheme: Scheme, predictions: Iterable[Sequence[str]], references: Iterable[Sequence[str]]) -> float:
-    """Return the F1 of complete entities over all sentences, in percent; 0 if there are no entities at all.
-
-    The arguments are as in `entity_counts`.
-    """
-    return float(in_all(entity_counts(scheme, predictions, references)).scores["f1"])
-
-
 def in_all(counts: dict[str, Counts]) -> Counts:
     """Return the sums over all kinds."""
     every = counts.values()

@@ -15,7 +15,12 @@ from potstill.student import is_headless, takes_token_types
 from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import ensemble_of, objective_of
 from potstill.training.compile_workers import start_compile_workers
-from potstill.training.encoder_options import OF_LANGUAGE_MODELS, check_options, default_losses
+from potstill.training.encoder_options import (
+    OF_LANGUAGE_MODELS,
+    check_no_sentence_options,
+    check_options,
+    default_losses,
+)
 from potstill.training.hub import upload
 from potstill.training.new_student import choose_sizes, new_student
 from potstill.training.output import claimed_output_dir, write_output
@@ -43,6 +48,7 @@ def distill_language_model(args: DistillationArguments) -> Path:
         PotstillError: bad input. Where possible, it is found before anything is written.
         TrainingInterrupted: a signal ended training. The run can be resumed from its checkpoint.
     """
+    check_no_sentence_options(args)
     if not args.teachers or not args.corpus:
         missing = "--teacher" if not args.teachers else "--corpus"
         raise PotstillError(f"{missing} is missing: distillation needs a teacher and a prepared corpus.")

@@ -1,6 +1,6 @@
-"""Options and losses of a run that distils encoders without a head.
+"""Options that a run would ignore, because they are for another kind of model; and losses without a head.
 
-Teacher and student read plain text: nothing is masked, because nothing is predicted.
+Without a head, teacher and student read plain text: nothing is masked, because nothing is predicted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
 from potstill.objective import Objective
-from potstill.recipe import DistillationArguments
+from potstill.recipe import DistillationArguments, Recipe
 from potstill.student import family_of
 
 OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
@@ -21,6 +21,12 @@ OF_LANGUAGE_MODELS = (
     *OF_LOSSES,
 )
 """Options of `distill` that mean nothing for an encoder without a head."""
+
+OF_SENTENCE_ENCODERS = {
+    "embedding_size": "which have an embedding of a text",
+    "teacher_embeddings": "which learn embeddings of whole texts",
+}
+"""Option of `distill` that means nothing for a language model or an encoder for fine-tuning → why."""
 
 READ_LOGITS = ("soft_targets", "masked_lm", "causal_lm", "logits_mse")
 
@@ -38,6 +44,17 @@ def check_options(args: DistillationArguments) -> None:
                 f"--{name} is for language models, but the teacher is distilled without a head, and reads plain text: "
                 f"{advice}."
             )
+
+
+def check_no_sentence_options(args: Recipe) -> None:
+    """Check that no option is given that a training on blocks of running text would ignore.
+
+    Raises:
+        PotstillError: an option is for sentence encoders.
+    """
+    for name, why in OF_SENTENCE_ENCODERS.items():
+        if hasattr(args, name) and getattr(args, name) != getattr(type(args), name):
+            raise PotstillError(f"--{name} is for sentence encoders, {why}: leave it out.")
 
 
 def check_losses(objective: Objective) -> None:

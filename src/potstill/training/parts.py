@@ -18,7 +18,7 @@ from potstill.student import family_of, is_headless, load_teacher, prune_embeddi
 from potstill.student.padded_vocabulary import limit_vocabulary
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_fit, check_launch, check_one_tokenizer, ensemble_of, objective_of
-from potstill.training.encoder_options import check_options, default_losses
+from potstill.training.encoder_options import check_no_sentence_options, check_options, default_losses
 from potstill.training.teachers import name_of_teacher
 
 Teacher: TypeAlias = PreTrainedModel | str
@@ -77,6 +77,7 @@ def gather_parts(
     tokenizer = tokenizer or corpus.tokenizer(takes_token_types(student.config))
     corpus.check_tokenizer(tokenizer, "the tokenizer given")
     check_launch(args)
+    check_no_sentence_options(args)
     args = copy.copy(args)
     if headless and isinstance(args, DistillationArguments):
         check_options(args)
