@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from potstill import DistillationArguments, PotstillError, distill, pretrain
 from potstill.cli import main
+from potstill.training import muon
 from potstill.training.control import TrainingInterrupted
-from potstill.training.muon import MuonAdamW, grouped_names, muon_names
+from potstill.training.muon import MuonAdamW, StackedMuon, grouped_names, muon_names, orthogonalised
 
 RATE, DECAY, BETAS, EPSILON = 3e-3, 0.1, (0.9, 0.98), 1e-6
 
@@ -77,6 +78,38 @@ def test_steps_are_those_of_both_optimisers_in_float64() -> None:
             torch.testing.assert_close(parameter.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("largest", [2**26, 100])
+def test_stacked_steps_are_those_of_torch(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
+    monkeypatch.setattr(muon, "LARGEST_STACK", largest)
+    shapes = [(6, 10), (12, 5), (6, 10), (8, 8), (6, 10)]
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    options: dict[str, Any] = {"lr": RATE, "weight_decay": DECAY, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = [StackedMuon(ours, **options), torch.optim.Muon(theirs, **options)]
+    starts = [parameter.detach().clone() for parameter in ours]
+    for step in range(3):
+        for place, pair in enumerate(zip(ours, theirs, strict=True)):
+            gradient = None if (step, place) == (1, 2) else torch.randn(shapes[place])
+            for parameter in pair:
+                parameter.grad = None if gradient is None else gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for own, other, start in zip(ours, theirs, starts, strict=True):
+        assert (own - other).norm() < 0.03 * (other - start).norm()  # both round to bfloat16
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    for own, other in zip(states[0]["state"].values(), states[1]["state"].values(), strict=True):
+        torch.testing.assert_close(own["momentum_buffer"], other["momentum_buffer"])
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+
+
+def test_singular_values_come_near_to_one() -> None:
+    matrices = torch.randn(3, 20, 32)
+    for stack in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalised(stack, (3.4445, -4.7750, 2.0315), 5).float())
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
 def test_state_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     parameters = new_parameters()
     optimizer = new_optimizer(parameters)
@@ -117,7 +150,8 @@ def test_only_matrices_of_layers_are_for_muon(model_type: str, causal: bool) -> 
     assert any("mlp" in name or "intermediate" in name for name in names)
     for name, parameter in model.named_parameters():
         if name in names:
-            assert parameter.ndim == 2 and 30 not in parameter.shape, name
+            assert parameter.ndim == 2, name
+            assert 30 not in parameter.shape, name  # the vocabulary
         else:
             assert parameter.ndim == 1 or "embed" in name or "wte" in name or "wpe" in name, name
 
@@ -145,9 +179,9 @@ def test_a_resumed_run_is_bit_identical(
     recipe = ["--config", str(folder / "recipe.yaml"), "--output_dir", str(folder)]
     assert main(["distill", *recipe, "--resume_from_checkpoint", "true"]) == 0
     assert_same_tensors(tensors(folder), tensors(tmp_path / "whole"))
+    changed = distillation(teacher_folder, corpus_folder, folder, **(options | {"optim": "adamw_torch"}))
+    changed.resume_from_checkpoint, changed.overwrite_output_dir = str(interruption.value.checkpoint), True
     with pytest.raises(PotstillError, match="optim"):  # the state belongs to another optimiser
-        changed = distillation(teacher_folder, corpus_folder, folder, **(options | {"optim": "adamw_torch"}))
-        changed.resume_from_checkpoint, changed.overwrite_output_dir = str(interruption.value.checkpoint), True
         distill(changed)
 
 

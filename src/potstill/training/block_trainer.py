@@ -128,9 +128,14 @@ class BlockTrainer(ResumableTrainer):
         if self.args.optim != MUON:
             return super().create_optimizer(*arguments, **options)
         if self.optimizer is None:
-            groups = self.parameter_groups(self.step, self.trained)
+            by_muon, decayed, others = (
+                [self.step.get_parameter(name) for name in names]
+                for names in self.parameter_groups(self.step, self.trained)
+            )
             self.optimizer = MuonAdamW(
-                *([self.step.get_parameter(name) for name in names] for names in groups),
+                by_muon,
+                decayed,
+                others,
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,

@@ -48,6 +48,7 @@ class CheckpointingTrainer(Trainer):
 
     control: Any
     lr_scheduler: Any
+    optimizer: Any
 
     def __init__(self, model: nn.Module, args: RunArguments, **options: Any) -> None:
         super().__init__(model=model, args=args, **options)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+LARGEST_STACK = 2**26
+"""Elements that are orthogonalised together at most: 128 MiB in bfloat16, of which three are needed at a time."""
 
 
 def muon_names(model: PreTrainedModel) -> set[str]:
@@ -48,8 +51,74 @@ def grouped_names(names: Iterable[str], by_muon: Collection[str], decayed: Colle
     ]
 
 
+class StackedMuon(torch.optim.Muon):
+    """`torch.optim.Muon`, which orthogonalises all matrices of one shape in one product.
+
+    One at a time, the products of a BERT's matrices are too small for a GPU: for a student of 6 layers, 768 wide, they
+    took 19 ms of a step of 60 on one H200. The state and the options are those of `torch.optim.Muon`.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Take a step. Parameters without a gradient stay as they are."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                if "momentum_buffer" not in self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            for places in _stacks(parameters):
+                stack = torch.stack([updates[place] for place in places])
+                found = orthogonalised(stack, group["ns_coefficients"], group["ns_steps"])
+                rate = group["lr"] * 0.2 * max(stack.shape[1:]) ** 0.5
+                chosen = [parameters[place] for place in places]
+                torch._foreach_add_(chosen, list(found.to(chosen[0].dtype)), alpha=-rate)
+
+
+def orthogonalised(matrices: Tensor, coefficients: Sequence[float], steps: int) -> Tensor:
+    """Return matrices with nearly the same singular vectors, and singular values near 1.
+
+    Newton and Schulz's iteration with Jordan's coefficients (https://kellerjordan.github.io/posts/muon/), in bfloat16.
+
+    Args:
+        matrices: shape (matrices, rows, columns).
+        coefficients: of X, X·Xᵀ·X and (X·Xᵀ)²·X.
+        steps: number of iterations.
+
+    Returns:
+        The same shape, in bfloat16.
+    """
+    first, third, fifth = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = (matrices / norms).bfloat16()
+    x = x.mT if tall else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
+    return x.mT if tall else x
+
+
+def _stacks(parameters: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of parameters of one shape, in groups that need little memory."""
+    shapes: dict[torch.Size, list[int]] = {}
+    for place, parameter in enumerate(parameters):
+        shapes.setdefault(parameter.shape, []).append(place)
+    groups = []
+    for shape, places in shapes.items():
+        size = max(1, LARGEST_STACK // shape.numel())
+        groups += [places[start : start + size] for start in range(0, len(places), size)]
+    return groups
+
+
 class MuonAdamW(torch.optim.Optimizer):
-    """`torch.optim.Muon` and `torch.optim.AdamW`, which share one list of groups, one state and one schedule.
+    """`StackedMuon` and `torch.optim.AdamW`, which share one list of groups, one state and one schedule.
 
     Muon's steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so one learning rate and one
     weight decay serve both.
@@ -77,7 +146,7 @@ class MuonAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        self._muon = torch.optim.Muon(by_muon, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self._muon = StackedMuon(by_muon, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         fused = all(parameter.device.type == "cuda" for parameter in (*decayed, *others))
         self._adamw = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused or None)
