@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
     ):
         with pytest.raises(PotstillError, match=rf"^The plan {path} cannot be read: {why}\.$"):
             read_json(path, "The plan", "run it again")
-    with pytest.raises(PotstillError, match=r"cannot be read: embedded null byte\.$"):
+    with pytest.raises(PotstillError, match=r"cannot be read: .*embedded null (byte|character in path)\.$"):
         read_json("a\0b", "The plan", "run it again")
 
     def refused(path: Path, mode: str) -> bytes:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -145,10 +146,27 @@ class RunArguments(TrainingArguments):
             given = bool(name and getattr(self, name, None))
             self._check(name, not given, "does not go with --fixed_point: leave one of them out")
 
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        """The device, as `TrainingArguments` chooses it, but without the number that it gives to a CPU.
+
+        transformers before 5.18 loads the optimiser onto that device, and PyTorch knows no CPU with a number.
+        """
+        device: torch.device = super()._setup_devices
+        return torch.device("cpu") if device.type == "cpu" else device
+
     @property
     def records(self) -> bool:
         """Whether steps are recorded as CUDA graphs."""
         return self.cuda_graphs and self.device.type == "cuda" and self.fixed_point is None
+
+    @property
+    def unrecorded(self) -> str:
+        """Why `--cuda_graphs`, which was asked for, has no effect; empty if it has one, or was not asked for."""
+        by_default = type(self).cuda_graphs  # finetune records where it can
+        if by_default or not self.cuda_graphs or self.records:
+            return ""
+        return f"it records the work of an NVIDIA GPU, and this run is on {self.device.type}"
 
     @property
     def minutes(self) -> float | None:

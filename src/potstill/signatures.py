@@ -73,7 +73,7 @@ def describe(verb: Callable[..., Any]) -> Verb:
     """
     recipe = _recipe(verb)
     inherited = {f.name for f in dataclasses.fields(TrainingArguments)} if recipe else set()
-    own = {name for cls in _ours(recipe) for name in vars(cls).get("__annotations__", {})}
+    own = {name for cls in _ours(recipe) for name in inspect.get_annotations(cls)}
     not_offered: frozenset[str] = getattr(recipe, "not_offered", frozenset())
     summary = " ".join((inspect.getdoc(verb) or "").split("\n\n")[0].split())
     hints = get_type_hints(verb, include_extras=True)

@@ -97,11 +97,16 @@ def test_blocks_survive_pickling_by_mapping_the_file_again(blocks: Blocks) -> No
     assert pickle.loads(data)[42]["input_ids"].tolist() == blocks[42]["input_ids"].tolist()
 
 
+def as_it_is(batch: Any) -> Any:
+    """A lambda could not be sent to a worker that is not forked."""
+    return batch
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_whole_batches(blocks: Blocks, workers: int) -> None:
     draws = ShuffledSampler(len(blocks), 8, seed=1)
     draws.set_epoch(2)
-    loader = DataLoader(blocks, batch_size=4, sampler=draws, collate_fn=lambda batch: batch, num_workers=workers)
+    loader = DataLoader(blocks, batch_size=4, sampler=draws, collate_fn=as_it_is, num_workers=workers)
     batches = list(loader)
     assert len(batches) == 24
     assert torch.cat([batch["sample_index"] for batch in batches]).tolist() == list(draws)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus_samples import random_documents
+from corpus_samples import random_documents, write_manifest
 
 from potstill.corpus import blocks as room
 from potstill.corpus import integrity
@@ -42,6 +42,13 @@ def make_old(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 1}))
 
 
+def make_earlier(folder: Path) -> None:
+    """Give a corpus the manifest of a version that wrote no checksum of the manifest itself."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksums"]["manifest.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def flip(path: Path, byte: int, bit: int = 0) -> None:
     data = bytearray(path.read_bytes())
     data[byte] ^= 1 << bit
@@ -58,10 +65,13 @@ def place_of_ids(folder: Path, split: str) -> int:
 def test_the_manifest_holds_what_sha256sum_prints(whole: Path) -> None:
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["format_version"] == 2
+    of_itself = manifest["checksums"].pop("manifest.json")
     assert manifest["checksums"] == {
         name: hashlib.sha256((whole / name).read_bytes()).hexdigest()
         for name in ("train.arrow", "validation.arrow", "token_counts.npy")
     }
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    assert of_itself == hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("name", integrity.FILES)
@@ -80,8 +90,30 @@ def test_a_turned_bit_in_the_manifest_is_blamed_on_the_manifest(corpus_folder: P
     checksum = json.loads(text)["checksums"]["train.arrow"].encode()
     digit = next(place for place in range(64) if chr(checksum[place]).isdigit())
     flip(corpus_folder / "manifest.json", text.index(checksum) + digit)  # one digit becomes another
+    with pytest.raises(PotstillError, match=r"manifest\.json was changed after potstill wrote it"):
+        Corpus.open(corpus_folder)
+    make_earlier(corpus_folder)
     with pytest.raises(PotstillError, match=r"manifest\.json is not the manifest .*fingerprint"):
         Corpus.open(corpus_folder)
+
+
+def test_a_manifest_that_was_edited_says_what_to_do(corpus_folder: Path) -> None:
+    path = corpus_folder / "manifest.json"
+    before = path.read_text()
+    path.write_text(before.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(PotstillError) as raised:
+        Corpus.open(corpus_folder)
+    assert str(raised.value) == (
+        f"{path} was changed after potstill wrote it (its SHA-256 is no longer the one that it holds): undo the "
+        "change, copy it again from an undamaged copy, or prepare the corpus again."
+    )
+    path.write_text(json.dumps(json.loads(before)).replace(" ", "\r\n"))  # the same content in another layout
+    assert Corpus.open(corpus_folder).manifest.seed == 0
+
+
+def test_a_manifest_of_an_earlier_version_opens(whole: Path, corpus_folder: Path) -> None:
+    make_earlier(corpus_folder)
+    assert Corpus.open(corpus_folder).manifest == Corpus.open(whole).manifest
 
 
 @pytest.mark.parametrize(
@@ -114,8 +146,7 @@ def test_a_manifest_of_anything_else_is_one_sentence(corpus_folder: Path, conten
     ids=repr,
 )
 def test_a_manifest_with_something_wrong_in_it_is_one_sentence(corpus_folder: Path, values: dict[str, Any]) -> None:
-    manifest = json.loads((corpus_folder / "manifest.json").read_text())
-    (corpus_folder / "manifest.json").write_text(json.dumps(manifest | values))
+    write_manifest(corpus_folder, json.loads((corpus_folder / "manifest.json").read_text()) | values)
     with pytest.raises(PotstillError, match=r"manifest\.json is not the manifest of a corpus"):
         Corpus.open(corpus_folder)
 

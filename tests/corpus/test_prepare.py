@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus_samples import random_documents
+from corpus_samples import random_documents, write_manifest
 from transformers import BertTokenizer
 
 from potstill.corpus import tokenise, writing
@@ -344,7 +344,7 @@ def test_opening_what_is_no_corpus_or_not_a_whole_one_is_an_error(
     manifest = json.loads((out / "manifest.json").read_text())
 
     def changed(**values: Any) -> None:
-        (out / "manifest.json").write_text(json.dumps(manifest | values))
+        write_manifest(out, manifest | values)
 
     changed(format_version=99)
     with pytest.raises(PotstillError, match=r"corpus format 99 .* upgrade potstill"):

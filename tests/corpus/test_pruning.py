@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus_samples import random_documents
+from corpus_samples import random_documents, write_manifest
 from transformers import AutoTokenizer, BertTokenizer
 
 from potstill.corpus import prepare, writing
@@ -165,7 +165,7 @@ def test_kept_tokens_that_cannot_be_are_refused(cut: Corpus, copy_of_cut: Path, 
 @pytest.mark.parametrize("wrong", [None, {}, {"name": 3}, "tokenizer"])
 def test_a_manifest_without_the_whole_tokenizer_is_refused(copy_of_cut: Path, wrong: Any) -> None:
     manifest = json.loads((copy_of_cut / "manifest.json").read_text())
-    (copy_of_cut / "manifest.json").write_text(json.dumps(manifest | {"whole_tokenizer": wrong}))
+    write_manifest(copy_of_cut, manifest | {"whole_tokenizer": wrong})
     with pytest.raises(PotstillError, match="prepare the corpus again"):
         Corpus.open(copy_of_cut)
 

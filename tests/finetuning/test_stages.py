@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.trainer import Trainer
 
-from potstill import prepare
+from potstill import PotstillError, prepare
 from potstill.cli import main
 from potstill.finetuning import staged
 from potstill.finetuning.finetune_arguments import FinetuneArguments
@@ -402,3 +402,24 @@ def test_options_of_the_machine_are_those_of_all_stages(blocks: Path, texts: Pat
     assert (second.use_cpu, second.seed, second.save_steps, second.learning_rate) == (True, 7, 11, 1e-4)
     assert (first.bf16, second.bf16, second.alpha_ce) == (True, False, 3.0)
     assert json.dumps(args.stages)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"folder": "../other", "finished": True, "run": {}},
+        {"folder": "", "finished": True, "run": {}},
+        {"finished": True, "run": {}},
+        {"folder": "1-pretrain", "finished": 1, "run": {}},
+        "1-pretrain",
+    ],
+    ids=repr,
+)
+def test_a_damaged_record_of_stages_cannot_have_other_folders_removed(tmp_path: Path, entry: Any) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "model").mkdir()
+    record = {"format_version": staged.FORMAT, "stages": {"pretrain": entry}}
+    (tmp_path / "model" / staged.RECORD).write_text(json.dumps(record))
+    with pytest.raises(PotstillError, match=r"stages\.json is damaged .* name another --output_dir"):
+        staged.Progress.open(tmp_path / "model", [], overwrite=True)
+    assert (tmp_path / "other").is_dir()

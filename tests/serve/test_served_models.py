@@ -10,7 +10,7 @@ import pytest
 from hostile import BROKEN, NAMES
 from hypothesis import given
 from hypothesis import strategies as st
-from serve_samples import SMALLEST_ONNX, write_export
+from serve_samples import SMALLEST_ONNX, cached, write_export
 
 from potstill.cli import main
 from potstill.errors import PotstillError
@@ -138,6 +138,29 @@ def test_a_link_out_of_the_folder_is_told(tmp_path: Path, capsys: pytest.Capture
     message = said(capsys, "--model", str(folder))
     assert f"{folder} has a link that leads out of it" in message
     assert f"{file} is {tmp_path}/elsewhere" in message.replace("/model.onnx", "")
+
+
+def test_only_links_within_a_cached_model_are_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = cached(write_export(tmp_path / "student"), tmp_path / "hub" / "models--somebody--student")
+    model = ServedModel.open(str(folder), "--model")
+    assert (model.name, model.file) == ("somebody/student", "onnx/model.onnx")
+    (folder / "onnx" / "model.onnx").resolve().rename(tmp_path / "elsewhere")
+    for target in (tmp_path / "elsewhere", tmp_path / "hub" / "models--somebody--else" / "blobs" / "b0"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(SMALLEST_ONNX)
+        (folder / "onnx" / "model.onnx").unlink()
+        (folder / "onnx" / "model.onnx").symlink_to(target)
+        message = said(capsys, "--model", str(folder))
+        assert f"{folder} has a link that leads out of it" in message
+        assert f"onnx/model.onnx is {target}" in message
+
+
+def test_a_folder_that_only_looks_like_a_cached_model_may_have_no_links_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for repository in ("models", "snapshots", "my-models--somebody--student"):
+        folder = cached(write_export(tmp_path / f"of-{repository}"), tmp_path / repository)
+        assert f"{folder} has a link that leads out of it" in said(capsys, "--model", str(folder))
 
 
 def test_two_models_must_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serve_samples import SMALLEST_ONNX, write_export
+from serve_samples import SMALLEST_ONNX, cached, write_export
 
 from potstill.errors import PotstillError
 from potstill.serve import server as server_module
@@ -150,6 +150,20 @@ def test_a_folder_that_is_itself_a_link_is_served(model: Path, tmp_path: Path) -
         content, size, _ = server.open_file("/models/0/config.json")
         with content:
             assert len(content.read()) == size > 0
+
+
+def test_a_model_of_the_cache_is_served_without_links_that_leave_it(model: Path, tmp_path: Path) -> None:
+    folder = cached(model, tmp_path / "hub" / "models--somebody--student")
+    with PageServer([ServedModel.open(str(folder), "--model")]) as server:
+        for name in ("config.json", "onnx/model.onnx"):
+            content, size, _ = server.open_file(f"/models/0/{name}")
+            with content:
+                assert content.read() == (folder / name).read_bytes()
+            assert size > 0
+        (folder / "config.json").unlink()
+        (tmp_path / "elsewhere").write_text("{}")
+        (folder / "config.json").symlink_to(tmp_path / "elsewhere")
+        assert server.open_file("/models/0/config.json") is None
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(server: PageServer, model: Path) -> None:

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from runs import WHOLE_BATCHES, Learned, assert_alike, checkpoints, distillation, learned, tensors
 from torch.distributed import TCPStore
 
@@ -34,11 +32,6 @@ ACCELERATE = [
     "--dynamo_backend=no",
     "--main_process_port=0",
 ]
-
-resumes = pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.18"),
-    reason="transformers before 5.18 resumes several processes on GPUs alone",
-)
 
 
 def launch(launcher: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -122,7 +115,6 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 
 
 @pytest.mark.slow
-@resumes
 def test_resuming_two_processes(
     torchrun_output: Path, teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
@@ -299,7 +291,6 @@ sys.exit(main(["distill", *sys.argv[1:]]))
 """
 
 
-@resumes
 def test_a_launcher_that_restarts_a_run_lets_it_go_on(
     teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path, whole_batches: Learned
 ) -> None:

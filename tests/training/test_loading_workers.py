@@ -26,9 +26,10 @@ class Slow(Dataset[int]):
         return index
 
 
-def started() -> tuple[Any, Any]:
+def started(method: str | None = None) -> tuple[Any, Any]:
     """Return the iterator of a loader with one worker, and the process of the worker."""
-    batches = iter(outliving_signals(DataLoader(Slow(), batch_size=1, num_workers=1, prefetch_factor=1)))
+    loader = DataLoader(Slow(), batch_size=1, num_workers=1, prefetch_factor=1, multiprocessing_context=method)
+    batches = iter(outliving_signals(loader))
     assert int(next(batches)) == 0  # the worker runs
     return batches, batches._workers[0]
 
@@ -42,11 +43,23 @@ def test_a_worker_outlives_the_signal_of_a_launcher(number: signal.Signals) -> N
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
-def test_its_parent_ends_it() -> None:
-    _, worker = started()
+@pytest.mark.parametrize("method", [None, "forkserver", "spawn"])
+def test_its_run_ends_it(method: str | None) -> None:
+    """However it was started. From Python 3.14 on, `forkserver` is what Python chooses."""
+    _, worker = started(method)
     os.kill(worker.pid, signal.SIGTERM)
     worker.join(timeout=10)
-    assert worker.exitcode == 0
+    ended = worker.exitcode
+    worker.kill()  # otherwise Python waits for it
+    assert ended == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot fork safely")
+def test_a_worker_is_a_fork() -> None:
+    batches, worker = started()
+    assert worker._parent_pid == os.getpid()
+    assert Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid())
+    assert len(list(batches)) == 5
 
 
 @pytest.mark.slow

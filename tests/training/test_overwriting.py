@@ -1,5 +1,6 @@
 """A folder that a new run overwrites holds the old output or the new one, whenever the run ends."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -104,3 +105,26 @@ def test_an_interrupted_run_leaves_its_own_checkpoint_alone(
     with pytest.raises(TrainingInterrupted):
         distill(distillation(teacher_folder, corpus_folder, folder, overwrite_output_dir=True))
     assert names(folder) == ["checkpoint-2", "recipe.yaml", "thesis.txt"]
+
+
+@pytest.mark.parametrize("content", ["[", '["config.json",', "\0" * 40])
+def test_a_damaged_list_of_old_files_is_one_sentence(folder: Path, content: str) -> None:
+    plan_overwriting(folder)
+    (folder / overwriting.JOURNAL).write_text(content)
+    with (
+        pytest.raises(PotstillError, match=r"overwrite\.json is damaged: .*again with --overwrite_output_dir"),
+        replacing_old_output(folder),
+    ):
+        pass
+    assert {*OLD, "thesis.txt"} < set(names(folder))
+
+
+def test_a_list_of_old_files_cannot_name_other_files(folder: Path) -> None:
+    (folder.parent / "config.json").write_text("of another model")
+    plan_overwriting(folder)
+    listed = ["thesis.txt", "../config.json", str(folder.parent / "config.json"), ["config.json"], "results.json"]
+    (folder / overwriting.JOURNAL).write_text(json.dumps(listed))
+    with replacing_old_output(folder):
+        pass
+    assert names(folder) == sorted({*OLD, "thesis.txt"} - {"results.json"})
+    assert (folder.parent / "config.json").read_text() == "of another model"

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from runs import distillation, new_trainer, pretraining, tensors
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
 
 from potstill import Corpus, DistillationTrainer, PotstillError, build_student, distill, prepare
+from potstill.arguments import RunArguments
+from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.recipe import Recipe
 from potstill.student import load_masked_lm
 from potstill.training import compatibility
@@ -225,7 +227,40 @@ def test_processes_that_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPatc
     args = SimpleNamespace(n_gpu=1, world_size=1, use_cpu=False, report_to=[], fp16=False)
     with pytest.raises(PotstillError, match=r"2 processes, but they are not connected.*--use_cpu"):
         compatibility.check_launch(args)
-    compatibility.check_launch(SimpleNamespace(n_gpu=1, world_size=2, use_cpu=True, report_to=[], fp16=False))
+    fine = {"n_gpu": 1, "world_size": 2, "use_cpu": True, "report_to": [], "fp16": False, "unrecorded": ""}
+    compatibility.check_launch(SimpleNamespace(**fine))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would record")
+def test_graphs_that_cannot_be_recorded_are_told_once(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compatibility._say_once.cache_clear()
+    options: dict[str, Any] = {"max_steps": 2, "report_to": []}
+    for cuda_graphs, lines in ((False, 0), (True, 1), (True, 0)):
+        new_trainer(distillation(teacher_folder, corpus_folder, tmp_path, cuda_graphs=cuda_graphs, **options))
+        assert capsys.readouterr().err.count("--cuda_graphs has no effect here: ") == lines
+
+
+def test_why_graphs_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def why(device: str, processes: int, kind: type[RunArguments] = Recipe, **options: Any) -> str:
+        args = kind(output_dir=str(tmp_path), use_cpu=True, **options)
+        monkeypatch.setattr(RunArguments, "device", torch.device(device), raising=False)
+        monkeypatch.setattr(RunArguments, "world_size", processes, raising=False)
+        return args.unrecorded
+
+    on_cpu = "it records the work of an NVIDIA GPU, and this run is on cpu"
+    assert why("cpu", 1, cuda_graphs=True) == why("cpu", 2, cuda_graphs=True) == on_cpu
+    assert why("cuda", 1, cuda_graphs=True) == why("cuda", 2, cuda_graphs=True) == why("cpu", 1) == ""
+    assert FinetuneArguments.cuda_graphs  # by default, so nobody asked for it
+    assert why("cpu", 1, FinetuneArguments, task="sst2", model="x") == ""
+
+
+def test_a_cpu_has_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several processes it has one. transformers before 5.18 loads the optimiser onto that device, which fails."""
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(lambda self: torch.device("cpu", 0)))
+    assert TrainingArguments(output_dir=str(tmp_path), use_cpu=True).device.index == 0
+    assert Recipe(output_dir=str(tmp_path), use_cpu=True).device.index is None
 
 
 def test_half_precision_without_a_gpu_is_an_error(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:

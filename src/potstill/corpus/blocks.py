@@ -273,7 +273,15 @@ class Corpus:
         Raises:
             PotstillError: the tokenizer's folder is missing or damaged.
         """
-        return load_tokenizer(str(self.folder / "tokenizer"), token_types)
+        folder = self.folder / "tokenizer"
+        tokenizer = load_tokenizer(str(folder), token_types)
+        try:
+            found = tokenizer_fingerprint(tokenizer)
+        except Exception as error:  # `tokenizers` raises a bare Exception for a token that its vocabulary lacks
+            raise unusable(folder, error) from error
+        if found != self.manifest.tokenizer.fingerprint:
+            raise unusable(folder, ValueError("it turns text into other ids than when the corpus was prepared"))
+        return tokenizer
 
     @cached_property
     def framed(self) -> bool:

@@ -1,5 +1,6 @@
 """The record of a prepared corpus: `manifest.json`."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ FORMAT_VERSION = 3
 
 UNCUT_FORMAT = 2
 """The format of a corpus whose vocabulary is not cut. Earlier versions of potstill can read it."""
+
+_CHECKSUMS = "checksums"
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,9 @@ class Manifest:
             del record["language_exponent"], record["languages"]
         if self.checksums:
             record["fingerprint"] = fingerprint_of(self.checksums)
+            # It stands among the checksums of the files, because there earlier versions of potstill pass over it. They
+            # refuse any other field that they do not know.
+            record[_CHECKSUMS][FILE_NAME] = own_checksum(record)
         (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -113,11 +119,13 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            PotstillError: the file is missing, cannot be read or is damaged, or a newer version of potstill wrote it.
+            PotstillError: the file is missing, cannot be read, is damaged or was changed, or a newer version of
+                potstill wrote it.
         """
         path = folder / FILE_NAME
         try:
             record: dict[str, Any] = json.loads(read_small(path))
+            _check_unchanged(record, path)
             version = record["format_version"]
             if version <= FORMAT_VERSION:
                 return _parsed(record)
@@ -126,6 +134,8 @@ class Manifest:
             raise PotstillError(
                 f"{folder} is not a prepared corpus: it has no {FILE_NAME}; make one with potstill prepare."
             ) from error
+        except PotstillError:
+            raise
         except (KeyError, TypeError, AttributeError) as error:
             raise PotstillError(
                 f"{path} is not the manifest of a corpus ({error}): prepare the corpus again."
@@ -135,6 +145,36 @@ class Manifest:
         raise PotstillError(
             f"{folder} was written in corpus format {version} by potstill {written_by}, and this version knows formats "
             f"up to {FORMAT_VERSION}: upgrade potstill."
+        )
+
+
+def own_checksum(record: dict[str, Any]) -> str:
+    """Return the checksum that a manifest holds of itself.
+
+    Args:
+        record: the object in the file. The checksum itself does not count.
+
+    Returns:
+        SHA-256, in hexadecimal, of the object as JSON with sorted keys and without spaces. How the file is laid out
+        does not change it.
+    """
+    checksums = {name: value for name, value in record[_CHECKSUMS].items() if name != FILE_NAME}
+    text = json.dumps(record | {_CHECKSUMS: checksums}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _check_unchanged(record: dict[str, Any], path: Path) -> None:
+    """Compare a manifest with the checksum that it holds of itself. A manifest of an earlier version holds none.
+
+    Raises:
+        PotstillError: they differ.
+        TypeError, AttributeError: it is no manifest.
+    """
+    recorded = record.get(_CHECKSUMS)
+    if recorded is not None and FILE_NAME in recorded and recorded[FILE_NAME] != own_checksum(record):
+        raise PotstillError(
+            f"{path} was changed after potstill wrote it (its SHA-256 is no longer the one that it holds): undo the "
+            "change, copy it again from an undamaged copy, or prepare the corpus again."
         )
 
 
@@ -154,10 +194,14 @@ def _parsed(record: dict[str, Any]) -> Manifest:
     if "languages" in record:
         record["languages"] = [_record(LanguageRecord, language) for language in record["languages"]]
     manifest = _record(Manifest, record)
-    if manifest.format_version >= 2 and fingerprint != fingerprint_of(
-        {name: manifest.checksums[name] for name in (CUT_FILES if cut else FILES)}
-    ):
-        raise TypeError("its fingerprint is not that of its checksums")
+    manifest.checksums.pop(FILE_NAME, None)  # it is about the file, not about the corpus
+    if manifest.format_version >= 2:
+        names = CUT_FILES if cut else FILES
+        if fingerprint != fingerprint_of({name: manifest.checksums[name] for name in names}):
+            raise TypeError("its fingerprint is not that of its checksums")
+        # A turned bit in the name of its own checksum would otherwise make it a manifest of an earlier version.
+        if unknown := sorted(manifest.checksums.keys() - set(names)):
+            raise TypeError(f"it has a checksum of {unknown[0]!r}, which is no file of a corpus")
     return manifest
 
 

@@ -117,6 +117,8 @@ class Progress:
         record = read_object(file, "The record of stages", "name another --output_dir")
         if record.get("format_version") != FORMAT or not isinstance(record.get("stages"), dict):
             raise PotstillError(f"{file} is not of format {FORMAT}: name another --output_dir.")
+        for entry in record["stages"].values():
+            _check_entry(entry, file)
         progress = cls(folder, record["stages"])
         if overwrite:
             return progress
@@ -211,6 +213,18 @@ def _contents(stage: Stage) -> dict[str, str]:
     if args.unlabelled:
         found["unlabelled texts"] = fingerprint({"unlabelled": unlabelled_texts(args, data).rows})
     return found
+
+
+def _check_entry(entry: Any, file: Path) -> None:
+    """Check the record of a stage, which names a folder that may be removed.
+
+    Raises:
+        PotstillError: it is damaged.
+    """
+    kinds = {"folder": str, "finished": bool, "run": dict}
+    fits = isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+    if not fits or Path(entry["folder"]).name != entry["folder"] or not entry["folder"]:
+        raise PotstillError(f"{file} is damaged (a stage in it has no folder of its own): name another --output_dir.")
 
 
 def _model_of(stage: Stage) -> dict[str, str]:

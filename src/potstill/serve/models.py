@@ -32,6 +32,9 @@ ENCODER = "feature-extraction"
 
 ENCODER_SETTINGS = "config_sentence_transformers.json"
 
+IN_CACHE = "models--"
+"""Beginning of the name of a model's folder in the hub's cache."""
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -114,7 +117,7 @@ class ServedModel:
         several = bool(labels) and config.problem_type == "multi_label_classification"
         return cls(
             folder=path,
-            name=path.resolve().name,
+            name=_name(path),
             file=file,
             precision=weights[file],
             task=task,
@@ -210,14 +213,41 @@ def _config(path: Path, what: str) -> Any:
     return config
 
 
+def links_stay_in(folder: Path) -> Path:
+    """Return the folder that a link in the folder of a model may not lead out of: in general that folder itself.
+
+    The hub's cache keeps the content of each file in `models--OWNER--NAME/blobs`, and the folder of a model there has
+    links to it. Such links may lead anywhere in `models--OWNER--NAME`, which holds files of that one model.
+    """
+    real = folder.resolve()
+    return _cached_repository(real) or real
+
+
+def _cached_repository(real: Path) -> Path | None:
+    """Return `models--OWNER--NAME` for a folder in its `snapshots`; None for a folder outside of the hub's cache."""
+    for parent in real.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith(IN_CACHE):
+            return parent.parent
+    return None
+
+
+def _name(folder: Path) -> str:
+    """Return the title of a model. In the hub's cache a folder has the hash of a commit for its name."""
+    real = folder.resolve()
+    repository = _cached_repository(real)
+    if repository is not None and real.parent.parent == repository:
+        return repository.name.removeprefix(IN_CACHE).replace("--", "/")
+    return real.name
+
+
 def _check_link(path: Path, file: str, what: str) -> None:
-    """Check that a file of a folder lies in the folder.
+    """Check that a file of a folder lies where its links may lead.
 
     Raises:
-        PotstillError: a symbolic link on the way to the file leads out of the folder.
+        PotstillError: a symbolic link on the way to the file leads elsewhere.
     """
     real = (path / file).resolve()
-    if not real.is_relative_to(path.resolve()):
+    if not real.is_relative_to(links_stay_in(path)):
         raise PotstillError(
             f"{what} has a link that leads out of it, and only files in it are served: {file} is {real}; put a copy "
             "of the file in the place of the link."

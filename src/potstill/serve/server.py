@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from potstill.errors import PotstillError, first_line
 from potstill.serve.bounded_connection import BoundedConnection
-from potstill.serve.models import ServedModel
+from potstill.serve.models import ServedModel, links_stay_in
 
 STATIC = Path(__file__).parent / "static"
 PACKED = ".xz"  # the runtimes of 14 and 27 MB take 2 and 4 MB in the package
@@ -169,12 +169,12 @@ class PageServer(ThreadingHTTPServer):
         return stream, about.st_size, version
 
     def _inside(self, path: str, about: os.stat_result) -> bool:
-        """Return whether an open file is that at the path, and lies in the folder of its model."""
+        """Return whether an open file is that at the path, and lies where the links of its model may lead."""
         if path not in self.folders:
             return True
         try:
             real = self.files[path].resolve(strict=True)
-            return real.is_relative_to(self.folders[path].resolve()) and os.path.samestat(real.stat(), about)
+            return real.is_relative_to(links_stay_in(self.folders[path])) and os.path.samestat(real.stat(), about)
         except OSError:
             return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -13,6 +14,7 @@ from potstill.arguments import RunArguments
 from potstill.corpus import Corpus
 from potstill.corpus.fingerprint import tokenizer_fingerprint
 from potstill.errors import PotstillError, first_line
+from potstill.live_line import say
 from potstill.objective import (
     OF_DISTILBERT,
     DistillationObjective,
@@ -93,6 +95,8 @@ def check_one_tokenizer(names: Sequence[str], tokenizers: Sequence[PreTrainedTok
 def check_launch(args: RunArguments) -> None:
     """Check the conditions under which `Trainer` would fail, or do something unwanted, when it starts.
 
+    An option that has no effect on this machine, but does no harm, is told in a line.
+
     Raises:
         PotstillError: the process has several devices (`Trainer` would copy the student, but not the teacher, to all of
             them); the processes of a launcher are not connected; --fp16 is used without a GPU; or a logging back end is
@@ -111,6 +115,8 @@ def check_launch(args: RunArguments) -> None:
         )
     if args.fp16 and args.device.type == "cpu":
         raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither option.")
+    if args.unrecorded and args.process_index == 0:
+        _say_once(f"--cuda_graphs has no effect here: {args.unrecorded}.")
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):
             back_end()
@@ -119,6 +125,12 @@ def check_launch(args: RunArguments) -> None:
             f"--report_to {','.join(args.report_to)} does not work ({first_line(error)}): install or set "
             "it up, or give --report_to none."
         ) from error
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Print a line. A model that grows in several trainings is checked in each."""
+    say(line)
 
 
 def check_fit(

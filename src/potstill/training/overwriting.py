@@ -6,9 +6,11 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from potstill.files import flush_names, write_text
+from potstill.json_files import read_json
 
 JOURNAL = ".overwrite.json"
 """Lists the files that the run will replace. It exists from the start of the run until its first result."""
@@ -42,13 +44,19 @@ def replacing_old_output(folder: Path) -> Iterator[None]:
 
     If the body fails, the old output comes back at once. If the process is killed before the result is complete, the
     old output comes back when a run next uses the folder (`recover_old_output`).
+
+    Raises:
+        PotstillError: the list of old files is damaged.
     """
     if not is_overwriting(folder):
         yield
         return
+    listed = read_json(
+        folder / JOURNAL, "The list of files to replace", "start the run again with --overwrite_output_dir"
+    )
     aside = folder / ASIDE
     aside.mkdir(exist_ok=True)
-    for name in json.loads((folder / JOURNAL).read_text(encoding="utf-8")):
+    for name in filter(_is_written, listed if isinstance(listed, list) else []):
         if (folder / name).exists():
             (folder / name).rename(aside / name)
     (folder / JOURNAL).rename(aside / ALL_ASIDE)
@@ -60,6 +68,11 @@ def replacing_old_output(folder: Path) -> Iterator[None]:
         recover_old_output(folder)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_written(name: object) -> bool:
+    """Return whether a run writes files of this name. A damaged list could name any other file."""
+    return isinstance(name, str) and Path(name).name == name and any(fnmatch(name, pattern) for pattern in WRITTEN)
 
 
 def recover_old_output(folder: Path, still_overwriting: bool = False) -> None:
