@@ -23,6 +23,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import yaml
+
 from potstill.files import write_text
 
 RATE = 1e-3
@@ -36,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "temperature 1": {"temperature": 1.0},
     "no masked LM": {"alpha_mlm": 0},
     "cosine loss × 5": {"alpha_cos": 5},
+    "masked LM × 2": {"alpha_mlm": 4},
+    "masked LM × 4": {"alpha_mlm": 8},
     "learning rate ÷ 2": {"learning_rate": RATE / 2},
     "masked": {"soft_targets": "masked"},
     "beta2 0.95": {"adam_beta2": 0.95},
@@ -87,6 +91,7 @@ def _parsed() -> Any:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--blocks", type=int, default=64, help="blocks of a step")
     parser.add_argument("--learning_rate", type=float, help=f"in place of {RATE:g}, to which variants refer")
+    parser.add_argument("--base", type=yaml.safe_load, default={}, help="options of all runs, as in '{alpha_mlm: 4}'")
     parser.add_argument("--short_block_size", type=int, help="cut the blocks of nine steps of ten to this")
     parser.add_argument("--workers", type=int, default=6, help="runs at a time")
     parser.add_argument("--seconds", type=float, default=95.0)
@@ -162,7 +167,7 @@ def _run(name: str, seed: int, options: Any) -> dict[str, Any]:
             save_strategy="no",
             logging_steps=100,
             report_to="none",
-            **settings | changes,
+            **settings | options.base | changes,
         )
         results = json.loads((distill(args) / "results.json").read_text())
     final = results["held_out"]["final"]
