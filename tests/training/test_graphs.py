@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def test_aliases_are_other_parameters_in_the_same_memory() -> None:
             assert torch.equal(found, gradient)
     assert [id(parameter) for parameter in module.parameters() if parameter.requires_grad] == list(map(id, parameters))
     assert module[0].weight is module[1].weight
+
+
+def test_gradients_of_replayed_steps_are_averaged_over_processes() -> None:
+    seed = random.randrange(2**31)
+    finished = launch(TORCHRUN, Path(__file__).with_name("replayed_fleet.py"), seed)
+    assert finished.returncode == 0, f"seed {seed}: {finished.stderr}"
+    assert finished.stdout.count("alike") == 2
 
 
 @pytest.mark.gpu
