@@ -22,6 +22,7 @@ def outliving_signals(loader: Any) -> Any:
 
     On Linux the workers are forks of this process, unless `--dataloader_multiprocessing_context` says otherwise. From
     Python 3.14 on they would be children of a server process. That server dies of the signal, and its workers with it.
+    A worker that is no fork has threads of libraries before it can ignore SIGTERM, and may die of it.
 
     Args:
         loader: a DataLoader, or accelerate's wrapper of one, that has not started workers yet.
