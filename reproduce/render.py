@@ -14,10 +14,11 @@ from typing import Any
 
 from potstill.errors import PotstillError, first_line
 from potstill.files import write_text
-from potstill.report.markdown import code, plain, visible
+from potstill.report.markdown import code
 from reproduce import render_tables as tables
 from reproduce.common import HERE, new_parser, read_result, run
 from reproduce.render_board import leader_board
+from reproduce.render_conditions import measured_with
 
 BEGIN = "<!-- reproduce: begin (written by python -m reproduce.render) -->"
 END = "<!-- reproduce: end -->"
@@ -110,15 +111,9 @@ def _part(title: str, found: dict[str, Any] | None, write: Any) -> str:
     """Return a table under its heading, with the command, hardware and date below it."""
     if found is None:
         return f"### {title}\n\n{NOT_YET}"
-    return f"### {title}\n\n{write(found)}\n\n{_conditions(found['conditions'])}"
-
-
-def _conditions(conditions: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items() if name != "potstill")
-    where = f"{conditions['gpus']} × {conditions['hardware']}" if conditions["gpus"] else conditions["hardware"]
-    where, versions = plain(where), plain(versions)
-    commit = f", commit {conditions['commit']}" if conditions["commit"] else ""
-    return f"    {visible(conditions['command'])}\n\n{where}, {versions}, {conditions['date']}{commit}."
+    if write is leader_board:  # each board has its own
+        return f"### {title}\n\n{write(found)}"
+    return f"### {title}\n\n{write(found)}\n\n{measured_with(found['conditions'])}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from potstill.report.markdown import NOTHING, code, plain
+from reproduce.render_conditions import measured_with
 from reproduce.render_tables import count, millions, number, percent, table
 
 
@@ -67,7 +68,8 @@ def _board(board: dict[str, Any]) -> str:
     if tasks:
         rows_of_task = tasks.get("max_train_samples")
         seeds += f", trained on at most {count(rows_of_task)} rows of a task." if rows_of_task else "."
-    return f"{title}{seeds}\n\n{table([*header, *titles], rows)}\n\n{recipes}"
+    made = measured_with(conditions)
+    return f"{title}{seeds}\n\n{table([*header, *titles], rows)}\n\n{recipes}\n\n{made}"
 
 
 def _options(recipe: dict[str, str]) -> str:
