@@ -65,7 +65,7 @@ class Recipe(RunArguments):
         "Optimiser, by its name in transformers, or muon: Muon for the matrices of the layers, and AdamW for all other "
         "weights, with one learning rate.",
     )
-    learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
+    learning_rate: float = option(5e-4, "Peak learning rate.")
     adam_beta2: float = option(0.98, "Beta2 of AdamW.")
     adam_epsilon: float = option(1e-6, "Epsilon of AdamW.")
     max_grad_norm: float = option(5.0, "Gradient norm above which gradients are scaled down.")

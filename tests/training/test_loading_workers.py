@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import checkpoints
+from runs import checkpoints, distillation, new_trainer
 from torch.utils.data import DataLoader, Dataset
 
-from potstill.training.loading_workers import outliving_signals
+from potstill.training.loading_workers import _start, outliving_signals
 
 
 class Slow(Dataset[int]):
@@ -58,6 +58,20 @@ def test_a_worker_is_a_fork() -> None:
     assert worker._parent_pid == os.getpid()
     assert Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid())
     assert len(list(batches)) == 5
+
+
+def test_loaders_of_evaluations_have_such_workers_too(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    workers: dict[str, Any] = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = new_trainer(distillation(teacher_folder, corpus_folder, tmp_path, **workers))
+    for _ in range(2):  # `Trainer` keeps the loader of persistent workers
+        evaluated = trainer.get_eval_dataloader()
+    for loader in (trainer.get_train_dataloader(), evaluated, trainer.get_test_dataloader(trainer.eval_dataset)):
+        inner = getattr(loader, "base_dataloader", loader)
+        start = inner.worker_init_fn
+        assert start.func is _start
+        assert getattr(start.args[0], "func", None) is not _start  # once
 
 
 @pytest.mark.slow

@@ -25,9 +25,11 @@ def outliving_signals(loader: Any) -> Any:
     A worker that is no fork has threads of libraries before it can ignore SIGTERM, and may die of it.
 
     Args:
-        loader: a DataLoader, or accelerate's wrapper of one, that has not started workers yet.
+        loader: a DataLoader, or accelerate's wrapper of one, that has not started workers yet, or that was here before.
     """
     inner = getattr(loader, "base_dataloader", loader)
+    if getattr(inner.worker_init_fn, "func", None) is _start:  # `Trainer` may keep a loader for the next evaluation
+        return loader
     inner.worker_init_fn = partial(_start, inner.worker_init_fn, os.getpid())
     if inner.num_workers and inner.multiprocessing_context is None and sys.platform == "linux":
         inner.multiprocessing_context = "fork"

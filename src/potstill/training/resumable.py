@@ -302,6 +302,14 @@ class ResumableTrainer(CheckpointingTrainer):
         """Return the loader of `Trainer`, whose workers leave the end of the run to this process."""
         return outliving_signals(super().get_train_dataloader())
 
+    def get_eval_dataloader(self, *arguments: Any, **options: Any) -> Any:
+        """Return the loader of `Trainer` with such workers. The arguments are those of `Trainer`."""
+        return outliving_signals(super().get_eval_dataloader(*arguments, **options))
+
+    def get_test_dataloader(self, *arguments: Any, **options: Any) -> Any:
+        """Return the loader of `Trainer` with such workers. The arguments are those of `Trainer`."""
+        return outliving_signals(super().get_test_dataloader(*arguments, **options))
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.sampler
 
