@@ -234,7 +234,7 @@ def test_how_runs_differ_is_told(write: Write) -> None:
     assert f"- SST-2: learning_rate {values}\n" in text
     assert "- CoLA, RTE, SST-2: batch 16, 17, 18 for all.\n" in text
     assert "warmup" not in text
-    assert "seed 0" not in text
+    assert "missing" not in text
     assert "student (D) was fine-tuned with task teachers (second distillation): no teacher (CoLA, SST-2); " in text
     assert "bert-rte (RTE)." in text
     assert "- 18 runs on an abacus, torch 2.13.0.\n- 9 runs on two abaci, torch 2.13.0.\n" in text

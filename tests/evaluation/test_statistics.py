@@ -11,6 +11,7 @@ import pytest
 from evaluation_samples import run_result
 
 from potstill.errors import PotstillError
+from potstill.evaluation.notes import notes
 from potstill.evaluation.results import Plan, RunResult
 from potstill.evaluation.statistics import (
     Comparison,
@@ -147,3 +148,22 @@ def test_chance_by_counting_all_orders(seeds: int, others: int) -> None:
     apart = sum(beyond_spread(measured(*one), measured(*other)) is True for one, other in splits)
     assert chance_beyond_spread(seeds, others) == pytest.approx(float(Fraction(apart, len(splits))))
     assert chance_beyond_spread(seeds, seeds) == pytest.approx(2 / math.comb(2 * seeds, seeds))
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ((0.0, -3.4, 82.9), "m1 did not learn CoLA with seeds 0, 1 (0.0, -3.4; its best seed 82.9)"),
+        ((70.0, 30.0, 65.0), "m1 did not learn CoLA with seed 1 (30.0; its best seed 70.0)"),
+        ((70.0, 36.0, 65.0), None),  # half as good is a spread
+        ((0.0, 19.0, 5.0), None),  # no seed learned for certain
+    ],
+)
+def test_runs_that_did_not_learn_are_told_first(scores: tuple[float, ...], told: str | None) -> None:
+    table = np.full((2, 2, 3), 80.0)
+    table[1, 0] = scores
+    written = notes(compared(table, tasks=["cola", "rte"]))
+    assert any("did not learn" in note for note in written) is (told is not None)
+    if told is not None:
+        assert written[0].startswith(told)
+        assert written[0].endswith("give more --seeds or a lower --learning_rate.")

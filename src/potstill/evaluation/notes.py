@@ -15,11 +15,15 @@ from potstill.tasks.metrics import UNITS
 from potstill.tasks.own import OWN
 from potstill.tasks.registry import suites
 
+LEARNED = 20.0
+"""Score in percent from which a model has learned a task for certain. Below it, scores of small sets jump by chance."""
+
 
 def notes(comparison: Comparison) -> list[str]:
     """Return the notes; those on figures that cannot be compared, or are missing, come first."""
     return [
         *mismatches(comparison),
+        *_not_learned(comparison),
         *_missing(comparison),
         *_left_out(comparison),
         *_macro(comparison),
@@ -79,6 +83,23 @@ def _models_by(runs: Iterable[RunResult], key: Callable[[RunResult], str]) -> di
 
 def _groups(models: Mapping[str, Iterable[str]]) -> str:
     return "; ".join(f"{mark}: {_distinct(of)}" for mark, of in models.items())
+
+
+def _not_learned(comparison: Comparison) -> list[str]:
+    """Report runs that learned next to nothing of a task that other seeds of the same model learned."""
+    messages = []
+    for (model, task), scores in comparison.scores.items():
+        best = max(scores.by_seed.values())
+        failed = {seed: score for seed, score in sorted(scores.by_seed.items()) if score < best / 2}
+        if best < LEARNED or not failed or task in (comparison.plan.untrained or ()):
+            continue
+        found = ", ".join(f"{score:.1f}" for score in failed.values())
+        messages.append(
+            f"{model} did not learn {comparison.titles[task]} with {_seeds(list(failed))} ({found}; its best seed "
+            f"{best:.1f}), as happens in some fine-tunings. Its median and its macro score, and all that is compared "
+            "with them, say little: give more --seeds or a lower --learning_rate."
+        )
+    return messages
 
 
 def _missing(comparison: Comparison) -> list[str]:
