@@ -167,6 +167,13 @@ def test_a_model_of_the_cache_is_served_without_links_that_leave_it(model: Path,
         assert server.open_file("/models/0/config.json") is None
 
 
+def test_packed_files_are_not_served_as_they_are(server: PageServer) -> None:
+    packed = [path for path in server.files if path.endswith(".xz")]
+    assert packed
+    for path in (*packed, "/.xz", "/index.html.xz"):
+        assert ask(server, path)[0] == 404
+
+
 def test_a_link_that_is_turned_to_another_folder_is_not_followed(model: Path, tmp_path: Path) -> None:
     link, other = tmp_path / "current", write_export(tmp_path / "other", num_hidden_layers=9)
     link.symlink_to(model)

@@ -149,8 +149,9 @@ class PageServer(ThreadingHTTPServer):
         """
         if path in self.texts:
             return BytesIO(self.texts[path]), len(self.texts[path]), f"{hash(self.texts[path]):x}"
+        packed = path.endswith(PACKED)  # packed files are for the server alone
         path = path if path in self.files else path + PACKED
-        if path not in self.files:
+        if packed or path not in self.files:
             return None
         try:
             # Opened first: a file that is exchanged after the check is not the one that is read.
