@@ -148,3 +148,15 @@ def test_work_goes_on_if_its_terminal_is_closed(tmp_path: Path) -> None:
     os.close(here)
     run.communicate()
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("option", ["--text", "--output_dir"])
+def test_the_home_of_a_user_that_does_not_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    options = {"--text": str(tmp_path / "a.txt"), "--output_dir": str(tmp_path / "b")}
+    options[option] = "~nobody-of-this-name/c"
+    assert main(["prepare", "--train_tokenizer", *(word for pair in options.items() for word in pair)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("potstill prepare: ")
+    assert told.count("\n") == 1, told

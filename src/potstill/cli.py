@@ -112,7 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "(ulimit -v), or use a machine with more."
         )
         return 1
-    except RuntimeError:
+    except RuntimeError as error:
+        if "home directory" in str(error):  # the words of `Path.expanduser`
+            _fail(
+                f"potstill {verb}: a path begins with ~, but there is no such user, or the user has no home folder: "
+                "write the whole path."
+            )
+            return 1
         if first_to_fail():
             raise
         return 1  # the connection broke because another process failed first; that process printed the reason
