@@ -201,3 +201,16 @@ def test_without_locks_the_file_of_a_killed_process_of_this_machine_is_taken_ove
         with locked(tmp_path / "student"):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_leads_nowhere_is_a_sentence(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    if sys.version_info < (3, 13):  # later versions find such a path, and the folder is then refused
+        with (
+            pytest.raises(PotstillError, match=r"--output_dir .*loop is no path that can be used \(Symlink loop"),
+            locked(loop),
+        ):
+            pass
+    with pytest.raises(PotstillError, match="is no path that can be used"), locked("~nobody-of-this-name/out"):
+        pass

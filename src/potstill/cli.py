@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from potstill.imports import quick_imports
 from potstill.option_table import function_of, verb_of
 from potstill.panics import is_panic
 from potstill.processes import first_to_fail, leave_group
+from potstill.surroundings import check_surroundings, open_closed_streams
 
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("potstill.corpus.prepare:prepare", "turn text into token blocks of one length"),
@@ -61,6 +63,7 @@ USAGE = "\n".join(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 success, 1 failure, 2 usage error, 128 + n ended by signal n."""
+    open_closed_streams()
     _print_anything()
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     length = 2 if " ".join(words[:2]) in VERBS else 1  # `bench train` is one verb
@@ -82,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(full_help(verb, described))
             return 0
         values = parse(described, f"potstill {verb}", rest)
+        check_surroundings()
         # Heavy imports come last, so that a usage error is reported at once.
         with quick_imports():
             _quiet_libraries()
@@ -101,7 +105,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + (number if isinstance(number, int) else signal.SIGINT)
     except BrokenPipeError:
         return _reader_gone()
-    except RuntimeError:
+    except MemoryError as error:
+        reason = f" ({first_line(error)})" if str(error) else ""
+        _fail(
+            f"potstill {verb}: there is not enough memory{reason}: close other programs, raise the limit on memory "
+            "(ulimit -v), or use a machine with more."
+        )
+        return 1
+    except RuntimeError as error:
+        if "home directory" in str(error):  # the words of `Path.expanduser`
+            _fail(
+                f"potstill {verb}: a path begins with ~, but there is no such user, or the user has no home folder: "
+                "write the whole path."
+            )
+            return 1
         if first_to_fail():
             raise
         return 1  # the connection broke because another process failed first; that process printed the reason
@@ -169,7 +186,8 @@ def _fail(message: str) -> None:
     # A launcher terminates the other processes when one ends. This one must print its message first.
     _handle([signal.SIGTERM], signal.SIG_IGN)
     if first_to_fail():
-        print(shown(message), file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody can read it, but the exit status still tells how the run ended
+            print(shown(message), file=sys.stderr, flush=True)
 
 
 def _handle(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
@@ -182,7 +200,8 @@ def _handle(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     """End by unwinding the stack, so that unfinished files are removed."""
     if first_to_fail():
-        print("potstill: terminated.", file=sys.stderr)
+        with suppress(OSError):
+            print("potstill: terminated.", file=sys.stderr)
     sys.exit(128 + number)
 
 

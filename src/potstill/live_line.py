@@ -32,12 +32,20 @@ def duration(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line to standard error. If its reader has ended, the work goes on, and nothing more is printed there."""
+    """Print a line to standard error.
+
+    If the line cannot be printed, the work goes on, and nothing more is printed there. The reader of a pipe may have
+    ended, or standard error is a file on a full disk.
+    """
     try:
         print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stderr.fileno())
+    except OSError:
+        _stop_printing()
+
+
+def _stop_printing() -> None:
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 class _Terminal(Console):
@@ -147,6 +155,12 @@ class LiveLine:
             self._outer._inner = self._parts
             self._outer._refresh()
             return
+        try:
+            self._draw()
+        except OSError:  # the terminal was closed
+            _stop_printing()
+
+    def _draw(self) -> None:
         if self._live is None:
             # No thread refreshes the line: a process that is forked meanwhile could not take that thread's lock. What
             # is printed to standard output, perhaps a file, stays there.
@@ -172,7 +186,10 @@ class LiveLine:
         if self._outer is not None:
             self._outer._inner = ()
         if self._live is not None:
-            self._live.stop()
+            try:
+                self._live.stop()
+            except OSError:
+                _stop_printing()
             self._live = None
         if LiveLine._shown is self:
             LiveLine._shown = None

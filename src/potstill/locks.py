@@ -57,7 +57,12 @@ def locked(folder: str | Path, option: str = "--output_dir", break_lock: bool = 
     Raises:
         PotstillError: another process holds the lock, or nothing can be written there.
     """
-    folder = Path(folder).expanduser().resolve()
+    try:
+        folder = Path(folder).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle, or the home of a user that does not exist
+        raise PotstillError(
+            f"{option} {folder} is no path that can be used ({first_line(error)}): name another."
+        ) from error
     if fcntl is None or int(os.environ.get("RANK", "0")) > 0:
         yield
         return

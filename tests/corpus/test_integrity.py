@@ -142,6 +142,8 @@ def test_a_manifest_of_anything_else_is_one_sentence(corpus_folder: Path, conten
         {"checksums": None},
         {"format_version": "2"},
         {"something": 1},
+        {"unit": "block"},
+        {"framing": "cls"},
     ],
     ids=repr,
 )

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serve_samples import SMALLEST_ONNX, cached, write_export
@@ -164,6 +165,53 @@ def test_a_model_of_the_cache_is_served_without_links_that_leave_it(model: Path,
         (tmp_path / "elsewhere").write_text("{}")
         (folder / "config.json").symlink_to(tmp_path / "elsewhere")
         assert server.open_file("/models/0/config.json") is None
+
+
+def test_packed_files_are_not_served_as_they_are(server: PageServer) -> None:
+    packed = [path for path in server.files if path.endswith(".xz")]
+    assert packed
+    for path in (*packed, "/.xz", "/index.html.xz"):
+        assert ask(server, path)[0] == 404
+
+
+def test_a_link_that_is_turned_to_another_folder_is_not_followed(model: Path, tmp_path: Path) -> None:
+    link, other = tmp_path / "current", write_export(tmp_path / "other", num_hidden_layers=9)
+    link.symlink_to(model)
+    with PageServer([ServedModel.open(str(link), "--model")]) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        link.unlink()
+        link.symlink_to(other)
+        assert json.loads(ask(running, "/models/0/config.json")[2])["num_hidden_layers"] == 3
+        running.shutdown()
+
+
+@pytest.mark.parametrize("size", [5_000_000, 100])
+def test_a_file_that_changes_its_length_while_it_is_sent(
+    server: PageServer, model: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """No byte of the next answer counts as a part of the file, and none of the file as the next answer."""
+    file = model / "onnx" / "model.onnx"
+    file.write_bytes(b"x" * 3_000_000)
+    opened = PageServer.open_file
+
+    def written_meanwhile(self: PageServer, path: str) -> Any:
+        found = opened(self, path)
+        if path.endswith(".onnx"):
+            os.truncate(file, size)
+        return found
+
+    monkeypatch.setattr(PageServer, "open_file", written_meanwhile)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request("GET", "/models/0/onnx/model.onnx")
+    answer = connection.getresponse()
+    if size < 3_000_000:
+        with pytest.raises(http.client.IncompleteRead):
+            answer.read()
+    else:
+        assert len(answer.read()) == 3_000_000
+        connection.request("GET", "/models/0/config.json")
+        assert connection.getresponse().status == 200
+    connection.close()
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(server: PageServer, model: Path) -> None:

@@ -148,3 +148,49 @@ def test_sums_of_another_model(tmp_path: Path) -> None:
     (tmp_path / AVERAGE).write_bytes(b"nothing")
     with pytest.raises(PotstillError, match="cannot be read"):
         average.load(tmp_path)
+
+
+@pytest.mark.parametrize("longest", [8, 30])
+def test_a_longer_run_keeps_no_step_from_before_its_last_part(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, longest: int
+) -> None:
+    """The sums of a run of 4 steps hold the steps 3 and 4, which are in the first half of a longer one."""
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", **AVERAGED | {"max_steps": 4})
+    distill(args)
+    weights = Weights()
+    args = distillation(teacher_folder, corpus_folder, tmp_path / "student", **AVERAGED | {"max_steps": longest})
+    args.resume_from_checkpoint = "true"
+    args.overwrite_output_dir = True
+    trainer = new_trainer(args, [weights])
+    trainer.train("true")
+    assert trainer.average is not None
+    assert (trainer.average.first_step, trainer.average.steps) == (longest // 2 + 1, longest // 2)
+    for name, found in trainer.student.named_parameters():
+        expected = torch.stack([after[name] for after in weights.after[longest // 2 - 4 :]]).mean(0)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-7, atol=1e-12, msg=name)
+
+
+def test_a_length_whose_last_part_begins_within_the_sums_is_refused(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    options = {"corpus": corpus_folder, "teacher": teacher_folder}
+    first = distillation(options["teacher"], options["corpus"], tmp_path / "student", **AVERAGED | {"max_steps": 4})
+    distill(first)
+    longer = distillation(options["teacher"], options["corpus"], tmp_path / "student", **AVERAGED | {"max_steps": 7})
+    longer.resume_from_checkpoint = "true"
+    longer.overwrite_output_dir = True
+    with pytest.raises(PotstillError, match=r"summed the weights since step 3, .* Give the length that the run began"):
+        distill(longer)
+
+
+@pytest.mark.parametrize(("progress", "kept"), [(0.3, False), (0.8, None)])
+def test_a_changed_budget_of_time(progress: float, kept: bool | None) -> None:
+    """Which steps are in the last part of a budget is not known, so sums that may be wrong are not used."""
+    average = WeightAverage(nn.Linear(1, 1), 0.5, lambda state: progress)
+    average.steps, average.first_step = 2, 9
+    if kept is None:
+        with pytest.raises(PotstillError, match="since step 9"):
+            average.fit_length(TrainerState(max_steps=10), by_time=True)
+    else:
+        assert average.fit_length(TrainerState(max_steps=10), by_time=True)
+        assert (average.steps, average.first_step) == (0, 0)

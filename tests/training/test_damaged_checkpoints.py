@@ -1,8 +1,10 @@
 """A checkpoint with a turned bit or without a part is named before it does harm, and the newest good one is offered."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,20 @@ def test_damage_is_named_and_the_good_one_offered(run: Path, part: str, damage: 
     assert f"resume with --resume_from_checkpoint {run / 'checkpoint-2'}" in str(error.value)
     with pytest.raises(DamagedCheckpointError, match="checkpoint-2"):
         find_checkpoint(run / "checkpoint-4", None)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(run: Path, part: str) -> None:
+    file = run / "checkpoint-4" / part
+    file.unlink()
+    os.mkfifo(file)
+    command = (
+        "import sys; from potstill.training.checkpoints import find_checkpoint; find_checkpoint('auto', sys.argv[1])"
+    )
+    found = subprocess.run([sys.executable, "-c", command, run], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    assert "Skipped: " in found.stderr
+    assert find_checkpoint("auto", str(run)) == run / "checkpoint-2"
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "null", "[]", "3", '"x"', "\0" * 50, '{"global_step": "x"}'])

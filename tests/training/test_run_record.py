@@ -223,3 +223,14 @@ def test_the_hash_of_weights_sees_names_shapes_and_values() -> None:
     other = weight.clone()
     other[3, 5] = torch.nextafter(other[3, 5], torch.tensor(9.0))
     assert len({hashed(weight), hashed(other), hashed(weight.reshape(6, 4)), hashed(weight.bfloat16())}) == 4
+
+
+def test_a_schedule_that_takes_no_change_is_named_as_the_user_writes_it(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    distill(distillation(teacher_folder, corpus_folder, tmp_path / "student", max_steps=1))
+    changed = {"max_steps": 2, "lr_scheduler_type": "reduce_lr_on_plateau", "resume_from_checkpoint": "true"}
+    changed |= {"eval_strategy": "steps", "eval_steps": 1, "overwrite_output_dir": True}
+    told = r"With --lr_scheduler_type reduce_lr_on_plateau no option .*, but --lr_scheduler_type, --max_steps did: give"
+    with pytest.raises(PotstillError, match=told):
+        distill(distillation(teacher_folder, corpus_folder, tmp_path / "student", **changed))

@@ -19,6 +19,7 @@ UNCUT_FORMAT = 2
 """The format of a corpus whose vocabulary is not cut. Earlier versions of potstill can read it."""
 
 _CHECKSUMS = "checksums"
+_WORDS = {"unit": ("blocks", "texts", "sentences"), "framing": ("", "cls_sep", "none")}
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,9 @@ def _parsed(record: dict[str, Any]) -> Manifest:
     if "languages" in record:
         record["languages"] = [_record(LanguageRecord, language) for language in record["languages"]]
     manifest = _record(Manifest, record)
+    for name, allowed in _WORDS.items():  # nothing else would notice a wrong word in a manifest of an earlier version
+        if getattr(manifest, name) not in allowed:
+            raise TypeError(f"{name} is {getattr(manifest, name)!r}")
     manifest.checksums.pop(FILE_NAME, None)  # it is about the file, not about the corpus
     if manifest.format_version >= 2:
         names = CUT_FILES if cut else FILES

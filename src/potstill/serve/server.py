@@ -6,7 +6,6 @@ import errno
 import json
 import lzma
 import os
-import shutil
 import stat
 import sys
 import time
@@ -94,9 +93,10 @@ class PageServer(ThreadingHTTPServer):
         described = []
         for number, model in enumerate(models):
             path = f"models/{number}/"
+            folder = model.folder.resolve()  # a link to it may be turned to another model, which was not checked
             for name in model.files:
-                self.files[f"/{path}{name}"] = model.folder / name
-                self.folders[f"/{path}{name}"] = model.folder
+                self.files[f"/{path}{name}"] = folder / name
+                self.folders[f"/{path}{name}"] = folder
             described.append(model.description(path))
         self.texts = {"/models.json": json.dumps({"models": described}).encode()}
         try:
@@ -149,8 +149,9 @@ class PageServer(ThreadingHTTPServer):
         """
         if path in self.texts:
             return BytesIO(self.texts[path]), len(self.texts[path]), f"{hash(self.texts[path]):x}"
+        packed = path.endswith(PACKED)  # packed files are for the server alone
         path = path if path in self.files else path + PACKED
-        if path not in self.files:
+        if packed or path not in self.files:
             return None
         try:
             # Opened first: a file that is exchanged after the check is not the one that is read.
@@ -230,8 +231,20 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", str(size))
             self.end_headers()
             if with_content and not same:
-                shutil.copyfileobj(stream, self.wfile, 1 << 20)
+                self._send(stream, size)
         return None
+
+    def _send(self, stream: BinaryIO, size: int) -> None:
+        """Send as many bytes as the head of the answer said, or end the connection.
+
+        A file that somebody writes meanwhile may be shorter or longer. The client would otherwise take the next answer
+        for a part of it.
+        """
+        while size > 0 and (part := stream.read(min(size, 1 << 20))):
+            self.wfile.write(part)
+            size -= len(part)
+        if size:
+            self.close_connection = True
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
         content = f"{why}\n".encode()

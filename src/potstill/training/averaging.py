@@ -105,6 +105,33 @@ class WeightAverage(TrainerCallback):
         self.steps, self.first_step = steps, first_step
         self._sums = {name: tensor.to(parameters[name].device) for name, tensor in sums.items()}
 
+    def fit_length(self, state: TrainerState, by_time: bool) -> bool:
+        """Make the sums fit a run whose length was changed when it was resumed.
+
+        Steps that are no longer in the last part of the run cannot be taken out of the sums. If no step so far is in
+        it, the sums are forgotten and begin again later.
+
+        Args:
+            state: of the run, at the step where it resumes, with its new number of steps.
+            by_time: whether the run has a budget of time. It is then not known which steps the last part has.
+
+        Returns:
+            Whether the sums were forgotten.
+
+        Raises:
+            PotstillError: some of the steps in the sums are in the last part, and others may not be.
+        """
+        if not self.steps or (not by_time and self.first_step / max(state.max_steps, 1) > 1 - self.share + 1e-9):
+            return False
+        if self._progress(state) > 1 - self.share + 1e-9:
+            raise PotstillError(
+                f"Cannot resume with another length: --average_weights {self.share} is for the last part of the run, "
+                f"but the checkpoint has summed the weights since step {self.first_step}, which may lie before that "
+                "part now. Give the length that the run began with, or resume from a checkpoint of an earlier step."
+            )
+        self.clear()
+        return True
+
     def record(self) -> dict[str, Any]:
         """Return what `results.json` says of the mean."""
         return {

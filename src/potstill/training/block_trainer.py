@@ -20,6 +20,7 @@ from potstill.training.memory import fitting_memory
 from potstill.training.muon import MuonAdamW, grouped_names, muon_names
 from potstill.training.objective_step import ObjectiveStep
 from potstill.training.resumable import ResumableTrainer
+from potstill.training.run_record import LENGTH
 
 
 class BlockTrainer(ResumableTrainer):
@@ -224,6 +225,17 @@ class BlockTrainer(ResumableTrainer):
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
         self.layer_search = load_layer_search(resume_from_checkpoint)
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+        result = super()._init_training_state(max_steps, *args, **kwargs)
+        if self.average is not None and self._changed & LENGTH:
+            first = self.average.first_step
+            if self.average.fit_length(self.state, self.args.minutes is not None):
+                self._log_line(
+                    f"The mean of the weights begins again, because the steps from {first:,} on are no longer in the "
+                    "last part of the run."
+                )
+        return result
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -28,7 +28,7 @@ from potstill.training.checkpoints import (
     publish,
     save_run_state,
 )
-from potstill.training.run_record import RunRecord
+from potstill.training.run_record import RunRecord, plain
 
 
 class CheckpointingTrainer(Trainer):
@@ -200,9 +200,10 @@ class CheckpointingTrainer(Trainer):
         if not self._changed:
             return
         if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR):
+            changed = ", ".join(f"--{name}" for name in sorted(self._changed))
             raise PotstillError(
-                f"With --lr_scheduler_type {self.args.lr_scheduler_type} no option of the optimiser may change when a "
-                f"run is resumed, but {', '.join(sorted(self._changed))} did: give the value that the run began with."
+                f"With --lr_scheduler_type {plain(self.args.lr_scheduler_type)} no option of the optimiser or of the "
+                f"length may change when a run is resumed, but {changed} did: give the value that the run began with."
             )
         self.lr_scheduler.base_lrs = rates
         factors = [factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]

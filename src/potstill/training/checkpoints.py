@@ -22,6 +22,7 @@ from potstill.json_files import read_object
 from potstill.live_line import say
 from potstill.locks import check_lock
 from potstill.permissions import share
+from potstill.small_files import NotSmallError, check_regular, read_small
 from potstill.training.overwriting import is_overwriting, replacing_old_output
 
 RUN_STATE = "potstill_state.json"  # the part of the state that `Trainer` does not save
@@ -160,6 +161,8 @@ def verify(folder: Path) -> None:
     for name, digest in expected.items():
         try:
             found = _sha256(folder / name)
+        except NotSmallError as error:
+            raise DamagedCheckpointError(f"The checkpoint {folder} is damaged: {first_line(error)}.") from error
         except OSError as error:
             reason = error.strerror or first_line(error)
             raise DamagedCheckpointError(f"The checkpoint {folder} is incomplete: {name}: {reason}.") from error
@@ -179,6 +182,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -196,12 +200,12 @@ def load_run_state(checkpoint: str | Path) -> dict[str, Any]:
     """
     file = Path(checkpoint) / RUN_STATE
     try:
-        state = {"format": 1} | json.loads(file.read_text(encoding="utf-8"))
+        state = {"format": 1} | json.loads(read_small(file).decode("utf-8"))
         # Earlier versions had another name for excluded seconds; the earliest ones did not count them.
         state.setdefault("excluded_seconds", state.get("stood_still_seconds", 0.0))
         numbers = ("elapsed_seconds", "excluded_seconds", "progress")
         return state | {"format": int(state["format"])} | {name: float(state[name]) for name in numbers}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, NotSmallError) as error:
         raise DamagedCheckpointError(
             f"{checkpoint} is not a checkpoint of potstill: it has no usable {RUN_STATE}."
         ) from error

@@ -28,8 +28,8 @@ def schedule_by_progress(
     )
     if not isinstance(layout, torch.optim.lr_scheduler.LambdaLR):
         raise PotstillError(
-            f"--lr_scheduler_type {args.lr_scheduler_type} does not work with --max_train_minutes: "
-            "use linear or cosine."
+            f"--lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} does not work with "
+            "--max_train_minutes: use linear or cosine."
         )
     factor = layout.lr_lambdas[0]
     first = max(1, int(points * 1e-4))  # the progress of the first step is 0, and its learning rate would be 0 too
