@@ -203,7 +203,8 @@ def _check_files(folder: Path) -> None:
     """
     for file in FILES:
         if (folder / file).is_file():
-            read_object(folder / file, "The tokenizer file", "restore it", finite=False)
+            what = "The model's file" if file == "config.json" else "The tokenizer file"
+            read_object(folder / file, what, "restore it", finite=False)
 
 
 def _object_or_none(file: Path) -> dict[str, Any] | None:
