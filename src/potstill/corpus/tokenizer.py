@@ -203,7 +203,7 @@ def _check_files(folder: Path) -> None:
     """
     for file in FILES:
         if (folder / file).is_file():
-            what = "The model's file" if file == "config.json" else "The tokenizer file"
+            what = "The model's file" if file == CONFIG else "The tokenizer file"
             read_object(folder / file, what, "restore it", finite=False)
 
 
