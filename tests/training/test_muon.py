@@ -1,5 +1,6 @@
 """`--optim muon`: Muon for the matrices of a model's layers, and AdamW for its other weights."""
 
+import copy
 import signal
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,19 @@ def test_stacked_steps_are_those_of_torch(monkeypatch: pytest.MonkeyPatch, large
     for own, other in zip(states[0]["state"].values(), states[1]["state"].values(), strict=True):
         torch.testing.assert_close(own["momentum_buffer"], other["momentum_buffer"])
     assert states[0]["param_groups"] == states[1]["param_groups"]
+
+
+def test_a_skipped_step_changes_nothing() -> None:
+    """With `--on_nan skip` a bad step leaves no gradients."""
+    parameters = new_parameters()
+    optimizer = new_optimizer(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    before = copy.deepcopy([parameters, optimizer.state_dict()["state"]])
+    optimizer.zero_grad()
+    optimizer.step()
+    torch.testing.assert_close([parameters, optimizer.state_dict()["state"]], before, rtol=0, atol=0)
 
 
 def test_singular_values_come_near_to_one() -> None:
