@@ -23,6 +23,7 @@ SPEEDS = {
     "seconds",
     "date",
     "created",
+    "manifest.json",  # the checksum of a manifest itself, in which "created" counts
     "seconds_left",
     "tokens_per_second",
     "rows_per_second",
