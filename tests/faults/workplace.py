@@ -36,6 +36,7 @@ class Workplace:
         """Return the folder of an uninterrupted run of a verb, which is run at the first call."""
         folder = self.place / "whole" / verb
         if verb not in self.seconds:
+            folder.parent.mkdir(exist_ok=True)  # as for the runs that are killed: the verb does not have to make it
             for needed, name in (("blocks", "prepare"), ("task-model", "task model")):
                 if not (self.place / needed).exists():
                     assert self.run(name, self.place / needed) == 0, self.tail()
