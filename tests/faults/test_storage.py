@@ -265,6 +265,27 @@ def test_a_clock_that_was_set_back_does_not_cost_the_newest_checkpoint(
     assert checkpoints(folder) == ["checkpoint-4"]
 
 
+def test_a_checkpoint_is_the_newest_from_the_moment_it_has_its_name(
+    teacher_folder: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed then and resumed would otherwise remove it before an older one."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(output_dir: Path, state: Any, args: Any) -> None:
+        if state.global_step == 4:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint_module, "rotate", killed)
+    folder = tmp_path / "student"
+    with pytest.raises(Killed):
+        distill(distillation(teacher_folder, corpus_folder, folder, **SIZES | {"max_steps": 6}))
+    assert checkpoints(folder) == ["checkpoint-2", "checkpoint-4"]
+    times = [(folder / name).stat().st_mtime for name in checkpoints(folder)]
+    assert times[1] >= times[0] + 1
+
+
 @pytest.mark.parametrize("part", ["train.arrow", "validation.arrow", "token_counts.npy"])
 def test_one_turned_bit_of_a_corpus_is_found_before_training(
     teacher_folder: Path, corpus_folder: Path, tmp_path: Path, part: str

@@ -302,10 +302,10 @@ def publish(staged: Path, folder: Path, state: TrainerState, args: TrainingArgum
     check_lock(folder.parent)
     share(staged)
     write_checksums(staged)
+    _make_newest(staged, folder)  # before it gets its name: the run may be killed then
     flush(staged)  # before the folder counts as a checkpoint: power may fail
     with replacing_old_output(folder.parent):
         replace_folder(staged, folder)
-    _make_newest(folder)
     # A run can resume from an earlier step. The later checkpoints must go: `true` would select one of them next time.
     for later in _checkpoints(folder.parent) if resumed else []:
         if int(later.name.partition("-")[2]) > state.global_step:
@@ -324,11 +324,16 @@ def rotate(output_dir: Path, state: TrainerState, args: TrainingArguments) -> No
     )
 
 
-def _make_newest(folder: Path) -> None:
-    """Give a checkpoint the latest time of all. They are rotated by time, and the clock may have been set back."""
+def _make_newest(staged: Path, folder: Path) -> None:
+    """Give a checkpoint the latest time of all. They are rotated by time, and the clock may have been set back.
+
+    Args:
+        staged: the checkpoint.
+        folder: where it will be.
+    """
     latest = max((path.stat().st_mtime for path in _checkpoints(folder.parent) if path != folder), default=0.0)
-    if folder.stat().st_mtime < latest + 1:  # `rotate_checkpoints` goes by the steps if all times are within a second
-        os.utime(folder, (latest + 1, latest + 1))
+    if staged.stat().st_mtime < latest + 1:  # `rotate_checkpoints` goes by the steps if all times are within a second
+        os.utime(staged, (latest + 1, latest + 1))
 
 
 def cannot_write(folder: Path, error: BaseException, last: Path | None) -> PotstillError:
