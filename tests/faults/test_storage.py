@@ -273,11 +273,14 @@ def test_a_checkpoint_is_the_newest_from_the_moment_it_has_its_name(
     class Killed(BaseException):
         pass
 
-    def killed(output_dir: Path, state: Any, args: Any) -> None:
-        if state.global_step == 4:
+    replace = checkpoint_module.replace_folder
+
+    def killed(staged: Path, folder: Path) -> None:
+        replace(staged, folder)
+        if folder.name == "checkpoint-4":
             raise Killed
 
-    monkeypatch.setattr(checkpoint_module, "rotate", killed)
+    monkeypatch.setattr(checkpoint_module, "replace_folder", killed)
     folder = tmp_path / "student"
     with pytest.raises(Killed):
         distill(distillation(teacher_folder, corpus_folder, folder, **SIZES | {"max_steps": 6}))
