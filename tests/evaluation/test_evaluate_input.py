@@ -8,6 +8,7 @@ from evaluation_samples import Flags, Json, listing, refused
 from transformers import BertTokenizer
 
 import potstill
+from potstill.cli import main
 from potstill.errors import PotstillError
 from potstill.evaluation.evaluate_arguments import EvaluateArguments
 from potstill.finetuning.finetune_arguments import FinetuneArguments
@@ -95,6 +96,17 @@ def test_output_dir_that_is_not_one(
     assert "is not empty and has no plan.json" in refused(capsys, flags())
     assert listing(tmp_path) == {"results/mine.txt": b"mine"}
     assert pretended == []
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_plan_goes_on(
+    flags: Flags, pretended: list[str], tmp_path: Path
+) -> None:
+    unfinished = tmp_path / "results" / f".plan.json.{2**31 - 1}.partial"  # of a process that is no more
+    unfinished.parent.mkdir()
+    unfinished.write_text('{"half')
+    assert main(flags()) == 0
+    assert not unfinished.exists()
+    assert (tmp_path / "results" / "plan.json").is_file()
 
 
 def test_not_under_a_launcher(

@@ -116,7 +116,10 @@ def _check_folder(folder: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise PotstillError(f"--output_dir {folder} is a file: name a folder.")
     check_writable(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PLAN).is_file():
+    if (folder / PLAN).is_file() or not folder.is_dir():
+        return
+    unfinished = set(folder.glob(f".{PLAN}.*.partial"))  # of a run that was killed while it wrote the plan
+    if set(folder.iterdir()) - unfinished:
         raise PotstillError(f"--output_dir {folder} is not empty and has no {PLAN}: name another folder.")
 
 
