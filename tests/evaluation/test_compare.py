@@ -145,7 +145,7 @@ def test_nothing_is_there_yet(write: Write) -> None:
 def test_all_tasks_are_absent(write: Write) -> None:
     text = compare(str(write({("teacher", "rte"): {}}, seeds=[1], absent={"rte": "no file"})))
     assert text.startswith("· RTE is absent, not 0: no file.")
-    assert "missing" not in text
+    assert not re.search(r"[:;,] seed \d", text)  # seeds differ by design
 
 
 def test_one_seed_has_no_spread(write: Write) -> None:

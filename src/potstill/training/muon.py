@@ -54,8 +54,8 @@ def grouped_names(names: Iterable[str], by_muon: Collection[str], decayed: Colle
 class StackedMuon(torch.optim.Muon):
     """`torch.optim.Muon`, which orthogonalises all matrices of one shape in one product.
 
-    One at a time, the products of a BERT's matrices are too small for a GPU: for a student of 6 layers, 768 wide, they
-    took 19 ms of a step of 60 on one H200. The state and the options are those of `torch.optim.Muon`.
+    One at a time, the products of a BERT's matrices are small for a GPU. With `torch.optim.Muon` a step of a student of
+    6 layers, 768 wide, took 60 ms on one H200, and 41 with AdamW. State and options are those of `torch.optim.Muon`.
     """
 
     @torch.no_grad()
