@@ -150,6 +150,15 @@ def test_other_families(new_model: NewModel, new_job: Any, glue: Path, tmp_path:
     pipeline("text-classification", model=str(out), device="cpu")(["bo", "bo bona do"], batch_size=2)
 
 
+def test_sixteen_bits_on_a_cpu_sum_the_gradients_of_norms_in_float32(bert: Path, glue: Path, new_job: Any) -> None:
+    def type_of_norms(**options: Any) -> torch.dtype:
+        job = new_job(model=str(bert), task="sst2", task_data=str(glue), **options)
+        norm = FinetuneTrainer(job.new_model(), job).trained.bert.embeddings.LayerNorm
+        return norm(torch.zeros(1, len(norm.weight), dtype=torch.bfloat16)).dtype
+
+    assert [type_of_norms(), type_of_norms(bf16=True)] == [torch.bfloat16, torch.float32]
+
+
 def test_roberta_reads_to_its_last_position(new_model: NewModel, tmp_path: Path) -> None:
     roberta = new_model("roberta", max_position_embeddings=66)  # the first two of which are never used
     long = "sentence\tlabel\n" + "".join(f"{'bo ' * 200}\t{n % 2}\n" for n in range(4))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from potstill.objective import softmax as softmax_part
 from potstill.objective import vocabulary
 from potstill.objective.chunks import Projection, VocabularyPass, softmax
 from potstill.objective.parts import MaskedLM, SoftTargets
@@ -151,6 +152,22 @@ def test_losses_and_gradients_equal_those_of_whole_logits(
         assert found == pytest.approx(expected, rel=tolerance)
         for name, one, other in zip(("hidden", "weight", "bias"), gradients, expected_gradients, strict=True):
             assert distance(one, other) < tolerance, name
+
+
+def test_a_chunk_is_compared_in_slices_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("potstill.objective.softmax.CACHED", 3 * 101)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    seen: list[int] = []
+    compare = softmax_part._compare_rows_
+    monkeypatch.setattr(softmax_part, "_compare_rows_", lambda *args: (seen.append(len(args[0])), compare(*args)))
+    options, case = SoftmaxOptions(2.0, 1.0, 0.4, False, True, "forward_kl", 0.7, True), new_case()
+    case.weights = torch.rand(len(case.labels), dtype=torch.float64) * 5
+    expected, expected_gradients = exact(case, options, True)
+    found, gradients = run(case, options, True, torch.float64, 16, 1)
+    assert seen == [6, 6, 4, 6, 6, 4, 5]  # of chunks of 16, 16 and 5 tokens
+    assert found == pytest.approx(expected, rel=1e-12)
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        assert distance(one, other) < 1e-12
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -33,6 +33,7 @@ from potstill.tasks.metrics import shown
 from potstill.tasks.per_label import DETAILS
 from potstill.training.checkpoints import load_modules, save_modules
 from potstill.training.compatibility import check_launch
+from potstill.training.float32_norms import use_float32_norms
 from potstill.training.hardware import hardware
 from potstill.training.memory import fitting_memory
 from potstill.training.resumable import ResumableTrainer
@@ -78,6 +79,8 @@ class FinetuneTrainer(ResumableTrainer):
             sampler = MixedSampler(job.train.lengths, job.train.labelled, job.drawn, self._rows_of(args), args.seed)
         else:
             sampler = LengthGroupedSampler(job.train.lengths, self._rows_of(args), args.seed)
+        if args.bf16 and args.device.type == "cpu":
+            use_float32_norms(model)
         heads = None
         if args.teacher_heads == "separate":
             learns_labels = bool(args.alpha_task) and job.train.labelled != 0

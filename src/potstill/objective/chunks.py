@@ -19,6 +19,10 @@ from potstill.objective.softmax import SoftmaxOptions, softmax_losses_
 ONES = 8  # columns added to the hidden states: one column of ones, the rest zeros for alignment
 
 
+CAST_ROWS = 256
+"""Rows of a product in 16 bits that are added to a total in float32 at a time on a CPU."""
+
+
 class Targets(Protocol):
     """The source of the logits that the student is compared with, for N tokens and a vocabulary of V."""
 
@@ -111,7 +115,7 @@ class VocabularyPass(torch.autograd.Function):
             # A column of ones next to the hidden states makes the bias one more column of the weight.
             hidden_and_ones = F.pad(student.hidden, (0, ONES))
             hidden_and_ones[:, width] = 1
-            grad_weight = hidden.new_zeros((len(student.weight), width + ONES), dtype=sum_dtype)
+        grad_weight: Tensor | None = None
         for start in range(0, count, chunk_size):
             chunk = slice(start, start + chunk_size)
             logits = student.logits(chunk)
@@ -120,8 +124,10 @@ class VocabularyPass(torch.autograd.Function):
             softmax(logits.device.type)(logits, targets, labels[chunk], losses[:, chunk], vocab_size, options, weighted)
             if options.with_gradient:  # the logits have been overwritten by their gradient
                 torch.mm(logits, student.weight, out=grad_hidden[chunk])
-                _add_product(grad_weight, logits.T, hidden_and_ones[chunk])
+                grad_weight = _plus_product(grad_weight, logits.T, hidden_and_ones[chunk], sum_dtype)
         if options.with_gradient:
+            if grad_weight is None:  # there are no tokens
+                grad_weight = hidden.new_zeros((len(student.weight), width + ONES), dtype=sum_dtype)
             ctx.save_for_backward(grad_hidden, grad_weight)
             ctx.vocab_size, ctx.width = vocab_size, width
             ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
@@ -169,11 +175,17 @@ def softmax(device_type: str) -> Callable[..., None]:
     return softmax_losses_
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add `left @ right` to `total`, which may have a wider type than they have."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right
+def _plus_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `total + left @ right`, of a type that may be wider than theirs. The total, None for 0, is overwritten."""
+    if dtype == left.dtype:
+        return left @ right if total is None else total.addmm_(left, right)
+    if left.is_cuda:
+        if total is None:
+            return torch.mm(left, right, out_dtype=dtype)
+        return torch.addmm(total, left, right, out_dtype=dtype, out=total)
+    product = left @ right
+    if total is None:
+        return product.to(dtype)
+    for part, summand in zip(total.split(CAST_ROWS), product.split(CAST_ROWS), strict=True):
+        part += summand  # PyTorch makes a copy of the summand in the wider type
+    return total

@@ -13,6 +13,10 @@ from potstill.objective.divergences import DIVERGENCES
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 
 
+CACHED = 2**17
+"""Logits of a thread that are compared at a time on a CPU: in float32 they and a few copies stay in its cache."""
+
+
 class SoftmaxOptions(NamedTuple):
     """The losses to compute from a row of logits.
 
@@ -60,6 +64,25 @@ def softmax_losses_(
         options: see `SoftmaxOptions`.
         weights: (n,) float32 or wider, factor of the divergence of each row and of its gradient; None for 1.
     """
+    size = len(student)
+    if student.device.type == "cpu":  # a dozen passes over these logits, all but the first from the cache
+        size = max(1, CACHED * torch.get_num_threads() // student.shape[1])
+    for start in range(0, len(student), size):
+        rows = slice(start, start + size)
+        targets, factors = (None if tensor is None else tensor[rows] for tensor in (teacher, weights))
+        _compare_rows_(student[rows], targets, labels[rows], losses[:, rows], vocab_size, options, factors)
+
+
+def _compare_rows_(
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    losses: Tensor,
+    vocab_size: int,
+    options: SoftmaxOptions,
+    weights: Tensor | None,
+) -> None:
+    """Do the work of `softmax_losses_` for some of its rows."""
     dtype = losses.dtype
     padding, student = student[:, vocab_size:], student[:, :vocab_size]
     labelled = labels >= 0

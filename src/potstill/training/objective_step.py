@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from potstill.objective import Encoded, Ensemble, Objective
 from potstill.training.checkpoints import load_modules, save_modules
+from potstill.training.float32_norms import use_float32_norms
 from potstill.training.graphs import Graphed
 from potstill.training.teachers import ignore
 
@@ -109,6 +110,8 @@ class ObjectiveStep(nn.Module):
         # So does a sharded student, because its parameters are gathered in its layers.
         in_place = self._recomputes or isinstance(self, FSDPModule)
         copied = dtype if device in FLOAT32_SUMS and not in_place else None
+        if dtype is not None and device not in FLOAT32_SUMS:
+            use_float32_norms(self.trained)
         with torch.autocast(device, enabled=dtype is not None and copied is None, dtype=dtype):
             student = run_student(copied)
             self.mark("student")
