@@ -26,6 +26,7 @@ from potstill.objective import (
 from potstill.recipe import DistillationArguments, Recipe
 from potstill.student import family_of, is_headless, usable_length
 from potstill.training.encoder_options import check_losses
+from potstill.training.hardware import multiplies_bfloat16
 from potstill.training.teachers import name_of_teacher
 
 
@@ -95,7 +96,7 @@ def check_one_tokenizer(names: Sequence[str], tokenizers: Sequence[PreTrainedTok
 def check_launch(args: RunArguments) -> None:
     """Check the conditions under which `Trainer` would fail, or do something unwanted, when it starts.
 
-    An option that has no effect on this machine, but does no harm, is told in a line.
+    An option that has no effect on this machine, but does no harm, is told in a line; so is one that would help.
 
     Raises:
         PotstillError: the process has several devices (`Trainer` would copy the student, but not the teacher, to all of
@@ -117,6 +118,10 @@ def check_launch(args: RunArguments) -> None:
         raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither option.")
     if args.unrecorded and args.process_index == 0:
         _say_once(f"--cuda_graphs has no effect here: {args.unrecorded}.")
+    floats = not (args.bf16 or args.fp16)
+    if isinstance(args, Recipe) and floats and args.device.type == "cpu" and multiplies_bfloat16():
+        if args.process_index == 0:
+            _say_once("This processor multiplies 16-bit matrices several times as fast: --bf16 makes a step faster.")
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):
             back_end()

@@ -22,6 +22,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the processor multiplies matrices of bfloat16 by instructions of their own: Intel's AMX."""
+    return any(line.startswith("flags") and "amx_bf16" in line.split() for line in cpu_info())
+
+
 def cpu_info() -> list[str]:
     """Return the lines of /proc/cpuinfo, or an empty list if there is no such file."""
     try:
