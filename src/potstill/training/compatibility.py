@@ -118,10 +118,9 @@ def check_launch(args: RunArguments) -> None:
         raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither option.")
     if args.unrecorded and args.process_index == 0:
         _say_once(f"--cuda_graphs has no effect here: {args.unrecorded}.")
-    floats = not (args.bf16 or args.fp16)
-    if isinstance(args, Recipe) and floats and args.device.type == "cpu" and multiplies_bfloat16():
-        if args.process_index == 0:
-            _say_once("This processor multiplies 16-bit matrices several times as fast: --bf16 makes a step faster.")
+    floats = isinstance(args, Recipe) and args.device.type == "cpu" and not (args.bf16 or args.fp16)
+    if floats and args.process_index == 0 and multiplies_bfloat16():
+        _say_once("This processor multiplies 16-bit matrices several times as fast: --bf16 makes a step faster.")
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):
             back_end()
