@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from potstill.errors import PotstillError
 from potstill.student.family import family_of, family_or_none
@@ -101,11 +102,13 @@ def build_student(
         config = with_sizes(config, sizes)
     of_teacher = _set_dropout(config, dropout)
     dtype = torch.promote_types(teacher.dtype, torch.float32)
-    with initialised_from(seed):
+    # Random weights that are overwritten at once would take a second to draw for a student of BERT-base.
+    with initialised_from(seed), no_init_weights() if initialise == "teacher" else nullcontext():
         if headless:
             student = new_encoder(teacher, config)
         else:
             student = family_of(config).auto_class.from_config(config, dtype=torch.float32)
+    student.tie_weights()
     student.to(dtype=dtype)
     if initialise == "teacher":
         if headless:
