@@ -30,4 +30,4 @@ def test_a_processor_that_is_faster_in_sixteen_bits_is_told(
     compatibility._say_once.cache_clear()
     for _ in range(2):
         new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", **options))
-    assert capsys.readouterr().err.count("--bf16 makes a step faster") == said
+    assert capsys.readouterr().err.count("--bf16 makes a training faster") == said
