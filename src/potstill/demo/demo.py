@@ -27,6 +27,7 @@ from potstill.report import html
 from potstill.student import load_masked_lm
 from potstill.training.distill import distill_language_model
 from potstill.training.layer_search import blocks_to_read
+from potstill.training.hardware import multiplies_bfloat16
 from potstill.training.output import RESULTS
 
 SENTENCES = (
@@ -116,6 +117,7 @@ def demo(output_dir: str = "demo", steps: int = 30, seed: int = 0, overwrite_out
             "logging_steps": max(1, steps // 15),
             "seed": seed,
             "use_cpu": True,
+            "bf16": multiplies_bfloat16(),
             "overwrite_output_dir": overwrite_output_dir,
         }
         console.rule("2 · distill: teacher → student")
