@@ -106,7 +106,8 @@ def _cpu_seconds() -> float:
 
 def _print_table(teachers: dict[str, Any]) -> None:
     names = [f"{step} {kind}" for step, kind in KINDS]
-    print("| teacher → 6 layers | " + " | ".join(names) + " | plain ÷ potstill, float32 | bf16 | plain float32 ÷ potstill bf16 |")
+    ratios_of = ["plain ÷ potstill, float32", "plain ÷ potstill, bf16", "plain float32 ÷ potstill bf16"]
+    print("| teacher → 6 layers | " + " | ".join([*names, *ratios_of]) + " |")
     print("|---|" + "--:|" * (len(names) + 3))
     for teacher, row in teachers.items():
         seconds = {name: row[name]["seconds"] for name in names}

@@ -26,8 +26,8 @@ from potstill.recipe import DistillationArguments
 from potstill.report import html
 from potstill.student import load_masked_lm
 from potstill.training.distill import distill_language_model
-from potstill.training.layer_search import blocks_to_read
 from potstill.training.hardware import multiplies_bfloat16
+from potstill.training.layer_search import blocks_to_read
 from potstill.training.output import RESULTS
 
 SENTENCES = (
