@@ -23,6 +23,7 @@ from reproduce.held_out import held_out
 from reproduce.runs import Done, Job, run_jobs
 from reproduce.scoring import check_tasks, scored
 from reproduce.students import add_recipe, recipe_of
+from reproduce.table1 import add_tasks, tuning_of
 from reproduce.training import distilling, figures, model_figures, sessions_of
 
 REFERENCE = "reference"
@@ -39,8 +40,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--runs", type=int, default=1, help="trainings of each recipe, with different seeds (1)")
     parser.add_argument("--task_data", type=Path, help="folder of GLUE's data; without it no task is scored")
     parser.add_argument("--suite", default="glue:sst2,cola,stsb", help="tasks (glue:sst2,cola,stsb)")
-    parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of a model on a task (3)")
-    parser.add_argument("--tuning_rate", type=float, default=5e-5, help="learning rate on the tasks")
+    add_tasks(parser, seeds=3)
     parser.add_argument(
         "--task_options", nargs="*", default=[], metavar="NAME=VALUE", help="more options for `evaluate`"
     )
@@ -78,8 +78,7 @@ def main(argv: list[str]) -> None:
     _write(place, board)
     if options.task_data:
         first = {name: runs[0].folder for name, runs in trained.items()}
-        tuning: dict[str, Any] = {"seeds": options.seeds, "learning_rate": options.tuning_rate}
-        tuning |= named_values(options.task_options, "--task_options")
+        tuning = tuning_of(options) | named_values(options.task_options, "--task_options")
         compared = {"teacher": recipe["teacher"]} | first
         plain = Place(place.work, place.results, place.gpus)  # unknown options go to the distillations only
         board["tasks"] = scored("leader-board-glue", plain, compared, [options.suite], options.task_data, **tuning)

@@ -20,9 +20,9 @@ from reproduce.scoring import scored
 ROWS = ("student", "alone", "initialised")
 
 
-def add_tasks(parser: Any) -> None:
-    """Add the options of the fine-tuning."""
-    parser.add_argument("--seeds", type=int, default=5, help="fine-tunings of a model on a task (5)")
+def add_tasks(parser: Any, seeds: int = 5) -> None:
+    """Add the options of the fine-tuning, with a default number of seeds."""
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"fine-tunings of a model on a task ({seeds})")
     parser.add_argument("--search", action="store_true", help="choose a learning rate for each model and task")
     parser.add_argument("--tuning_rate", type=float, default=5e-5, help="learning rate on the tasks, without --search")
 

@@ -34,6 +34,7 @@ def test_a_board_from_trainings(
     tmp_path: Path,
     signals_restored: None,
     no_hub: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = tmp_path / "quick.yaml"
     minutes = "max_train_minutes: 0.1\n"  # as recipes/fast.yaml has it; the minutes of the entry count
@@ -56,6 +57,14 @@ def test_a_board_from_trainings(
     (tmp_path / "results" / "leader_board.json").write_text(json.dumps({"format_version": 1, "boards": [board, other]}))
     assert run(leader_board.main, command) == 0
     assert len(in_process) == 2  # finished runs are not repeated
+    tunings: list[dict[str, Any]] = []
+    monkeypatch.setattr(leader_board, "check_tasks", lambda *given: None)
+    monkeypatch.setattr(leader_board, "scored", lambda *given, **options: tunings.append(options))
+    for rate in (["--search"], ["--tuning_rate", "2e-5"]):
+        tasks = ["--task_data", str(tmp_path), *rate, "--task_options", "runs_per_gpu=5"]
+        assert run(leader_board.main, [*command, *tasks]) == 0
+    common = {"seeds": 3, "runs_per_gpu": "5"}
+    assert tunings == [common | {"search": True}, common | {"learning_rate": 2e-5}]
     again = json.loads((tmp_path / "results" / "leader_board.json").read_text())["boards"]
     assert [one["conditions"]["date"] for one in again] == [board["conditions"]["date"], "2030-01-02"]
 
