@@ -41,6 +41,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_processor_without_sixteen_bits() -> Iterator[None]:
+    # What a run prints would depend on the processor of the tests.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("potstill.training.compatibility.multiplies_bfloat16", lambda: False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _ctrl_c_raises() -> Iterator[None]:
     # A suite started in the background inherits an ignored SIGINT, and Python then leaves it ignored.

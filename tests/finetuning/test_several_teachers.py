@@ -163,7 +163,8 @@ def test_losses_and_gradients_against_a_naive_version(
     theirs = torch.autograd.grad(0.7 * expected + 0.4 * task, [exact, *(p for layer in leaves for p in layer)])
     assert len(ours) == len(theirs) == 1 + 2 * len(layers)
     for mine, other in zip(ours, theirs, strict=True):
-        assert other.abs().sum() > 0
+        if not (spans and other.ndim == 1):  # a bias moves the scores of all positions alike: its gradient is 0
+            assert other.abs().sum() > 0
         torch.testing.assert_close(mine.double(), other, rtol=1e-4, atol=1e-6)
 
 

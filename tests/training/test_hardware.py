@@ -27,6 +27,7 @@ def test_a_processor_that_is_faster_in_sixteen_bits_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(hardware, "cpu_info", lambda: lines)
+    monkeypatch.setattr(compatibility, "multiplies_bfloat16", hardware.multiplies_bfloat16)
     compatibility._say_once.cache_clear()
     for _ in range(2):
         new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", **options))

@@ -118,7 +118,7 @@ def check_launch(args: RunArguments) -> None:
         raise PotstillError("--fp16 is for GPUs and would be ignored on a CPU: use --bf16, or neither option.")
     if args.unrecorded and args.process_index == 0:
         _say_once(f"--cuda_graphs has no effect here: {args.unrecorded}.")
-    if args.process_index == 0 and _gains_from_bf16(args):
+    if _gains_from_bf16(args) and args.process_index == 0:
         _say_once("This processor multiplies 16-bit matrices several times as fast: --bf16 makes a training faster.")
     try:
         for back_end in get_reporting_integration_callbacks(args.report_to):
