@@ -32,8 +32,17 @@ NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-\d+)?")
 EVERYWHERE = {"config", "help", "help_all"}
 
 
+PROCESSOR = "on AMD EPYC, 1 thread"
+"""What the pages show of the machine on which they were written; another one has another name, and other threads."""
+
+
 def pattern_of(line: str) -> str:
-    """Return a pattern of a printed line in which each number may be another one, and spaces may be more or less."""
+    """Return a pattern of a printed line in which each number may be another one, and spaces may be more or less.
+
+    The processor may be another one too.
+    """
+    if line.endswith(PROCESSOR):
+        return pattern_of(line.removesuffix(PROCESSOR)) + r"\s+on\s+\S.*threads?\b"
     words = [r"\S+".join(map(re.escape, NUMBER.split(word))) for word in line.split()]
     return r"\s+".join(words)
 
