@@ -39,6 +39,9 @@ OTHERS: dict[str, Any] = {
 }
 
 
+BATCHES = 5
+
+
 def rms(of: np.ndarray) -> float:
     return float(np.sqrt(np.square(of).mean()))
 
@@ -50,26 +53,33 @@ def check(folder: Path, float_file: Path, scratch: Path, monkeypatch: pytest.Mon
     letters = sorted(set(source.tokenizer.get_vocab()) - set(source.tokenizer.all_special_tokens))
     generator = np.random.default_rng()
     # Of different lengths, so that padding is among the activations that decide a scale.
-    inputs = source.tokenise([" ".join(generator.choice(letters, length)) for length in (3, 12, 30)])
-    expected = source.run(inputs)
+    batches = [
+        source.tokenise([" ".join(generator.choice(letters, length)) for length in (3, 12, 30)]) for _ in range(BATCHES)
+    ]
     every_token = source.head.task != "text-classification"
     for integers, bits in (("int8", 8), ("int4", 4)):
         quantise_onnx(float_file, scratch / "int.onnx", bits, None, every_token)
-        exported = OnnxModel(scratch / "int.onnx", threads=1).run(inputs)
+        exported = OnnxModel(scratch / "int.onnx", threads=1)
         model = Source.open(str(folder)).model
         names = set(model.state_dict())
         simulate(model, integers, every_token)
         assert set(model.state_dict()) == names
-        with torch.inference_mode():
-            tensors = {key: torch.from_numpy(inputs[key]) for key in source.inputs}
-            simulated = model(**tensors)
-            with in_float(model):
-                plain = model(**tensors)
-        for output in source.head.outputs:
-            # The two may differ by a step where a number lies half-way between two, up to the rounding of float32.
-            moved = rms(exported[output] - expected[output])
-            assert rms(simulated[output].numpy() - exported[output]) < 0.15 * moved, (integers, output)
-            np.testing.assert_allclose(plain[output].numpy(), expected[output], atol=1e-5)
+        differences: dict[str, list[float]] = {output: [] for output in source.head.outputs}
+        for inputs in batches:
+            expected, found = source.run(inputs), exported.run(inputs)
+            with torch.inference_mode():
+                tensors = {key: torch.from_numpy(inputs[key]) for key in source.inputs}
+                simulated = model(**tensors)
+                with in_float(model):
+                    plain = model(**tensors)
+            for output, values in differences.items():
+                moved = rms(found[output] - expected[output])
+                values.append(rms(simulated[output].numpy() - found[output]) / moved)
+                np.testing.assert_allclose(plain[output].numpy(), expected[output], atol=1e-5)
+        # A number half-way between two integers may be rounded either way, up to the rounding of float32. If it decides
+        # a scale, a whole batch differs: one in fifty does.
+        for output, values in differences.items():
+            assert np.median(values) < 0.15, (integers, output, values)
 
 
 def test_the_logits_are_those_of_the_export(

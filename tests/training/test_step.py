@@ -131,7 +131,7 @@ def test_no_gradient_is_lost_in_long_sums(device: str, recomputed: bool, family:
     batch = (ids, torch.arange(0, 256, 2, device=device).expand(32, -1), ids[:, 1::2])
     _, expected = run(step, batch, bf16=False)
     if recomputed:
-        step.activation_checkpointing_enable()
+        step.gradient_checkpointing_enable()
     _, found = run(step, batch, bf16=True)
     for name, gradient in expected.items():
         # The bias of the keys moves all scores of a query alike: its gradient is 0 but for rounding.
