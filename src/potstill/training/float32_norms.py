@@ -11,8 +11,8 @@ def use_float32_norms(model: nn.Module) -> None:
     """Make every LayerNorm of a model compute in the type of its weights.
 
     Autocast leaves a LayerNorm the type of its input. A CPU's kernels sum the gradients of a 16-bit LayerNorm in 16
-    bits. There a summand is lost when the sum is some hundred times larger: of a bias most of its gradient, with
-    thousands of tokens. Most LayerNorms of a model follow a residual sum in float32. Those of a head, and those after
+    bits. There a summand is lost when the sum is some hundred times larger. With thousands of tokens, a bias loses most
+    of its gradient. Most LayerNorms of a model follow a residual sum in float32. Those of a head, and those after
     ELECTRA's projection of its embeddings, do not.
 
     Args:
