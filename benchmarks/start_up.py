@@ -3,15 +3,18 @@
     python benchmarks/start_up.py --output start-up.json
     python benchmarks/start_up.py --output start-up.json --tiny     # a dry run on a CPU
 
-Each row is one process: `potstill bench train` on BERT-base and its student of 6 layers, for one step. Seconds by
-phase overlap where compilation runs in other processes.
+Each row is one process: `potstill bench train` with a saved BERT-base and its student of 6 layers, for one step. As in
+a distillation, the teacher is read from its folder. Seconds by phase overlap where compilation runs in other processes.
+`--profile FILE` starts one more process with empty caches, and writes which functions take its time.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import subprocess
 import sys
 import time
@@ -36,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--profile", type=Path, help="text file for the functions that take the time")
     parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU, to try the script")
     options = parser.parse_args()
     if "START_UP_BEGAN" in os.environ:
@@ -43,21 +47,42 @@ def main() -> None:
         return
     found: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
+        teacher = Path(folder) / "teacher"
+        _save_teacher(teacher, options.tiny)
         for name in options.rows:
-            caches, environment = ROWS[name]
-            environment = os.environ | environment | {"START_UP_BEGAN": str(time.time())}
-            environment["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/{caches}/inductor"
-            environment["TRITON_CACHE_DIR"] = f"{folder}/{caches}/triton"
-            command = [sys.executable, __file__, *(["--tiny"] if options.tiny else [])]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            found[name] = json.loads(done.stdout.splitlines()[-1])
+            found[name] = _run(Path(folder), teacher, *ROWS[name], options.tiny)
             print(f"{name}: {found[name]}", flush=True)
             if options.output:
                 write_text(options.output, json.dumps(found, indent=1) + "\n")
+        if options.profile:
+            _run(Path(folder), teacher, "profile", {"START_UP_PROFILE": str(options.profile)}, options.tiny)
+            print(f"wrote {options.profile}")
     phases = list(dict.fromkeys(phase for row in found.values() for phase in row))
     print("| seconds | " + " | ".join(found) + " |\n|---|" + "--:|" * len(found))
     for phase in phases:
         print(f"| {phase} | " + " | ".join(f"{row.get(phase, 0):.1f}" for row in found.values()) + " |")
+
+
+def _save_teacher(folder: Path, tiny: bool) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    from potstill.student.family import new_tokenizer_kind
+
+    words = 300 if tiny else 30522
+    small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=words, **(small if tiny else {}))).save_pretrained(folder)
+    new_tokenizer_kind("bert").meaningless(words, 512).save_pretrained(folder)
+
+
+def _run(folder: Path, teacher: Path, caches: str, environment: dict[str, str], tiny: bool) -> dict[str, float]:
+    """Run one process, and return its seconds by phase."""
+    environment = os.environ | environment | {"START_UP_TEACHER": str(teacher), "START_UP_BEGAN": str(time.time())}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / caches / "inductor")
+    environment["TRITON_CACHE_DIR"] = str(folder / caches / "triton")
+    command = [sys.executable, __file__, *(["--tiny"] if tiny else [])]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return seconds
 
 
 def _one(tiny: bool) -> None:
@@ -71,18 +96,25 @@ def _one(tiny: bool) -> None:
     imported = time.time()
     settings: dict[str, Any] = {"bf16": True, "per_device_train_batch_size": 128, "dataloader_num_workers": 2}
     if tiny:
-        settings = {"use_cpu": True, "hidden_size": 32, "num_attention_heads": 2, "teacher_layers": 2}
-        settings |= {"vocab_size": 300, "block_size": 16, "per_device_train_batch_size": 2}
+        settings = {"use_cpu": True, "block_size": 16, "per_device_train_batch_size": 2}
     if not tiny:
         torch.cuda.init()
     ready = time.time()
     compiled = "START_UP_EAGER" not in os.environ and not tiny
-    args = BenchTrainArguments(**settings, torch_compile=compiled, bench_steps=1, bench_warmup=1)
+    settings |= {"teacher": os.environ["START_UP_TEACHER"], "torch_compile": compiled}
+    args = BenchTrainArguments(**settings, bench_steps=1, bench_warmup=1)
     if "START_UP_LATE" in os.environ:
         train.start_compile_workers = lambda args: None
     parts = _first_step_parts(train)
+    profile = cProfile.Profile()
+    if "START_UP_PROFILE" in os.environ:
+        profile.enable()
     result = train.bench_train(args)
     ended = time.time()
+    if "START_UP_PROFILE" in os.environ:
+        profile.disable()
+        with open(os.environ["START_UP_PROFILE"], "w", encoding="utf-8") as file:
+            pstats.Stats(profile, stream=file).sort_stats("cumulative").print_stats(150)
     rows = {
         "importing torch": torch_imported - began,
         "importing transformers and potstill": imported - torch_imported,

@@ -66,8 +66,9 @@ def _board(board: dict[str, Any]) -> str:
     recipes = "\n".join(f"- {plain(name)}: {_options(row['recipe'])}" for name, row in board["rows"].items())
     seeds = f" Scores on tasks: medians of {len(tasks['seeds'])} seeds" if tasks else ""
     if tasks:
-        rows_of_task = tasks.get("max_train_samples")
-        seeds += f", trained on at most {count(rows_of_task)} rows of a task." if rows_of_task else "."
+        rows_of_task, rates = tasks.get("max_train_samples"), tasks.get("searched")
+        seeds += f", trained on at most {count(rows_of_task)} rows of a task" if rows_of_task else ""
+        seeds += f", with the best of {len(rates)} learning rates for each model and task." if rates else "."
     made = measured_with(conditions)
     return f"{title}{seeds}\n\n{table([*header, *titles], rows)}\n\n{recipes}\n\n{made}"
 
