@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "masked LM × 4": {"alpha_mlm": 8},
     "learning rate ÷ 2": {"learning_rate": RATE / 2},
     "masked": {"soft_targets": "masked"},
+    "cosine at masked tokens": {"hidden_cosine": "masked"},
     "beta2 0.95": {"adam_beta2": 0.95},
     "FP8 in both models": {"fp8": "both"},
     "Muon": {"optim": "muon"},

@@ -246,6 +246,7 @@ class DistillationArguments(Recipe):
     soft_targets_share: float = option(
         0.2, "With --soft_targets sampled: share of the tokens that are not masked to sample."
     )
+    hidden_cosine: Literal["all", "masked"] = option("all", "Tokens whose hidden states the cosine compares.")
 
     def __post_init__(self) -> None:
         self.losses = parsed_losses(self.losses)

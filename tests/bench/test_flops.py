@@ -62,11 +62,19 @@ def test_only_what_the_losses_read_counts(step: PlainStep) -> None:
         return forward_flops(step.teacher, BLOCK_SIZE, share), forward_flops(step.student, BLOCK_SIZE, share)
 
     masked = 2 / BLOCK_SIZE
+    # Where nothing else is read, the last layer makes queries, and all that follows them, of the masked tokens alone.
+    left_out = (1 - masked) * 2 * (2 * 32 * 32 + 2 * 32 * 64 + 2 * BLOCK_SIZE * 32)
+    of_masked = tuple(whole - left_out for whole in forward(masked))
     assert flops(alpha_ce=1.0) == forward(1)
-    assert flops(alpha_ce=1.0, alpha_mlm=1.0, soft_targets="masked") == forward(masked)
-    assert flops(alpha_mlm=1.0) == (0, forward(masked)[1])
+    assert flops(alpha_ce=1.0, alpha_mlm=1.0, soft_targets="masked") == of_masked
+    assert flops(alpha_mlm=1.0) == (0, of_masked[1])
     assert flops(alpha_cos=1.0) == forward(0)
+    assert flops(alpha_cos=1.0, hidden_cosine="masked") == tuple(whole - left_out for whole in forward(0))
     assert flops(alpha_mlm=1.0, alpha_cos=1.0) == (forward(0)[0], forward(masked)[1])
+    assert flops(alpha_mlm=1.0, alpha_cos=1.0, soft_targets="masked", hidden_cosine="masked") == (
+        forward(0)[0] - left_out,
+        of_masked[1],
+    )
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,14 @@ def test_a_loss_of_weight_zero_is_as_if_it_were_not_there() -> None:
         ({"soft_targets": {"tokens": "masked"}, "masked_lm": 1}, Reads("masked"), Reads("masked")),
         ({"soft_targets": {"tokens": "masked"}, "logits_mse": 1}, Reads("all"), Reads("all")),
         ({"hidden_cosine": 1}, Reads(hidden={-1}), Reads(hidden={-1})),
-        ({"hidden_mse": {"layers": {0: 1, 2: 5}}, "masked_lm": 1}, Reads(hidden={1, 5}), Reads("masked", {-1, 0, 2})),
+        ({"hidden_mse": {"layers": {0: 1, 2: 5}}, "masked_lm": 1}, Reads(hidden={1, 5}), Reads("masked", {0, 2})),
+        ({"hidden_cosine": {"tokens": "masked"}}, Reads(last="masked"), Reads(last="masked")),
+        (
+            {"soft_targets": {"tokens": "masked"}, "hidden_cosine": 1},
+            Reads("masked", {-1}),
+            Reads("masked", last="all"),
+        ),
+        ({"hidden_mse": {"layers": {-1: -1}}, "masked_lm": 1}, Reads(last="all"), Reads("masked", last="all")),
         (
             {"attention_relations": {"teacher_layer": 9, "student_layer": 2}},
             Reads(attention={9}),

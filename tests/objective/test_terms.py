@@ -76,6 +76,38 @@ def test_hidden_cosine(device: str, dtype: torch.dtype) -> None:
     compare(HiddenCosine(), leaves, batch_of, naive, device, dtype)
 
 
+@pytest.mark.parametrize("few", ["none", "student", "both"])
+@pytest.mark.parametrize(("device", "dtype"), PLACES)
+def test_hidden_cosine_at_masked_tokens(device: str, dtype: torch.dtype, few: str) -> None:
+    """The states may be those of all tokens, or of the masked tokens with others after them."""
+    places = [[4, 0, 2], [1, 3, 0]]
+    labels = [[7, -100, 3], [2, 9, 1]]  # nothing is predicted at one of them
+
+    def naive(leaves: Leaves) -> Tensor:
+        values = []
+        for b in range(BLOCKS):
+            for k, i in enumerate(places[b]):
+                s, t = leaves["student"][b, i], leaves["teacher"][b, i]
+                values.append(1 - (s @ t) / ((s @ s) * (t @ t)).sqrt() if labels[b][k] != -100 else s.sum() * 0)
+        return torch.stack(values).mean()
+
+    def batch_of(leaves: Leaves) -> Batch:
+        positions = torch.tensor(places, device=device)
+        at = torch.cat([positions, positions[:, :1]], 1)
+
+        def encoded(role: str, cut: bool) -> Encoded:
+            last = torch.stack([states[rows] for states, rows in zip(leaves[role], at, strict=True)])
+            if cut:
+                return Encoded({-1: last}, {}, HEAD, at=at, block_size=LENGTH)
+            return Encoded({-1: leaves[role]}, {}, HEAD)
+
+        student, teacher = encoded("student", few != "none"), encoded("teacher", few == "both")
+        return Batch(student, teacher, positions, torch.tensor(labels, device=device))
+
+    leaves = {"student": normal(BLOCKS, LENGTH, TEACHER), "teacher": normal(BLOCKS, LENGTH, TEACHER)}
+    compare(HiddenCosine(tokens="masked"), leaves, batch_of, naive, device, dtype)
+
+
 @pytest.mark.parametrize("width", [TEACHER, STUDENT], ids=["equal widths", "projected"])
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
 def test_hidden_mse(device: str, dtype: torch.dtype, width: int) -> None:

@@ -257,6 +257,10 @@ def test_a_budget_for_an_encoder(bert_encoder: Path, corpus_folder: Path, tmp_pa
         ({"alpha_mlm": 1.0}, "--alpha_mlm is for language models.*give the losses with --losses"),
         ({"fold_token_types": False}, "--fold_token_types is for language models"),
         ({"losses": {"soft_targets": 1, "hidden_cosine": 1}}, "losses: soft_targets cannot be computed without a lang"),
+        (
+            {"losses": {"hidden_cosine": {"tokens": "masked"}}},
+            "hidden_cosine is taken at masked tokens, but this",
+        ),
         ({"losses": {"masked_lm": 1}}, "losses: masked_lm cannot be computed without a language-model head"),
         ({"losses": {"embedding_cosine": 1}}, "losses: embedding_cosine cannot be computed here.*and not whole texts"),
         ({"hidden_size": 16, "losses": {"hidden_cosine": 1}}, "16"),

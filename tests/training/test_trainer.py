@@ -87,9 +87,9 @@ def test_teacher_rests_when_no_loss_needs_it(
 ) -> None:
     predict, used = Predictor.__call__, []
 
-    def noting(self: Predictor, *args: Any) -> Any:
+    def noting(self: Predictor, *args: Any, **options: Any) -> Any:
         used.append(type(self.model).__name__)
-        return predict(self, *args)
+        return predict(self, *args, **options)
 
     monkeypatch.setattr(Predictor, "__call__", noting)
     options = {"max_steps": 2, "gradient_accumulation_steps": 1}

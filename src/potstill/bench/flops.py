@@ -61,7 +61,7 @@ def step_flops(
     shares = {"none": 0.0, "masked": labelled / block_size, "sampled": (labelled + sampled) / block_size, "all": 1.0}
 
     def forward(model: PreTrainedModel, reads: Reads) -> float:
-        return forward_flops(model, block_size, shares[reads.logits], reads)
+        return forward_flops(model, block_size, shares[reads.logits], reads, shares[reads.last])
 
     needed = teacher if objective.needs_teacher else None
     of_losses = objective.flops(needed.config if needed is not None else None, student.config, block_size)
@@ -71,7 +71,11 @@ def step_flops(
 
 
 def forward_flops(
-    model: PreTrainedModel, block_size: int, head_share: float = 1.0, reads: Reads = LAST_HIDDEN
+    model: PreTrainedModel,
+    block_size: int,
+    head_share: float = 1.0,
+    reads: Reads = LAST_HIDDEN,
+    last_share: float = 1.0,
 ) -> float:
     """Count the FLOPs per token of a forward pass over blocks without padding.
 
@@ -82,11 +86,16 @@ def forward_flops(
         head_share: share of the tokens at which the language-model head is computed.
         reads: the outputs that losses read. Layers above them are not run. If only the queries, keys and values of a
             layer are read, only these count.
+        last_share: share of the tokens whose last hidden states are read. Keys and values of the last layer are needed
+            of all tokens, and the rest of it only of these.
     """
     family = family_of(model)
     depth, width = len(family.layers(model)), model.config.hidden_size
     run = reads.layers_run(depth)
     flops = sum(family.layer_flops(model, layer, block_size) for layer in range(run))
+    if run == depth and depth - 1 not in reads.hidden and not family.causal:
+        keys_and_values = 2 * 2 * width * width
+        flops -= (1 - last_share) * (family.layer_flops(model, depth - 1, block_size) - keys_and_values)
     if any(layer % depth >= run for layer in reads.attention):
         flops += 2 * 3 * width * width
     vocabulary = None if is_headless(model) else family.head(model).weight

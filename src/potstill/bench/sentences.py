@@ -8,7 +8,7 @@ from potstill.bench.synthetic import random_corpus
 from potstill.bench.train_arguments import BenchTrainArguments
 from potstill.corpus import Corpus, Manifest
 from potstill.errors import PotstillError
-from potstill.sentences.distill import OF_LOSSES
+from potstill.objective import OF_DISTILBERT
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.sentences.folder import MODULES
 from potstill.sentences.step import RowFormat
@@ -32,7 +32,7 @@ def check_bench_options(args: BenchTrainArguments) -> None:
             f"--teacher is missing: the corpus {args.corpus} holds whole texts, so name the sentence encoder to learn "
             "from."
         )
-    language = (*OF_LOSSES, "dropout", "fp8")
+    language = (*OF_DISTILBERT, "dropout", "fp8")
     given = [name for name in language if getattr(args, name) != getattr(type(args), name)]
     given += [name for name in ("baseline", "pretrain") if getattr(args, name)]
     if given:

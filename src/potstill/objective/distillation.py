@@ -11,6 +11,7 @@ from potstill.objective.objective import Objective
 from potstill.objective.parts import SAMPLED_SHARE, CausalLM, MaskedLM, SoftTargets
 
 SoftTargetTokens = Literal["all", "masked", "sampled"]
+CosineTokens = Literal["all", "masked"]
 
 
 class DistillationObjective(Objective):
@@ -28,6 +29,7 @@ class DistillationObjective(Objective):
         soft_targets: tokens that L_ce is computed at: ``all`` tokens of a block, [CLS] and [SEP] included, only the
             ``masked`` ones, or the masked ones and a random sample of the others (``sampled``): see `SoftTargets`.
         soft_targets_share: with ``sampled``, the share of the tokens that are not masked to sample.
+        hidden_cosine: tokens that L_cos is computed at: ``all`` or the ``masked`` ones.
         causal: whether the student is a causal model.
 
     Raises:
@@ -42,6 +44,7 @@ class DistillationObjective(Objective):
         temperature: float = 2.0,
         soft_targets: SoftTargetTokens = "all",
         soft_targets_share: float = SAMPLED_SHARE,
+        hidden_cosine: CosineTokens = "all",
         causal: bool = False,
     ) -> None:
         weights = {"alpha_ce": alpha_ce, "alpha_mlm": alpha_mlm, "alpha_cos": alpha_cos}
@@ -56,12 +59,14 @@ class DistillationObjective(Objective):
             raise PotstillError(f"--soft_targets is {soft_targets!r}: it must be 'all', 'masked' or 'sampled'.")
         if not 0 < soft_targets_share < 1:
             raise PotstillError(f"--soft_targets_share is {soft_targets_share}: it must lie between 0 and 1.")
+        if hidden_cosine not in get_args(CosineTokens):
+            raise PotstillError(f"--hidden_cosine is {hidden_cosine!r}: it must be 'all' or 'masked'.")
         share = soft_targets_share if soft_targets == "sampled" else None
         super().__init__(
             [
                 SoftTargets(weight=alpha_ce, temperature=temperature, tokens=soft_targets, share=share),
                 CausalLM(weight=alpha_mlm) if causal else MaskedLM(weight=alpha_mlm),
-                HiddenCosine(weight=alpha_cos),
+                HiddenCosine(weight=alpha_cos, tokens=hidden_cosine),
             ]
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,23 +17,32 @@ from potstill.student import Reads
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenCosine(Term):
-    """Mean over all tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
+    """Mean over tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
 
     It requires equal widths. Padding does not count. Of several teachers only the first is compared with.
+
+    Attributes:
+        tokens: ``all`` tokens of a block, as in the paper, or only the ``masked`` ones. If all losses read masked
+            tokens alone, the last layers are computed at these alone.
     """
 
     name: ClassVar[str] = "hidden_cosine"
     logged_as: ClassVar[str] = "cos"
+    tokens: Literal["all", "masked"] = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choice("tokens", ("all", "masked"))
 
     @property
     def student_reads(self) -> Reads:
         """See `Term.student_reads`."""
-        return Reads(hidden=frozenset({-1}))
+        return Reads(last=self.tokens)
 
     @property
     def teacher_reads(self) -> Reads:
         """See `Term.teacher_reads`."""
-        return Reads(hidden=frozenset({-1}))
+        return Reads(last=self.tokens)
 
     def check(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
         """See `Term.check`."""
@@ -53,7 +62,11 @@ class HiddenCosine(Term):
         """See `Term.value`."""
         assert batch.teacher is not None
         student, teacher = batch.student.last, batch.teacher.last
+        if self.tokens == "masked":
+            student, teacher = batch.student.last_at(batch.positions), batch.teacher.last_at(batch.positions)
         dtype = torch.promote_types(student.dtype, torch.float32)
         cosine = F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1)
+        if self.tokens == "masked":  # the mean over K tokens of each block, so that all batches count alike
+            return ((1 - cosine) * (batch.labels != -100)).sum() / batch.labels.numel()
         rows = batch.student.rows
         return 1 - cosine.mean() if rows is None else rows.mean_over_tokens(1 - cosine)

@@ -112,6 +112,19 @@ class Objective:
                     "say tokens: all."
                 )
 
+    def check_nothing_masked(self) -> None:
+        """Check that no loss is taken at masked tokens, for a training that masks none.
+
+        Raises:
+            PotstillError: one is.
+        """
+        for name, options in self.losses.items():
+            if options.get("tokens") in ("masked", "sampled"):
+                raise PotstillError(
+                    f"losses: {name} is taken at {options['tokens']} tokens, but this training masks none: say "
+                    "tokens: all."
+                )
+
     def check(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, number: int = 0) -> None:
         """Check that teacher and student fit each term.
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
 from potstill.objective.ensemble import Ensemble
-from potstill.student import Reads, Rows, States, VocabularyHead
+from potstill.student import Reads, Rows, States, VocabularyHead, at_tokens
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Encoded(States):
 
     Attributes:
         head: makes the logits; None for a model without one.
+        at: (B, R) int64, the tokens whose last hidden states these are, the masked ones first; None for all tokens.
+        block_size: L, if `at` is given.
         rows: the texts in the blocks; None for blocks of running text.
         pooled: (B · S, D), the embedding of each text in `rows`, if it is read.
     """
@@ -29,6 +31,27 @@ class Encoded(States):
     head: VocabularyHead | None
     rows: Rows | None = None
     pooled: Tensor | None = None
+    at: Tensor | None = None
+    block_size: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of a block, L."""
+        return self.last.shape[1] if self.block_size is None else self.block_size
+
+    def last_at(self, positions: Tensor, sampled: Tensor | None = None) -> Tensor:
+        """Return the last hidden states of the masked tokens, and of a sample if it is given.
+
+        Args:
+            positions: (B, K), of the masked tokens.
+            sampled: (B, S), of the sampled tokens.
+
+        Returns:
+            (B, K, H), or (B, K + S, H).
+        """
+        if self.at is None:
+            return at_tokens(self.last, positions if sampled is None else torch.cat([positions, sampled], 1))
+        return self.last[:, : positions.shape[1] + (0 if sampled is None else sampled.shape[1])]
 
 
 @dataclass(frozen=True)

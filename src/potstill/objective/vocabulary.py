@@ -20,7 +20,7 @@ from potstill.objective.chunks import Projection, Targets, VocabularyPass
 from potstill.objective.ensemble import Ensemble
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.softmax import SoftmaxOptions
-from potstill.objective.term import Batch, Term
+from potstill.objective.term import Batch, Encoded, Term
 from potstill.student import Reads
 
 # Bytes of logits in memory at once. On a GPU they are many, for large matrix products. Elsewhere
@@ -119,19 +119,16 @@ class Vocabulary(Term):
         batch = batches[0]
         positions, labels, head = batch.positions, batch.labels, batch.student.head
         assert head is not None
-        hidden = batch.student.last
-        length, weights = hidden.shape[1], None
-        rows_at: Tensor | None = None  # the positions whose logits are computed; None for all of them
+        length, weights = batch.student.length, None
         if self.sampling:
             assert batch.sampled is not None
-            rows_at = torch.cat([positions, batch.sampled], 1)
             row_labels = torch.cat([labels, torch.full_like(batch.sampled, -100)], 1)
             weights = _sample_weights(positions, batch.sampled, length)
-            hidden = _at(hidden, rows_at)
         elif self.student_reads.logits == "all":
-            row_labels = labels.new_full(hidden.shape[:2], -100).scatter(1, positions, labels)
+            row_labels = labels.new_full((len(labels), length), -100).scatter(1, positions, labels)
         else:
-            rows_at, hidden, row_labels = positions, _at(hidden, positions), labels
+            row_labels = labels
+        hidden = self._rows(batch.student, batch)
         device = hidden.device.type
         dtype = hidden.dtype
         if torch.is_autocast_enabled(device):
@@ -140,7 +137,7 @@ class Vocabulary(Term):
         teacher: Targets | None = None
         if self.teacher_reads:
             with torch.no_grad():
-                teacher = ensemble.targets([_projection(one, rows_at) for one in batches], temperature)
+                teacher = ensemble.targets([self._projection(one) for one in batches], temperature)
         # Sums over rows become averages over counts that are the same for every batch: see `Term.value`.
         every = len(labels) * length
         counts = {"all": every, "masked": labels.numel(), "sampled": every}
@@ -186,6 +183,20 @@ class Vocabulary(Term):
             logged["logits_mse"] = sums[2] / counts[logits_mse.tokens]
         return total * unit, logged
 
+    def _rows(self, encoded: Encoded, batch: Batch) -> Tensor:
+        """Return the last hidden states (B, R, H) of the tokens whose logits are computed."""
+        if self.student_reads.logits == "all":
+            return encoded.last
+        return encoded.last_at(batch.positions, batch.sampled if self.sampling else None)
+
+    def _projection(self, batch: Batch) -> Projection:
+        """Return the projection that gives the teacher's logits of these tokens."""
+        assert batch.teacher is not None
+        head = batch.teacher.head
+        assert head is not None
+        transformed = head.transform(self._rows(batch.teacher, batch))
+        return Projection(transformed.flatten(0, 1), head.weight, head.bias)
+
 
 def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
     """Check that teacher and student have vocabularies of the same size.
@@ -216,15 +227,6 @@ def _sample_weights(positions: Tensor, sampled: Tensor, length: int) -> Tensor:
     return weights.flatten()
 
 
-def _projection(batch: Batch, rows_at: Tensor | None) -> Projection:
-    """Return the projection that gives the teacher's logits at (B, R) positions, or at every token for None."""
-    assert batch.teacher is not None
-    head, hidden = batch.teacher.head, batch.teacher.last
-    assert head is not None
-    transformed = head.transform(hidden if rows_at is None else _at(hidden, rows_at))
-    return Projection(transformed.flatten(0, 1), head.weight, head.bias)
-
-
 def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str, matrices: int = 2) -> int:
     """Return the number of tokens in a chunk, so that all matrices of logits stay small and chunks have similar sizes.
 
@@ -243,8 +245,3 @@ def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str, m
 def _alignment(tokens: int, device: str) -> int:
     """Return the number of which the vocabulary is padded to a multiple, so that the products are fast."""
     return ALIGNMENT.get(device, 1) if tokens >= PADDED_FROM.get(device, 0) else 1
-
-
-def _at(values: Tensor, positions: Tensor) -> Tensor:
-    """Return the rows of (B, L, D) values at (B, K) positions, as (B, K, D)."""
-    return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))

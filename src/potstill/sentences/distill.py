@@ -13,7 +13,7 @@ import yaml
 from potstill.arguments import RECIPE, recipe_text
 from potstill.corpus import Corpus, ShuffledSampler
 from potstill.errors import PotstillError
-from potstill.objective import objective_from
+from potstill.objective import OF_DISTILBERT, objective_from
 from potstill.recipe import DistillationArguments
 from potstill.report.averaged_weights import averaged_section
 from potstill.report.held_out import layer_search_section
@@ -31,10 +31,18 @@ from potstill.training.hub import upload
 from potstill.training.layer_search import Choices, LayerSearch
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
 
-OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share", "short_first"),
-    *("teacher_weights", "teacher_mean", "fold_token_types", "headless", "dropout", "fp8", "quantization", *OF_LOSSES),
+    *(
+        "teacher_weights",
+        "teacher_mean",
+        "fold_token_types",
+        "headless",
+        "dropout",
+        "fp8",
+        "quantization",
+        *OF_DISTILBERT,
+    ),
 )
 """Options of `distill` that mean nothing for a sentence encoder."""
 
@@ -84,7 +92,7 @@ def check_options(args: DistillationArguments) -> None:
     """
     for name in OF_LANGUAGE_MODELS:
         if getattr(args, name) != getattr(type(args), name):
-            advice = "give the losses of an encoder with --losses" if name in OF_LOSSES else "leave it out"
+            advice = "give the losses of an encoder with --losses" if name in OF_DISTILBERT else "leave it out"
             raise PotstillError(
                 f"--{name} is for language models, but the corpus {args.corpus} holds whole texts for a sentence "
                 f"encoder: {advice}."

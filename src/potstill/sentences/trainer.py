@@ -247,6 +247,7 @@ def check_encoders(student: SentenceEncoder, teacher: SentenceEncoder, corpus: C
                 f"losses: {name} is not for a sentence encoder: choose from embedding_cosine, embedding_mse, "
                 "similarities, hidden_cosine and hidden_mse."
             )
+    objective.check_nothing_masked()
     objective.check(described(teacher), described(student))
 
 

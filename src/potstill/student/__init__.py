@@ -5,6 +5,7 @@ from potstill.student.facts import takes_token_types, usable_length
 from potstill.student.family import family_of
 from potstill.student.grow import grow, grow_optimizer_state
 from potstill.student.interface import Family, VocabularyHead, is_headless
+from potstill.student.last_layer import LastLayer, at_tokens, last_layer_at
 from potstill.student.layers import choose_layers
 from potstill.student.loading import load_masked_lm
 from potstill.student.narrow import narrow
@@ -17,17 +18,20 @@ __all__ = [
     "LAST_HIDDEN",
     "AttentionInputs",
     "Family",
+    "LastLayer",
     "Reads",
     "Rows",
     "States",
     "Tokens",
     "VocabularyHead",
+    "at_tokens",
     "build_student",
     "choose_layers",
     "family_of",
     "grow",
     "grow_optimizer_state",
     "is_headless",
+    "last_layer_at",
     "load_masked_lm",
     "load_teacher",
     "narrow",

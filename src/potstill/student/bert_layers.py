@@ -58,6 +58,10 @@ class BertLayers(Family):
         query = attention.query(hidden if asking is None else asking)
         return AttentionInputs(query, attention.key(hidden), attention.value(hidden), attention.num_attention_heads)
 
+    def attention_dropout(self, layer: nn.Module) -> float:
+        """See `Family.attention_dropout`."""
+        return layer.attention.self.dropout.p
+
     def after_attention(self, layer: nn.Module, mixed: Tensor, hidden: Tensor) -> Tensor:
         """See `Family.after_attention`."""
         attended = layer.attention.output(mixed, hidden)

@@ -48,6 +48,10 @@ class DistilBert(SameClass):
         query = attention.q_lin(hidden if asking is None else asking)
         return AttentionInputs(query, attention.k_lin(hidden), attention.v_lin(hidden), attention.n_heads)
 
+    def attention_dropout(self, layer: nn.Module) -> float:
+        """See `Family.attention_dropout`."""
+        return layer.attention.dropout.p
+
     def after_attention(self, layer: nn.Module, mixed: Tensor, hidden: Tensor) -> Tensor:
         """See `Family.after_attention`."""
         attended = layer.sa_layer_norm(layer.attention.out_lin(mixed) + hidden)

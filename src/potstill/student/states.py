@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Tokens = Literal["none", "masked", "sampled", "all"]
@@ -25,22 +26,32 @@ class Reads:
             final LayerNorm in a model that has one.
         attention: layers whose queries, keys and values are read.
         pooled: whether the embeddings of whole texts are read, which are pooled from the last hidden states.
+        last: the tokens whose last hidden states are read: at least those whose logits are read. They are all tokens if
+            -1 is given in `hidden`.
     """
 
     logits: Tokens = "none"
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     pooled: bool = False
+    last: Tokens = "none"
 
     def __post_init__(self) -> None:
-        last = frozenset({-1}) if self.logits != "none" or self.pooled else frozenset()
-        object.__setattr__(self, "hidden", frozenset(self.hidden) | last)
+        every = self.pooled or -1 in self.hidden
+        last = "all" if every else _more(self.last, self.logits)
+        object.__setattr__(self, "last", last)
+        object.__setattr__(self, "hidden", frozenset(self.hidden) | (frozenset() if last == "none" else {-1}))
         object.__setattr__(self, "attention", frozenset(self.attention))
 
     def __or__(self, other: Reads) -> Reads:
         """Return what is read by either."""
-        logits = max(self.logits, other.logits, key=_SHARES.index)
-        return Reads(logits, self.hidden | other.hidden, self.attention | other.attention, self.pooled or other.pooled)
+        return Reads(
+            _more(self.logits, other.logits),
+            (self.hidden | other.hidden) - {-1},  # `last` says of which tokens
+            self.attention | other.attention,
+            self.pooled or other.pooled,
+            _more(self.last, other.last),
+        )
 
     def __bool__(self) -> bool:
         """Return whether anything is read."""
@@ -51,6 +62,24 @@ class Reads:
         outputs = [layer % depth + 1 for layer in self.hidden]
         inputs = [layer % depth for layer in self.attention]
         return max(outputs + inputs, default=0)
+
+    def last_at(self, positions: Tensor, sampled: Tensor | None) -> Tensor | None:
+        """Return the positions (B, R) of the tokens whose last hidden states are read; None if all are read, or none.
+
+        Args:
+            positions: (B, K), of the masked tokens. They come first in the result.
+            sampled: (B, S), of the sampled tokens; None if there are none.
+        """
+        if self.last == "masked":
+            return positions
+        if self.last == "sampled":
+            assert sampled is not None
+            return torch.cat([positions, sampled], 1)
+        return None
+
+
+def _more(one: Tokens, other: Tokens) -> Tokens:
+    return max(one, other, key=_SHARES.index)
 
 
 LAST_HIDDEN = Reads(hidden=frozenset({-1}))
@@ -98,6 +127,7 @@ def run_layers(
     attention_inputs: Callable[[nn.Module, Tensor], AttentionInputs],
     run: Callable[[nn.Module, Tensor], Tensor] = lambda layer, hidden: layer(hidden),
     final: Callable[[Tensor], Tensor] = lambda hidden: hidden,
+    run_last: Callable[[Tensor], Tensor] | None = None,
 ) -> States:
     """Run a stack of layers one by one, as far as it is read, and keep what is read.
 
@@ -111,6 +141,7 @@ def run_layers(
         attention_inputs: computes them from a layer and its input.
         run: calls a layer with its input, for layers that take more than that.
         final: what a model does to the output of its last layer before the head reads it, a LayerNorm for example.
+        run_last: runs the last layer in place of `run`. It may return fewer tokens, (B, R, H).
     """
     depth = len(layers)
     states = States({}, {})
@@ -121,8 +152,9 @@ def run_layers(
             states.attention.update(dict.fromkeys(asked, attention_inputs(layer, hidden)))
         if number == last:
             break
-        hidden = run(layer, hidden)
-        if number == depth - 1:
+        is_last = number == depth - 1
+        hidden = run_last(hidden) if is_last and run_last is not None else run(layer, hidden)
+        if is_last:
             hidden = final(hidden)
         states.hidden.update({key: hidden for key in (number, number - depth) if key in keep.hidden})
     return states

@@ -11,14 +11,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
-from potstill.objective import Objective
+from potstill.objective import OF_DISTILBERT, Objective
 from potstill.recipe import DistillationArguments, Recipe
 from potstill.student import family_of
 
-OF_LOSSES = ("alpha_ce", "alpha_mlm", "alpha_cos", "temperature", "soft_targets", "soft_targets_share")
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "teacher_mean", "fold_token_types", "quantization"),
-    *OF_LOSSES,
+    *OF_DISTILBERT,
 )
 """Options of `distill` that mean nothing for an encoder without a head."""
 
@@ -39,7 +38,7 @@ def check_options(args: DistillationArguments) -> None:
     """
     for name in OF_LANGUAGE_MODELS:
         if getattr(args, name) != getattr(type(args), name):
-            advice = "give the losses with --losses" if name in OF_LOSSES else "leave it out"
+            advice = "give the losses with --losses" if name in OF_DISTILBERT else "leave it out"
             raise PotstillError(
                 f"--{name} is for language models, but the teacher is distilled without a head, and reads plain text: "
                 f"{advice}."
@@ -61,9 +60,10 @@ def check_losses(objective: Objective) -> None:
     """Check that all losses can be computed without logits.
 
     Raises:
-        PotstillError: a loss reads logits.
+        PotstillError: a loss reads logits, or masked tokens.
     """
     if (objective.student_reads | objective.teacher_reads).logits == "none":
+        objective.check_nothing_masked()
         return
     names = [name for name in objective.losses if name in READ_LOGITS] or list(objective.losses)
     raise PotstillError(

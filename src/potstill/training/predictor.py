@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from potstill.objective import Encoded
 from potstill.precision.simulated import as_exported
-from potstill.student import Reads, States, VocabularyHead, family_of, is_headless
+from potstill.student import Reads, States, VocabularyHead, family_of, is_headless, last_layer_at
 from potstill.student.padded_vocabulary import known_head
 
 COMPILATIONS = 64
@@ -34,6 +34,7 @@ class Predictor:
     def __init__(self, model: PreTrainedModel, reads: Reads) -> None:
         self.model = model
         self.encoder, self._transform = _Encoder(model, reads), _Transform(model)
+        self._reads = reads
         self._headless = is_headless(model)
         self._layers = list(family_of(model).layers(model))
         self.refresh()
@@ -64,28 +65,47 @@ class Predictor:
         """Whether layers drop their activations and compute them again in the backward pass."""
         return getattr(self._layers[0], "gradient_checkpointing", False)
 
-    def __call__(self, input_ids: Tensor, dtype: torch.dtype | None = None) -> Encoded:
+    def last_at(self, positions: Tensor, sampled: Tensor | None = None) -> Tensor | None:
+        """Return the tokens (B, R) that the last layer can be run at alone; None for all of them.
+
+        Args:
+            positions: (B, K), of the masked tokens.
+            sampled: (B, S), of the sampled tokens; None if there are none.
+        """
+        if self.encoder.last_layer is None or self.recomputes:
+            return None
+        return self._reads.last_at(positions, sampled)
+
+    def __call__(self, input_ids: Tensor, dtype: torch.dtype | None = None, at: Tensor | None = None) -> Encoded:
         """Run the encoder over (B, L) blocks without padding; the head is left to the objective.
 
         Args:
             input_ids: (B, L) int64.
             dtype: compute in this type, on copies of the parameters; gradients flow through the copies to the
                 parameters. The projection onto the vocabulary is returned without a copy.
+            at: what `last_at` returned. The result has the last hidden states of these tokens alone.
         """
+        states, head = self._run(input_ids, dtype, at)
+        block_size = None if at is None else input_ids.shape[1]
+        return Encoded(states.hidden, states.attention, head, at=at, block_size=block_size)
+
+    def _run(
+        self, input_ids: Tensor, dtype: torch.dtype | None, at: Tensor | None
+    ) -> tuple[States, VocabularyHead | None]:
         head = None if self._headless else known_head(self.model)
         if dtype is None:
             own = None
             if head is not None:
                 own = as_exported(self.model, VocabularyHead(self._transform, head.weight, head.bias))
-            return _encoded(self.encoder(input_ids), own)
+            return self.encoder(input_ids, at), own
 
         # The projection may be tied, but it is not called here. So the slow search for tied weights is switched off.
         def transform(hidden: Tensor) -> Tensor:
             return functional_call(self._transform, _cast(self._head_tensors, dtype), (hidden,), tie_weights=False)
 
         copies = _cast(self._encoder_tensors, dtype)
-        states = functional_call(self.encoder, copies, (input_ids,), tie_weights=False)
-        return _encoded(states, None if head is None else VocabularyHead(transform, head.weight, head.bias))
+        states = functional_call(self.encoder, copies, (input_ids, at), tie_weights=False)
+        return states, None if head is None else VocabularyHead(transform, head.weight, head.bias)
 
     def compile(self, **options: Any) -> None:
         """Compile the layers, with the options of `torch.compile`.
@@ -97,6 +117,8 @@ class Predictor:
         torch._dynamo.config.recompile_limit = max(limit, COMPILATIONS)
         for layer in self._layers:
             layer.compile(**options)
+        if self.encoder.last_layer is not None:
+            self.encoder.last_layer.compile(**options)
 
 
 class _Encoder(nn.Module):
@@ -104,8 +126,12 @@ class _Encoder(nn.Module):
         super().__init__()
         self.model = model
         self.reads = reads
+        self.last_layer = last_layer_at(model, reads)
 
-    def forward(self, input_ids: Tensor) -> States:
+    def forward(self, input_ids: Tensor, at: Tensor | None = None) -> States:
+        if at is not None:
+            assert self.last_layer is not None
+            return self.last_layer.encode(input_ids, at, self.reads)
         return family_of(self.model).encode(self.model, input_ids, self.reads)
 
 
@@ -116,10 +142,6 @@ class _Transform(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return family_of(self.model).head(self.model).transform(hidden)
-
-
-def _encoded(states: States, head: VocabularyHead | None) -> Encoded:
-    return Encoded(states.hidden, states.attention, head)
 
 
 def _cast(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

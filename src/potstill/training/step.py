@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from potstill.objective import Encoded, Ensemble, Objective
@@ -104,11 +105,14 @@ class DistillationStep(ObjectiveStep):
         if self.objective.needs_teacher:
             for teacher, part in zip(self._teachers, teacher_parts(len(self._teachers)), strict=True):
                 with torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
-                    teachers.append(teacher(input_ids, dtype))
+                    teachers.append(teacher(input_ids, dtype, positions, *sampled))
                 self.mark(part)
 
+        # The layers of a sharded student gather their parameters when they are called as a whole.
+        at = None if isinstance(self, FSDPModule) else self._predict_student.last_at(positions, *sampled)
+
         def run_student(copied: torch.dtype | None) -> Encoded:
-            return self._predict_student(input_ids, copied)
+            return self._predict_student(input_ids, copied, at)
 
         return self._compare(run_student, teachers, positions, labels, dtype, self.ensemble, *sampled)
 

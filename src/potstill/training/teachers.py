@@ -75,9 +75,22 @@ class FrozenTeacher:
         if self._sharded is not None:
             self._sharded.compile(**options)
 
-    def __call__(self, input_ids: Tensor, dtype: torch.dtype | None) -> Encoded:
-        """Run the encoder over (B, L) blocks in a type. For another type than its own, a copy of the model runs."""
-        if self._sharded is not None:
+    def __call__(
+        self,
+        input_ids: Tensor,
+        dtype: torch.dtype | None,
+        positions: Tensor | None = None,
+        sampled: Tensor | None = None,
+    ) -> Encoded:
+        """Run the encoder over blocks in a type. For another type than its own, a copy of the model runs.
+
+        Args:
+            input_ids: (B, L) int64.
+            dtype: the type; None for its own.
+            positions: (B, K), of the masked tokens; None to read all tokens.
+            sampled: (B, S), of the sampled tokens; None if there are none.
+        """
+        if self._sharded is not None:  # its layers gather their parameters when they are called as a whole
             return self._sharded(input_ids)
         if dtype not in self._predictors:
             model = self.model
@@ -95,7 +108,8 @@ class FrozenTeacher:
             if self._compile_options is not None:
                 predictor.compile(**self._compile_options)
             self._predictors[dtype] = predictor
-        return self._predictors[dtype](input_ids)
+        predictor = self._predictors[dtype]
+        return predictor(input_ids, at=None if positions is None else predictor.last_at(positions, sampled))
 
 
 class Time(NamedTuple):
