@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from potstill.bench.flops import forward_flops
+from potstill.precision.simulated import simulate
 from potstill.student import Reads, at_tokens, family_of, last_layer_at
 from potstill.student.fp8 import Fp8, use_fp8
 from potstill.training.predictor import Predictor
@@ -41,10 +42,30 @@ def test_it_runs_whole_if_all_tokens_are_read(reads: Reads) -> None:
     assert last_layer_at(new_model("bert"), reads) is None
 
 
-def test_it_runs_whole_where_it_is_not_what_the_model_computes() -> None:
-    model = new_model("bert", hidden_size=32, num_attention_heads=2, intermediate_size=64)
-    use_fp8(family_of(model).layers(model), Fp8(), frozen=False)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_it_runs_whole_with_8_bit_operands(frozen: bool) -> None:
+    model = random_model(SAMPLES["bert"](hidden_size=32, num_attention_heads=2, intermediate_size=64))
+    use_fp8(family_of(model).layers(model), Fp8(), frozen=frozen)
     assert last_layer_at(model, MASKED) is None
+
+
+def test_a_gelu_inside_the_product_is_used_at_few_tokens_too() -> None:
+    model = random_model(SAMPLES["bert"]())
+    family_of(model).fuse_gelu(model)
+    ids, positions = new_batch()
+    predictor = Predictor(model, MASKED)
+    at = predictor.last_at(positions)
+    assert at is not None
+    torch.testing.assert_close(predictor(ids, at=at).last, predictor(ids).last_at(positions))
+
+
+def test_it_runs_whole_with_numbers_rounded_as_in_an_export() -> None:
+    model = random_model(SAMPLES["bert"]())
+    simulate(model, "int8", every_token=True)
+    assert last_layer_at(model, MASKED) is None
+
+
+def test_it_runs_whole_with_another_attention() -> None:
     model = new_model("bert")
     model.set_attn_implementation("eager")
     assert last_layer_at(model, MASKED) is None

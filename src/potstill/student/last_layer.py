@@ -59,7 +59,9 @@ def last_layer_at(model: PreTrainedModel, reads: Reads) -> LastLayer | None:
     layers = family.layers(model)
     if reads.last not in ("masked", "sampled") or len(layers) - 1 in reads.hidden or not family.exports_plainly:
         return None
-    plain = all(type(part) is nn.Linear for part in layers[-1].modules() if isinstance(part, nn.Linear))
+    assert family.widths is not None
+    names = (*family.widths.heads_out, *family.widths.heads_in, *family.widths.neurons_in)
+    plain = all(type(layers[-1].get_submodule(name)) is nn.Linear for name in names)
     return LastLayer(model) if plain and model.config._attn_implementation == "sdpa" else None
 
 
