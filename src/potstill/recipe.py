@@ -279,6 +279,8 @@ class DistillationArguments(Recipe):
                     "it out."
                 )
         if self.losses is None:
+            unused = self.hidden_cosine != type(self).hidden_cosine and self.alpha_cos == 0
+            self._check("hidden_cosine", not unused, "has no effect with --alpha_cos 0: leave one of them out")
             alone = self.soft_targets != "sampled" and self.soft_targets_share != type(self).soft_targets_share
             self._check("soft_targets_share", not alone, "belongs to --soft_targets sampled: give that too")
         super().__post_init__()

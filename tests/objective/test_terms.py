@@ -76,6 +76,14 @@ def test_hidden_cosine(device: str, dtype: torch.dtype) -> None:
     compare(HiddenCosine(), leaves, batch_of, naive, device, dtype)
 
 
+def test_states_of_few_tokens_are_not_taken_for_those_of_all() -> None:
+    few = Encoded({-1: normal(BLOCKS, 2, TEACHER)}, {}, HEAD, at=torch.tensor([[0, 3], [4, 1]]), block_size=LENGTH)
+    with pytest.raises(PotstillError, match="read them with last_at"):
+        few.last  # noqa: B018 - raises
+    assert few.length == LENGTH
+    torch.testing.assert_close(few.last_at(few.at), few.hidden[-1])
+
+
 @pytest.mark.parametrize("few", ["none", "student", "both"])
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
 def test_hidden_cosine_at_masked_tokens(device: str, dtype: torch.dtype, few: str) -> None:

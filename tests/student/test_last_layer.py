@@ -56,7 +56,7 @@ def test_a_gelu_inside_the_product_is_used_at_few_tokens_too() -> None:
     predictor = Predictor(model, MASKED)
     at = predictor.last_at(positions)
     assert at is not None
-    torch.testing.assert_close(predictor(ids, at=at).last, predictor(ids).last_at(positions))
+    torch.testing.assert_close(predictor(ids, at=at).hidden[-1], predictor(ids).last_at(positions))
 
 
 def test_it_runs_whole_with_numbers_rounded_as_in_an_export() -> None:
@@ -78,14 +78,14 @@ def test_states_and_gradients_are_those_of_the_whole_layer(model_type: str) -> N
     weights = torch.randn(ROWS, TOKENS, model.config.hidden_size, dtype=torch.float64)
     predictor = Predictor(model, Reads("masked", {1}))
     found = predictor(ids, at=predictor.last_at(positions))
-    assert found.last.shape == weights.shape
+    assert found.hidden[-1].shape == weights.shape
     assert found.length == LENGTH
     (found.last_at(positions) * weights).sum().backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
     states = model(ids, output_hidden_states=True).hidden_states
     (at_tokens(states[-1], positions) * weights).sum().backward()
-    torch.testing.assert_close(found.last, at_tokens(states[-1], positions), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.hidden[-1], at_tokens(states[-1], positions), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.hidden[1], states[2], rtol=1e-12, atol=1e-12)
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
@@ -116,10 +116,10 @@ def test_attention_drops_tokens_in_training_alone(model_type: str) -> None:
     assert family.attention_dropout(layer) == 0.5
     ids, positions = new_batch()
     predictor = Predictor(model, MASKED)
-    kept = [predictor(ids, at=predictor.last_at(positions)).last for _ in range(2)]
+    kept = [predictor(ids, at=predictor.last_at(positions)).hidden[-1] for _ in range(2)]
     torch.testing.assert_close(kept[0], kept[1], rtol=0, atol=0)
     layer.train()
-    dropped = [predictor(ids, at=predictor.last_at(positions)).last for _ in range(2)]
+    dropped = [predictor(ids, at=predictor.last_at(positions)).hidden[-1] for _ in range(2)]
     assert not torch.equal(dropped[0], dropped[1])
     assert not torch.equal(dropped[0], kept[0])
 
@@ -141,6 +141,21 @@ def test_flops_are_those_that_are_computed(model_type: str) -> None:
     assert (whole - few) * ROWS * LENGTH == pytest.approx(saved + attention)
 
 
+def test_queries_of_all_tokens_count_if_a_loss_reads_them() -> None:
+    model, share = random_model(SAMPLES["bert"]()), TOKENS / LENGTH
+    relations = Reads("masked", attention={-1})
+    without, beside = (
+        forward_flops(model, LENGTH, 0.0, reads, 1.0) - forward_flops(model, LENGTH, 0.0, reads, share)
+        for reads in (MASKED, relations)
+    )
+    assert without - beside == pytest.approx((1 - share) * 2 * SIZES["hidden_size"] ** 2)
+
+
+def test_a_family_that_runs_its_layers_whole_has_no_fewer_flops() -> None:
+    model = random_model(SAMPLES["modernbert"]())
+    assert forward_flops(model, LENGTH, 0.0, MASKED, 0.3) == forward_flops(model, LENGTH, 0.0, MASKED)
+
+
 def test_layers_that_are_run_again_are_run_whole() -> None:
     model = new_model("bert").train()
     predictor = Predictor(model, MASKED)
@@ -158,6 +173,8 @@ def test_compiled_it_is_compiled_once() -> None:
     for _ in range(3):
         ids, positions = new_batch()
         found = predictor(ids, torch.bfloat16, predictor.last_at(positions))
-        torch.testing.assert_close(found.last, whole(ids, torch.bfloat16).last_at(positions), rtol=0.05, atol=0.05)
-        found.last.float().square().sum().backward()
+        torch.testing.assert_close(
+            found.hidden[-1], whole(ids, torch.bfloat16).last_at(positions), rtol=0.05, atol=0.05
+        )
+        found.hidden[-1].float().square().sum().backward()
     assert counters["stats"]["unique_graphs"] == 2  # of whole layers, and of the last one

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from potstill import DistillationArguments, PotstillError, PretrainingArguments, distill, prepare
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.training import run_record
-from potstill.training.run_record import MAY_CHANGE, RunRecord, weights_hash
+from potstill.training.run_record import MAY_CHANGE, RunRecord, own_defaults, weights_hash
 
 STEPS = 6
 
@@ -62,6 +62,17 @@ def resumed(half_done: Path, teacher_folder: Path, corpus_folder: Path, tmp_path
 def test_what_may_not_change_is_refused_by_name(resumed: Callable[..., Path], name: str, value: object) -> None:
     with pytest.raises(PotstillError, match=rf"--{name} was .* and is {value}"):
         resumed(**{name: value})
+
+
+def test_an_option_that_the_checkpoint_does_not_know_had_its_default() -> None:
+    """It was written before the option came."""
+    record = RunRecord({"soft_targets": "masked"}, 8, {}, 1)
+    now = dataclasses.replace(record, options=record.options | {"hidden_cosine": "masked"})
+    defaults = own_defaults(DistillationArguments)
+    with pytest.raises(PotstillError, match="--hidden_cosine was all and is masked"):
+        now.resumed(record, 1, "there", defaults)
+    now.options["hidden_cosine"] = "all"
+    assert now.resumed(record, 1, "there", defaults).changes == ()
 
 
 def test_another_batch_is_refused_but_may_be_cut_otherwise(resumed: Callable[..., Path]) -> None:
@@ -208,8 +219,8 @@ def test_what_is_read_may_neither_go_nor_come_nor_change(
         return RunRecord({}, 8, {"training data": "d"} | fingerprints, 1)
 
     with pytest.raises(PotstillError, match=told):
-        record(now).resumed(record(before), 3, "checkpoint-3")
-    assert record(before).resumed(record(before), 3, "checkpoint-3") == record(before)
+        record(now).resumed(record(before), 3, "checkpoint-3", {})
+    assert record(before).resumed(record(before), 3, "checkpoint-3", {}) == record(before)
 
 
 def test_the_hash_of_weights_sees_names_shapes_and_values() -> None:

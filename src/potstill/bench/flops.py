@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from potstill.corpus.masking import sampled_per_block
 from potstill.objective import Objective
-from potstill.student import LAST_HIDDEN, Reads, family_of, is_headless
+from potstill.student import LAST_HIDDEN, Reads, family_of, is_headless, needs_few_tokens
 from potstill.student.counting import MATRICES
 from potstill.training.part_clock import synchronise
 
@@ -86,16 +86,21 @@ def forward_flops(
         head_share: share of the tokens at which the language-model head is computed.
         reads: the outputs that losses read. Layers above them are not run. If only the queries, keys and values of a
             layer are read, only these count.
-        last_share: share of the tokens whose last hidden states are read. Keys and values of the last layer are needed
-            of all tokens, and the rest of it only of these.
+        last_share: share of the tokens whose last hidden states are read. Where a family knows the parts of its layers,
+            keys and values are needed of all tokens, and the rest of the layer only of these.
     """
     family = family_of(model)
     depth, width = len(family.layers(model)), model.config.hidden_size
     run = reads.layers_run(depth)
     flops = sum(family.layer_flops(model, layer, block_size) for layer in range(run))
-    if run == depth and depth - 1 not in reads.hidden and not family.causal:
-        keys_and_values = 2 * 2 * width * width
-        flops -= (1 - last_share) * (family.layer_flops(model, depth - 1, block_size) - keys_and_values)
+    if last_share < 1 and needs_few_tokens(model, reads):
+        whole = [1, 2]  # keys and values, and queries if a loss reads them
+        if any(layer % depth == depth - 1 for layer in reads.attention):
+            whole.append(0)
+        assert family.widths is not None
+        names = [family.widths.heads_out[part] for part in whole]
+        of_all = 2 * sum(family.layers(model)[-1].get_submodule(name).weight.numel() for name in names)
+        flops -= (1 - last_share) * (family.layer_flops(model, depth - 1, block_size) - of_all)
     if any(layer % depth >= run for layer in reads.attention):
         flops += 2 * 3 * width * width
     vocabulary = None if is_headless(model) else family.head(model).weight

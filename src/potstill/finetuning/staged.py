@@ -39,7 +39,7 @@ from potstill.training.control import TrainingInterrupted
 from potstill.training.hub import make_repository, upload
 from potstill.training.output import atomic_output
 from potstill.training.pretrain import ends, initial_model
-from potstill.training.run_record import RunRecord, model_fingerprint
+from potstill.training.run_record import RunRecord, model_fingerprint, own_defaults
 
 RECORD = "stages.json"
 """In the output folder: the stages that were begun, whether each is finished, and what it was run with."""
@@ -155,7 +155,7 @@ class Progress:
                 return
             before = RunRecord(**self.entries[stage.name]["run"])
             now = RunRecord.of(stage.args, found | _model_of(stage))
-            now.resumed(before, 0, str(stage.folder))
+            now.resumed(before, 0, str(stage.folder), own_defaults(type(stage.args)))
             changed = sorted(now.changed_since(before))
             if changed:
                 name = changed[0]

@@ -61,9 +61,10 @@ class HiddenCosine(Term):
     def value(self, batch: Batch) -> Tensor:
         """See `Term.value`."""
         assert batch.teacher is not None
-        student, teacher = batch.student.last, batch.teacher.last
         if self.tokens == "masked":
             student, teacher = batch.student.last_at(batch.positions), batch.teacher.last_at(batch.positions)
+        else:
+            student, teacher = batch.student.last, batch.teacher.last
         dtype = torch.promote_types(student.dtype, torch.float32)
         cosine = F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1)
         if self.tokens == "masked":  # the mean over K tokens of each block, so that all batches count alike

@@ -35,9 +35,23 @@ class Encoded(States):
     block_size: int | None = None
 
     @property
+    def last(self) -> Tensor:
+        """The last hidden states (B, L, H) of all tokens.
+
+        Raises:
+            PotstillError: only those of some tokens were computed, because no loss reads all.
+        """
+        if self.at is not None:
+            raise PotstillError(
+                "The last hidden states of the masked tokens alone were computed, because no loss reads those of all "
+                "tokens: read them with last_at, or let the loss read Reads(hidden={-1})."
+            )
+        return self.hidden[-1]
+
+    @property
     def length(self) -> int:
         """Tokens of a block, L."""
-        return self.last.shape[1] if self.block_size is None else self.block_size
+        return self.hidden[-1].shape[1] if self.block_size is None else self.block_size
 
     def last_at(self, positions: Tensor, sampled: Tensor | None = None) -> Tensor:
         """Return the last hidden states of the masked tokens, and of a sample if it is given.
@@ -50,8 +64,8 @@ class Encoded(States):
             (B, K, H), or (B, K + S, H).
         """
         if self.at is None:
-            return at_tokens(self.last, positions if sampled is None else torch.cat([positions, sampled], 1))
-        return self.last[:, : positions.shape[1] + (0 if sampled is None else sampled.shape[1])]
+            return at_tokens(self.hidden[-1], positions if sampled is None else torch.cat([positions, sampled], 1))
+        return self.hidden[-1][:, : positions.shape[1] + (0 if sampled is None else sampled.shape[1])]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from potstill.student.facts import takes_token_types, usable_length
 from potstill.student.family import family_of
 from potstill.student.grow import grow, grow_optimizer_state
 from potstill.student.interface import Family, VocabularyHead, is_headless
-from potstill.student.last_layer import LastLayer, at_tokens, last_layer_at
+from potstill.student.last_layer import LastLayer, at_tokens, last_layer_at, needs_few_tokens
 from potstill.student.layers import choose_layers
 from potstill.student.loading import load_masked_lm
 from potstill.student.narrow import narrow
@@ -35,6 +35,7 @@ __all__ = [
     "load_masked_lm",
     "load_teacher",
     "narrow",
+    "needs_few_tokens",
     "prune_embeddings",
     "prune_vocabulary",
     "takes_token_types",

@@ -164,8 +164,7 @@ class Family(ABC):
         reads_rows: Whether its models can read several texts in a block: see `encode_rows`.
         exports_plainly: Whether its models take a mask of (B, 1, 1, L) that is added to the attention scores, and an
             attention function of ours. An export then has neither the look-up of a mask nor fused attention in it,
-            which not every runtime knows. Such a family has `after_attention` and `attention_dropout`, and its layers
-            read nothing but hidden states.
+            which not every runtime knows. Such a family has `after_attention`.
         stand_ins: Modules that a layer of its models has not, though other layers have them → the module that does
             their work. A copy of the layer in another place of a grown model gets a copy of that.
     """
@@ -282,9 +281,13 @@ class Family(ABC):
         """
         return (length + 1) / 2 if self.causal else length
 
-    def attention_dropout(self, layer: nn.Module) -> float:
-        """The probability with which a layer drops a token that attention looks at. Needed as `after_attention` is."""
-        raise NotImplementedError
+    def attention_dropout(self, layer: nn.Module) -> float | None:
+        """The probability with which attention leaves out a token in training; None if the family does not say.
+
+        If it does and `exports_plainly` is set, its layers read nothing but hidden states. Then a training may compute
+        the last layer at some tokens alone: see `LastLayer`.
+        """
+        return None
 
     def after_attention(self, layer: nn.Module, mixed: Tensor, hidden: Tensor) -> Tensor:
         """The output (B, K, H) of a layer, from what its attention made of values, (B, K, D), and from its input.

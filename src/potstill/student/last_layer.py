@@ -22,7 +22,7 @@ class LastLayer:
     and the feed-forward layers of some. Without dropout the outputs are those of the whole layer.
 
     Args:
-        model: one for which `last_layer_at` says yes.
+        model: see `last_layer_at`.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -49,20 +49,27 @@ class LastLayer:
         return run_layers(layers, embedded, keep, self._family.attention_inputs, run_last=run_last)
 
 
+def needs_few_tokens(model: PreTrainedModel, reads: Reads) -> bool:
+    """Return whether some tokens of a model's last layer are enough. If so, its family knows the parts of the layer."""
+    family = family_of(model)
+    layers = family.layers(model)
+    known = family.exports_plainly and family.widths is not None and family.attention_dropout(layers[-1]) is not None
+    return known and reads.last in ("masked", "sampled") and len(layers) - 1 not in reads.hidden
+
+
 def last_layer_at(model: PreTrainedModel, reads: Reads) -> LastLayer | None:
     """Return what runs the last layer of a model at the tokens that are read; None if it has to run at all of them.
 
-    It does so if all tokens are read, if the model's family does not know the parts of a layer, and if rounded numbers
-    depend on all tokens (`--quantization`, `--fp8`).
+    So it is if more tokens are needed, with another attention than PyTorch's own, and where rounded numbers depend on
+    all tokens (`--quantization`, `--fp8`).
     """
-    family = family_of(model)
-    layers = family.layers(model)
-    if reads.last not in ("masked", "sampled") or len(layers) - 1 in reads.hidden or not family.exports_plainly:
+    if not needs_few_tokens(model, reads) or model.config._attn_implementation != "sdpa":
         return None
-    assert family.widths is not None
-    names = (*family.widths.heads_out, *family.widths.heads_in, *family.widths.neurons_in)
-    plain = all(type(layers[-1].get_submodule(name)) is nn.Linear for name in names)
-    return LastLayer(model) if plain and model.config._attn_implementation == "sdpa" else None
+    family = family_of(model)
+    last, widths = family.layers(model)[-1], family.widths
+    assert widths is not None
+    names = (*widths.heads_out, *widths.heads_in, *widths.neurons_in)
+    return LastLayer(model) if all(type(last.get_submodule(name)) is nn.Linear for name in names) else None
 
 
 def at_tokens(values: Tensor, at: Tensor) -> Tensor:
@@ -76,6 +83,6 @@ def _run(family: Family, layer: nn.Module, hidden: Tensor, at: Tensor) -> Tensor
     query, key, value = (
         tensor.unflatten(-1, (inputs.heads, -1)).transpose(1, 2) for tensor in (inputs.query, inputs.key, inputs.value)
     )
-    dropout = family.attention_dropout(layer) if layer.training else 0.0
-    mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    dropout = family.attention_dropout(layer) if layer.training else None
+    mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout or 0.0)
     return family.after_attention(layer, mixed.transpose(1, 2).flatten(2), some)

@@ -107,7 +107,8 @@ class States:
     """What a model makes of B blocks of L tokens, as far as it was asked for.
 
     Attributes:
-        hidden: the output of each layer in `Reads.hidden`, (B, L, H), under the number that was asked for.
+        hidden: the output of each layer in `Reads.hidden`, (B, L, H), under the number that was asked for. Of the last
+            layer it may have the tokens in `Reads.last` alone.
         attention: the queries, keys and values of each layer in `Reads.attention`, likewise.
     """
 

@@ -28,7 +28,7 @@ from potstill.training.checkpoints import (
     publish,
     save_run_state,
 )
-from potstill.training.run_record import RunRecord, plain
+from potstill.training.run_record import RunRecord, own_defaults, plain
 
 
 class CheckpointingTrainer(Trainer):
@@ -119,7 +119,7 @@ class CheckpointingTrainer(Trainer):
         if record is None:
             self._log_line(f"{checkpoint} is of an earlier version, without a record of its options: none is compared.")
             return
-        self._record = self.record.resumed(record, step, checkpoint)
+        self._record = self.record.resumed(record, step, checkpoint, own_defaults(type(self.args)))
         self._changed = self.record.changed_since(record)
         if self._changed:
             changes = ", ".join(f"--{name} {self.record.options[name]}" for name in sorted(self._changed))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from potstill.arguments import RunArguments
 from potstill.errors import PotstillError
@@ -107,13 +108,14 @@ class RunRecord:
             return None
         return cls(**{field.name: record[field.name] for field in dataclasses.fields(cls)})
 
-    def resumed(self, before: RunRecord, step: int, where: str) -> RunRecord:
+    def resumed(self, before: RunRecord, step: int, where: str, defaults: Mapping[str, Any]) -> RunRecord:
         """Return the record of this run after it resumes from a checkpoint.
 
         Args:
             before: record in the checkpoint.
             step: step of the checkpoint.
             where: folder of the checkpoint, for messages.
+            defaults: see `own_defaults`. An option that the checkpoint does not know had its default.
 
         Raises:
             PotstillError: something changed that may not change; the message names it.
@@ -124,10 +126,11 @@ class RunRecord:
                 "the product of --per_device_train_batch_size, --gradient_accumulation_steps and the number of "
                 f"processes, which was {before.processes} and is {self.processes}."
             )
+        earlier = {**defaults, **before.options}
         changed = {
-            name: [before.options[name], value]
+            name: [earlier[name], value]
             for name, value in self.options.items()
-            if name in before.options and before.options[name] != value
+            if name in earlier and earlier[name] != value
         }
         refused = [name for name in changed if name not in OPTIMISER | LENGTH]
         if refused:
@@ -148,6 +151,19 @@ class RunRecord:
     def changed_since(self, before: RunRecord) -> set[str]:
         """Return the options of the optimiser and of the length that have a new value."""
         return {name for name in OPTIMISER | LENGTH if self.options.get(name) != before.options.get(name)}
+
+
+def own_defaults(kind: type[RunArguments]) -> dict[str, Any]:
+    """Return the defaults of the options that potstill adds to those of `TrainingArguments`.
+
+    Those without one value for all runs are left out: the layers, which are found, and what is None by default.
+    """
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
+    return {
+        field.name: plain(field.default)
+        for field in dataclasses.fields(kind)
+        if field.name not in inherited and field.default is not dataclasses.MISSING and field.default is not None
+    }
 
 
 def _difference(name: str, new: str | None, old: str | None) -> str:
