@@ -105,15 +105,14 @@ class Objective:
             raise PotstillError("losses: masked_lm needs a student that reads both ways: say causal_lm for this one.")
         if not causal and "causal_lm" in losses:
             raise PotstillError("losses: causal_lm needs a causal student, such as a GPT-2: say masked_lm here.")
-        for name, options in losses.items():
-            if causal and options.get("tokens") in ("masked", "sampled"):
-                raise PotstillError(
-                    f"losses: {name} is taken at {options['tokens']} tokens, but a causal model has no masked ones: "
-                    "say tokens: all."
-                )
+        if causal:
+            self.check_nothing_masked("a causal model has no masked ones")
 
-    def check_nothing_masked(self) -> None:
-        """Check that no loss is taken at masked tokens, for a training that masks none.
+    def check_nothing_masked(self, why: str = "this training masks none") -> None:
+        """Check that no loss is taken at masked tokens, for a training that has none.
+
+        Args:
+            why: the reason, for the message.
 
         Raises:
             PotstillError: one is.
@@ -121,8 +120,7 @@ class Objective:
         for name, options in self.losses.items():
             if options.get("tokens") in ("masked", "sampled"):
                 raise PotstillError(
-                    f"losses: {name} is taken at {options['tokens']} tokens, but this training masks none: say "
-                    "tokens: all."
+                    f"losses: {name} is taken at {options['tokens']} tokens, but {why}: say tokens: all."
                 )
 
     def check(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, number: int = 0) -> None:
