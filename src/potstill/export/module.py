@@ -13,6 +13,7 @@ from potstill.bilstm.model import BiLSTMForSequenceClassification
 from potstill.sentences.encoder import SentenceEncoder
 from potstill.student.family import family_or_none
 from potstill.student.interface import Family
+from potstill.student.last_layer import run_at
 
 ATTENTION = "potstill_export"
 HIDDEN = -1e4
@@ -91,14 +92,10 @@ class _FirstToken(nn.Module):
         self.layer, self.family = layer, family
 
     def forward(self, hidden: Tensor, attention_mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        first = hidden[:, :1]
-        inputs = self.family.attention_inputs(self.layer, hidden, asking=first)
-        query, key, value = (
-            tensor.unflatten(-1, (inputs.heads, -1)).transpose(1, 2)
-            for tensor in (inputs.query, inputs.key, inputs.value)
-        )
-        mixed = _attention(self.layer, query, key, value, attention_mask, scaling=query.shape[-1] ** -0.5)[0]
-        return self.family.after_attention(self.layer, mixed.flatten(2), first)
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return _attention(self.layer, query, key, value, attention_mask, scaling=query.shape[-1] ** -0.5)[0]
+
+        return run_at(self.family, self.layer, hidden, hidden[:, :1], attend)
 
 
 def _attention(

@@ -77,12 +77,33 @@ def at_tokens(values: Tensor, at: Tensor) -> Tensor:
     return values.gather(1, at[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _run(family: Family, layer: nn.Module, hidden: Tensor, at: Tensor) -> Tensor:
-    some = at_tokens(hidden, at)
+def run_at(
+    family: Family, layer: nn.Module, hidden: Tensor, some: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Run a layer for some tokens, whose queries attend to all tokens.
+
+    Args:
+        family: of the layer's model.
+        layer: its family knows its parts: see `needs_few_tokens`.
+        hidden: (B, L, H), what the layer reads.
+        some: (B, R, H), the rows of these tokens.
+        attend: computes attention from queries (B, heads, R, width) and keys and values (B, heads, L, width), as
+            (B, R, heads, width).
+
+    Returns:
+        (B, R, H), the layer's output of these tokens.
+    """
     inputs = family.attention_inputs(layer, hidden, asking=some)
     query, key, value = (
         tensor.unflatten(-1, (inputs.heads, -1)).transpose(1, 2) for tensor in (inputs.query, inputs.key, inputs.value)
     )
+    return family.after_attention(layer, attend(query, key, value).flatten(2), some)
+
+
+def _run(family: Family, layer: nn.Module, hidden: Tensor, at: Tensor) -> Tensor:
     dropout = family.attention_dropout(layer) if layer.training else None
-    mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout or 0.0)
-    return family.after_attention(layer, mixed.transpose(1, 2).flatten(2), some)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout or 0.0).transpose(1, 2)
+
+    return run_at(family, layer, hidden, at_tokens(hidden, at), attend)
