@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learning rate ÷ 2": {"learning_rate": RATE / 2},
     "masked": {"soft_targets": "masked"},
     "cosine at masked tokens": {"hidden_cosine": "masked"},
+    "cosine at sampled tokens": {"hidden_cosine": "sampled"},
     "beta2 0.95": {"adam_beta2": 0.95},
     "FP8 in both models": {"fp8": "both"},
     "Muon": {"optim": "muon"},

@@ -130,6 +130,7 @@ def test_teacher_that_does_not_exist(
         ({"losses": "{masked_lm: 1}", "hidden_cosine": "masked"}, "--losses and --hidden_cosine are both given"),
         ({"alpha_cos": 0, "hidden_cosine": "masked"}, "--hidden_cosine is 'masked': it has no effect"),
         ({"soft_targets_share": 0.3}, "--soft_targets_share is 0.3: it belongs to --soft_targets sampled"),
+        ({"hidden_cosine": "sampled"}, "--hidden_cosine is 'sampled': it saves no time without --soft_targets sampled"),
         ({"learning_rate": 0}, "--learning_rate is 0.0"),
         ({"mlm_probability": 1.5}, "--mlm_probability is 1.5"),
         ({"max_train_minutes": 0}, "--max_train_minutes is 0.0"),

@@ -244,9 +244,12 @@ class DistillationArguments(Recipe):
     temperature: float = option(2.0, "Temperature of the soft targets.")
     soft_targets: Literal["all", "masked", "sampled"] = option("all", "Tokens whose soft targets are used.")
     soft_targets_share: float = option(
-        0.2, "With --soft_targets sampled: share of the tokens that are not masked to sample."
+        0.2,
+        "With --soft_targets sampled or --hidden_cosine sampled: share of the tokens that are not masked to sample.",
     )
-    hidden_cosine: Literal["all", "masked"] = option("all", "Tokens whose hidden states the cosine compares.")
+    hidden_cosine: Literal["all", "masked", "sampled"] = option(
+        "all", "Tokens whose hidden states the cosine compares."
+    )
 
     def __post_init__(self) -> None:
         self.losses = parsed_losses(self.losses)
@@ -281,14 +284,20 @@ class DistillationArguments(Recipe):
         if self.losses is None:
             unused = self.hidden_cosine != type(self).hidden_cosine and self.alpha_cos == 0
             self._check("hidden_cosine", not unused, "has no effect with --alpha_cos 0: leave one of them out")
-            alone = self.soft_targets != "sampled" and self.soft_targets_share != type(self).soft_targets_share
-            self._check("soft_targets_share", not alone, "belongs to --soft_targets sampled: give that too")
+            in_vain = self.hidden_cosine == "sampled" and self.soft_targets == "all" and self.alpha_ce > 0
+            self._check("hidden_cosine", not in_vain, "saves no time without --soft_targets sampled: give that too")
+            alone = not self._samples() and self.soft_targets_share != type(self).soft_targets_share
+            self._check(
+                "soft_targets_share",
+                not alone,
+                "belongs to --soft_targets sampled and --hidden_cosine sampled: give one of them too",
+            )
         super().__post_init__()
 
     def replaced(self) -> set[str]:
         """See `RunArguments.replaced`."""
         for_several = set() if len(self.teachers) > 1 else {"teacher_weights", "teacher_mean"}
-        for_sample = set() if self.soft_targets == "sampled" else {"soft_targets_share"}
+        for_sample = set() if self._samples() else {"soft_targets_share"}
         return super().replaced() | self._replaced_by_losses() | for_several | for_sample
 
     @property
@@ -297,6 +306,9 @@ class DistillationArguments(Recipe):
         if isinstance(self.teacher, str):
             return [self.teacher]
         return list(self.teacher or [])
+
+    def _samples(self) -> bool:
+        return "sampled" in (self.soft_targets, self.hidden_cosine)
 
     def _replaced_by_losses(self) -> set[str]:
         if self.losses is None:

@@ -18,6 +18,7 @@ VOCAB, BLOCKS, LENGTH, MASKED, SAMPLED = 80, 3, 12, 2, 3
 AT_MASKED = {"soft_targets": {"weight": 5, "tokens": "masked"}, "masked_lm": 2}
 AT_SAMPLED = {"soft_targets": {"weight": 5, "tokens": "sampled", "share": 0.3}, "masked_lm": 2}
 COSINE = {"hidden_cosine": {"tokens": "masked"}}
+COSINE_AT_SAMPLED = {"hidden_cosine": {"tokens": "sampled", "share": 0.3}}
 
 
 def new_bert(layers: int) -> PreTrainedModel:
@@ -49,6 +50,8 @@ def run(step: DistillationStep, batch: tuple[Tensor, ...]) -> tuple[dict[str, Te
         (AT_MASKED | COSINE, 1, 2),
         (AT_MASKED | COSINE, 2, 3),
         (AT_SAMPLED | COSINE, 1, 2),
+        (AT_SAMPLED | COSINE_AT_SAMPLED, 1, 2),
+        (AT_MASKED | COSINE_AT_SAMPLED, 2, 3),
         (AT_MASKED | COSINE | {"hidden_mse": {"layers": {0: 1}}}, 1, 2),
         (AT_MASKED | {"attention_relations": {"relation_heads": 4}}, 1, 2),
         (COSINE | {"masked_lm": 1, "logits_mse": 1}, 1, 0),

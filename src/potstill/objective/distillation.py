@@ -8,10 +8,10 @@ from typing import Literal, get_args
 from potstill.errors import PotstillError
 from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.objective import Objective
-from potstill.objective.parts import SAMPLED_SHARE, CausalLM, MaskedLM, SoftTargets
+from potstill.objective.parts import CausalLM, MaskedLM, SoftTargets
+from potstill.objective.term import SAMPLED_SHARE
 
-SoftTargetTokens = Literal["all", "masked", "sampled"]
-CosineTokens = Literal["all", "masked"]
+LossTokens = Literal["all", "masked", "sampled"]
 
 
 class DistillationObjective(Objective):
@@ -28,8 +28,8 @@ class DistillationObjective(Objective):
         temperature: T of the soft targets (2.0).
         soft_targets: tokens that L_ce is computed at: ``all`` tokens of a block, [CLS] and [SEP] included, only the
             ``masked`` ones, or the masked ones and a random sample of the others (``sampled``): see `SoftTargets`.
+        hidden_cosine: tokens that L_cos is computed at, likewise.
         soft_targets_share: with ``sampled``, the share of the tokens that are not masked to sample.
-        hidden_cosine: tokens that L_cos is computed at: ``all`` or the ``masked`` ones.
         causal: whether the student is a causal model.
 
     Raises:
@@ -42,9 +42,9 @@ class DistillationObjective(Objective):
         alpha_mlm: float = 2.0,
         alpha_cos: float = 1.0,
         temperature: float = 2.0,
-        soft_targets: SoftTargetTokens = "all",
+        soft_targets: LossTokens = "all",
         soft_targets_share: float = SAMPLED_SHARE,
-        hidden_cosine: CosineTokens = "all",
+        hidden_cosine: LossTokens = "all",
         causal: bool = False,
     ) -> None:
         weights = {"alpha_ce": alpha_ce, "alpha_mlm": alpha_mlm, "alpha_cos": alpha_cos}
@@ -55,18 +55,17 @@ class DistillationObjective(Objective):
             raise PotstillError("--alpha_ce, --alpha_mlm and --alpha_cos are all 0: there is nothing to learn from.")
         if not 0 < temperature < float("inf"):
             raise PotstillError(f"--temperature is {temperature}: it must be above 0 (DistilBERT uses 2).")
-        if soft_targets not in get_args(SoftTargetTokens):
-            raise PotstillError(f"--soft_targets is {soft_targets!r}: it must be 'all', 'masked' or 'sampled'.")
+        for name, tokens in {"soft_targets": soft_targets, "hidden_cosine": hidden_cosine}.items():
+            if tokens not in get_args(LossTokens):
+                raise PotstillError(f"--{name} is {tokens!r}: it must be 'all', 'masked' or 'sampled'.")
         if not 0 < soft_targets_share < 1:
             raise PotstillError(f"--soft_targets_share is {soft_targets_share}: it must lie between 0 and 1.")
-        if hidden_cosine not in get_args(CosineTokens):
-            raise PotstillError(f"--hidden_cosine is {hidden_cosine!r}: it must be 'all' or 'masked'.")
-        share = soft_targets_share if soft_targets == "sampled" else None
+        shares = [soft_targets_share if tokens == "sampled" else None for tokens in (soft_targets, hidden_cosine)]
         super().__init__(
             [
-                SoftTargets(weight=alpha_ce, temperature=temperature, tokens=soft_targets, share=share),
+                SoftTargets(weight=alpha_ce, temperature=temperature, tokens=soft_targets, share=shares[0]),
                 CausalLM(weight=alpha_mlm) if causal else MaskedLM(weight=alpha_mlm),
-                HiddenCosine(weight=alpha_cos, tokens=hidden_cosine),
+                HiddenCosine(weight=alpha_cos, tokens=hidden_cosine, share=shares[1]),
             ]
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,28 +11,20 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
-from potstill.objective.term import Batch, Term
+from potstill.objective.term import AtTokens, Batch, Term, sample_weights
 from potstill.student import Reads
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiddenCosine(Term):
+class HiddenCosine(AtTokens, Term):
     """Mean over tokens of 1 − cos(student, teacher) of the last hidden states (Sanh et al. 2019, section 2).
 
-    It requires equal widths. Padding does not count. Of several teachers only the first is compared with.
-
-    Attributes:
-        tokens: ``all`` tokens of a block, as in the paper, or only the ``masked`` ones. If all losses read masked
-            tokens alone, the last layers are computed at these alone.
+    It requires equal widths. Padding does not count. Of several teachers only the first is compared with. If all losses
+    read masked tokens alone, or those and a sample, the last layers are computed at these alone.
     """
 
     name: ClassVar[str] = "hidden_cosine"
     logged_as: ClassVar[str] = "cos"
-    tokens: Literal["all", "masked"] = "all"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("tokens", ("all", "masked"))
 
     @property
     def student_reads(self) -> Reads:
@@ -61,13 +53,18 @@ class HiddenCosine(Term):
     def value(self, batch: Batch) -> Tensor:
         """See `Term.value`."""
         assert batch.teacher is not None
-        if self.tokens == "masked":
-            student, teacher = batch.student.last_at(batch.positions), batch.teacher.last_at(batch.positions)
-        else:
+        if self.tokens == "all":
             student, teacher = batch.student.last, batch.teacher.last
+        else:
+            places = (batch.positions, batch.sampled if self.tokens == "sampled" else None)
+            student, teacher = batch.student.last_at(*places), batch.teacher.last_at(*places)
         dtype = torch.promote_types(student.dtype, torch.float32)
         cosine = F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1)
         if self.tokens == "masked":  # the mean over K tokens of each block, so that all batches count alike
             return ((1 - cosine) * (batch.labels != -100)).sum() / batch.labels.numel()
+        if self.tokens == "sampled":
+            assert batch.sampled is not None
+            weights = sample_weights(batch.positions, batch.sampled, batch.student.length)
+            return ((1 - cosine) * weights).sum() / (len(cosine) * batch.student.length)
         rows = batch.student.rows
         return 1 - cosine.mean() if rows is None else rows.mean_over_tokens(1 - cosine)

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from potstill.errors import PotstillError
 from potstill.objective.ensemble import Ensemble
+from potstill.objective.hidden_cosine import HiddenCosine
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Batch, Encoded, Flops, Term, Weighted
 from potstill.objective.vocabulary import Vocabulary
@@ -35,7 +36,7 @@ class Objective:
         terms: the terms with a weight above 0, `Vocabulary` first.
 
     Raises:
-        PotstillError: no loss has a weight above 0, or two have the same name.
+        PotstillError: no loss has a weight above 0, two have the same name, or a sample of tokens saves no time.
     """
 
     def __init__(self, losses: Iterable[Weighted]) -> None:
@@ -55,6 +56,7 @@ class Objective:
                 parts[field] = loss
         fused = [Vocabulary(**parts)] if parts else []
         self.terms: tuple[Term, ...] = (*fused, *(loss for loss in used if isinstance(loss, Term)))
+        self._check_sample()
 
     @cached_property
     def student_reads(self) -> Reads:
@@ -75,8 +77,25 @@ class Objective:
     @property
     def sampled_share(self) -> float:
         """The share of the tokens that are not masked that the losses read, sampled for each block; 0 for none."""
-        shares = [options.get("share") or 0.0 for options in self.losses.values() if options.get("tokens") == "sampled"]
-        return max(shares, default=0.0)
+        return max(self._shares().values(), default=0.0)
+
+    def _shares(self) -> dict[str, float]:
+        """Return the share of each loss at sampled tokens."""
+        return {name: options["share"] for name, options in self.losses.items() if options.get("tokens") == "sampled"}
+
+    def _check_sample(self) -> None:
+        shares = self._shares()
+        if len(set(shares.values())) > 1:
+            (one, first), (other, second) = shares.items()
+            raise PotstillError(
+                f"losses: {one} has a share of {first:g} and {other} one of {second:g}, but both read the same sample "
+                "of the tokens: give them the same share."
+            )
+        if HiddenCosine.name in shares and self.student_reads.last == self.teacher_reads.last == "all":
+            raise PotstillError(
+                "losses: hidden_cosine at sampled tokens saves no time, because another loss reads the last hidden "
+                "states of all tokens: give tokens: sampled to that loss too, or tokens: all to hidden_cosine."
+            )
 
     @property
     def needs_teacher(self) -> bool:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 from potstill.objective.softmax import Divergence
-from potstill.objective.term import Weighted
+from potstill.objective.term import AtTokens, Weighted
 from potstill.student import Tokens
 
 TOKENS = ("all", "masked")
-SAMPLED_SHARE = 0.2
-"""With 15 % of the tokens masked, the losses then read a third of all tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftTargets(Weighted):
+class SoftTargets(AtTokens):
     """The divergence of the softmaxes of teacher and student at temperature T, times T² (Hinton et al. 2015).
 
     It is summed over the vocabulary and averaged over the tokens. Due to the factor T² the size of the gradient hardly
@@ -23,35 +21,18 @@ class SoftTargets(Weighted):
 
     Attributes:
         temperature: T.
-        tokens: all tokens of a block, [CLS] and [SEP] included; the masked ones; or sampled: the masked ones and a
-            random sample of the others. Each sampled token counts for as many as it stands for, so that the expectation
-            of the loss and of its gradient is that of all tokens.
-        share: with tokens: sampled, the share of the tokens that are not masked to sample.
         divergence: forward_kl is KL(teacher ‖ student), reverse_kl is KL(student ‖ teacher), and jensen_shannon is the
             mean of the KLs from each of them to their mean, at most ln 2.
     """
 
     name: ClassVar[str] = "soft_targets"
     temperature: float = 2.0
-    tokens: Tokens = "all"
-    share: float | None = None
     divergence: Divergence = "forward_kl"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._number("temperature", lambda value: 0 < value < float("inf"), "a number above 0")
-        self._choice("tokens", (*TOKENS, "sampled"))
         self._choice("divergence", get_args(Divergence))
-        if self.tokens == "sampled":
-            if self.share is None:
-                object.__setattr__(self, "share", SAMPLED_SHARE)
-            self._number("share", lambda value: 0 < value < 1, "a number above 0 and below 1")
-        elif self.share is not None:
-            raise self.refuse("share", "left out unless tokens is sampled")
-
-    def options(self) -> dict[str, Any]:
-        """See `Weighted.options`."""
-        return {name: value for name, value in super().options().items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +141,56 @@ class Weighted:
     def _choice(self, option: str, choices: tuple[str, ...]) -> None:
         if getattr(self, option) not in choices:
             raise self.refuse(option, f"{', '.join(choices[:-1])} or {choices[-1]}")
+
+
+SAMPLED_SHARE = 0.2
+"""With 15 % of the tokens masked, the losses then read a third of all tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtTokens(Weighted):
+    """A loss that may be taken at some tokens of a block.
+
+    Attributes:
+        tokens: all tokens of a block, [CLS] and [SEP] included; the masked ones; or sampled: the masked ones and a
+            random sample of the others. Each sampled token counts for as many as it stands for, so that the expectation
+            of the loss and of its gradient is that of all tokens.
+        share: with tokens: sampled, the share of the tokens that are not masked to sample. All losses at sampled tokens
+            read the same sample.
+    """
+
+    tokens: Literal["all", "masked", "sampled"] = "all"
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choice("tokens", ("all", "masked", "sampled"))
+        if self.tokens == "sampled":
+            if self.share is None:
+                object.__setattr__(self, "share", SAMPLED_SHARE)
+            self._number("share", lambda value: 0 < value < 1, "a number above 0 and below 1")
+        elif self.share is not None:
+            raise self.refuse("share", "left out unless tokens is sampled")
+
+    def options(self) -> dict[str, Any]:
+        """See `Weighted.options`."""
+        return {name: value for name, value in super().options().items() if value is not None}
+
+
+def sample_weights(positions: Tensor, sampled: Tensor, length: int) -> Tensor:
+    """Return (B, K + S) float32, the number of tokens that each masked token, and then each sampled one, stands for.
+
+    A masked token stands for itself, a sampled one for an equal part of the tokens that are not masked.
+
+    Args:
+        positions: (B, K), of the masked tokens.
+        sampled: (B, S), of the sampled tokens.
+        length: L, tokens of a block.
+    """
+    masked, drawn = positions.shape[1], sampled.shape[1]
+    weights = torch.ones((len(sampled), masked + drawn), device=sampled.device)
+    weights[:, masked:] = (length - masked) / drawn
+    return weights
 
 
 @dataclass(frozen=True, kw_only=True)

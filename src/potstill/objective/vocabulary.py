@@ -20,7 +20,7 @@ from potstill.objective.chunks import Projection, Targets, VocabularyPass
 from potstill.objective.ensemble import Ensemble
 from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.softmax import SoftmaxOptions
-from potstill.objective.term import Batch, Encoded, Term
+from potstill.objective.term import Batch, Encoded, Term, sample_weights
 from potstill.student import Reads
 
 # Bytes of logits in memory at once. On a GPU they are many, for large matrix products. Elsewhere
@@ -123,7 +123,7 @@ class Vocabulary(Term):
         if self.sampling:
             assert batch.sampled is not None
             row_labels = torch.cat([labels, torch.full_like(batch.sampled, -100)], 1)
-            weights = _sample_weights(positions, batch.sampled, length)
+            weights = sample_weights(positions, batch.sampled, length).flatten()
         elif self.student_reads.logits == "all":
             row_labels = labels.new_full((len(labels), length), -100).scatter(1, positions, labels)
         else:
@@ -209,22 +209,6 @@ def check_vocabularies(teacher: PreTrainedConfig, student: PreTrainedConfig) -> 
             f"Teacher and student must share one vocabulary, but the teacher has {teacher.vocab_size} entries "
             f"and the student {student.vocab_size}: take a student that was made from this teacher."
         )
-
-
-def _sample_weights(positions: Tensor, sampled: Tensor, length: int) -> Tensor:
-    """Return (B · (K + S),) float32, the number of tokens that each row stands for.
-
-    A masked token stands for itself, a sampled one for an equal part of the tokens that are not masked.
-
-    Args:
-        positions: (B, K), of the masked tokens.
-        sampled: (B, S), of the sampled tokens.
-        length: L, tokens of a block.
-    """
-    masked, drawn = positions.shape[1], sampled.shape[1]
-    weights = torch.ones((len(sampled), masked + drawn), device=sampled.device)
-    weights[:, masked:] = (length - masked) / drawn
-    return weights.flatten()
 
 
 def _chunk_size(tokens: int, vocab_size: int, dtype: torch.dtype, device: str, matrices: int = 2) -> int:

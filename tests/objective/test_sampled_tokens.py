@@ -1,4 +1,4 @@
-"""Soft targets at a sample of the tokens: the mean over all samples is the loss of all tokens, and its gradient."""
+"""Losses at a sample of the tokens: the mean over all samples is the loss of all tokens, and its gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.corpus.masking import Masking, sampled_per_block
 from potstill.errors import PotstillError
-from potstill.objective import DistillationObjective, Encoded, LogitsMSE, MaskedLM, Objective, SoftTargets
+from potstill.objective import DistillationObjective, Encoded, HiddenCosine, LogitsMSE, MaskedLM, Objective, SoftTargets
 from potstill.objective.vocabulary import Vocabulary
 from potstill.student import VocabularyHead
 
@@ -34,8 +34,12 @@ def test_the_mean_over_all_samples_is_the_loss_of_all_tokens_and_its_gradient(di
     teacher = [fresh(2, LENGTH, WIDTH), fresh(WORDS, WIDTH), fresh(WORDS)]
     positions = torch.tensor([[1, 4], [0, 6]])
     labels = torch.tensor([[3, -100], [5, 22]])  # one masked position has no label: it counts as masked all the same
-    losses = [SoftTargets(weight=5.0, tokens="sampled", share=0.4, divergence=divergence), MaskedLM(weight=2.0)]
-    sampled_objective = Objective(losses)
+    at_sample: dict[str, Any] = {"tokens": "sampled", "share": 0.4}
+    soft_targets, cosine = (
+        SoftTargets(weight=5, divergence=divergence, **at_sample),
+        HiddenCosine(weight=3, **at_sample),
+    )
+    sampled_objective = Objective([soft_targets, MaskedLM(weight=2.0), cosine])
 
     # the loss of all tokens, written out in float64
     parts = [part.clone().requires_grad_() for part in student]
@@ -49,7 +53,8 @@ def test_the_mean_over_all_samples_is_the_loss_of_all_tokens_and_its_gradient(di
     }[divergence].mean()
     masked = logits.gather(1, positions[..., None].expand(-1, -1, WORDS))
     hard = F.cross_entropy(masked.flatten(0, 1), labels.flatten(), reduction="sum") / labels.numel()
-    expected = 5 * 4 * soft + 2 * hard
+    angle = (parts[0] * teacher[0]).sum(-1) / (parts[0].norm(dim=-1) * teacher[0].norm(dim=-1))
+    expected = 5 * 4 * soft + 2 * hard + 3 * (1 - angle).mean()
     expected_gradients = torch.autograd.grad(expected, parts)
 
     others = [[place for place in range(LENGTH) if place not in masked] for masked in positions.tolist()]
@@ -118,9 +123,15 @@ def test_a_share_beside_other_tokens_and_a_sample_that_saves_nothing_are_refused
             SoftTargets(**options)  # type: ignore[arg-type]
     with pytest.raises(PotstillError, match="logits_mse needs the logits of all tokens"):
         Objective([SoftTargets(tokens="sampled"), LogitsMSE()])
+    with pytest.raises(PotstillError, match="another loss reads the last hidden states of all tokens"):
+        Objective([SoftTargets(), HiddenCosine(tokens="sampled")])
+    with pytest.raises(PotstillError, match=r"soft_targets has a share of 0\.2 and hidden_cosine one of 0\.3"):
+        Objective([SoftTargets(tokens="sampled"), HiddenCosine(tokens="sampled", share=0.3)])
     with pytest.raises(PotstillError, match="causal model"):
         DistillationObjective(soft_targets="sampled", causal=True).check_direction(causal=True)
     assert "share" not in SoftTargets().options()
     assert DistillationObjective(soft_targets="sampled").sampled_share == pytest.approx(0.2)
+    of_cosine = DistillationObjective(soft_targets="masked", hidden_cosine="sampled", soft_targets_share=0.3)
+    assert of_cosine.sampled_share == pytest.approx(0.3)
     assert DistillationObjective().sampled_share == 0
     assert Vocabulary(soft_targets=SoftTargets(tokens="sampled")).student_reads.logits == "sampled"
