@@ -303,10 +303,16 @@ def test_classes_that_are_named_by_digits(new_model: Any, tiny_tokenizer: Any, t
     source = Source.open(str(new_model(BertForSequenceClassification, config)))
     texts = [f"word {'a ' * n}{n}" for n in range(30)]
     answers = [int(source.run(source.tokenise([text]))["logits"].argmax()) for text in texts]
-    for label in (int, lambda number: names[number]):
-        rows = [{"text": text, "label": label(answer)} for text, answer in zip(texts, answers, strict=True)]
+    by_name = [names[answer] for answer in answers]
+    all_but_one = 100 * 29 / 30
+    for labels, score in (
+        (by_name, 100),
+        ([*map(int, by_name[:-1]), 3], 100 if answers[-1] == 2 else all_but_one),  # a 3 can only be a name
+        ([*answers[:-1], 0], 100 if answers[-1] == 0 else all_but_one),  # a 0 can only be a number
+    ):
+        rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
         (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == 100
+        assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == pytest.approx(score)
 
 
 @pytest.mark.parametrize("name", ["classes", "numbers", "tags", "words"])

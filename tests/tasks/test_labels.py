@@ -31,6 +31,18 @@ def test_files_that_tell_numbers_from_text(names: tuple[str, ...], labels: list[
     assert read(ClassNames(names), labels, typed=True) == expected
 
 
+def test_numbers_beside_classes_that_are_named_by_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that writes names of digits as numbers, in JSON, cannot be told from one that writes numbers."""
+    assert read(STARS, [1, 3.0, 2], typed=True) == [0, 2, 1]
+    assert capsys.readouterr().err == "the file: labels such as 1 are read as names of classes.\n"
+    assert read(STARS, [0, 1, 2], typed=True) == [0, 1, 2]
+    assert "labels such as 0 are read as numbers of classes" in capsys.readouterr().err
+    with pytest.raises(PotstillError, match=r"the labels 1, 2 can be names .* or numbers .*: write names as text\."):
+        read(STARS, [1, 2, 2], typed=True)
+    assert read(STARS, [1, "2", "word"], typed=True) == [1, 1, None]  # it tells one from the other
+    assert read(STARS, [0, 3], typed=True) == [0, None]
+
+
 def test_a_table_of_text_is_decided_by_all_of_its_labels(capsys: pytest.CaptureFixture[str]) -> None:
     assert read(STARS, ["1", "2", "3"], typed=False) == [0, 1, 2]
     assert capsys.readouterr().err == "the file: labels such as 1 are read as names of classes.\n"

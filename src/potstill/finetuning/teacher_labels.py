@@ -20,7 +20,7 @@ SHOWN = 8
 AT_A_TIME = 2**16
 """How many rows of logits are looked at together."""
 
-_NUMBERED = re.compile(r"(label[_\s-]?)?\d+", re.IGNORECASE)
+_NUMBERED = re.compile(r"label[_\s-]?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class TeacherLabels:
 def label_names(teacher: str, config: Any) -> tuple[str, ...]:
     """Return the names of a teacher's labels, for a task whose labels only the teacher tells.
 
-    The names of a teacher that only numbers its labels (`LABEL_0`) are the numbers.
+    The names of a teacher that only numbers its labels (`LABEL_0`) are the numbers, from 0.
 
     Args:
         teacher: its folder or name, for messages.
@@ -83,7 +83,7 @@ def label_names(teacher: str, config: Any) -> tuple[str, ...]:
             "on this task"
         )
     _check_different(teacher, names, names)
-    return tuple(map(str, range(len(names)))) if all(map(_NUMBERED.fullmatch, names)) else names
+    return tuple(map(str, range(len(names)))) if _only_numbered(names) else names
 
 
 def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str = "teacher") -> TeacherLabels:
@@ -99,16 +99,18 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str =
         PotstillError: the teacher lacks a label of the task, or only numbers its labels and has more or fewer.
     """
     names = [str(config.id2label.get(number, "")) for number in range(config.num_labels)]
-    numbered = all(_NUMBERED.fullmatch(name) for name in names) or all(_NUMBERED.fullmatch(name) for name in labels)
     places = match_names(names, labels)
     if places is not None:
         return TeacherLabels(places)
-    if numbered:
+    unnamed = _only_numbered(names)
+    if unnamed or (all(map(str.isdecimal, labels)) and not all(map(str.isdecimal, names))):
         if len(names) == len(labels):
             return TeacherLabels(None)
+        theirs = f"{len(names)} labels without names" if unnamed else f"the labels {_some(names)}"
+        ours = f"the task has {len(labels)}" if unnamed else f"the task has {_some(labels)}"
         raise PotstillError(
-            f"the {role} {teacher!r} has {len(names)} labels without names, but the task has {len(labels)}: give one "
-            "that is fine-tuned on this task, or name its labels in id2label of its config.json"
+            f"the {role} {teacher!r} has {theirs}, but {ours}: give one that is fine-tuned on this task, or name its "
+            "labels in id2label of its config.json"
         )
     form = spelling if len({*map(spelling, labels)}) == len(labels) else str
     have, want = list(map(form, names)), list(map(form, labels))
@@ -123,6 +125,11 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str =
             "the names in id2label of its config.json"
         )
     return TeacherLabels([have.index(key) for key in want], tuple(extra))
+
+
+def _only_numbered(names: Sequence[str]) -> bool:
+    """Return whether names say no more than the numbers of the labels. The names 1 to 5, of ratings, say more."""
+    return all(map(_NUMBERED.fullmatch, names)) or [*names] == [*map(str, range(len(names)))]
 
 
 def _check_different(teacher: str, names: Sequence[str], keys: Sequence[str], role: str = "teacher") -> None:

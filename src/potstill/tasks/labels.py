@@ -52,8 +52,9 @@ class ClassNames:
         """Return label as a file may write it → number of the class.
 
         Whole numbers are class numbers, and text is a class name. A text of digits is a class number only if no class
-        has a name of digits that differ from its number. A file of text alone, such as a .tsv, does not distinguish
-        the name 1 from the number 1. The labels of the whole file then decide, if they can.
+        has a name of digits that differ from its number. If a class has one, a file does not always tell the name 1
+        from the number 1: a .tsv has only text, and other programs write names of digits as numbers. The labels of the
+        whole file then decide, if they can.
 
         Args:
             labels: the labels of the whole file.
@@ -71,26 +72,43 @@ class ClassNames:
         if len(words) == len(names):
             return integers | numbers | names
         if typed:
+            found = {canonical(label) for label in labels}
+            whole = {label for label in found if isinstance(label, int)}
+            if found & (
+                names.keys() - words.keys()
+            ):  # it writes names of digits as text, so it means numbers by numbers
+                return integers | names
+            if self._are_names({str(label) for label in whole}, names, numbers, where, "write names as text, such as '1'"):
+                return {label: names[str(label)] for label in whole} | names
             return integers | names
         digits = {label for label in labels if label in names or label in numbers} - words.keys()
+        rule = "write the rows as .jsonl, with names as text and numbers as numbers"
+        if digits - names.keys() and digits - numbers.keys():
+            raise PotstillError(
+                f"{where}: the label {min(digits - numbers.keys())!r} is only the name of a class, and "
+                f"{min(digits - names.keys())!r} is only the number of a class: {rule}."
+            )
+        return names if self._are_names(digits, names, numbers, where, rule) else words | numbers
+
+    def _are_names(
+        self, digits: set[str], names: Mapping[str, int], numbers: Mapping[str, int], where: str, rule: str
+    ) -> bool:
+        """Return whether labels of digits are names of classes, and not their numbers; and say so, if it is not plain.
+
+        Raises:
+            PotstillError: they can be both, and the classes would differ. The message ends with the rule.
+        """
         as_names, as_numbers = digits <= names.keys(), digits <= numbers.keys()
         if as_names and as_numbers and any(names[label] != numbers[label] for label in digits):
             some = ", ".join(sorted(digits)[:5])
             raise PotstillError(
                 f"{where}: the labels {some} can be names of classes or numbers of other classes, because the model "
-                f"calls its classes {', '.join(self.names)}: write the rows as .jsonl, with names as text and numbers "
-                "as numbers."
-            )
-        if not as_names and not as_numbers:
-            raise PotstillError(
-                f"{where}: the label {min(digits - numbers.keys())!r} is only the name of a class, and "
-                f"{min(digits - names.keys())!r} is only the number of a class: write the rows as .jsonl, with names "
-                "as text and numbers as numbers."
+                f"calls its classes {', '.join(self.names)}: {rule}."
             )
         if as_names != as_numbers:
             what = "names" if as_names else "numbers"
             print_message(f"{where}: labels such as {min(digits)} are read as {what} of classes.")
-        return names if as_names else words | numbers
+        return as_names
 
 
 def _is_number(text: str) -> bool:
