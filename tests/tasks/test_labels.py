@@ -37,7 +37,9 @@ def test_numbers_beside_classes_that_are_named_by_digits(capsys: pytest.CaptureF
     assert capsys.readouterr().err == "the file: labels such as 1 are read as names of classes.\n"
     assert read(STARS, [0, 1, 2], typed=True) == [0, 1, 2]
     assert "labels such as 0 are read as numbers of classes" in capsys.readouterr().err
-    with pytest.raises(PotstillError, match=r"the labels 1, 2 can be names .* or numbers .*: write names as text\."):
+    with pytest.raises(
+        PotstillError, match=r"the labels 1, 2 can be names .* or numbers .*: write names as text, such as '1'\."
+    ):
         read(STARS, [1, 2, 2], typed=True)
     assert read(STARS, [1, "2", "word"], typed=True) == [1, 1, None]  # it tells one from the other
     assert read(STARS, [0, 3], typed=True) == [0, None]

@@ -73,14 +73,13 @@ class ClassNames:
             return integers | numbers | names
         if typed:
             found = {canonical(label) for label in labels}
-            whole = {label for label in found if isinstance(label, int)}
-            if found & (
-                names.keys() - words.keys()
-            ):  # it writes names of digits as text, so it means numbers by numbers
+            whole = {label: str(label) for label in found if isinstance(label, int)}
+            # A file that also writes names of digits as text means numbers by its numbers.
+            both = bool(found & (names.keys() - words.keys()))
+            rule = "write names as text, such as '1'"
+            if both or not self._are_names({*whole.values()}, names, numbers, where, rule):
                 return integers | names
-            if self._are_names({str(label) for label in whole}, names, numbers, where, "write names as text, such as '1'"):
-                return {label: names[str(label)] for label in whole} | names
-            return integers | names
+            return {label: names[name] for label, name in whole.items()} | names
         digits = {label for label in labels if label in names or label in numbers} - words.keys()
         rule = "write the rows as .jsonl, with names as text and numbers as numbers"
         if digits - names.keys() and digits - numbers.keys():
