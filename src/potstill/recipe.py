@@ -84,6 +84,8 @@ class Recipe(RunArguments):
         self._check("mlm_probability", 0 < self.mlm_probability < 1, "must lie between 0 and 1")
         self._check("mlm_smoothing", 0 <= self.mlm_smoothing < math.inf, "must be 0 or more")
         self._check("masking", self.masking in ("frequency", "uniform"), "must be 'frequency' or 'uniform'")
+        alone = self.masking == "uniform" and self.mlm_smoothing != type(self).mlm_smoothing
+        self._check("mlm_smoothing", not alone, "has no effect with --masking uniform: leave one of them out")
         self._check("short_block_size", self.short_block_size is None or self.short_block_size > 2, "must be above 2")
         self._check("short_share", 0 < self.short_share <= 1, "must be above 0 and at most 1")
         alone = self.short_block_size is None and self.short_share != type(self).short_share
@@ -260,6 +262,8 @@ class DistillationArguments(Recipe):
             together = self.quantization is not None and bool(getattr(self, name))
             self._check(name, not together, "does not go with --quantization: leave one of them out")
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
+        measured = self.layers in (None, "auto") or self.layers_seconds == type(self).layers_seconds
+        self._check("layers_seconds", measured, "is the time of --layers auto: leave one of them out")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]
         for name in ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"):
@@ -269,6 +273,11 @@ class DistillationArguments(Recipe):
             from potstill.student.sizing import Budget  # here, because reading a recipe needs no models
 
             Budget.parse(self.max_size)
+        sizes = (self.shape, self.max_size, self.hidden_size, self.num_attention_heads, self.intermediate_size)
+        unused = self.narrow_by != type(self).narrow_by and not any(sizes)
+        self._check("narrow_by", not unused, "has no effect, because nothing is narrower: give --hidden_size too")
+        unused = self.teacher_mean != type(self).teacher_mean and len(self.teachers) == 1
+        self._check("teacher_mean", not unused, "has no effect with one teacher: leave it out")
         self._check("dropout", self.dropout is None or 0 <= self.dropout < 1, "must be 0 or more and below 1")
         if self.fp8 is not None:
             from potstill.student.fp8 import Fp8  # here, because reading a recipe needs no models
@@ -282,8 +291,13 @@ class DistillationArguments(Recipe):
                     "it out."
                 )
         if self.losses is None:
-            unused = self.hidden_cosine != type(self).hidden_cosine and self.alpha_cos == 0
-            self._check("hidden_cosine", not unused, "has no effect with --alpha_cos 0: leave one of them out")
+            for name, weight in (
+                ("hidden_cosine", "alpha_cos"),
+                ("soft_targets", "alpha_ce"),
+                ("temperature", "alpha_ce"),
+            ):
+                unused = getattr(self, name) != getattr(type(self), name) and getattr(self, weight) == 0
+                self._check(name, not unused, f"has no effect with --{weight} 0: leave one of them out")
             in_vain = self.hidden_cosine == "sampled" and self.soft_targets == "all" and self.alpha_ce > 0
             self._check("hidden_cosine", not in_vain, "saves no time without --soft_targets sampled: give that too")
             alone = not self._samples() and self.soft_targets_share != type(self).soft_targets_share

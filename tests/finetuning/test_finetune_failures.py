@@ -46,6 +46,16 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     assert "--temperature is 0.0: it must be above 0" in refused(temperature=0)
     assert "invalid choice: 'l1'" in refused(status=2, soft_loss="l1")
     assert "has no meaning with --soft_loss mse: leave it out" in refused(soft_loss="mse", temperature=3)
+    for name, value in {
+        "temperature": 4,
+        "alpha_ce": 1,
+        "alpha_cos": 1,
+        "soft_loss": "mse",
+        "soft_positions": "all",
+    }.items():
+        message = refused(**{name: value})
+        assert f"--{name} is {value!r}: it has no effect without --teacher" in message.replace(".0:", ":")
+    assert "--stride is 5: it is no option of sst2" in refused(stride=5)
     assert "--alpha_cos is -1.0" in refused(alpha_cos=-1)
     assert "--stride is -1" in refused(stride=-1)
     assert "--max_train_samples is 0" in refused(max_train_samples=0)

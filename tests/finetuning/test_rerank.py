@@ -189,6 +189,7 @@ def two_labels(word_tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathF
         ({"num_hidden_layers": 5}, "cannot fill 5 student layers from a teacher of 2"),
         ({"num_hidden_layers": 0}, "--num_hidden_layers is 0: it must be above 0."),
         ({"layers": "auto"}, "--layers auto needs a corpus, which `potstill distill` has"),
+        ({"layers": "first"}, "--layers first does not say how many layers to keep: give --num_hidden_layers too"),
         ({"layers": "0,7"}, "teacher layer 7 does not exist"),
         ({"stride": 3}, "--stride is 3: it is no option of rerank"),
         ({"dev_share": 0.3}, "--dev_share is 0.3: it is no option of rerank"),

@@ -41,7 +41,6 @@ def refused(says: str, teacher: Path | str, corpus: Path, output: Path, **option
         {"short_block_size": 8},
         {"short_block_size": 8, "short_first": 0.5},
         {"teacher_weights": [1.0]},
-        {"teacher_mean": "logits"},
         {"fold_token_types": False},
     ],
     ids=lambda option: next(iter(option)),

@@ -29,7 +29,7 @@ WHOLE_BATCHES: dict[str, Any] = {
 }
 
 
-def distillation(teacher: Path, corpus: Path, output_dir: Path, **options: Any) -> DistillationArguments:
+def distillation(teacher: Path | list[str], corpus: Path, output_dir: Path, **options: Any) -> DistillationArguments:
     """Three epochs of five steps, each of four micro-batches; the student has dropout."""
     sizes = {
         "num_train_epochs": 3,
@@ -41,9 +41,8 @@ def distillation(teacher: Path, corpus: Path, output_dir: Path, **options: Any) 
         "learning_rate": 3e-3,
         "use_cpu": True,
     }
-    return DistillationArguments(
-        teacher=str(teacher), corpus=str(corpus), output_dir=str(output_dir), **(sizes | options)
-    )
+    teachers = teacher if isinstance(teacher, list) else str(teacher)
+    return DistillationArguments(teacher=teachers, corpus=str(corpus), output_dir=str(output_dir), **(sizes | options))
 
 
 def pretraining(corpus: Path, output_dir: Path, **options: Any) -> PretrainingArguments:

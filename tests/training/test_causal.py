@@ -203,6 +203,18 @@ def test_losses_that_a_causal_model_cannot_learn(
         )
 
 
+@pytest.mark.parametrize(("name", "value"), [("masking", "uniform"), ("mlm_probability", 0.3), ("mlm_smoothing", 0.5)])
+def test_options_of_masks_are_refused(
+    name: str, value: object, teacher: Path, gpt2_corpus: Path, tmp_path: Path
+) -> None:
+    args = arguments(gpt2_corpus, tmp_path / "student", teacher=str(teacher), **{name: value})
+    model = load_masked_lm(str(teacher))
+    for train in (lambda: distill(args), lambda: DistillationTrainer(build_student(model), gpt2_corpus, args, model)):
+        with pytest.raises(PotstillError, match=f"--{name} is for models that read both ways"):
+            train()
+    assert not (tmp_path / "student").exists()
+
+
 def test_a_bert_cannot_learn_the_next_token(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
     model = load_masked_lm(teacher_folder)
     args = arguments(corpus_folder, tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -42,7 +41,7 @@ def two(teachers: list[str], corpus_folder: Path, tmp_path_factory: pytest.TempP
 
 
 def run_of(teachers: list[str], corpus: Path, folder: Path, **options: Any) -> DistillationArguments:
-    return dataclasses.replace(distillation(Path(), corpus, folder, **(QUICK | options)), teacher=teachers)
+    return distillation(teachers, corpus, folder, **(QUICK | options))
 
 
 def test_the_results_say_what_each_teacher_is_and_takes(two: Path, teachers: list[str]) -> None:

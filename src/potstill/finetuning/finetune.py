@@ -86,6 +86,7 @@ def finetune(args: FinetuneArguments) -> Finetuned:
     for name in ("model", "task"):
         if not getattr(args, name):
             raise PotstillError(f"--{name} is missing: fine-tuning needs a model and a task.")
+    args.check_effects()
     with claimed_output_dir(args) as folder:
         return _finetune(args, folder)
 

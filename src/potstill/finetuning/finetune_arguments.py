@@ -91,8 +91,7 @@ class FinetuneArguments(FinetuneOptions):
             for name in WEIGHTS:
                 self._check(name, getattr(self, name) is None, f"is no option of {self.task}: give --losses")
             self._check("freeze_encoder", not self.freeze_encoder, f"is no option of {self.task}")
-            for name in ("stride", "max_answer_length", "n_best", "null_threshold", "on_bad_answer"):
-                self._check(name, getattr(self, name) == getattr(type(self), name), f"is no option of {self.task}")
+            self._check_question_options()
             self.losses = self.ranking_objective().options
             return
         self._check("losses", self.losses is None, "is an option of rerank: give --alpha_ce and --alpha_task")
@@ -108,6 +107,10 @@ class FinetuneArguments(FinetuneOptions):
         self._check("alpha_ce", not self.teacher or sum(weights) > 0, "is 0, and so is every other weight")
         self._check("soft_positions", self.soft_positions in ("answer", "all"), "must be 'answer' or 'all'")
         self._check("soft_loss", self.soft_loss in ("kl", "mse"), "must be 'kl' or 'mse'")
+
+    def _check_question_options(self) -> None:
+        for name in ("stride", "max_answer_length", "n_best", "null_threshold", "on_bad_answer"):
+            self._check(name, getattr(self, name) == getattr(type(self), name), f"is no option of {self.task}")
 
     def _set_teachers(self) -> None:
         """Check the options of several teachers, and set their defaults."""
@@ -132,6 +135,26 @@ class FinetuneArguments(FinetuneOptions):
             self._check("teacher_heads", bool(self.alpha_ce), "teaches nothing with --alpha_ce 0: give it a weight")
             rule = "does not go with --quantization, because rounded heads cannot be averaged: give average"
             self._check("teacher_heads", not self.quantization, rule)
+
+    def check_effects(self) -> None:
+        """Check that no option is given that a single run would ignore.
+
+        `evaluate` does not ask for this: some of its runs have a teacher, and its tasks are of several kinds.
+
+        Raises:
+            PotstillError: an option has no effect.
+        """
+        usual = WEIGHTS | (BILSTM_WEIGHTS if self.new_bilstm else {})
+        for name in ("alpha_ce", "alpha_cos", "temperature", "soft_loss", "soft_positions"):
+            ignored = not self.teacher and name in self.given and self.given[name] != usual[name]
+            self._check(name, not ignored, "has no effect without --teacher: name one, or leave it out")
+        if not self.is_question:
+            self._check_question_options()
+        self._check(
+            "dev_share",
+            not (self.eval_data and "dev_share" in self.given),
+            "has no effect with --eval_data: leave it out",
+        )
 
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files

@@ -76,7 +76,9 @@ class FinetuneOptions(RunArguments):
         None, "Fine-tune a model with only so many layers of --model; all of them if not given."
     )
     layers: str | None = option(
-        None, "The layers to keep: alternate (if not given), first, last, even, or a list such as 0,2,5."
+        None,
+        "The layers to keep: a list such as 0,2,5, or with --num_hidden_layers a rule: alternate (if not given), "
+        "first, last or even.",
     )
     augment: dict | str | None = option(
         None,

@@ -71,7 +71,6 @@ def distill_sentences(args: DistillationArguments) -> Path:
         args = copy.copy(args)
         args.layers = args.layers or "alternate"
         args, search = _decide_layers(args, teacher, corpus, sizes)
-        args.layers_seconds = type(args).layers_seconds  # the recipe has the layers that were found, and no search
         student = new_sentence_student(args, teacher, corpus, sizes)
         args.losses = default_losses(teacher, student) if args.losses is None else args.losses
         recipe = recipe_text("distill", args, OF_LANGUAGE_MODELS)

@@ -20,11 +20,11 @@ def chosen_layers(
 
     Args:
         config: of the whole model.
-        num_hidden_layers: how many layers; None for as many as `layers` lists, or half of them.
+        num_hidden_layers: how many layers; None for as many as `layers` lists.
         layers: a rule or a list, see `choose_layers`; None for ``alternate``.
 
     Raises:
-        PotstillError: the model has no such layers.
+        PotstillError: the model has no such layers, or nothing says how many.
     """
     if num_hidden_layers is None and layers is None:
         return None
@@ -32,6 +32,11 @@ def chosen_layers(
         raise PotstillError(
             f"--layers auto needs a corpus, which `potstill distill` has: give {', '.join(LAYER_RULES)} or a list of "
             "layers."
+        )
+    if num_hidden_layers is None and layers in LAYER_RULES:
+        raise PotstillError(
+            f"--layers {layers} does not say how many layers to keep: give --num_hidden_layers too, or a list such as "
+            "0,2,4."
         )
     if not isinstance(getattr(config, "num_hidden_layers", None), int):
         raise PotstillError("The config of the model does not say its layers: leave --num_hidden_layers out.")

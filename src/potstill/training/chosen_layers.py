@@ -74,6 +74,7 @@ def decide_by(
     if args.layers not in (None, AUTO):
         return args, None
     args = copy.copy(args)
+    args.layers_seconds = type(args).layers_seconds  # the recipe has the layers that are found, and no search
     if args.resume_from_checkpoint:
         args.layers = _recorded(args.resume_from_checkpoint)
         return args, None

@@ -11,12 +11,13 @@ from potstill.corpus.tokenizer import drop_token_types
 from potstill.errors import PotstillError
 from potstill.precision.simulated import simulate
 from potstill.recipe import DistillationArguments
-from potstill.student import is_headless, takes_token_types
+from potstill.student import family_of, is_headless, takes_token_types
 from potstill.training.chosen_layers import decide_layers
 from potstill.training.compatibility import ensemble_of, objective_of
 from potstill.training.compile_workers import start_compile_workers
 from potstill.training.encoder_options import (
     OF_LANGUAGE_MODELS,
+    check_no_masking,
     check_no_sentence_options,
     check_options,
     default_losses,
@@ -62,6 +63,8 @@ def distill_language_model(args: DistillationArguments) -> Path:
         args.headless = is_headless(teachers[0])
         if args.headless:
             check_options(args)
+        elif family_of(teachers[0]).causal:
+            check_no_masking(args)
         sizes, estimate = choose_sizes(args, teachers[0], corpus)
         args, search = decide_layers(args, teachers, corpus, tokenizer, sizes)
         student = new_student(args, teachers[0], corpus, sizes)

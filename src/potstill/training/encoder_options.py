@@ -15,8 +15,10 @@ from potstill.objective import OF_DISTILBERT, Objective
 from potstill.recipe import DistillationArguments, Recipe
 from potstill.student import family_of
 
+OF_MASKING = ("masking", "mlm_probability", "mlm_smoothing")
 OF_LANGUAGE_MODELS = (
-    *("masking", "mlm_probability", "mlm_smoothing", "teacher_mean", "fold_token_types", "quantization"),
+    *OF_MASKING,
+    *("teacher_mean", "fold_token_types", "quantization"),
     *OF_DISTILBERT,
 )
 """Options of `distill` that mean nothing for an encoder without a head."""
@@ -42,6 +44,21 @@ def check_options(args: DistillationArguments) -> None:
             raise PotstillError(
                 f"--{name} is for language models, but the teacher is distilled without a head, and reads plain text: "
                 f"{advice}."
+            )
+
+
+def check_no_masking(args: Recipe) -> None:
+    """Check that no option is given that a training of a causal model would ignore.
+
+    Raises:
+        PotstillError: an option is about masked tokens.
+    """
+    for name in OF_MASKING:
+        usual = getattr(type(args), name)
+        if usual is not None and getattr(args, name) != usual:  # a bench decides about masks itself
+            raise PotstillError(
+                f"--{name} is for models that read both ways, but the model is causal, and none of its tokens is "
+                "masked: leave it out."
             )
 
 

@@ -18,7 +18,7 @@ from potstill.student import family_of, is_headless, load_teacher, prune_embeddi
 from potstill.student.padded_vocabulary import limit_vocabulary
 from potstill.student.weights import check_finite
 from potstill.training.compatibility import check_fit, check_launch, check_one_tokenizer, ensemble_of, objective_of
-from potstill.training.encoder_options import check_no_sentence_options, check_options, default_losses
+from potstill.training.encoder_options import check_no_masking, check_no_sentence_options, check_options, default_losses
 from potstill.training.teachers import name_of_teacher
 
 Teacher: TypeAlias = PreTrainedModel | str
@@ -83,7 +83,10 @@ def gather_parts(
         check_options(args)
         if objective is None and args.losses is None:
             args.losses = default_losses([one.config for one in teachers], student.config)
-    objective = objective_of(args, objective, family_of(student).causal)
+    causal = family_of(student).causal
+    if causal:
+        check_no_masking(args)
+    objective = objective_of(args, objective, causal)
     check_fit(student, teachers, corpus, tokenizer, objective)
     for model in (student, *teachers):
         limit_vocabulary(model, corpus.manifest.tokenizer.vocab_size)
