@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import yaml
 from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from potstill.errors import PotstillError
 from potstill.precision.fixed_point import FixedPointFormats
@@ -115,6 +116,11 @@ class RunArguments(TrainingArguments):
         self._check("on_nan", self.on_nan in ("stop", "skip"), "must be 'stop' or 'skip'")
         self._check("max_skipped_steps", self.max_skipped_steps >= 0, "must be 0 or more")
         self._read_fixed_point()
+        if self.bf16 and not (self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available()):
+            raise PotstillError(
+                "--bf16 is given, but there is no GPU that computes in bfloat16: add --use_cpu to train on the CPU, or "
+                "give --bf16 false."
+            )
         if self.max_steps <= 0:
             self._check("num_train_epochs", 0 < self.num_train_epochs < math.inf, "must be above 0")
         if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What a run says of the processor."""
+"""What a run says of the processor, and of a GPU that is not there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import distillation, new_trainer
 
+from potstill import PotstillError
 from potstill.training import compatibility, hardware
 
 AMX, NONE = ["model name\t: X", "flags\t\t: fpu avx2 amx_bf16 amx_tile"], ["flags\t\t: fpu avx2", "bugs\t: amx_bf16"]
@@ -32,3 +34,9 @@ def test_a_processor_that_is_faster_in_sixteen_bits_is_told(
     for _ in range(2):
         new_trainer(distillation(teacher_folder, corpus_folder, tmp_path / "student", **options))
     assert capsys.readouterr().err.count("--bf16 makes a training faster") == said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_sixteen_bits_without_a_gpu_name_the_options(teacher_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PotstillError, match=r"--bf16 is given, but there is no GPU .*: add --use_cpu .* --bf16 false"):
+        distillation(teacher_folder, corpus_folder, tmp_path / "student", bf16=True, use_cpu=False)
