@@ -23,12 +23,17 @@ from transformers import (
 
 from potstill.errors import PotstillError
 from potstill.export.check import Agreement, compare, mask_tokens
-from potstill.export.score import score_both
+from potstill.export.score import Scores, read_check_data, score_both
 from potstill.export.source import Source
 from potstill.export.tags import read_tagged, tag_batches, tag_scores
 from potstill.tasks.rows import BadRows
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def scored(source: Source, exported: Any, *data: Any) -> Scores:
+    """Score both on the data that the other arguments of `read_check_data` name."""
+    return score_both(source, exported, read_check_data(source, *data))
 
 
 class Changed:
@@ -96,26 +101,26 @@ def test_answers_of_every_head(sources: dict[str, Source], name: str) -> None:
 
 def test_a_sentence_task(sources: dict[str, Source], tmp_path: Path) -> None:
     source, data = sources["classes"], sst2(tmp_path)
-    scores = score_both(source, source, "sst2", data, None)
+    scores = scored(source, source, "sst2", data, None)
     rows = [line.split("\t") for line in (tmp_path / "SST-2" / "dev.tsv").read_text().splitlines()[1:]]
     right = [source.run(source.tokenise([text]))["logits"].argmax() == int(label) for text, label in rows]
     assert scores.before == scores.after
     assert scores.before["accuracy"] == pytest.approx(100 * np.mean(right))
     assert (scores.lost, scores.agreement.answers) == (0, 23)
-    off = score_both(source, Changed(source, backwards), "sst2", data, None)
+    off = scored(source, Changed(source, backwards), "sst2", data, None)
     assert off.after["accuracy"] == pytest.approx(100 - off.before["accuracy"])
-    assert score_both(source, source, "sst2", data, 5).agreement.answers == 5
+    assert scored(source, source, "sst2", data, 5).agreement.answers == 5
 
 
 def test_labels_of_ones_own(sources: dict[str, Source], tmp_path: Path) -> None:
     rows = [{"text": f"word {n}", "label": f"LABEL_{n % 2}" if n % 3 else str(n % 2)} for n in range(9)]
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    scores = score_both(sources["classes"], sources["classes"], None, str(tmp_path), None)
+    scores = scored(sources["classes"], sources["classes"], None, str(tmp_path), None)
     assert set(scores.before) == {"accuracy", "f1", "score"}
     rows = [{"text": f"word {'a ' * n}{n}", "label": n / 2} for n in range(9)]
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = sources["numbers"]
-    scores = score_both(source, Changed(source, backwards), None, str(tmp_path), None)
+    scores = scored(source, Changed(source, backwards), None, str(tmp_path), None)
     assert scores.after["pearson"] == pytest.approx(-scores.before["pearson"], abs=1e-3)
     assert {"pearson", "spearman"} < set(scores.before)
 
@@ -134,10 +139,10 @@ def test_tags(sources: dict[str, Source], tmp_path: Path) -> None:
         for words, numbers in zip(sentences, tags, strict=True)
     ]
     conll.write_text("-DOCSTART- -X- O\n\n" + "\n".join(lines))
-    scores = score_both(source, source, None, str(named), None)
-    assert scores == score_both(source, source, None, str(conll), None)
+    scores = scored(source, source, None, str(named), None)
+    assert scores == scored(source, source, None, str(conll), None)
     tokens = [len(source.tokenizer(words, is_split_into_words=True)["input_ids"]) for words in sentences]
-    assert score_both(source, source, None, str(named), 11).agreement.answers == sum(tokens[:11])
+    assert scored(source, source, None, str(named), 11).agreement.answers == sum(tokens[:11])
     right = []
     for words, numbers in zip(sentences, tags, strict=True):
         encoded = source.tokenizer(words, is_split_into_words=True)
@@ -148,7 +153,7 @@ def test_tags(sources: dict[str, Source], tmp_path: Path) -> None:
     assert 0 <= scores.before["f1"] <= 100
     conll.write_text("word B-ORG\n")
     with pytest.raises(PotstillError, match="line 1, has the tag 'B-ORG'; the model has O, B-PER"):
-        score_both(source, source, None, str(conll), None)
+        scored(source, source, None, str(conll), None)
 
 
 def test_single_word_entities_and_ends_decide_the_score() -> None:
@@ -255,7 +260,7 @@ def test_a_parquet_file_that_names_its_numbers_is_read_by_these_names(
     source = sources["classes"]
     said = [int(source.run(source.tokenise([text]))["logits"].argmax()) for text in rows["text"]]
     Dataset.from_dict(rows | {"label": [1 - answer for answer in said]}, features).to_parquet(tmp_path / "dev.parquet")
-    assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == 100
+    assert scored(source, source, None, str(tmp_path), None).before["accuracy"] == 100
 
 
 def test_a_word_without_tokens_leaves_the_others_their_tags(sources: dict[str, Source]) -> None:
@@ -275,24 +280,24 @@ def test_a_second_text_is_read(sources: dict[str, Source], tmp_path: Path, capsy
     rows = [{"text": a, "text_pair": b, "label": answer} for (a, b), answer in zip(pairs, answers, strict=True)]
     file = tmp_path / "dev.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == 100
+    assert scored(source, source, None, str(tmp_path), None).before["accuracy"] == 100
     assert capsys.readouterr().err == ""
     table = tmp_path / "table" / "dev.tsv"
     table.parent.mkdir()
     lines = [f"{row['label']}\t{row['text']}\t{row['text_pair']}" for row in rows]
     table.write_text("\n".join(["label\ttext\ttext_pair", *lines, "", ""]))
-    assert score_both(source, source, None, str(table.parent), None).before["accuracy"] == 100
+    assert scored(source, source, None, str(table.parent), None).before["accuracy"] == 100
     del rows[3]["text_pair"]
     file.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(PotstillError, match=r"row 4, has no 'text_pair', only 'text', 'label'"):
-        score_both(source, source, None, str(tmp_path), None)
-    scores = score_both(source, source, None, str(tmp_path), None, "skip")
+        scored(source, source, None, str(tmp_path), None)
+    scores = scored(source, source, None, str(tmp_path), None, "skip")
     assert (scores.bad_rows, scores.agreement.answers) == (1, 19)
     assert str(scores).endswith("; 1 bad rows left out")
     rows = [{"text": row["text"], "second": row["text"], "label": row["label"]} for row in rows]
     file.write_text("\n".join(map(json.dumps, rows)))
     capsys.readouterr()
-    score_both(source, source, None, str(tmp_path), None)
+    scored(source, source, None, str(tmp_path), None)
     assert capsys.readouterr().err == f"{file}: nothing is read from the column 'second'.\n"
 
 
@@ -312,7 +317,7 @@ def test_classes_that_are_named_by_digits(new_model: Any, tiny_tokenizer: Any, t
     ):
         rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
         (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        assert score_both(source, source, None, str(tmp_path), None).before["accuracy"] == pytest.approx(score)
+        assert scored(source, source, None, str(tmp_path), None).before["accuracy"] == pytest.approx(score)
 
 
 @pytest.mark.parametrize("name", ["classes", "numbers", "tags", "words"])
@@ -324,7 +329,7 @@ def test_what_is_no_finite_number_is_no_score(sources: dict[str, Source], tmp_pa
     (tmp_path / "text.txt").write_text(written_text(2, seed=3))
     data = tmp_path / {"tags": "tags.conll", "words": "text.txt"}.get(name, ".")
     with pytest.raises(PotstillError, match=r"The logits of the export for some rows .* not finite numbers"):
-        score_both(source, Changed(source, lambda logits: np.nan), None, str(data), None)
+        scored(source, Changed(source, lambda logits: np.nan), None, str(data), None)
 
 
 def test_questions(sources: dict[str, Source], tmp_path: Path) -> None:
@@ -336,23 +341,23 @@ def test_questions(sources: dict[str, Source], tmp_path: Path) -> None:
     ]
     file = tmp_path / "dev.json"
     file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": context, "qas": qas}]}]}))
-    scores = score_both(source, source, None, str(file), None)
+    scores = scored(source, source, None, str(file), None)
     assert scores.before == scores.after
     assert {"exact", "f1"} < set(scores.before)
     assert scores.agreement.answers >= 6  # a start and an end of each window
-    assert score_both(source, Changed(source, backwards), None, str(file), None).agreement.same < 1
+    assert scored(source, Changed(source, backwards), None, str(file), None).agreement.same < 1
 
 
 def test_fill_mask(sources: dict[str, Source], tmp_path: Path) -> None:
     source = sources["words"]
     file = tmp_path / "text.txt"
     file.write_text(written_text(8, seed=3))
-    scores = score_both(source, source, None, str(file), None)
+    scores = scored(source, source, None, str(file), None)
     assert scores.before == scores.after
     assert scores.before["masked-LM loss"] > 0
-    shifted = score_both(source, Changed(source, lambda logits: 3.0), None, str(file), None)
+    shifted = scored(source, Changed(source, lambda logits: 3.0), None, str(file), None)
     assert shifted.after["masked-LM loss"] == pytest.approx(shifted.before["masked-LM loss"], abs=1e-4)
-    off = score_both(source, Changed(source, backwards), None, str(file), None)
+    off = scored(source, Changed(source, backwards), None, str(file), None)
     assert off.after["masked-LM loss"] != pytest.approx(off.before["masked-LM loss"], abs=1e-3)
 
 
@@ -372,4 +377,4 @@ def test_bad_data(
     sources: dict[str, Source], no_hub: None, name: str, task: str | None, data: str | None, message: str
 ) -> None:
     with pytest.raises(PotstillError, match=message):
-        score_both(sources[name], sources[name], task, data, None)
+        scored(sources[name], sources[name], task, data, None)

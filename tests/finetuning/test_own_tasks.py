@@ -22,7 +22,7 @@ from test_finetune_resume import assert_same, interrupt
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from potstill.cli import main
-from potstill.export.score import score_both
+from potstill.export.score import read_check_data, score_both
 from potstill.export.source import Source
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import Job
@@ -193,7 +193,7 @@ def test_evaluate_takes_a_file_that_declares_a_task(
 @pytest.mark.parametrize("task", ["classes", "sets", "scores", "words"])
 def test_an_export_is_scored_as_the_model_was(trained: dict[str, Path], own: Path, task: str) -> None:
     source = Source.open(str(trained[task]))
-    scores = score_both(source, source, str(own / f"{task}.yaml"), None, None)
+    scores = score_both(source, source, read_check_data(source, str(own / f"{task}.yaml"), None, None))
     found = results(trained[task])
     assert scores.before["score"] == pytest.approx(found["score"], abs=1e-4)
     assert scores.before == scores.after

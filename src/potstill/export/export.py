@@ -16,7 +16,7 @@ from potstill.export.disk import cannot_write, disk_errors_reported
 from potstill.export.embeddings import EmbeddingAgreement
 from potstill.export.format import SUMMARY, Quantization, Target, Tolerance
 from potstill.export.formats import FORMATS, FormatName, choose_target
-from potstill.export.score import Scores, score_both
+from potstill.export.score import Scores, read_check_data, score_both
 from potstill.export.source import Source
 from potstill.export.texts import embedded_texts, read_texts
 from potstill.files import claimed_folder, complete_folder
@@ -147,6 +147,9 @@ def export(
                 f"The model {model!r} is a sentence encoder, which --format {format} is not for: use one of {able}."
             )
         check_source(source)
+        data = None
+        if task is not None or check_data is not None:  # before the conversion, which may take minutes
+            data = read_check_data(source, task, check_data, max_check_samples, on_bad_rows)
         texts: list[str] = []
         if target.quantization == "static":
             if calibration_data is not None:
@@ -164,8 +167,8 @@ def export(
             if exported is not None:
                 agreement = compare(source, exported)
                 _judge(source, target, agreement, allowed, "")
-                if task is not None or check_data is not None:
-                    scores = score_both(source, exported, task, check_data, max_check_samples, on_bad_rows)
+                if data is not None:
+                    scores = score_both(source, exported, data)
                     _judge(source, target, scores.agreement, allowed, " on --check_data")
                     if not scores.lost <= allowed.score:
                         raise PotstillError(

@@ -67,19 +67,26 @@ class Scores:
         return f"{metrics}; {self.agreement}{left_out}"
 
 
-def score_both(
-    source: Source,
-    exported: Runtime,
-    task: str | None,
-    check_data: str | None,
-    max_samples: int | None,
-    on_bad_rows: OnBadRows = "stop",
-) -> Scores:
-    """Score a model and its export on labelled data.
+@dataclass(frozen=True)
+class CheckData:
+    """Labelled data, as the inputs of a model.
+
+    Attributes:
+        parts: the data; some tasks have several parts, whose metrics are averaged.
+        bad_rows: number of rows left out because they cannot be used.
+    """
+
+    parts: tuple[Examples, ...]
+    bad_rows: int
+
+
+def read_check_data(
+    source: Source, task: str | None, check_data: str | None, max_samples: int | None, on_bad_rows: OnBadRows = "stop"
+) -> CheckData:
+    """Read labelled data for a model.
 
     Args:
         source: a model for that task.
-        exported: the same model in another runtime.
         task: for sentences the name of a task of `finetune`, whose development set is scored; or a file that declares a
             task on the user's own files, for any head; or None for the user's own folder with the model's labels, and
             for the other heads.
@@ -90,14 +97,29 @@ def score_both(
         on_bad_rows: whether a row that cannot be used is an error, or is left out and counted.
 
     Raises:
-        PotstillError: the data cannot be read, the model is not for them, or its logits are not all finite numbers.
+        PotstillError: the data cannot be read, or the model is not for them.
     """
-    comparison, bad = comparison_of(source, exported), BadRows(on_bad_rows)
-    found = [_score(comparison, examples) for examples in _examples(source, task, check_data, max_samples, bad)]
+    bad = BadRows(on_bad_rows)
+    return CheckData(tuple(_examples(source, task, check_data, max_samples, bad)), bad.count)
+
+
+def score_both(source: Source, exported: Runtime, data: CheckData) -> Scores:
+    """Score a model and its export on labelled data.
+
+    Args:
+        source: the model that the data were read for.
+        exported: the same model in another runtime.
+        data: see `read_check_data`.
+
+    Raises:
+        PotstillError: the logits are not all finite numbers.
+    """
+    comparison = comparison_of(source, exported)
+    found = [_score(comparison, examples) for examples in data.parts]
     before, after = (
         {name: float(np.mean([metrics[side][name] for metrics in found])) for name in found[0][side]} for side in (0, 1)
     )
-    return Scores(before, after, comparison.agreement(), bad.count)
+    return Scores(before, after, comparison.agreement(), data.bad_rows)
 
 
 def _score(comparison: Comparison | EmbeddingComparison, examples: Examples) -> tuple[Metrics, Metrics]:
@@ -198,6 +220,11 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
 def _sentences(
     source: Source, task: SentenceTask, split: str, data: str | None, limit: int | None, bad: BadRows
 ) -> Examples:
+    if task.name == "labels" and data is not None and not Path(data).expanduser().is_dir():
+        raise PotstillError(
+            f"--check_data {data} is not a folder: name one with a {split}.jsonl, .tsv or .parquet, or a task with "
+            "--task."
+        )
     try:
         rows = sample_rows(load_split(task, split, data, "--check_data", bad), limit)
     except TaskDataAbsentError as error:
