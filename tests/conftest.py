@@ -1,15 +1,18 @@
 """A tiny teacher and a tiny corpus, made once for all tests that train."""
 
 import gc
+import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from encoder_samples import save_encoder
 from hubs import hub  # noqa: F401 (a fixture)
+from hypothesis import HealthCheck, settings
 from samples import BLOCK_SIZE, VOCABULARY, written_text
 from terminals import terminal  # noqa: F401 (a fixture)
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
@@ -18,6 +21,10 @@ from potstill.corpus import Corpus, prepare
 from potstill.export.export import export
 from potstill.sentences import MODES, Dense
 
+# Every run of the suite tries the same examples, and a busy machine may take its time for them.
+settings.register_profile("potstill", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("potstill")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
@@ -25,6 +32,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """Make what tests share from the same random numbers, whichever of the tests needs it first."""
+    if fixturedef.scope != "function":
+        _seed()
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    # Otherwise they would depend on the tests that ran before in this process, which differ from one run to the next.
+    _seed()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,9 @@
 """What tests of the bench share."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import inference_samples
@@ -11,6 +13,7 @@ from inference_samples import SIZES, Local
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from potstill.bench.inference import processes
+from potstill.training import part_clock
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,15 @@ def make_classifier(tiny_tokenizer: BertTokenizer, tmp_path_factory: pytest.Temp
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the machine's limits with next to nothing."""
     inference_samples.small_machine(monkeypatch)
+
+
+@pytest.fixture
+def undisturbed_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time steps by what this process computes.
+
+    A round ends just after its last part. If another process gets the processor in between, parts and round differ.
+    """
+    monkeypatch.setattr(part_clock, "time", SimpleNamespace(perf_counter=time.process_time))
 
 
 @pytest.fixture

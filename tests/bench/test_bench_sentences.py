@@ -36,6 +36,7 @@ def bench(
     teacher: Path,
     signals_restored: None,
     no_hub: None,
+    undisturbed_clock: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., tuple[int, Any, str]]:
     """Run the verb; return its status, what it wrote and what it printed."""

@@ -56,7 +56,7 @@ def _nothing_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 @pytest.fixture
 def bench(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, signals_restored: None, no_hub: None
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, signals_restored: None, no_hub: None, undisturbed_clock: None
 ) -> Callable[..., tuple[dict[str, Any], str]]:
     """Run the verb on a tiny shape; return what it wrote and what it printed."""
 

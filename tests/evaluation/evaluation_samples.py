@@ -81,7 +81,9 @@ class Disturbed(PlannedRun):
     def args(self) -> FinetuneArguments:
         """Disturb."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.with_suffix(".pid").write_text(str(os.getpid()))
+        written = self.file.with_suffix(".written")
+        written.write_text(str(os.getpid()))
+        written.rename(self.file.with_suffix(".pid"))  # whoever looks for it meanwhile finds it whole
         if self.disturbance == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.disturbance == "refuse":

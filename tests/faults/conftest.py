@@ -14,7 +14,7 @@ from workplace import Workplace
 @pytest.fixture(scope="session")
 def fault_seed() -> int:
     """The seed of the long part: that of the variable FAULT_SEED, or a new one. It is printed."""
-    seed = int(os.environ.get("FAULT_SEED") or random.randrange(2**32))
+    seed = int(os.environ.get("FAULT_SEED") or random.SystemRandom().randrange(2**32))
     print(f"\nFAULT_SEED={seed}")
     return seed
 

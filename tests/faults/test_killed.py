@@ -85,7 +85,7 @@ class Campaign:
 
 @pytest.mark.slow
 def test_quick_kills_before_changes_of_the_file_system(workplace: Workplace, tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
+    seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     campaign = Campaign(workplace, "distill", tmp_path, rng)

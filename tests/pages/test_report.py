@@ -82,7 +82,7 @@ def trained(folder: Path, rng: random.Random, teacher: str | None = "bert", **re
 
 
 def test_training_runs_side_by_side(page: Callable[..., Read], tmp_path: Path) -> None:
-    rng = random.Random()
+    rng = random.Random(0)
     finals = {
         name: trained(tmp_path / "runs" / name, rng, learning_rate=rate) for name, rate in (("a", 1e-4), ("b", 3e-4))
     }
@@ -98,7 +98,7 @@ def test_training_runs_side_by_side(page: Callable[..., Read], tmp_path: Path) -
 
 
 def test_a_run_without_teacher_or_held_out_text(page: Callable[..., Read], tmp_path: Path) -> None:
-    trained(tmp_path / "a", random.Random(), teacher=None)
+    trained(tmp_path / "a", random.Random(0), teacher=None)
     assert "its teacher" not in page(tmp_path / "a").text
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     results["held_out"] = {"initial": None, "final": None}
@@ -193,10 +193,10 @@ def test_an_export(page: Callable[..., Read], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_stay_texts(page: Callable[..., Read], tmp_path: Path, name: str) -> None:
-    trained(tmp_path / "a", random.Random(), teacher=name, corpus=name)
+    trained(tmp_path / "a", random.Random(0), teacher=name, corpus=name)
     if "/" in name:
         return
-    trained(tmp_path / name, random.Random(), teacher=name)
+    trained(tmp_path / name, random.Random(1), teacher=name)
     read = page(tmp_path / "a", tmp_path / name, title=name)
     assert read.tags.count("h1") == 1
     assert visible(name) in read.texts
@@ -208,7 +208,7 @@ def test_masks_are_filled_by_student_and_teacher(
     page: Callable[..., Read], tmp_path: Path, teacher_folder: Path, make_teacher: Callable[..., Path]
 ) -> None:
     student = make_teacher(seed=3)
-    trained(tmp_path / "s", random.Random(), teacher=str(teacher_folder))
+    trained(tmp_path / "s", random.Random(0), teacher=str(teacher_folder))
     for file in student.iterdir():
         (tmp_path / "s" / file.name).symlink_to(file)
     read = page(tmp_path / "s", texts=["bola {mask} dome", "no mask"])
@@ -222,7 +222,7 @@ def test_masks_are_filled_by_student_and_teacher(
 def test_similarities_of_a_sentence_encoder(page: Callable[..., Read], tmp_path: Path, pooled_encoder: Path) -> None:
     from potstill.sentences.encoder import SentenceEncoder
 
-    trained(tmp_path / "s", random.Random(), teacher=None)
+    trained(tmp_path / "s", random.Random(0), teacher=None)
     for file in pooled_encoder.iterdir():
         (tmp_path / "s" / file.name).symlink_to(file)
     texts = ["bola dome", "kila", "bola kila"]
@@ -236,7 +236,7 @@ def test_similarities_of_a_sentence_encoder(page: Callable[..., Read], tmp_path:
 
 
 def test_folders_are_found_and_named(tmp_path: Path) -> None:
-    rng = random.Random()
+    rng = random.Random(0)
     for where in ("one/student", "two/student", "two/.hidden"):
         trained(tmp_path / where, rng)
     (tmp_path / "two" / "notes.json").write_text("{}")
@@ -258,8 +258,8 @@ def test_what_cannot_be_reported(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert not (tmp_path / "page.html").exists()
         return capsys.readouterr().err
 
-    trained(tmp_path / "runs" / "a", random.Random())
-    trained(tmp_path / "runs" / "b", random.Random())
+    trained(tmp_path / "runs" / "a", random.Random(0))
+    trained(tmp_path / "runs" / "b", random.Random(1))
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
     assert "There is no folder" in refused(tmp_path / "gone")

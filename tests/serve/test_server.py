@@ -43,7 +43,7 @@ def server(model: Path) -> Iterator[PageServer]:
 def ask(
     server: PageServer, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     connection.putrequest(method, path, skip_host="Host" in headers)
     for name, value in headers.items():
         connection.putheader(name.replace("_", "-"), value)
@@ -201,7 +201,7 @@ def test_a_file_that_changes_its_length_while_it_is_sent(
         return found
 
     monkeypatch.setattr(PageServer, "open_file", written_meanwhile)
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     connection.request("GET", "/models/0/onnx/model.onnx")
     answer = connection.getresponse()
     if size < 3_000_000:
@@ -244,7 +244,7 @@ def test_it_opens_a_browser_and_ends_by_ctrl_c(
     opened = threading.Event()
 
     def until_opened(self: PageServer) -> None:
-        opened.wait(10)
+        opened.wait(60)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("webbrowser.open", lambda url: opened.set())
@@ -275,7 +275,7 @@ def test_signals_end_it_without_a_traceback(model: Path, number: int, status: in
     try:
         assert "student on http://127.0.0.1:" in process.stdout.readline()
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == status, err
         assert "Traceback" not in err
         assert out.strip() == closing

@@ -42,7 +42,7 @@ def start(folder: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[
 
 
 def connect(server: PageServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.server_port), timeout=20)
+    return socket.create_connection(("127.0.0.1", server.server_port), timeout=60)
 
 
 def status(server: PageServer, connection: socket.socket | None = None, rest: bytes = REQUEST) -> bytes:
@@ -63,12 +63,12 @@ def ended(connection: socket.socket) -> bool:
         return True
 
 
-def seconds_until(done: Callable[[], bool]) -> float:
+def wait_until(done: Callable[[], bool]) -> None:
+    """Wait for what the limit that a test sets brings about in some seconds; the usual one of 30 would be too late."""
     began = time.monotonic()
     while not done():
         assert time.monotonic() - began < 20
         time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def answering() -> int:
@@ -84,6 +84,7 @@ def answering() -> int:
 def test_a_head_byte_by_byte_is_given_up(start: Callable[..., PageServer], drops: bytes) -> None:
     server = start(head_seconds=0.5)
     sent = iter(drops)
+    began = time.monotonic()
     with connect(server) as client:
 
         def drip() -> bool:
@@ -96,29 +97,36 @@ def test_a_head_byte_by_byte_is_given_up(start: Callable[..., PageServer], drops
             return ended(client)
 
         # Each byte comes well within the limit. Only all of them together exceed it.
-        assert 0.4 < seconds_until(drip) < 5
+        wait_until(drip)
+    assert time.monotonic() - began >= 0.5
     assert next(sent, None) is not None
-    assert seconds_until(lambda: answering() == 0) < 5
+    wait_until(lambda: answering() == 0)
+    server.head_seconds = 30  # a busy machine may take its time for what is not slow on purpose
     assert status(server) == b"200"
 
 
 def test_a_connection_that_asks_nothing_more_is_ended(start: Callable[..., PageServer]) -> None:
-    server = start(head_seconds=0.3)
+    server = start(head_seconds=2)  # long enough for a request on a busy machine
     with connect(server) as client:
         client.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.recv(10_000).startswith(b"HTTP/1.1 200")
-        assert seconds_until(lambda: ended(client)) < 5
-    assert seconds_until(lambda: answering() == 0) < 5
+        wait_until(lambda: ended(client))
+    wait_until(lambda: answering() == 0)
 
 
 def test_an_answer_that_is_not_read_is_given_up(start: Callable[..., PageServer], folder: Path) -> None:
-    server = start(answer_seconds=0.5)
+    server = start(answer_seconds=2)
     (folder / "onnx" / "model.onnx").write_bytes(bytes(50_000_000))
     with connect(server) as client:
         client.sendall(b"GET /models/0/onnx/model.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.recv(12) == b"HTTP/1.1 200"
-        assert answering() == 1
-        assert seconds_until(lambda: answering() == 0) < 5
+        wait_until(lambda: answering() == 0)
+        received = 0
+        with suppress(ConnectionError):
+            while more := client.recv(1_000_000):
+                received += len(more)
+        assert received < 50_000_000
+    server.answer_seconds = 600  # a busy machine may take its time for what is not slow on purpose
     assert status(server) == b"200"
 
 
@@ -137,20 +145,20 @@ def test_two_hundred_at_once_are_all_answered(start: Callable[..., PageServer]) 
     clients = [connect(server) for _ in range(200)]
     for client in clients:
         client.sendall(REQUEST[:20])
-    assert seconds_until(lambda: answering() == 200) < 10
+    wait_until(lambda: answering() == 200)
     assert status(server) == b"200"  # one that is complete does not wait for the others
     assert [status(server, client, REQUEST[20:]) for client in clients] == [b"200"] * 200
-    assert seconds_until(lambda: answering() == 0) < 10
+    wait_until(lambda: answering() == 0)
 
 
 def test_too_many_at_once_are_refused_until_one_ends(start: Callable[..., PageServer]) -> None:
     server = start(connections=3)
     clients = [connect(server) for _ in range(3)]
-    assert seconds_until(lambda: answering() == 3) < 5
+    wait_until(lambda: answering() == 3)
     assert [status(server, rest=b"") for _ in range(4)] == [b"503"] * 4
     for client in clients:
         client.close()
-    assert seconds_until(lambda: answering() == 0) < 5
+    wait_until(lambda: answering() == 0)
     assert status(server) == b"200"
 
 
@@ -166,5 +174,5 @@ def test_a_client_that_is_gone_before_the_answer(start: Callable[..., PageServer
         with connect(server) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closed by a reset
             client.sendall(REQUEST * 3)
-    assert seconds_until(lambda: answering() == 0) < 5
+    wait_until(lambda: answering() == 0)
     assert status(server) == b"200"

@@ -9,7 +9,6 @@ from potstill.tasks.class_scores import THRESHOLDS, best_threshold, class_scores
 from potstill.tasks.tag_scores import score_tags
 
 NAMES = ["a", "b", "c", "never"]
-RNG = np.random.default_rng()
 
 
 def figures(right: int, found: int, wanted: int) -> dict[str, float]:
@@ -22,7 +21,8 @@ def figures(right: int, found: int, wanted: int) -> dict[str, float]:
 
 
 def test_one_label() -> None:
-    labels, logits = RNG.integers(3, size=200), RNG.normal(size=(200, 4))
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(3, size=200), rng.normal(size=(200, 4))
     logits[:, 3] = -9
     found = logits.argmax(1)
     scored = class_scores(logits, labels, NAMES)
@@ -39,8 +39,9 @@ def test_one_label() -> None:
 
 @pytest.mark.parametrize("metric", ["micro_f1", "macro_f1"])
 def test_several_labels(metric: str) -> None:
-    labels = (RNG.random((150, 3)) < [0.5, 0.2, 0.05]).astype(np.float32)
-    logits = RNG.normal(size=(150, 3)) + labels
+    rng = np.random.default_rng(0)
+    labels = (rng.random((150, 3)) < [0.5, 0.2, 0.05]).astype(np.float32)
+    logits = rng.normal(size=(150, 3)) + labels
     probabilities = 1 / (1 + np.exp(-logits))
 
     def f1_at(threshold: float) -> float:
@@ -68,7 +69,7 @@ def test_equal_thresholds_are_as_near_to_a_half_as_can_be() -> None:
 
 
 def test_numbers() -> None:
-    scores, wanted = RNG.normal(size=(2, 50))
+    scores, wanted = np.random.default_rng(0).normal(size=(2, 50))
     found = number_scores(scores, wanted)
     assert found["mae"] == pytest.approx(sum(abs(a - b) for a, b in zip(scores, wanted, strict=True)) / 50)
     assert found["pearson"] == pytest.approx(100 * np.corrcoef(scores, wanted)[0, 1])

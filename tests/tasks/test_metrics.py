@@ -10,7 +10,7 @@ from potstill.tasks.metrics import METRICS
 
 @pytest.fixture
 def classes() -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng()
+    generator = np.random.default_rng(0)
     references = np.append(generator.integers(0, 2, 60), [0, 1])
     flipped = generator.random(62) < 0.3
     return np.where(flipped, 1 - references, references), references
@@ -28,7 +28,7 @@ def test_accuracy_f1_and_matthews(classes: tuple[np.ndarray, np.ndarray]) -> Non
 
 
 def test_correlations() -> None:
-    generator = np.random.default_rng()
+    generator = np.random.default_rng(0)
     references = generator.normal(size=50)
     predictions = references + generator.normal(size=50)
 

@@ -266,7 +266,7 @@ def test_one_file_is_split_by_label(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])
 def test_a_share_of_every_stratum(share: float) -> None:
-    rng = random.Random()
+    rng = random.Random(0)
     strata = [rng.choice("abcdefgh") for _ in range(300)] + ["i"]
     chosen = stratified(strata, share)
     assert abs(len(chosen) - 300 * share) < 9  # each stratum keeps a row

@@ -61,7 +61,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(run: Path, part: str) -> No
     command = (
         "import sys; from potstill.training.checkpoints import find_checkpoint; find_checkpoint('auto', sys.argv[1])"
     )
-    found = subprocess.run([sys.executable, "-c", command, run], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", command, run], capture_output=True, text=True, timeout=240)
     assert found.returncode == 0, found.stderr
     assert "Skipped: " in found.stderr
     assert find_checkpoint("auto", str(run)) == run / "checkpoint-2"

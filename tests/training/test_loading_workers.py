@@ -46,7 +46,7 @@ def test_a_worker_outlives_the_signal_of_a_launcher(number: signal.Signals) -> N
 def test_its_run_ends_it() -> None:
     _, worker = started()
     os.kill(worker.pid, signal.SIGTERM)
-    worker.join(timeout=10)
+    worker.join(timeout=60)
     ended = worker.exitcode
     worker.kill()  # otherwise Python waits for it
     assert ended == 0
