@@ -1,8 +1,10 @@
 """A tiny teacher and a tiny corpus, made once for all tests that train."""
 
 import gc
+import os
 import random
 import signal
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,23 +36,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-def _seed() -> None:
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+SEED = "POTSTILL_TEST_SEED"
+"""Environment variable: the seed of a run, to repeat it. Without it each run has new random numbers."""
+
+
+def pytest_configure() -> None:
+    """Choose the seed of the run. The processes of pytest-xdist inherit it."""
+    os.environ.setdefault(SEED, str(random.SystemRandom().randrange(10**6)))
+
+
+def pytest_report_header() -> str:
+    """Say how the random numbers of this run can be had again."""
+    return f"random numbers: {SEED}={os.environ[SEED]}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """Say it after failures too: with -q there is no header."""
+    if exitstatus:
+        terminalreporter.write_line(f"{pytest_report_header()} repeats them")
+
+
+def _seed(name: str) -> None:
+    seed = zlib.crc32(f"{os.environ[SEED]} {name}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
     """Make what tests share from the same random numbers, whichever of the tests needs it first."""
     if fixturedef.scope != "function":
-        _seed()
+        _seed(fixturedef.argname)
 
 
 @pytest.fixture(autouse=True)
-def _same_random_numbers() -> None:
-    # Otherwise they would depend on the tests that ran before in this process, which differ from one run to the next.
-    _seed()
+def _random_numbers(request: pytest.FixtureRequest) -> None:
+    # They would otherwise depend on the tests that ran before in this process, so that a failure could not be repeated.
+    _seed(request.node.nodeid)
 
 
 @pytest.fixture(scope="module", autouse=True)
