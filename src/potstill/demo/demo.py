@@ -123,7 +123,7 @@ def demo(output_dir: str = "demo", steps: int = 30, seed: int = 0, overwrite_out
         console.rule("2 · distill: teacher → student")
         search: dict[str, Any] = {"layers": "auto", "layers_seconds": 120}
         student = distill_language_model(DistillationArguments(output_dir=str(folder / "student"), **common, **search))
-        found = {"layers": _listed_layers(read_object(student / RESULTS, "The results"))}
+        found: dict[str, Any] = {"layers": _listed_layers(read_object(student / RESULTS, "The results"))}
         console.rule("3 · the same student without the teacher: masked LM alone")
         alone = distill_language_model(
             DistillationArguments(
