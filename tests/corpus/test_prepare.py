@@ -373,3 +373,16 @@ def test_one_plain_line_of_progress_now_and_then(
     lines = capsys.readouterr().err.splitlines()
     assert lines
     assert all("documents" in line and "tokens/s" in line for line in lines)
+
+
+@pytest.mark.parametrize(("block_size", "said"), [(16, False), (17, True)])
+def test_blocks_that_are_longer_than_the_model_reads_are_told(
+    block_size: int,
+    said: bool,
+    tokenizer_folder: str,
+    text_file: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prepare([text_file], str(tmp_path / "out"), tokenizer_folder, block_size=block_size)
+    assert ("reads 16 tokens, and a block has 17" in capsys.readouterr().err) == said

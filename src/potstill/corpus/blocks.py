@@ -226,7 +226,7 @@ class Corpus:
         parts = [f"{self.folder} · blocks of {self.manifest.block_size} tokens"]
         for name, split in self.manifest.splits.items():
             parts.append(
-                f"{name}: {split.blocks:,} blocks of {split.documents:,} documents, "
+                f"{name}: {_counted(split.blocks, 'block')} of {_counted(split.documents, 'document')}, "
                 f"{split.tokens:,} tokens ({split.dropped_tokens:,} dropped)"
             )
         if (whole := self.manifest.whole_tokenizer) is not None:
@@ -359,3 +359,7 @@ class Corpus:
             return self.kept_tokens
         self.check_tokenizer(tokenizer, name)
         return None
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -21,6 +21,7 @@ from potstill.corpus.worker import is_held_out
 from potstill.corpus.writing import Engine, Reader, Unit, write_corpus
 from potstill.errors import PotstillError
 from potstill.files import claimed_folder
+from potstill.live_line import say
 from potstill.processes import once
 
 if TYPE_CHECKING:
@@ -198,6 +199,12 @@ def prepare(
             spec = TokenizerSpec.of(loaded, name, frame_blocks)
             if content_size(spec, block_size) < 1:
                 raise PotstillError(f"--block_size is {block_size}, so there is no room for text: give 3 or more.")
+            most = loaded.model_max_length
+            if unit == "blocks" and block_size > most:
+                say(
+                    f"The tokenizer says that the model of {name} reads {most} tokens, and a block has {block_size}. "
+                    f"If that is right, it cannot be a teacher on these blocks: give --block_size {most}."
+                )
 
             reader = new_reader()
             used = UsedTokens(spec) if prune_vocabulary else None

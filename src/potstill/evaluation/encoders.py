@@ -122,7 +122,7 @@ class EncoderRuns:
         size = float(sum(_size(one) for *_, sets in cells for _, one in sets))
         progress = EvaluationProgress(size, count, count - missing)
         before = f", {count - missing} of them done before" if missing < count else ""
-        print(f"{count} runs without training{before}", file=sys.stderr, flush=True)
+        print(f"{count} run{'' if count == 1 else 's'} without training{before}", file=sys.stderr, flush=True)
         with progress:
             for model, seed, sets in cells:
                 if sets:
