@@ -240,6 +240,11 @@ def test_of_several_columns_of_tags_the_model_s_is_read_and_the_others_are_told(
     file.write_text(json.dumps(numbered))
     assert read_tagged(str(file), NAMES) == [(["a"], [3])]
     assert capsys.readouterr().err == f"{file}: nothing is read from the columns 'pos_tags', 'note'.\n"
+    rows = [{"tokens": ["a", "b"], "tags": tags, "labels": [1, 2]} for tags in (["1", "3"], ["2", "1"])]
+    file.write_text("\n".join(map(json.dumps, rows)))  # numbers in a column that is not read are not judged
+    assert read_tagged(str(file), {0: "1", 1: "2", 2: "3"}) == [(["a", "b"], [0, 2]), (["a", "b"], [1, 0])]
+    capsys.readouterr()
+    file.write_text(json.dumps(numbered))
     parts = dict(enumerate(["NOUN", "VERB", "ADJ", "ADV"]))
     assert read_tagged(str(file), parts) == [(["a"], [2])]
     file.write_text(json.dumps(numbered | {"ner_tags": ["B-LOC"], "pos_tags": ["VERB"]}))

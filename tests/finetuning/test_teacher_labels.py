@@ -35,6 +35,8 @@ def test_the_labels_that_a_teacher_tells(names: tuple[str, ...], expected: tuple
     [
         (RATINGS, ("1", "2", "3", "4"), [0, 1, 2, 3]),  # the teacher's 5 is left out
         (RATINGS, ("5", "4", "3", "2", "1"), [4, 3, 2, 1, 0]),
+        (("-1", "0", "1"), ("0", "1"), [1, 2]),
+        (("1", "2", "other"), ("1", "2"), [0, 1]),
         (("0", "1"), ("bad", "good"), None),
         (("LABEL_0", "LABEL_1"), ("1", "2"), None),
         (("bad", "good"), ("0", "1"), None),
@@ -51,6 +53,7 @@ def test_numbers_are_matched_by_name_if_they_are_names(
     [
         (RATINGS, ("0", "1", "2", "3", "4"), "lacks the task's label '0', and has '5', which the task does not have"),
         (RATINGS, ("bad", "fair", "good", "fine", "great"), "lacks the task's labels 'bad', 'fair'"),
+        (("-1", "0", "1"), ("0", "1", "2"), "lacks the task's label '2', and has '-1', which the task does not have"),
         (("no", "yes"), ("1", "2", "3"), "has the labels 'no', 'yes', but the task has '1', '2', '3': give one"),
         (("0", "1", "2"), ("0", "1"), "has 3 labels without names, but the task has 2: give one"),
     ],

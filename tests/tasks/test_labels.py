@@ -7,6 +7,7 @@ import pytest
 
 from potstill.errors import PotstillError
 from potstill.tasks.labels import ClassNames, canonical, score_of
+from potstill.tasks.own_labels import numbers_of, written
 
 STARS = ClassNames(("1", "2", "3"))
 
@@ -42,7 +43,23 @@ def test_numbers_beside_classes_that_are_named_by_digits(capsys: pytest.CaptureF
     ):
         read(STARS, [1, 2, 2], typed=True)
     assert read(STARS, [1, "2", "word"], typed=True) == [1, 1, None]  # it tells one from the other
-    assert read(STARS, [0, 3], typed=True) == [0, None]
+    assert read(STARS, [1, 99, 3], typed=True) == [0, None, 2]  # a stray label decides nothing
+    with pytest.raises(PotstillError, match=r"'3' is only the name of a class, and '0' is only the number .* text"):
+        read(STARS, [0, 3], typed=True)
+    assert read(ClassNames(("-1", "0", "1")), [-1, 0, 1], typed=True) == [0, 1, 2]
+
+
+def test_listed_names_of_digits() -> None:
+    """With `--label_names` a file may write numbers of names. One label is then one class."""
+
+    def numbers(values: list[Any]) -> Any:
+        labels = [label for value in values if (label := written(value)) is not None]
+        return numbers_of(STARS.names, labels, True, "the file", True)
+
+    assert numbers([0, 1, 2]) == {"0": 0, "1": 1, "2": 2}
+    assert numbers([1, 2, 3]) == numbers(["1", "2", "3"]) == {"1": 0, "2": 1, "3": 2}
+    with pytest.raises(PotstillError, match="the file has the label 1 as a number and as text"):
+        numbers([0, 1, "1"])
 
 
 def test_a_table_of_text_is_decided_by_all_of_its_labels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,9 +103,11 @@ def _column(columns: list[str], rows: Iterable[tuple[int, dict[Any, Any]]], clas
     if Scheme.of(classes.names) is None:  # the model's tags are parts of speech, not entities
         columns = sorted(columns, key=lambda column: column == "ner_tags")
 
+    numbers = range(len(classes.names))
+    possible = {*classes.names, *numbers, *map(str, numbers)}
+
     def known(column: str) -> float:
         tags = [tag for _, row in rows if isinstance(row.get(column), list) for tag in row[column]]
-        written = classes.as_written(tags, True, column)
-        return sum(canonical(tag) in written for tag in tags) / max(len(tags), 1)
+        return sum(canonical(tag) in possible for tag in tags) / max(len(tags), 1)
 
     return max(columns, key=known)

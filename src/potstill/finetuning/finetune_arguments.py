@@ -150,11 +150,6 @@ class FinetuneArguments(FinetuneOptions):
             self._check(name, not ignored, "has no effect without --teacher: name one, or leave it out")
         if not self.is_question:
             self._check_question_options()
-        self._check(
-            "dev_share",
-            not (self.eval_data and "dev_share" in self.given),
-            "has no effect with --eval_data: leave it out",
-        )
 
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files

@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from potstill.errors import PotstillError
 from potstill.finetuning.rows import Array, Pieces
-from potstill.tasks.labels import match_names, spelling
+from potstill.tasks.labels import is_number, match_names, spelling
 
 SHOWN = 8
 """How many labels a message names."""
@@ -103,7 +103,7 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str =
     if places is not None:
         return TeacherLabels(places)
     unnamed = _only_numbered(names)
-    if unnamed or (all(map(str.isdecimal, labels)) and not all(map(str.isdecimal, names))):
+    if unnamed or (all(map(is_number, labels)) and not any(map(is_number, names))):
         if len(names) == len(labels):
             return TeacherLabels(None)
         theirs = f"{len(names)} labels without names" if unnamed else f"the labels {_some(names)}"

@@ -94,7 +94,7 @@ class Objective:
         if HiddenCosine.name in shares and self.student_reads.last == self.teacher_reads.last == "all":
             raise PotstillError(
                 "losses: hidden_cosine at sampled tokens saves no time, because another loss reads the last hidden "
-                "states of all tokens: give tokens: sampled to that loss too, or tokens: all to hidden_cosine."
+                "states of all tokens: give tokens: all to hidden_cosine."
             )
 
     @property

@@ -189,7 +189,7 @@ def sample_weights(positions: Tensor, sampled: Tensor, length: int) -> Tensor:
     """
     masked, drawn = positions.shape[1], sampled.shape[1]
     weights = torch.ones((len(sampled), masked + drawn), device=sampled.device)
-    weights[:, masked:] = (length - masked) / drawn
+    weights[:, masked:] = (length - masked) / max(drawn, 1)  # nothing is drawn if all tokens are masked
     return weights
 
 

@@ -62,32 +62,33 @@ class ClassNames:
             where: the file, for messages.
 
         Raises:
-            PotstillError: the labels can be read both as names and as numbers, and the classes would differ.
+            PotstillError: the labels can be read both as names and as numbers, and the classes would differ; or one can
+                only be a name and another only a number.
         """
         counts = Counter(self.names)
         names = {name: number for number, name in enumerate(self.names) if counts[name] == 1}
         numbers = {str(number): number for number in range(len(self.names))}
-        words = {name: number for name, number in names.items() if not _is_number(name)}
+        words = {name: number for name, number in names.items() if not is_number(name)}
         integers: dict[Any, int] = {number: number for number in numbers.values()}
         if len(words) == len(names):
             return integers | numbers | names
+        rule = "write the rows as .jsonl, with names as text and numbers as numbers"
+        whole: dict[Any, str] = {}
         if typed:
             found = {canonical(label) for label in labels}
-            whole = {label: str(label) for label in found if isinstance(label, int)}
-            # A file that also writes names of digits as text means numbers by its numbers.
-            both = bool(found & (names.keys() - words.keys()))
-            rule = "write names as text, such as '1'"
-            if both or not self._are_names({*whole.values()}, names, numbers, where, rule):
+            if found & (names.keys() - words.keys()):  # it has names of digits as text, so its numbers are numbers
                 return integers | names
-            return {label: names[name] for label, name in whole.items()} | names
+            whole = {label: str(label) for label in found if isinstance(label, int)}
+            labels, rule = whole.values(), "write names as text, such as '1'"
         digits = {label for label in labels if label in names or label in numbers} - words.keys()
-        rule = "write the rows as .jsonl, with names as text and numbers as numbers"
         if digits - names.keys() and digits - numbers.keys():
             raise PotstillError(
                 f"{where}: the label {min(digits - numbers.keys())!r} is only the name of a class, and "
                 f"{min(digits - names.keys())!r} is only the number of a class: {rule}."
             )
-        return names if self._are_names(digits, names, numbers, where, rule) else words | numbers
+        if self._are_names(digits, names, numbers, where, rule):
+            return names | {label: names[name] for label, name in whole.items() if name in names}
+        return integers | names if typed else words | numbers
 
     def _are_names(
         self, digits: set[str], names: Mapping[str, int], numbers: Mapping[str, int], where: str, rule: str
@@ -110,7 +111,8 @@ class ClassNames:
         return as_names
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a label is a whole number in digits."""
     return text.removeprefix("-").isdecimal()
 
 

@@ -126,7 +126,15 @@ def numbers_of(names: tuple[str, ...], labels: Sequence[Written], listed: bool, 
         return {name: number for number, name in enumerate(names)}
     values: list[Any] = [int(label.name) if label.is_number else label.name for label in labels]
     known = ClassNames(names).as_written(values, typed, where)
-    return {str(label): number for label, number in known.items()}
+    found: dict[str, int] = {}
+    for label, value in zip(labels, values, strict=True):
+        number = known.get(value)
+        if number is not None and found.setdefault(label.name, number) != number:
+            raise PotstillError(
+                f"{where} has the label {label.name} as a number and as text, which would be two classes: write names "
+                "as text in all rows."
+            )
+    return found
 
 
 def tell_counts(counts: Counter[int], names: Sequence[str], where: str) -> None:
