@@ -51,7 +51,9 @@ def test_a_few_steps_on_real_text_bring_the_student_nearer_to_its_teacher(corpus
         corpus=str(corpus.folder),
         max_steps=30,
         per_device_train_batch_size=16,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
+        layers="alternate",  # those that `auto` finds are so near that few steps with a new optimiser lead away first
+        masking="uniform",
         max_eval_samples=64,
         use_cpu=True,
     )
