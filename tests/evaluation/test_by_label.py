@@ -41,7 +41,7 @@ def write(folder: Path, models: dict[str, dict[str, list[float]]], supports: dic
 
 
 def test_the_largest_loss_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(np.random.randint(2**31))
     models = {name: {label: rng.uniform(20, 99, 3).tolist() for label in NAMES} for name in ("teacher", "student")}
     models["teacher"]["intent 4"], models["student"]["intent 4"] = [90.0, 91.0, 92.0], [1.0, 3.0, 2.0]
     folder = write(tmp_path / "results", models, {label: 5 + 10 * n for n, label in enumerate(NAMES)})

@@ -72,7 +72,10 @@ def naive_pooling(hidden: Any, mask: Any) -> Any:
 
 
 def test_every_pooling_sees_the_mask_and_no_padding(source: Source, exported_encoder: Path) -> None:
-    runtime, generator = ExportedFolder.read(exported_encoder).open(threads=1), np.random.default_rng(0)
+    runtime, generator = (
+        ExportedFolder.read(exported_encoder).open(threads=1),
+        np.random.default_rng(np.random.randint(2**31)),
+    )
     assert source.encoder is not None
     linear: Any = source.encoder.dense[0].linear
     weight, bias = (of.detach().double().numpy() for of in (linear.weight, linear.bias))
@@ -203,7 +206,10 @@ def exports(
 def test_pairs_with_scores_are_scored_before_and_after(
     source: Source, exports: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [(round(float(score), 2), *texts(2)) for score in np.random.default_rng(0).uniform(0, 5, 20)]
+    rows = [
+        (round(float(score), 2), *texts(2))
+        for score in np.random.default_rng(np.random.randint(2**31)).uniform(0, 5, 20)
+    ]
     file = tmp_path / "pairs.tsv"
     file.write_text("".join(f"{score}\t{one}\t{other}\n" for score, one, other in rows))
     assert main(exports("--check_data", str(file))) == 0

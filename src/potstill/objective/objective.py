@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -85,12 +86,12 @@ class Objective:
 
     def _check_sample(self) -> None:
         shares = self._shares()
-        if len(set(shares.values())) > 1:
-            (one, first), (other, second) = shares.items()
-            raise PotstillError(
-                f"losses: {one} has a share of {first:g} and {other} one of {second:g}, but both read the same sample "
-                "of the tokens: give them the same share."
-            )
+        for (one, first), (other, second) in pairwise(shares.items()):
+            if first != second:
+                raise PotstillError(
+                    f"losses: {one} has a share of {first:g} and {other} one of {second:g}, but both read the same "
+                    "sample of the tokens: give them the same share."
+                )
         if HiddenCosine.name in shares and self.student_reads.last == self.teacher_reads.last == "all":
             raise PotstillError(
                 "losses: hidden_cosine at sampled tokens saves no time, because another loss reads the last hidden "
