@@ -38,6 +38,7 @@ from potstill.versions import versions
 
 OFF = {"dropout": 0.0}
 SAMPLED = {"soft_targets": "sampled"}
+MASKED = {"soft_targets": "masked"}
 BOTH = {"fp8": "both"}
 STEPS: dict[str, dict[str, Any]] = {
     "all tokens": {},
@@ -51,9 +52,12 @@ STEPS: dict[str, dict[str, Any]] = {
     "FP8 in both, E5M2 gradients": {"fp8": {"models": "both", "gradients": "e5m2"}},
     "FP8 in both, one layer at each end left out": {"fp8": {"models": "both", "ends": 1}},
     "no dropout": OFF,
-    "masked": {"soft_targets": "masked"},
-    "masked, no dropout": {"soft_targets": "masked"} | OFF,
-    "masked, no dropout, FP8": {"soft_targets": "masked"} | OFF | BOTH,
+    "masked": MASKED,
+    "masked, cosine too": MASKED | {"hidden_cosine": "masked"},
+    "masked, no dropout": MASKED | OFF,
+    "masked, no dropout, FP8": MASKED | OFF | BOTH,
+    "masked, cosine too, no dropout": MASKED | {"hidden_cosine": "masked"} | OFF,
+    "sampled, cosine too, no dropout": SAMPLED | {"hidden_cosine": "sampled"} | OFF,
     "sampled, no dropout, FP8, blocks of 128": SAMPLED | OFF | BOTH | {"block_size": 128},
     "sampled, no dropout, blocks of 128": SAMPLED | OFF | {"block_size": 128},
     "pre-training": {"pretrain": True},
