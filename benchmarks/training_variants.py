@@ -40,6 +40,8 @@ OFF = {"dropout": 0.0}
 SAMPLED = {"soft_targets": "sampled"}
 MASKED = {"soft_targets": "masked"}
 BOTH = {"fp8": "both"}
+FAST = MASKED | OFF | {"tokens": 32768}
+PRETRAINED = {"pretrain": True, "tokens": 32768} | OFF
 STEPS: dict[str, dict[str, Any]] = {
     "all tokens": {},
     "sampled": SAMPLED,
@@ -63,6 +65,12 @@ STEPS: dict[str, dict[str, Any]] = {
     "pre-training": {"pretrain": True},
     "pre-training, no dropout": {"pretrain": True} | OFF,
     "all tokens, again": {},
+    "fast recipe": FAST,
+    "fast recipe, Muon": FAST | {"optim": "muon"},
+    "fast recipe, Muon, recorded": FAST | {"optim": "muon", "cuda_graphs": True},
+    "fast recipe, recorded": FAST | {"cuda_graphs": True},
+    "pre-training with Muon, half the tokens": PRETRAINED | {"optim": "muon"},
+    "pre-training with Muon, half the tokens, recorded": PRETRAINED | {"optim": "muon", "cuda_graphs": True},
 }
 PROFILED = {"all tokens": {}, "sampled, no dropout": SAMPLED | OFF, "sampled, no dropout, FP8": SAMPLED | OFF | BOTH}
 KINDS = {  # the first one whose part of a name occurs in that of a kernel
@@ -151,12 +159,13 @@ def _tests(file: str) -> dict[str, Any]:
 def arguments(changes: dict[str, Any], options: argparse.Namespace) -> BenchTrainArguments:
     """Return the options of a variant."""
     shape: dict[str, Any] = {"bf16": True, "torch_compile": True, "dataloader_num_workers": 2}
-    tokens, block_size = 65536, changes.get("block_size", 512)
+    tokens, block_size = changes.get("tokens", 65536), changes.get("block_size", 512)
     if options.tiny:
         shape = {"use_cpu": True, "hidden_size": 64, "num_attention_heads": 2, "teacher_layers": 2, "vocab_size": 300}
         shape |= {"block_size": 32, "bench_steps": 2, "bench_warmup": 1}
         tokens, block_size = 256, 32
-        changes = {name: value for name, value in changes.items() if name != "block_size"}
+        changes = {name: value for name, value in changes.items() if name not in ("block_size", "cuda_graphs")}
+    changes = {name: value for name, value in changes.items() if name != "tokens"}
     shape |= {"per_device_train_batch_size": tokens // block_size}
     return BenchTrainArguments(**{"bench_steps": options.steps} | shape | changes)
 

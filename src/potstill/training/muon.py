@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from potstill.training.hardware import multiplies_bfloat16
+
 LARGEST_STACK = 2**26
 """Elements that are orthogonalised together at most: 128 MiB in bfloat16, of which three are needed at a time."""
 
@@ -56,7 +58,14 @@ class StackedMuon(torch.optim.Muon):
 
     One at a time, the products of a BERT's matrices are small for a GPU. With `torch.optim.Muon` a step of a student of
     6 layers, 768 wide, took 60 ms on one H200, and 41 with AdamW. State and options are those of `torch.optim.Muon`.
+
+    A processor without instructions for bfloat16 computes in float32. There a product of bfloat16 takes 20 to 50 times
+    as long.
     """
+
+    def __init__(self, params: Iterable[Tensor], **options: Any) -> None:
+        super().__init__(params, **options)
+        self._on_cpu = torch.bfloat16 if multiplies_bfloat16() else torch.float32
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -75,29 +84,31 @@ class StackedMuon(torch.optim.Muon):
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             for places in _stacks(parameters):
                 stack = torch.stack([updates[place] for place in places])
-                found = orthogonalised(stack, group["ns_coefficients"], group["ns_steps"])
+                dtype = self._on_cpu if stack.device.type == "cpu" else torch.bfloat16
+                found = orthogonalised(stack, group["ns_coefficients"], group["ns_steps"], dtype)
                 rate = group["lr"] * 0.2 * max(stack.shape[1:]) ** 0.5
                 chosen = [parameters[place] for place in places]
                 torch._foreach_add_(chosen, list(found.to(chosen[0].dtype)), alpha=-rate)
 
 
-def orthogonalised(matrices: Tensor, coefficients: Sequence[float], steps: int) -> Tensor:
+def orthogonalised(matrices: Tensor, coefficients: Sequence[float], steps: int, dtype: torch.dtype) -> Tensor:
     """Return matrices with nearly the same singular vectors, and singular values near 1.
 
-    Newton and Schulz's iteration with Jordan's coefficients (https://kellerjordan.github.io/posts/muon/), in bfloat16.
+    Newton and Schulz's iteration with Jordan's coefficients (https://kellerjordan.github.io/posts/muon/).
 
     Args:
         matrices: shape (matrices, rows, columns).
         coefficients: of X, X·Xᵀ·X and (X·Xᵀ)²·X.
         steps: number of iterations.
+        dtype: of the products; bfloat16 is exact enough.
 
     Returns:
-        The same shape, in bfloat16.
+        The same shape, in this type.
     """
     first, third, fifth = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
     norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    x = (matrices / norms).bfloat16()
+    x = (matrices / norms).to(dtype)
     x = x.mT if tall else x
     for _ in range(steps):
         gram = x @ x.mT
