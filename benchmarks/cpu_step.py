@@ -1,10 +1,12 @@
 """What a training step takes on a CPU, beside the plain step, in float32 and with --bf16.
 
     OMP_NUM_THREADS=1 python benchmarks/cpu_step.py --output cpu-step.json
+    OMP_NUM_THREADS=1 python benchmarks/cpu_step.py --output cpu-step.json --types float32     # a processor without AMX
     python benchmarks/cpu_step.py --output cpu-step.json --only "BERT-base, 4 × 128 tokens" --steps 2    # one teacher
 
 Each figure comes from a process of its own, because a process that keeps freed memory, as a training of potstill does,
-makes the plain step faster too. Seconds are CPU time of a step, so other processes disturb them little.
+makes the plain step faster too. Seconds are CPU time of a step, so other processes disturb them little. "sampled" is
+potstill's step with soft targets and cosine at a sample of the tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +36,13 @@ TEACHERS: dict[str, dict[str, Any]] = {
         "block_size": 128,
     },
 }
-KINDS = [(step, kind) for kind in ("float32", "bf16") for step in ("plain", "potstill")]
+TYPES = ("float32", "bf16")
+STEPS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "potstill": {},
+    "sampled": {"soft_targets": "sampled", "hidden_cosine": "sampled"},
+}
+"""Name of a step → its options. The plain step is PyTorch's own, without those of potstill."""
 
 
 def main() -> None:
@@ -42,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     parser.add_argument("--only", nargs="+", choices=list(TEACHERS), default=list(TEACHERS), help="teachers")
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES, help="types to compute in")
     parser.add_argument("--steps", type=int, default=8, help="measured steps")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -51,13 +60,13 @@ def main() -> None:
     found: dict[str, Any] = {"processor": processor(), "steps": options.steps, "teachers": {}}
     for teacher in options.only:
         row = found["teachers"][teacher] = {}
-        for step, kind in KINDS:
+        for step, kind in ((step, kind) for kind in options.types for step in STEPS):
             command = [sys.executable, __file__, "--output", options.output, "--steps", str(options.steps)]
             done = subprocess.run([*command, "--one", teacher, step, kind], stdout=subprocess.PIPE, check=True)
             row[f"{step} {kind}"] = json.loads(done.stdout.splitlines()[-1])
             print(f"{teacher}, {step} in {kind}: {row[f'{step} {kind}']}", flush=True)
         write_text(options.output, json.dumps(found, indent=1) + "\n")
-    _print_table(found["teachers"])
+    _print_table(found["teachers"], options.types)
 
 
 def _measured(teacher: str, step: str, kind: str, steps: int) -> dict[str, float]:
@@ -68,7 +77,7 @@ def _measured(teacher: str, step: str, kind: str, steps: int) -> dict[str, float
 
     args = BenchTrainArguments(
         use_cpu=True, bf16=kind == "bf16", dataloader_num_workers=0, bench_steps=steps, bench_warmup=WARM_UP,
-        **TEACHERS[teacher],
+        **TEACHERS[teacher], **STEPS[step],
     )  # fmt: skip
     marks: list[float] = []
 
@@ -77,7 +86,7 @@ def _measured(teacher: str, step: str, kind: str, steps: int) -> dict[str, float
             super().on_step_end(*arguments, **options)
             marks.append(_cpu_seconds())
 
-    if step == "potstill":
+    if step != "plain":
         train._Rounds = Marking  # type: ignore[misc]
         train.bench_train(args)
     else:
@@ -104,16 +113,15 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _print_table(teachers: dict[str, Any]) -> None:
-    names = [f"{step} {kind}" for step, kind in KINDS]
-    ratios_of = ["plain ÷ potstill, float32", "plain ÷ potstill, bf16", "plain float32 ÷ potstill bf16"]
-    print("| teacher → 6 layers | " + " | ".join([*names, *ratios_of]) + " |")
-    print("|---|" + "--:|" * (len(names) + 3))
+def _print_table(teachers: dict[str, Any], types: list[str]) -> None:
+    names = [f"{step} {kind}" for kind in types for step in STEPS]
+    ratios = [(f"plain {kind}", f"{step} {kind}") for kind in types for step in STEPS if step != "plain"]
+    print("| teacher → 6 layers | " + " | ".join([*names, *(f"{plain} ÷ {ours}" for plain, ours in ratios)]) + " |")
+    print("|---|" + "--:|" * (len(names) + len(ratios)))
     for teacher, row in teachers.items():
         seconds = {name: row[name]["seconds"] for name in names}
-        ratios = [seconds[f"plain {kind}"] / seconds[f"potstill {kind}"] for kind in ("float32", "bf16")]
-        ratios.append(seconds["plain float32"] / seconds["potstill bf16"])
-        figures = [f"{seconds[name]:.2f}" for name in names] + [f"{ratio:.2f}" for ratio in ratios]
+        figures = [f"{seconds[name]:.2f}" for name in names]
+        figures += [f"{seconds[plain] / seconds[ours]:.2f}" for plain, ours in ratios]
         print(f"| {teacher} | " + " | ".join(figures) + " |")
 
 
