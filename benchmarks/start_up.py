@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from potstill.files import write_text
+from potstill.imports import quick_imports
 
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "empty caches": ("a", {}),
@@ -87,11 +88,12 @@ def _run(folder: Path, teacher: Path, caches: str, environment: dict[str, str], 
 
 def _one(tiny: bool) -> None:
     began = float(os.environ["START_UP_BEGAN"])
-    import torch
+    with quick_imports():  # as the command line does
+        import torch
 
-    torch_imported = time.time()
-    from potstill.bench import train
-    from potstill.bench.train_arguments import BenchTrainArguments
+        torch_imported = time.time()
+        from potstill.bench import train
+        from potstill.bench.train_arguments import BenchTrainArguments
 
     imported = time.time()
     settings: dict[str, Any] = {"bf16": True, "per_device_train_batch_size": 128, "dataloader_num_workers": 2}
