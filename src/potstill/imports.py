@@ -6,6 +6,9 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from potstill.option_table import function_of
 
 _BEFORE_TORCH = "torch" not in sys.modules
 """Whether this module was imported before torch, as on the command line."""
@@ -28,3 +31,15 @@ def quick_imports() -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
+
+
+def call(where: str, *arguments: Any) -> None:
+    """Import a function, and call it: the target of a new process.
+
+    Args:
+        where: the function as "module:function".
+        arguments: of the function.
+    """
+    with quick_imports():
+        function = function_of(where)
+    function(*arguments)

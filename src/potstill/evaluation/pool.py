@@ -20,6 +20,7 @@ from transformers.utils import logging
 from potstill.errors import PotstillError
 from potstill.evaluation.results import RunResult
 from potstill.evaluation.run import PlannedRun, do
+from potstill.imports import call
 from potstill.live_line import LiveLine
 
 SizedRun = tuple[PlannedRun, float]
@@ -164,7 +165,8 @@ def _start(device: str | None, processes: int) -> tuple[SpawnProcess, Connection
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     own_end, worker_end = context.Pipe()
     threads = max(1, torch.get_num_threads() // processes)
-    process = context.Process(target=_work, args=(worker_end, threads, logging.is_progress_bar_enabled()), daemon=True)
+    arguments = (f"{__name__}:{work.__name__}", worker_end, threads, logging.is_progress_bar_enabled())
+    process = context.Process(target=call, args=arguments, daemon=True)
     with _visible(device), _sigint_blocked():
         process.start()
     worker_end.close()  # so that the connection ends when the process ends
@@ -202,7 +204,7 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(connection: Connection, threads: int, progress_bars: bool) -> None:
+def work(connection: Connection, threads: int, progress_bars: bool) -> None:
     """Do each run that is received, and send (result, False), (error message, False) or (traceback of a bug, True)."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
