@@ -131,6 +131,7 @@ def test_teacher_that_does_not_exist(
         ({"alpha_cos": 0, "hidden_cosine": "masked"}, "--hidden_cosine is 'masked': it has no effect"),
         ({"masking": "uniform", "mlm_smoothing": 0.3}, "--mlm_smoothing is 0.3: it has no effect with --masking unif"),
         ({"narrow_by": "random"}, "--narrow_by is 'random': it has no effect, because nothing is narrower"),
+        ({"layers": "first", "layers_seconds": 5}, "--layers_seconds is 5.0: it limits the time of --layers auto"),
         ({"teacher_mean": "logits"}, "--teacher_mean is 'logits': it has no effect with one teacher"),
         ({"soft_targets_share": 0.3}, "--soft_targets_share is 0.3: it belongs to --soft_targets sampled"),
         ({"hidden_cosine": "sampled"}, "--hidden_cosine is 'sampled': it saves no time with --soft_targets all"),

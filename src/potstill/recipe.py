@@ -262,6 +262,8 @@ class DistillationArguments(Recipe):
             together = self.quantization is not None and bool(getattr(self, name))
             self._check(name, not together, "does not go with --quantization: leave one of them out")
         self._check("layers_seconds", 0 < self.layers_seconds < math.inf, "must be above 0")
+        unused = self.layers_seconds != type(self).layers_seconds and self.layers not in (None, "auto")
+        self._check("layers_seconds", not unused, "limits the time of --layers auto: leave one of them out")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]
         for name in ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"):

@@ -311,7 +311,9 @@ def test_bad_input_is_refused_before_the_training(
         teacher=pair, teacher_weights=[1, 2, 3]
     )
     assert "--teacher_weights has 0.0: each weight must be above 0" in refused(teacher=pair, teacher_weights=[1, 0])
-    assert "it names" in refused(teacher=[teacher, teacher])
+    twice = "twice: name it once, and let it count for more with --teacher_weights"
+    for weights in (None, [2, 1]):
+        assert twice in refused(teacher=[teacher, teacher], teacher_weights=weights)
     assert "is for several teachers: name them in --teacher" in refused(teacher=teacher, teacher_heads="separate")
     assert "is for several teachers: name them in --teacher" in refused(teacher=teacher, teacher_weights=[1])
     assert "compares with the hidden states of one teacher" in refused(teacher=pair, alpha_cos=1)
