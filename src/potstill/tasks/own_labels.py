@@ -147,7 +147,7 @@ def tell_counts(counts: Counter[int], names: Sequence[str], where: str) -> None:
 
 
 def tell_alike(names: Sequence[str], where: str) -> None:
-    """Print which labels differ only in capitals, hyphens, blanks, underscores or zeros before them: most often they are one label."""
+    """Print which labels differ only in spelling or in zeros before them: most often they are one label."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(spelling(name.lstrip("0")), []).append(name)
