@@ -183,6 +183,9 @@ def test_too_little_text_is_an_error_that_says_how_little(tmp_path: Path, tokeni
     (tmp_path / "a.txt").write_text("the cat sat\n")
     with pytest.raises(PotstillError, match="gives 4 tokens to train on, fewer than the 510 of one block"):
         prepare([str(tmp_path / "a.txt")], str(tmp_path / "out"), tokenizer=tokenizer_folder, validation_fraction=0)
+    (tmp_path / "a.txt").write_text("the cat sat on the mat\n" * 3)
+    with pytest.raises(PotstillError, match="a lower --validation_fraction: 3 documents with 21 tokens are held out"):
+        prepare([str(tmp_path / "a.txt")], str(tmp_path / "out"), tokenizer=tokenizer_folder, validation_fraction=0.999)
     (tmp_path / "a.txt").write_text("\n\n")
     with pytest.raises(PotstillError, match="gives 0 tokens"):
         prepare([str(tmp_path / "a.txt")], str(tmp_path / "out"), tokenizer=tokenizer_folder)

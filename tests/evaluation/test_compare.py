@@ -223,6 +223,7 @@ def test_how_runs_differ_is_told(write: Write) -> None:
 
     def change(run: RunResult) -> RunResult:
         options = run.hyperparameters | {"learning_rate": rates[run.model], "warmup": 0.1, "batch": 16 + run.seed}
+        options |= {"shape": {"depth": 3, "width": 4}}
         tuned = {"searched": {"learning_rate": [2e-5, 5e-5]}} if run.task != "sst2" else {}
         teacher = "bert-rte" if run.model == "student (D)" and run.task == "rte" else None
         machine = "two abaci" if run.seed == 2 else "an abacus"
@@ -234,6 +235,7 @@ def test_how_runs_differ_is_told(write: Write) -> None:
     assert f"- SST-2: learning_rate {values}\n" in text
     assert "- CoLA, RTE, SST-2: batch 16, 17, 18 for all.\n" in text
     assert "warmup" not in text
+    assert "shape" not in text  # a mapping is one value
     assert not re.search(r"[:;,] seed \d", text)  # seeds differ by design
     assert "student (D) was fine-tuned with task teachers (second distillation): no teacher (CoLA, SST-2); " in text
     assert "bert-rte (RTE)." in text

@@ -197,6 +197,25 @@ def test_a_head_for_other_labels_is_drawn_anew(teacher: Path, bert: Path, glue: 
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_a_head_for_a_number_is_kept_whatever_its_name(teacher: Path, glue: Path, tmp_path: Path, new_job: Any) -> None:
+    options = {"task": "stsb", "task_data": str(glue)}
+    job = new_job(model=str(teacher), **options)
+    model = job.new_model()
+    model.config.id2label, model.config.label2id = {0: "similarity"}, {"similarity": 0}
+    model.save_pretrained(tmp_path / "scorer")
+    job.tokenizer.save_pretrained(tmp_path / "scorer")
+    again = new_job(model=str(tmp_path / "scorer"), **options, seed=1).new_model()
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_a_step_has_the_rows_of_all_its_micro_batches(
+    bert: Path, glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "max_steps": 1}
+    finetuned(model=bert, task="sst2", task_data=glue, output_dir=tmp_path / "out", **batch)
+    assert ", 12 a step · " in capsys.readouterr().err
+
+
 def test_the_best_checkpoint_by_score(bert: Path, glue: Path, tmp_path: Path) -> None:
     args = FinetuneArguments(
         model=str(bert),

@@ -240,6 +240,7 @@ def test_folders_are_found_and_named(tmp_path: Path) -> None:
     for where in ("one/student", "two/student", "two/.hidden"):
         trained(tmp_path / where, rng)
     (tmp_path / "two" / "notes.json").write_text("{}")
+    (tmp_path / "two" / "train.json").write_text('[{"text": "a", "label": "b"}]')
     found = find([str(tmp_path / "one" / "student"), str(tmp_path / "two"), str(tmp_path / "two" / "student")])
     assert [(one.kind, one.name) for one in found] == [
         (Kind.TRAINING, "one/student"),

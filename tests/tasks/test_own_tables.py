@@ -171,6 +171,7 @@ BAD: dict[str, tuple[str, str, str]] = {
 BAD_KINDS: dict[str, tuple[str, str, str]] = {
     "separator": ("multilabel", "text,labels\na,x;y\nb,y\n", "the label 'x;y' holds ';': say with --label_separator"),
     "piece": ("multilabel", 'text,labels\na,"x,,y"\n', "the labels 'x,,y', one of which is empty"),
+    "list": ("multilabel", "text,labels\na,\"['x', 'y']\"\nb,[]\n", "2 rows with a list in one field ([...])"),
     "constant": ("regression", "text,score\na,2\nb,2.0\n", "has only the score 2: there is nothing to learn from it"),
 }
 
@@ -203,6 +204,9 @@ def test_what_may_be_a_mistake_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().err
     assert "train.csv: 'Card' and 'card' are taken for different labels." in told
     assert "2 of the 3 rows of dev have a text that is among the rows to train on." in told
+    rows = [{"text": f"a {n}", "label": ("01", "1", "-1")[n % 3]} for n in range(6)]
+    read("classification", train=write_table(tmp_path / "zeros.csv", rows), eval=write_table(tmp_path / "d.csv", rows))
+    assert "zeros.csv: '01' and '1' are taken for different labels." in capsys.readouterr().err
     numbers = write_table(tmp_path / "n.csv", [{"text": "a", "score": 1}, {"text": "b", "score": 2}])
     same = write_table(tmp_path / "m.csv", [{"text": "c", "score": 2}, {"text": "d", "score": 2}])
     read("regression", train=numbers, eval=same)

@@ -232,10 +232,10 @@ def test_many_questions_are_numbered_through(dataset: datasets.Dataset) -> None:
         ({"max_length": 32}, "64 for the question leave -35"),
         (
             {"max_length": 32, "max_question_length": 12, "stride": 17},
-            "leave 17 for the context, but 17 of these overlap",
+            "leave 17 for the context, but 17 of these overlap: raise --max_length, or lower --stride.",
         ),
-        ({"max_length": 32, "max_question_length": 0, "stride": 1}, "raise max_length"),
-        ({"max_length": 32, "max_question_length": 1, "stride": -1}, "raise max_length"),
+        ({"max_length": 32, "max_question_length": 0, "stride": 1}, "raise --max_length"),
+        ({"max_length": 32, "max_question_length": 1, "stride": -1}, "raise --max_length"),
     ],
 )
 def test_lengths_that_leave_no_room_are_an_error(options: dict[str, Any], message: str) -> None:

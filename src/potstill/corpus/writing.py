@@ -205,9 +205,11 @@ def _write_blocks(
 def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fraction: float) -> None:
     train, validation = splits["train"], splits["validation"]
     if train.blocks == 0:
+        held_out = f"{validation.documents:,} documents with {validation.tokens:,} tokens are held out"
         raise PotstillError(
             f"The text gives {train.tokens} tokens to train on, fewer than the {content} of one block: "
-            "give more text or a smaller --block_size."
+            "give more text or a smaller --block_size"
+            + (f", or a lower --validation_fraction: {held_out}." if validation.tokens else ".")
         )
     if validation.blocks == 0 and validation_fraction > 0:
         logger.warning(

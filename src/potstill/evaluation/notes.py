@@ -256,9 +256,8 @@ def _hyperparameters(comparison: Comparison) -> list[str]:
                 for model, model_runs in by_model.items()
                 if model in values
             }
-            if option != "seed" and (
-                len(set(values.values())) > 1 or any(tried.values()) or ", " in next(iter(values.values()))
-            ):
+            differ = len({_written(run.hyperparameters.get(option)) for model in values for run in by_model[model]}) > 1
+            if option != "seed" and (differ or any(tried.values())):
                 messages.setdefault(_difference(option, values, tried), []).append(comparison.titles[task])
     return [f"{', '.join(titles)}: {statement}." for statement, titles in messages.items()]
 

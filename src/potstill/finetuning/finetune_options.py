@@ -188,7 +188,9 @@ class FinetuneOptions(RunArguments):
 
     learning_rate: float | None = option(None, "Peak learning rate of AdamW; the task's default if not given.")
     num_train_epochs: float | None = option(None, "Passes over the data; the task's default if not given.")
-    per_device_train_batch_size: int | None = option(None, "Rows per device and step; the task's default if not given.")
+    per_device_train_batch_size: int | None = option(
+        None, "Rows per device in a micro-batch; the task's default if not given."
+    )
     per_device_eval_batch_size: int = option(128, "Rows to score at a time.")
     weight_decay: float = option(0.01, "Weight decay of AdamW.")
     warmup_steps: float = option(0.1, "Linear warm-up: below 1 a share of the training, from 1 on a number of steps.")

@@ -60,7 +60,8 @@ def load_config(name: str, role: str = "model") -> PreTrainedConfig:
 def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast, seed: int, **shape: Any) -> Any:
     """Load an encoder with a head for a task.
 
-    A new head is initialised if the model has none, or if its labels have other names.
+    A new head is initialised if the model has none, or if its labels have other names. A head for one number
+    is kept, whatever its name is.
 
     Args:
         name: folder or hub name of a model whose architecture has such a head in transformers.
@@ -74,7 +75,8 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
             pickled or incomplete.
     """
     config = load_config(name)
-    old_names = None if "id2label" not in shape else _names(config.id2label)
+    # A name is no reason for a new head if there is one number.
+    old_names = None if len(shape.get("id2label", ())) < 2 else _names(config.id2label)
     vars(config).pop("threshold", None)  # of a model of several labels; a new one is chosen with the new scores
     for key, value in shape.items():
         setattr(config, key, value)

@@ -333,6 +333,7 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
     if count > 1:
         heads = ", a head for each" if args.teacher_heads == "separate" else ""
         teacher = f" ← soft targets of {count} teachers{heads}"
+    batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     rows = f"{len(job.train):,}"
     if (labelled := job.train.labelled) is not None:
         rows = f"{job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
@@ -342,7 +343,7 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
         rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
     return (
         f"{args.declared_task.name} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
-        f"{args.train_batch_size * args.world_size} a step · {precision} on {devices}{hardware(args.device)}"
+        f"{batch:,} a step · {precision} on {devices}{hardware(args.device)}"
     )
 
 

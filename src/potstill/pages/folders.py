@@ -15,7 +15,7 @@ from potstill.errors import PotstillError
 from potstill.evaluation.results import PLAN
 from potstill.export.format import SUMMARY
 from potstill.finetuning.result import RESULTS
-from potstill.json_files import read_object
+from potstill.json_files import read_json, read_object
 
 
 class Kind(Enum):
@@ -126,8 +126,9 @@ def _read(path: Path, name: str | None) -> Found | None:
     if mark is None and not path.is_file():
         return None
     file = path if mark is None else path / mark
-    record = read_object(file, "The file", finite=False)
-    kind = _kind(record, mark)
+    # A list is never a measurement. It may be the user's own data.
+    record = (read_json if mark is None else read_object)(file, "The file", finite=False)
+    kind = _kind(record, mark) if isinstance(record, dict) else None
     if kind is None:
         return None
     own = name or (path.resolve().name if path.is_dir() else path.stem)

@@ -147,10 +147,10 @@ def tell_counts(counts: Counter[int], names: Sequence[str], where: str) -> None:
 
 
 def tell_alike(names: Sequence[str], where: str) -> None:
-    """Print which labels differ only in capitals, hyphens, blanks or underscores: most often they are one label."""
+    """Print which labels differ only in spelling or in zeros before them: most often they are one label."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(spelling(name), []).append(name)
+        groups.setdefault(spelling(name.lstrip("0")), []).append(name)
     alike = [group for group in groups.values() if len(group) > 1]
     if alike:
         more = f" (and {len(alike) - 1:,} more such groups)" if len(alike) > 1 else ""

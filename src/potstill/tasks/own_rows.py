@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ TEXTS = ("text", "sentence")
 LABELS = ("label", "labels")
 SCORES = ("label", "score")
 SEPARATOR = ","
+
+# What other programs write into one field for a list, such as ['a', 'b'] or [0, 1].
+_LIST = re.compile(r"""\[\s*(['"].*['"]|[\d\s,.-]*)\s*\]""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -299,6 +303,8 @@ def _value(task: OwnTask, value: Any, separator: str) -> Any:
     if isinstance(task, MultilabelTask):
         if value is None:
             return "without labels"
+        if isinstance(value, str) and _LIST.fullmatch(value.strip()):
+            return f"with a list in one field ([...]): write the names alone, with {separator!r} between them"
         parts = value.split(separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
         labels = [written(part) for part in parts] if not blank else []
         if None in labels:

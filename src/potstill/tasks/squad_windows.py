@@ -134,7 +134,7 @@ class WindowSplitter:
         if max_question_length < 1 or stride < 0 or room <= stride:
             raise PotstillError(
                 f"Windows of {max_length} tokens with {max_question_length} for the question leave {room} for the "
-                f"context, but {stride} of these overlap: raise max_length, or lower stride or max_question_length."
+                f"context, but {stride} of these overlap: raise --max_length, or lower --stride."
             )
         return cls(
             backend,
