@@ -15,7 +15,7 @@ from evaluation_samples import SIZES, Disturbed, Json
 
 from potstill.errors import PotstillError
 from potstill.evaluation import run as run_module
-from potstill.evaluation.pool import EvaluationProgress, do_in_processes
+from potstill.evaluation.pool import EvaluationProgress, RunPool
 from potstill.evaluation.run import PlannedRun, do
 from potstill.finetuning.finetune_arguments import FinetuneArguments
 from potstill.finetuning.job import Job
@@ -81,10 +81,12 @@ def test_processes_do_what_one_does(
     some = planned(tmp_path / "processes", models, data, "", "", "", "refuse")
     some[3] = (replace(some[3][0], may_fail=True), 1.0)
     before = dict(os.environ)
-    do_in_processes(some, [None, "0"], EvaluationProgress(7.0, 4, 0))
+    with RunPool([None, "0"]) as pool:
+        pool.do_all(some[:2], EvaluationProgress(4.0, 2, 0))
+        pool.do_all(some[2:], EvaluationProgress(3.0, 2, 0))  # in the same processes
     assert os.environ == before
     lines = capsys.readouterr().err.splitlines()
-    assert [line[:5] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert [line[:5] for line in lines] == ["[1/2]", "[2/2]"] * 2
     assert any("seed 3 · no score: Its weights are broken." in line for line in lines)
     numbers = pids(tmp_path / "processes")
     assert len(set(numbers)) == 2
@@ -113,8 +115,9 @@ def test_a_process_that_fails_ends_all(
 ) -> None:
     some = planned(tmp_path, models, data, "sleep", disturbance, "sleep")
     started = time.monotonic()
-    with pytest.raises(RuntimeError if disturbance == "bug" else PotstillError, match=told):
-        do_in_processes(some, [None, None], EvaluationProgress(3.0, 3, 0))
+    error = RuntimeError if disturbance == "bug" else PotstillError
+    with pytest.raises(error, match=told), RunPool([None, None]) as pool:
+        pool.do_all(some, EvaluationProgress(3.0, 3, 0))
     assert time.monotonic() - started < 60
     assert not any(map(alive, pids(tmp_path)))
 
@@ -128,8 +131,8 @@ def test_no_process_outlives_the_evaluation(
         status = 1
         try:
             signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
-            with contextlib.suppress(PotstillError):
-                do_in_processes(planned(tmp_path, models, data, "sleep"), [None], EvaluationProgress(1.0, 1, 0))
+            with contextlib.suppress(PotstillError), RunPool([None, "0"]) as pool:
+                pool.do_all(planned(tmp_path, models, data, "sleep"), EvaluationProgress(1.0, 1, 0))
             status = 0
         finally:
             os._exit(status)

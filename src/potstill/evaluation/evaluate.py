@@ -16,7 +16,7 @@ from potstill.errors import PotstillError
 from potstill.evaluation.compare import compare
 from potstill.evaluation.encoders import EncoderRuns, read_inputs
 from potstill.evaluation.evaluate_arguments import LEARNING_RATES, TAUGHT, UNLABELLED, EvaluateArguments
-from potstill.evaluation.pool import EvaluationProgress, do_all
+from potstill.evaluation.pool import EvaluationProgress, RunPool
 from potstill.evaluation.results import PLAN, Plan, another_run, load_results, option_differences
 from potstill.evaluation.run import PlannedRun, clear_cache, data_fingerprint, task_data
 from potstill.files import check_writable
@@ -184,6 +184,8 @@ class _Evaluation:
         self.teacher = plan.models[0][0]
         self.teacher_seeds: dict[str, int] = {}
         self.rates: dict[tuple[str, str], float] = {}
+        small = max(inputs.parameters.values(), default=0) < SMALL
+        self.pool = RunPool.of(args.use_cpu, args.runs_per_gpu or (4 if small else 1))
 
     def check_results(self) -> None:
         """Check, before anything is run or written, that existing results belong to the planned runs.
@@ -214,12 +216,13 @@ class _Evaluation:
     def run(self) -> None:
         """Do all missing runs: first the search, then the seeds; models with the second distillation come last."""
         second = [name for name, _ in self.plan.models if name.endswith(TAUGHT)]
-        self._run_models([name for name, _ in self.plan.models if name not in second])
-        if second:
-            for task in self.plan.trained:
-                if task not in self.teacher_seeds:
-                    self.teacher_seeds[task] = self._median_seed(task)
-            self._run_models(second)
+        with self.pool:
+            self._run_models([name for name, _ in self.plan.models if name not in second])
+            if second:
+                for task in self.plan.trained:
+                    if task not in self.teacher_seeds:
+                        self.teacher_seeds[task] = self._median_seed(task)
+                self._run_models(second)
         shutil.rmtree(self.folder / ".teachers", ignore_errors=True)
 
     def _run_models(self, models: list[str]) -> None:
@@ -258,9 +261,8 @@ class _Evaluation:
 
     def _run_all(self, planned: list[PlannedRun], count: int) -> None:
         sized = [(run, self._size(run)) for run in planned]
-        small = max(self.inputs.parameters.values()) < SMALL
         with EvaluationProgress(sum(size for _, size in sized), count, count - len(planned)) as progress:
-            do_all(sized, self.args.runs_per_gpu or (4 if small else 1), progress)
+            self.pool.do_all(sized, progress)
 
     def _choose_rate(self, model: str, task: str) -> None:
         """Choose the learning rate that scored best, and use its run as the planned run of the first seed."""

@@ -61,30 +61,8 @@ class EvaluationProgress(LiveLine):
         self.show()
 
 
-def do_all(planned: Sequence[SizedRun], per_gpu: int, progress: EvaluationProgress) -> None:
-    """Do runs; each run writes its result.
-
-    Args:
-        planned: runs with their sizes. It is faster if runs of the same task, and within it of the same model, follow
-            each other.
-        per_gpu: number of runs that share a GPU at a time.
-        progress: logs each run.
-
-    Raises:
-        PotstillError: a run failed whose `may_fail` is False, or the runs were interrupted. The results of finished
-            runs are written.
-    """
-    gpus = torch.cuda.device_count() if planned and not planned[0][0].options["use_cpu"] else 0
-    if gpus <= 1 and min(len(planned), gpus * per_gpu) <= 1:
-        do_here(planned, progress)
-        return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(gpus)]
-    do_in_processes(planned, [names[number % gpus] for number in range(gpus * per_gpu)], progress)
-
-
 def do_here(planned: Sequence[SizedRun], progress: EvaluationProgress) -> None:
-    """Do runs one after another in this process; see `do_all`."""
+    """Do runs one after another in this process; see `RunPool.do_all`."""
     for run, size in planned:
         outcome: RunResult | str
         progress.show(run)
@@ -110,55 +88,109 @@ class _Worker:
     current: SizedRun
 
 
-def do_in_processes(planned: Sequence[SizedRun], devices: Sequence[str | None], progress: EvaluationProgress) -> None:
-    """Do runs in as many processes as there are devices; see `do_all`.
+class RunPool:
+    """Does runs in processes that share the GPUs, or in this process if no two runs go on at a time.
+
+    A process starts when a run needs it. It stays for later runs until the `with` block ends, so that a search and the
+    runs after it start their processes once.
 
     Args:
-        planned: as in `do_all`.
         devices: the value of `CUDA_VISIBLE_DEVICES` for each process; None keeps the value of this process.
-        progress: logs each run.
     """
-    # The longest runs come first, so that no process has a long run left at the end. All seeds of a model and task have
-    # the same size, so they stay together.
-    waiting = iter(sorted(planned, key=lambda sized: -sized[1]))
-    workers: list[_Worker] = []
-    try:
-        for device, first in zip(devices, waiting, strict=False):
-            process, connection = _start(device, min(len(devices), len(planned)))
-            workers.append(_Worker(process, connection, first))
-            _send(connection, first[0])
-        busy: dict[object, _Worker] = {worker.connection: worker for worker in workers}
-        while busy:
-            for ready in wait([worker.connection for worker in busy.values()]):
-                worker = busy[ready]
-                run, size = worker.current
-                try:
-                    outcome, is_bug = worker.connection.recv()
-                except (EOFError, OSError) as error:
-                    raise _died(worker) from error
-                if is_bug:
-                    raise RuntimeError(f"{run}:\n{outcome}")
-                if isinstance(outcome, str) and not run.may_fail:
-                    raise failed(run, outcome)
-                progress.log(run, size, outcome)
-                following = next(waiting, None)
-                if following is None:
-                    worker.connection.close()  # this ends the process
-                    del busy[ready]
-                else:
-                    worker.current = following
-                    _send(worker.connection, following[0])
-        for worker in workers:
-            worker.process.join(10)
-    except KeyboardInterrupt as error:
-        raise interrupted() from error
-    finally:
+
+    def __init__(self, devices: Sequence[str | None]) -> None:
+        self.devices = devices
+        self._workers: list[_Worker] = []
+
+    @classmethod
+    def of(cls, use_cpu: bool, per_gpu: int) -> RunPool:
+        """Return a pool for all GPUs, with `per_gpu` runs at a time on each."""
+        gpus = 0 if use_cpu else torch.cuda.device_count()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(number) for number in range(gpus)]
+        return cls([names[number % gpus] for number in range(gpus * per_gpu)])
+
+    def __enter__(self) -> RunPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End all processes: when their runs are done, or at once after an error."""
+        if error[0] is None:
+            for worker in self._workers:
+                worker.connection.close()  # this ends the process
+            for worker in self._workers:
+                worker.process.join(10)
         # SIGKILL, because a training saves a checkpoint on SIGTERM. It damages no result: each is written atomically.
-        for worker in workers:
+        for worker in self._workers:
             worker.process.kill()
-        for worker in workers:
+        for worker in self._workers:
             worker.process.join()
             worker.connection.close()
+
+    def do_all(self, planned: Sequence[SizedRun], progress: EvaluationProgress) -> None:
+        """Do runs; each run writes its result.
+
+        Args:
+            planned: runs with their sizes. It is faster if runs of the same task, and within it of the same model,
+                follow each other.
+            progress: logs each run.
+
+        Raises:
+            PotstillError: a run failed whose `may_fail` is False, or the runs were interrupted. The results of finished
+                runs are written.
+        """
+        one_gpu = len(set(self.devices)) <= 1
+        if not self._workers and one_gpu and min(len(planned), len(self.devices)) <= 1:
+            do_here(planned, progress)
+            return
+        # The longest runs come first, so that no process has a long run left at the end. All seeds of a model and task
+        # have the same size, so they stay together.
+        waiting = iter(sorted(planned, key=lambda sized: -sized[1]))
+        try:
+            busy: dict[object, _Worker] = {}
+            for number, first in zip(range(len(self.devices)), waiting, strict=False):
+                worker = self._worker(number, first, min(len(self.devices), len(planned)))
+                busy[worker.connection] = worker
+            while busy:
+                for ready in wait([worker.connection for worker in busy.values()]):
+                    worker = busy[ready]
+                    _receive(worker, progress)
+                    following = next(waiting, None)
+                    if following is None:
+                        del busy[ready]
+                    else:
+                        worker.current = following
+                        _send(worker.connection, following[0])
+        except KeyboardInterrupt as error:
+            raise interrupted() from error
+
+    def _worker(self, number: int, first: SizedRun, processes: int) -> _Worker:
+        """Give a run to a waiting process, or to a new one that shares the CPU with all but one of `processes`."""
+        if number == len(self._workers):
+            process, connection = _start(self.devices[number], processes)
+            self._workers.append(_Worker(process, connection, first))
+        worker = self._workers[number]
+        worker.current = first
+        _send(worker.connection, first[0])
+        return worker
+
+
+def _receive(worker: _Worker, progress: EvaluationProgress) -> None:
+    """Log the run that a process has done.
+
+    Raises:
+        PotstillError: the process died, or its run failed and may not.
+    """
+    run, size = worker.current
+    try:
+        outcome, is_bug = worker.connection.recv()
+    except (EOFError, OSError) as error:
+        raise _died(worker) from error
+    if is_bug:
+        raise RuntimeError(f"{run}:\n{outcome}")
+    if isinstance(outcome, str) and not run.may_fail:
+        raise failed(run, outcome)
+    progress.log(run, size, outcome)
 
 
 def _start(device: str | None, processes: int) -> tuple[SpawnProcess, Connection]:
