@@ -267,6 +267,44 @@ def test_a_step_has_the_rows_of_all_its_micro_batches(
     assert ", 12 a step · " in capsys.readouterr().err
 
 
+def test_every_row_of_a_step_counts_the_same_although_the_last_micro_batch_is_shorter(
+    new_model: NewModel, glue: Path, tmp_path: Path
+) -> None:
+    bert = new_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    args = FinetuneArguments(
+        model=str(bert),
+        task="sst2",
+        task_data=str(glue),
+        output_dir=str(tmp_path / "out"),
+        use_cpu=True,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=2,
+        num_train_epochs=1,
+        optim="sgd",
+        learning_rate=0.5,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+    )
+    job = Job.prepare(args)
+    assert len(job.train) % 32 not in (0, 16)
+    assert len(job.train) < 32
+    model = job.new_model().double().eval()
+    losses = []
+    for row in range(len(job.train)):
+        batch = job.train.__getitems__([row])
+        label = int(batch.pop("labels"))
+        losses.append(-model(**batch).logits.log_softmax(dim=1)[0, label])
+    mean = torch.stack(losses).mean()
+    mean.backward()
+
+    trainer, measured = train_once(job)
+    assert measured["steps"] == 1
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(mean.item(), abs=1e-6)
+    for (name, before), after in zip(model.named_parameters(), trainer.trained.parameters(), strict=True):
+        torch.testing.assert_close(after.double(), before.detach() - 0.5 * before.grad, atol=1e-6, rtol=0, msg=name)
+
+
 def test_the_best_checkpoint_by_score(bert: Path, glue: Path, tmp_path: Path) -> None:
     args = FinetuneArguments(
         model=str(bert),
