@@ -41,10 +41,6 @@ pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
         ({"alpha_ce": 1}, "--alpha_ce is 1.0: it has no effect without --second_distillation: name a model there"),
         ({"temperature": 4}, "--temperature is 4.0: it has no effect without --second_distillation"),
         ({"soft_loss": "mse"}, "--soft_loss is 'mse': it has no effect without --second_distillation"),
-        (
-            {"second_distillation": ["student"], "alpha_ce": 0, "temperature": 4},
-            "--temperature is 4.0: it has no effect with --alpha_ce 0: leave one of them out.",
-        ),
         ({"stride": 5}, "--stride is 5: it is for tasks on questions, and --suite has none: leave it out."),
         ({"suite": "sts", "dev_share": 0.5}, "--dev_share is 0.5: it is for tasks on questions, and --suite has none"),
         (

@@ -164,14 +164,11 @@ class FinetuneArguments(FinetuneOptions):
             teacher: the option that names the teacher, or the models that have one.
 
         Raises:
-            PotstillError: there is no teacher, or its soft targets have no weight.
+            PotstillError: there is no teacher.
         """
         for name in WEIGHTS:
             idle = name in given and not getattr(self, teacher)
             self._check(name, not idle, f"has no effect without --{teacher}: name a model there, or leave it out")
-        for name in ("temperature", "soft_loss", "soft_positions"):
-            idle = name in given and self.alpha_ce == 0
-            self._check(name, not idle, "has no effect with --alpha_ce 0: leave one of them out")
 
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files
@@ -243,7 +240,6 @@ class FinetuneArguments(FinetuneOptions):
         splits = task is None or isinstance(task, OwnTask | QuestionTask)
         self._check("dev_share", usual or splits, f"is no option of {self.task}")
         self._check("dev_share", usual or declared is None, f"must stand in {declared}")
-        self._check("dev_share", usual or not self.eval_data, "has no effect with --eval_data: leave one of them out")
         if not isinstance(task, OwnTask):
             self._check("metric", self.metric is None, f"is no option of {self.task}: it has a score of its own")
             return
