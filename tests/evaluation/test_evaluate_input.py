@@ -38,6 +38,15 @@ pytestmark = pytest.mark.usefixtures("signals_restored", "no_hub", "own_cache")
         ({"teacher": "x"}, "--teacher is an option of `finetune`: give --second_distillation."),
         ({"second_distillation": ["teacher"]}, "'teacher' is none of the models after the first: choose from student."),
         ({"second_distillation": ["student"], "alpha_ce": 0, "alpha_task": 0}, "--alpha_ce is 0"),
+        ({"alpha_ce": 1}, "--alpha_ce is 1.0: it has no effect without --second_distillation: name a model there"),
+        ({"temperature": 4}, "--temperature is 4.0: it has no effect without --second_distillation"),
+        ({"soft_loss": "mse"}, "--soft_loss is 'mse': it has no effect without --second_distillation"),
+        ({"stride": 5}, "--stride is 5: it is for tasks on questions, and --suite has none: leave it out."),
+        ({"suite": "sts", "dev_share": 0.5}, "--dev_share is 0.5: it is for tasks on questions, and --suite has none"),
+        (
+            {"second_distillation": ["student"], "soft_positions": "all"},
+            "--soft_positions is 'all': it is for tasks on questions, and --suite has none",
+        ),
         ({"unlabelled": ["x.txt"]}, "--unlabelled needs --second_distillation: name the models"),
         ({"unlabelled_ratio": 2}, "--unlabelled_ratio needs --unlabelled"),
         (

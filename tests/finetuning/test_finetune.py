@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from finetuning_samples import SPANS, Json, finetuned, flags, results, write
+from finetuning_samples import SPANS, Json, finetuned, flags, results, with_labels, write
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -197,6 +197,57 @@ def test_a_head_for_other_labels_is_drawn_anew(teacher: Path, bert: Path, glue: 
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_a_head_whose_labels_are_in_another_order_is_kept_in_the_order_of_the_task(
+    new_model: NewModel, teacher: Path, glue: Path, tmp_path: Path, new_job: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def head(model: Path, task: str, **options: Any) -> Any:
+        return new_job(model=str(model), task=task, task_data=str(glue), **options).new_model()
+
+    swapped = with_labels(teacher, tmp_path / "swapped", "Positive", "Negative", order=[1, 0])
+    capsys.readouterr()
+    trained, found = load_file(teacher / "model.safetensors"), head(swapped, "sst2").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in trained.items())
+
+    # RoBERTa's head has a layer before the last one, and MNLI's order of three labels is no exchange of two.
+    three = head(new_model("roberta", max_position_embeddings=66), "mnli")
+    with torch.no_grad():
+        three.classifier.out_proj.bias.copy_(torch.arange(3.0))
+    names = ["neutral", "contradiction", "entailment"]
+    three.config.id2label = dict(enumerate(names))
+    three.config.label2id = {name: number for number, name in enumerate(names)}
+    three.save_pretrained(tmp_path / "three")
+    AutoTokenizer.from_pretrained(new_model("roberta", max_position_embeddings=66)).save_pretrained(tmp_path / "three")
+    ordered = head(tmp_path / "three", "mnli", seed=1)
+    assert ordered.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    assert torch.equal(ordered.classifier.out_proj.weight, three.classifier.out_proj.weight[[2, 0, 1]])
+    assert ordered.classifier.out_proj.bias.tolist() == [2, 0, 1]
+    assert torch.equal(ordered.classifier.dense.weight, three.classifier.dense.weight)
+    assert "head" not in capsys.readouterr().err
+
+
+def test_a_new_head_in_place_of_a_trained_one_is_told_once(
+    teacher: Path, bert: Path, glue: Path, tmp_path: Path, new_job: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(model: Path, task: str = "sst2", **options: Any) -> list[str]:
+        capsys.readouterr()
+        for seed in (0, 1):
+            new_job(model=str(model), task=task, task_data=str(glue), seed=seed, **options).new_model()
+        return [line for line in capsys.readouterr().err.splitlines() if " head " in line]
+
+    def line(model: Path, has: str, wants: str) -> list[str]:
+        return [f"the head of the model '{model}' is new, because it has {has}, and the task has {wants}"]
+
+    ours = "the labels 'negative', 'positive'"
+    other = with_labels(teacher, tmp_path / "other", "positive", "mixed", order=[1, 0])
+    assert told(other) == line(other, "the labels 'positive', 'mixed'", ours)
+    three = with_labels(teacher, tmp_path / "three", "LABEL_0", "LABEL_1", "LABEL_2", order=[1, 0, 0])
+    assert told(three) == line(three, "3 labels without names", ours)
+    assert told(teacher, "stsb") == line(teacher, ours, "a score")
+    assert told(other, freeze_encoder=True) == []
+    assert told(bert) == told(bert, "mnli") == []  # which has no head
+    assert told(teacher) == []
+
+
 def test_a_head_for_a_number_is_kept_whatever_its_name(teacher: Path, glue: Path, tmp_path: Path, new_job: Any) -> None:
     options = {"task": "stsb", "task_data": str(glue)}
     job = new_job(model=str(teacher), **options)
@@ -214,6 +265,44 @@ def test_a_step_has_the_rows_of_all_its_micro_batches(
     batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "max_steps": 1}
     finetuned(model=bert, task="sst2", task_data=glue, output_dir=tmp_path / "out", **batch)
     assert ", 12 a step · " in capsys.readouterr().err
+
+
+def test_every_row_of_a_step_counts_the_same_although_the_last_micro_batch_is_shorter(
+    new_model: NewModel, glue: Path, tmp_path: Path
+) -> None:
+    bert = new_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    args = FinetuneArguments(
+        model=str(bert),
+        task="sst2",
+        task_data=str(glue),
+        output_dir=str(tmp_path / "out"),
+        use_cpu=True,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=2,
+        num_train_epochs=1,
+        optim="sgd",
+        learning_rate=0.5,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+    )
+    job = Job.prepare(args)
+    assert len(job.train) % 32 not in (0, 16)
+    assert len(job.train) < 32
+    model = job.new_model().double().eval()
+    losses = []
+    for row in range(len(job.train)):
+        batch = job.train.__getitems__([row])
+        label = int(batch.pop("labels"))
+        losses.append(-model(**batch).logits.log_softmax(dim=1)[0, label])
+    mean = torch.stack(losses).mean()
+    mean.backward()
+
+    trainer, measured = train_once(job)
+    assert measured["steps"] == 1
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(mean.item(), abs=1e-6)
+    for (name, before), after in zip(model.named_parameters(), trainer.trained.parameters(), strict=True):
+        torch.testing.assert_close(after.double(), before.detach() - 0.5 * before.grad, atol=1e-6, rtol=0, msg=name)
 
 
 def test_the_best_checkpoint_by_score(bert: Path, glue: Path, tmp_path: Path) -> None:

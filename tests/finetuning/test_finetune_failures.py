@@ -37,7 +37,7 @@ def refused(glue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dist
     return run
 
 
-def test_options(refused: Refused, tmp_path: Path) -> None:
+def test_options(refused: Refused, tmp_path: Path, distilbert: Path) -> None:
     assert "no task 'sst3'; the tasks are cola, mnli, " in refused(task="sst3")
     assert "--task is missing" in refused(status=2, task=None)
     assert "--model is missing" in refused(model=None)
@@ -49,12 +49,14 @@ def test_options(refused: Refused, tmp_path: Path) -> None:
     for name, value in {
         "temperature": 4,
         "alpha_ce": 1,
+        "alpha_task": 1,
         "alpha_cos": 1,
         "soft_loss": "mse",
         "soft_positions": "all",
     }.items():
         message = refused(**{name: value})
         assert f"--{name} is {value!r}: it has no effect without --teacher" in message.replace(".0:", ":")
+    assert "--soft_positions is 'all': it is no option of sst2" in refused(teacher=distilbert, soft_positions="all")
     assert "--stride is 5: it is no option of sst2" in refused(stride=5)
     assert "--alpha_cos is -1.0" in refused(alpha_cos=-1)
     assert "--stride is -1" in refused(stride=-1)

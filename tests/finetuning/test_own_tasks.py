@@ -215,6 +215,7 @@ REFUSED: dict[str, tuple[Json, str]] = {
     "separator": ({"task": "multilabel", "label_separator": ""}, "--label_separator is '': it must be at least one"),
     "columns": ({"task": "classification", "columns": "text,text"}, "it names text twice"),
     "share": ({"task": "classification", "dev_share": 1.5}, "--dev_share is 1.5: it must be a share"),
+    "share of a file": ({"task": "classes", "dev_share": 0.3}, "--dev_share is 0.3: it must stand in"),
     "frozen": ({"task": "words", "freeze_encoder": True}, "--freeze_encoder is True: it is no option of"),
     "f1 of parts": (
         {"task": "parts", "metric": "f1"},

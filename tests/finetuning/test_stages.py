@@ -346,6 +346,7 @@ def test_the_transfer_set_alone_teaches(
         ({"alpha_task": 0.5}, "--alpha_task is 0.5: the stage distill learns from the unlabelled texts alone"),
         ({"unlabelled_ratio": 2}, "--unlabelled_ratio is 2.0: the stage distill learns from the unlabelled texts"),
         ({"num_hidden_layers": 1}, "--num_hidden_layers is 1: it chooses layers of --model, but the model is a new"),
+        ({"soft_positions": "all"}, "The stage distill: --soft_positions is 'all': it is no option of"),
         ({"freeze_encoder": True}, "--freeze_encoder is True: the stages train the encoder"),
         ({"resume_from_checkpoint": "folder"}, "stages continue by themselves if the command is repeated"),
         ({"stages": "pretrain,distill", "class_weights": "balanced"}, "it is for the stage finetune, which is not amo"),

@@ -13,8 +13,10 @@ from potstill.bilstm.options import NAME
 from potstill.errors import PotstillError
 from potstill.evaluation.results import Plan
 from potstill.evaluation.suites import ENCODER_SUITES
-from potstill.finetuning.finetune_arguments import FinetuneArguments
+from potstill.finetuning.finetune_arguments import OF_QUESTIONS, FinetuneArguments
+from potstill.finetuning.finetune_options import WEIGHTS
 from potstill.tasks.own import OWN, is_task_file
+from potstill.tasks.questions import QuestionTask
 from potstill.tasks.registry import TASKS, find_task, suites
 
 OPTIONS_READ = ("potstill.evaluation.suites",)
@@ -143,6 +145,7 @@ class EvaluateArguments(FinetuneArguments):
             "bilstm", self.bilstm is None or NAME in paths, f"is for a model named as lstm={NAME}: leave it out"
         )
         self._check_texts(tasks)
+        self._check_idle(tasks)
         if self.search and not tasks:
             raise PotstillError(
                 f"--search tries learning rates, but the suite {encoder_suites[0]} trains nothing: leave it out."
@@ -193,6 +196,17 @@ class EvaluateArguments(FinetuneArguments):
             raise PotstillError(
                 f"--unlabelled is for the texts of one task, but --suite has {len(tasks)}: evaluate on each separately."
             )
+
+    def _check_idle(self, tasks: Sequence[str]) -> None:
+        """Check that no option is given that every run would ignore."""
+        self._check_teaching(
+            {name for name, usual in WEIGHTS.items() if getattr(self, name) not in (None, usual)}, "second_distillation"
+        )
+        if any(isinstance(find_task(self._declared_by(task)), QuestionTask) for task in tasks):
+            return
+        for name in (*OF_QUESTIONS, "soft_positions", "dev_share"):
+            usual = getattr(self, name) in (getattr(type(self), name), WEIGHTS.get(name))
+            self._check(name, usual, "is for tasks on questions, and --suite has none: leave it out")
 
     def tasks(self) -> list[str]:
         """Return the tasks that models are fine-tuned on, in the order of the suites.

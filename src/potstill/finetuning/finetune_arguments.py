@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ from potstill.tasks.questions import QuestionTask
 from potstill.tasks.registry import find_task
 from potstill.tasks.rows import ON_BAD_ROWS
 from potstill.tasks.task import USUAL, OwnFiles, Task
+
+OF_QUESTIONS = ("stride", "max_answer_length", "n_best", "null_threshold", "on_bad_answer")
+"""Options that only tasks on questions have, beside `soft_positions` and `dev_share`."""
 
 
 def _usual(args: Any, one: Field[Any]) -> bool:
@@ -109,7 +113,7 @@ class FinetuneArguments(FinetuneOptions):
         self._check("soft_loss", self.soft_loss in ("kl", "mse"), "must be 'kl' or 'mse'")
 
     def _check_question_options(self) -> None:
-        for name in ("stride", "max_answer_length", "n_best", "null_threshold", "on_bad_answer"):
+        for name in OF_QUESTIONS:
             self._check(name, getattr(self, name) == getattr(type(self), name), f"is no option of {self.task}")
 
     def _set_teachers(self) -> None:
@@ -140,17 +144,31 @@ class FinetuneArguments(FinetuneOptions):
     def check_effects(self) -> None:
         """Check that no option is given that a single run would ignore.
 
-        `evaluate` does not ask for this: some of its runs have a teacher, and its tasks are of several kinds.
+        `evaluate` has a check of its own: some of its runs have a teacher, and its tasks are of several kinds.
 
         Raises:
             PotstillError: an option has no effect.
         """
         usual = WEIGHTS | (BILSTM_WEIGHTS if self.new_bilstm else {})
-        for name in ("alpha_ce", "alpha_cos", "temperature", "soft_loss", "soft_positions"):
-            ignored = not self.teacher and name in self.given and self.given[name] != usual[name]
-            self._check(name, not ignored, "has no effect without --teacher: name one, or leave it out")
+        self._check_teaching({name for name in WEIGHTS if self.given.get(name, usual[name]) != usual[name]}, "teacher")
         if not self.is_question:
             self._check_question_options()
+            usual_positions = self.soft_positions in (None, WEIGHTS["soft_positions"])
+            self._check("soft_positions", usual_positions, f"is no option of {self.task}")
+
+    def _check_teaching(self, given: Collection[str], teacher: str) -> None:
+        """Check that some options of a teacher's losses, which are not at their defaults, have an effect.
+
+        Args:
+            given: their names.
+            teacher: the option that names the teacher, or the models that have one.
+
+        Raises:
+            PotstillError: there is no teacher.
+        """
+        for name in WEIGHTS:
+            idle = name in given and not getattr(self, teacher)
+            self._check(name, not idle, f"has no effect without --{teacher}: name a model there, or leave it out")
 
     def _check_files(self) -> None:
         own = bool(self.task) and self.declared_task.own_files
@@ -218,8 +236,10 @@ class FinetuneArguments(FinetuneOptions):
         own = self.task is not None and (declared is not None or self.task in OWN)
         self._check("task_data", not own or self.task_data is None, f"is no option of {self.task}: give --train_data")
         self._check("dev_share", 0 < self.dev_share < 1, "must be a share between 0 and 1")
-        splits = task is None or isinstance(task, OwnTask | QuestionTask) or self.dev_share == type(self).dev_share
-        self._check("dev_share", splits, f"is no option of {self.task}")
+        usual = self.dev_share == type(self).dev_share
+        splits = task is None or isinstance(task, OwnTask | QuestionTask)
+        self._check("dev_share", usual or splits, f"is no option of {self.task}")
+        self._check("dev_share", usual or declared is None, f"must stand in {declared}")
         if not isinstance(task, OwnTask):
             self._check("metric", self.metric is None, f"is no option of {self.task}: it has a score of its own")
             return

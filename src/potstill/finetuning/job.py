@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,7 @@ from potstill.student import takes_token_types, usable_length
 from potstill.student.loading import check_vocabulary
 from potstill.student.model_files import model_folder
 from potstill.student.shallower import chosen_layers, shallower
+from potstill.tasks.rows import print_message
 
 LENGTHS = 8
 """Number of lengths of recorded batches. More lengths would save padding; with fewer, each length occurs more often."""
@@ -111,7 +113,9 @@ class Job:
     def new_model(self) -> Any:
         """Load the model with a head initialised with the seed; it returns `logits`, or start and end logits."""
         args = self.args
-        model = load_with_head(self.source, self.data.head, self.tokenizer, args.seed, **self.data.shape())
+        # A frozen encoder and a new BiLSTM have new heads in any case.
+        tell = None if args.freeze_encoder or args.new_bilstm else _tell_once
+        model = load_with_head(self.source, self.data.head, self.tokenizer, args.seed, tell, **self.data.shape())
         if args.new_bilstm:
             model.draw(args.seed)
         model = model if self.layers is None else shallower(model, self.layers)
@@ -356,6 +360,12 @@ def unlabelled_texts(args: FinetuneArguments, data: TaskData) -> Unlabelled:
     return read_unlabelled(
         args.unlabelled or (), columns, data.train, data.dev.values(), args.output_dir or "", args.on_bad_rows
     )
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    """Print a line that would be the same for the same run with another seed, or without its teacher."""
+    print_message(line)
 
 
 def _multiple(args: FinetuneArguments, max_length: int) -> int:

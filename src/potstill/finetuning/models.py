@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from transformers import (
 
 import potstill.bilstm.model  # noqa: F401 (it registers the BiLSTM with the Auto classes)
 from potstill.errors import PotstillError, first_line
+from potstill.finetuning.task_heads import fit_head
 from potstill.finetuning.teacher_labels import TeacherLabels, teacher_labels
 from potstill.panics import panics_as_errors
 from potstill.student.loading import from_files
@@ -57,17 +59,25 @@ def load_config(name: str, role: str = "model") -> PreTrainedConfig:
     return config
 
 
-def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast, seed: int, **shape: Any) -> Any:
+def load_with_head(
+    name: str,
+    head: AutoHead,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    tell: Callable[[str], None] | None = None,
+    **shape: Any,
+) -> Any:
     """Load an encoder with a head for a task.
 
-    A new head is initialised if the model has none, or if its labels have other names. A head for one number
-    is kept, whatever its name is.
+    A new head is initialised if the model has none, or if its labels have other names. A head with the same labels in
+    another order is put into the task's order. A head for one number is kept, whatever its name is.
 
     Args:
         name: folder or hub name of a model whose architecture has such a head in transformers.
         head: the auto class.
         tokenizer: the model's tokenizer; its padding id is used if the model's config has none.
         seed: seed of a new head.
+        tell: called with a line if a new head takes the place of a trained one.
         shape: fields of the config for the task: `num_labels`, `id2label`, `label2id`, `problem_type`.
 
     Raises:
@@ -75,8 +85,7 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
             pickled or incomplete.
     """
     config = load_config(name)
-    # A name is no reason for a new head if there is one number.
-    old_names = None if len(shape.get("id2label", ())) < 2 else _names(config.id2label)
+    before = [str(config.id2label[number]) for number in sorted(config.id2label)]
     vars(config).pop("threshold", None)  # of a model of several labels; a new one is chosen with the new scores
     for key, value in shape.items():
         setattr(config, key, value)
@@ -92,8 +101,9 @@ def load_with_head(name: str, head: AutoHead, tokenizer: PreTrainedTokenizerFast
             f"the weights of the model {name!r} are incomplete: {len(missing)} tensors of its encoder are not in its "
             f"files, for example {missing[0]}"
         )
-    if old_names not in (None, _names(model.config.id2label)):
-        _initialise_head(model, seed)
+    reason = fit_head(model, report, before, [*shape.get("id2label", {}).values()], seed)
+    if reason is not None and tell is not None:
+        tell(f"the head of the model {name!r} is new, because {reason}")
     return model
 
 
@@ -188,21 +198,3 @@ def load_as(head: Any, name: str, config: PreTrainedConfig, role: str, seed: int
         )
     check_finite(model, f"the {role} {name!r}")
     return model, report
-
-
-def _names(labels: dict[int, str]) -> list[str] | None:
-    """Return the names of labels in order; None if they are only numbers."""
-    names = [str(labels[number]).lower() for number in sorted(labels)]
-    return None if names == [f"label_{number}" for number in range(len(names))] else names
-
-
-def _initialise_head(model: PreTrainedModel, seed: int) -> None:
-    """Initialise the weights outside the encoder again, as transformers initialises new ones."""
-    encoder = {id(module) for module in model.base_model.modules()}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
-        for module in model.modules():
-            if module is not model and id(module) not in encoder:
-                for parameter in module.parameters(recurse=False):
-                    parameter._is_hf_initialized = False  # otherwise transformers keeps the loaded weights
-                model._init_weights(module)

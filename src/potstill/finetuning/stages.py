@@ -204,7 +204,9 @@ def _task_run(
     fixed |= {"without_teacher_too": False, "without_unlabelled_too": False}
     if stage == "distill":
         fixed |= TRANSFER_ONLY | {name: shared[name] for name in ("alpha_ce",) if name in shared}
-    return FinetuneArguments(**shared | fixed | own)
+    run = FinetuneArguments(**shared | fixed | own)
+    run.check_effects()  # before the stages ahead of it are run
+    return run
 
 
 def _values(verb: Verb, options: dict[str, Any], prog: str) -> dict[str, Any]:

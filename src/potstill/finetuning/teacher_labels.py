@@ -106,8 +106,8 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str =
     if unnamed or (all(map(is_number, labels)) and not any(map(is_number, names))):
         if len(names) == len(labels):
             return TeacherLabels(None)
-        theirs = f"{len(names)} labels without names" if unnamed else f"the labels {_some(names)}"
-        ours = f"the task has {len(labels)}" if unnamed else f"the task has {_some(labels)}"
+        theirs = f"{len(names)} labels without names" if unnamed else f"the labels {listed(names)}"
+        ours = f"the task has {len(labels)}" if unnamed else f"the task has {listed(labels)}"
         raise PotstillError(
             f"the {role} {teacher!r} has {theirs}, but {ours}: give one that is fine-tuned on this task, or name its "
             "labels in id2label of its config.json"
@@ -118,8 +118,8 @@ def teacher_labels(teacher: str, config: Any, labels: Sequence[str], role: str =
     missing = [name for name, key in zip(labels, want, strict=True) if key not in have]
     extra = [name for name, key in zip(names, have, strict=True) if key not in want]
     if missing:
-        others = f", and has {_some(extra)}, which the task does not have" if extra else ""
-        lacked = f"label{'s' * (len(missing) > 1)} {_some(missing)}"
+        others = f", and has {listed(extra)}, which the task does not have" if extra else ""
+        lacked = f"label{'s' * (len(missing) > 1)} {listed(missing)}"
         raise PotstillError(
             f"the {role} {teacher!r} lacks the task's {lacked}{others}: give one of the same labels, or correct "
             "the names in id2label of its config.json"
@@ -151,12 +151,13 @@ def left_out_message(left_out: Sequence[str], probability: float) -> str:
     """
     these = "label" if len(left_out) == 1 else "labels"
     return (
-        f"the teacher's {these} {_some(left_out)} {'is' if len(left_out) == 1 else 'are'} left out, because the task "
+        f"the teacher's {these} {listed(left_out)} {'is' if len(left_out) == 1 else 'are'} left out, because the task "
         f"does not have {'it' if len(left_out) == 1 else 'them'}; the teacher gave {100 * probability:.1f} % of its "
         f"probability to {'it' if len(left_out) == 1 else 'them'}"
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names in quotation marks with commas between, but not more than `SHOWN` of them."""
     shown = ", ".join(map(repr, names[:SHOWN]))
     return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from potstill.arguments import recipe_text, recipe_values
@@ -68,6 +69,7 @@ class FinetuneTrainer(ResumableTrainer):
             )
         self.job = job
         self.details: dict[str, Any] = {}
+        self._rows_per_batch: float | None = None  # in the current step, if its micro-batches are to count by rows
         teacher = None if job.hidden_teacher is None else job.hidden_teacher.to(args.device)
         # A frozen encoder packs rows by their lengths. It reads these on the CPU, which a CUDA graph cannot do.
         record = args.records and not isinstance(model, FrozenEncoder | BiLSTMForSequenceClassification)
@@ -133,6 +135,34 @@ class FinetuneTrainer(ResumableTrainer):
             steps = self.sampler.batches / (self.args.world_size * self.args.gradient_accumulation_steps)
             return max(1, round(len(self.job.train) / steps))
         return self._rows_of(self.args) * self.args.gradient_accumulation_steps
+
+    def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
+        """Read the micro-batches of a step as `Trainer` does, and keep how many rows they have on average.
+
+        Args:
+            arguments: those of `Trainer`.
+            options: as above.
+        """
+        batches, items = super().get_batch_samples(*arguments, **options)
+        if batches and not self.args.ranks:  # the losses of a ranking are no means over rows
+            self._rows_per_batch = sum(len(batch["input_ids"]) for batch in batches) / len(batches)
+        return batches, items
+
+    def compute_losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the named losses of a micro-batch, which counts in its step by its number of rows.
+
+        The last micro-batch of an epoch may be shorter than the others of its step. `Trainer` takes the mean over
+        micro-batches.
+
+        Args:
+            model: the given module, inside the wrappers of `Trainer`.
+            inputs: a micro-batch of the data, on the device.
+        """
+        losses = super().compute_losses(model, inputs)
+        rows, mean = len(inputs["input_ids"]), self._rows_per_batch
+        if mean is None or rows == mean:
+            return losses
+        return {name: value * (rows / mean) for name, value in losses.items()}
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any) -> Any:
         """Train as `ResumableTrainer.train` does. Heads of several teachers are folded into the model at the end."""
