@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -205,6 +206,13 @@ class RunArguments(TrainingArguments):
     def replaced(self) -> set[str]:
         """Return the names of the options that other given options replace. A recipe leaves these out."""
         return set()
+
+    def _check_teachers(self, names: Sequence[str]) -> None:
+        """Check that the folders or hub names of teachers are of different teachers."""
+        places = [str(path.resolve()) if (path := Path(name).expanduser()).is_dir() else name for name in names]
+        twice = next((name for name, place in zip(names, places, strict=True) if places.count(place) > 1), None)
+        rule = f"names {twice!r} twice: name it once, and let it count for more with --teacher_weights"
+        self._check("teacher", twice is None, rule)
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
