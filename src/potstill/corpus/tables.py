@@ -12,6 +12,7 @@ from potstill.corpus.arrow_files import check_dataset_folder, check_offsets
 from potstill.corpus.lines import BYTES_PER_LINE, MAX_DOCUMENT_BYTES, check_unpacked, too_long, unreadable
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.hub_access import hub_or_cache
 from potstill.small_files import check_regular
 
 ROWS = 64
@@ -151,7 +152,7 @@ def hub_values(name: str, config: str | None, split: str, column: str) -> Iterat
 
     where = f"the dataset {name}" + (f" ({config})" if config else "")
     try:
-        with quiet_hub():
+        with quiet_hub(), hub_or_cache():
             rows = iter(datasets.load_dataset(name, config, split=split, streaming=True))
     except Exception as error:  # of almost any type
         raise PotstillError(

@@ -10,6 +10,7 @@ import datasets
 
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.hub_access import hub_or_cache
 from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.labels import in_words, match_names
 from potstill.tasks.rows import (
@@ -199,7 +200,7 @@ def _hub_rows(task: SentenceTask, split: str, option: str, bad: BadRows) -> list
     name = (task.hub_splits or {}).get(split, split)
     where = f"the dataset {task.hub_name}" + (f" ({task.hub_config})" if task.hub_config else "")
     try:
-        with quiet_hub():
+        with quiet_hub(), hub_or_cache():
             dataset = datasets.load_dataset(task.hub_name, task.hub_config, split=name)
     except Exception as error:  # of almost any type
         raise PotstillError(
