@@ -21,6 +21,7 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 from potstill.errors import PotstillError
 from potstill.precision.fixed_point import FixedPointFormats
 from potstill.processes import launched, open_new_store
+from potstill.wording import counted
 from potstill.yaml_files import parse_yaml
 
 RECIPE = "recipe.yaml"
@@ -236,7 +237,7 @@ def check_shares(batch: int, processes: int) -> None:
     fitting = [count for count in range(1, batch + 1) if batch % count == 0]
     numbers = [count for count in fitting if count < processes][-1:] + [n for n in fitting if n > processes][:1]
     raise PotstillError(
-        f"A step of this run takes {batch} rows, which {processes} processes cannot share equally: start "
+        f"A step of this run takes {counted(batch, 'row')}, which {processes} processes cannot share equally: start "
         f"{' or '.join(map(str, numbers))}."
     )
 

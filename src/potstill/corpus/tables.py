@@ -14,6 +14,7 @@ from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 from potstill.hub_access import hub_or_cache
 from potstill.small_files import check_regular
+from potstill.wording import counted
 
 ROWS = 64
 """The largest number of rows decoded at a time. It is small, because one row may hold megabytes."""
@@ -164,7 +165,9 @@ def hub_values(name: str, config: str | None, split: str, column: str) -> Iterat
             with quiet_hub():
                 row = next(rows, None)
         except Exception as error:
-            raise PotstillError(f"Reading {where} failed after {number} rows: {first_line(error)}.") from error
+            raise PotstillError(
+                f"Reading {where} failed after {counted(number, 'row')}: {first_line(error)}."
+            ) from error
         if row is None:
             return
         number += 1

@@ -31,6 +31,7 @@ from potstill.tasks.rows import (
     rows_of,
 )
 from potstill.tasks.task import OwnFiles
+from potstill.wording import counted
 
 TRAIN, DEV = "train", "dev"
 HUB_SPLITS = {TRAIN: ("train",), DEV: ("validation", "dev", "test")}
@@ -210,7 +211,7 @@ def split_names(sources: Sequence[str]) -> list[str]:
 def all_of(sources: Sequence[str]) -> str:
     """Return how messages call several sources."""
     more = len(sources) - 1
-    return sources[0] + (f" and {more:,} more file{'s' * (more > 1)}" if more else "")
+    return sources[0] + (f" and {counted(more, 'more file')}" if more else "")
 
 
 def check_file(path: Path, endings: Sequence[str], what: str, in_words: str) -> None:
