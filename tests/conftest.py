@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from encoder_samples import save_encoder
-from hubs import hub  # noqa: F401 (a fixture)
+from hubs import hub, network  # noqa: F401 (fixtures)
 from hypothesis import HealthCheck, settings
 from samples import BLOCK_SIZE, VOCABULARY, written_text
 from terminals import terminal  # noqa: F401 (a fixture)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +21,7 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 from potstill.errors import PotstillError
 from potstill.precision.fixed_point import FixedPointFormats
 from potstill.processes import launched, open_new_store
+from potstill.wording import counted
 from potstill.yaml_files import parse_yaml
 
 RECIPE = "recipe.yaml"
@@ -206,6 +208,13 @@ class RunArguments(TrainingArguments):
         """Return the names of the options that other given options replace. A recipe leaves these out."""
         return set()
 
+    def _check_teachers(self, names: Sequence[str]) -> None:
+        """Check that the folders or hub names of teachers are of different teachers."""
+        places = [str(path.resolve()) if (path := Path(name).expanduser()).is_dir() else name for name in names]
+        twice = next((name for name, place in zip(names, places, strict=True) if places.count(place) > 1), None)
+        rule = f"names {twice!r} twice: name it once, and let it count for more with --teacher_weights"
+        self._check("teacher", twice is None, rule)
+
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             value = getattr(self, name)
@@ -228,7 +237,7 @@ def check_shares(batch: int, processes: int) -> None:
     fitting = [count for count in range(1, batch + 1) if batch % count == 0]
     numbers = [count for count in fitting if count < processes][-1:] + [n for n in fitting if n > processes][:1]
     raise PotstillError(
-        f"A step of this run takes {batch} rows, which {processes} processes cannot share equally: start "
+        f"A step of this run takes {counted(batch, 'row')}, which {processes} processes cannot share equally: start "
         f"{' or '.join(map(str, numbers))}."
     )
 

@@ -266,6 +266,7 @@ class DistillationArguments(Recipe):
         self._check("layers_seconds", not unused, "limits the time of --layers auto: leave one of them out")
         if isinstance(self.teacher, list) and len(self.teacher) == 1:
             self.teacher = self.teacher[0]
+        self._check_teachers(self.teachers)
         for name in ("hidden_size", "num_attention_heads", "intermediate_size", "embedding_size"):
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "must be above 0")

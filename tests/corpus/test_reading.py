@@ -197,6 +197,7 @@ def test_datasets_folders(tmp_path: Path) -> None:
         read(tmp_path / "plain", text_column="body")
 
 
+@pytest.mark.usefixtures("network")
 def test_hub_datasets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -213,6 +214,7 @@ def test_hub_datasets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
         list(DocumentReader([Source("some/thing", "hub")], ReadingOptions(text_column="body")))
 
 
+@pytest.mark.usefixtures("network")
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*args: Any, **options: Any) -> Any:
         raise ConnectionError("Couldn't reach 'some/thing' on the Hub\nand much more")
@@ -223,13 +225,14 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.Monkey
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("network")
 def test_a_stream_that_breaks_off_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def rows() -> Any:
         yield {"text": "a"}
         raise OSError("connection reset")
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows())
-    with pytest.raises(PotstillError, match="failed after 1 rows: connection reset"):
+    with pytest.raises(PotstillError, match="failed after 1 row: connection reset"):
         read("some/thing")
 
 

@@ -76,7 +76,7 @@ def test_layouts_with_names_of_columns(tmp_path: Path, name: str, content: str, 
         ("a.tsv", "1\ta\tb\n2\tc\t \n", "row 2, has an empty text"),
         ("a.tsv", "\ta\tb\n", "holds no pair with a score"),
         ("a.tsv", "", "holds no pair with a score"),
-        ("a.tsv", "some text\n", "line 1, has 1 columns but needs 3"),
+        ("a.tsv", "some text\n", "line 1, has 1 column but needs 3"),
         (
             "a.csv",
             "x,y\n1,2\n",

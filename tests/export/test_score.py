@@ -200,7 +200,7 @@ def test_a_bad_line_spoils_its_sentence_alone(tmp_path: Path, lines: list[str], 
     [
         ({"tokens": ["a", None], "tags": [0, 0]}, "row 2: a word was expected, not None"),
         ({"tokens": ["\ud800"], "tags": [0]}, "row 2: a word holds half a surrogate pair"),
-        ({"tokens": ["a"], "tags": [0, 1]}, "row 2, has 1 words and 2 tags"),
+        ({"tokens": ["a"], "tags": [0, 1]}, "row 2, has 1 word and 2 tags"),
         ({"tokens": ["a"], "tags": [True]}, "row 2, has the tag True"),
         ({"tokens": ["a"], "tags": [-100]}, "row 2, has the tag -100"),
         ({"tokens": ["a"]}, "row 2, does not have both a list 'tokens'"),
@@ -298,7 +298,7 @@ def test_a_second_text_is_read(sources: dict[str, Source], tmp_path: Path, capsy
         scored(source, source, None, str(tmp_path), None)
     scores = scored(source, source, None, str(tmp_path), None, "skip")
     assert (scores.bad_rows, scores.agreement.answers) == (1, 19)
-    assert str(scores).endswith("; 1 bad rows left out")
+    assert str(scores).endswith("; 1 bad row left out")
     rows = [{"text": row["text"], "second": row["text"], "label": row["label"]} for row in rows]
     file.write_text("\n".join(map(json.dumps, rows)))
     capsys.readouterr()

@@ -258,5 +258,5 @@ def test_bad_options(
     assert "is for tasks on texts: leave it out for squad" in refused(2, task="squad", task_data=squad)
     assert "the tagger" in refused({"samples": 1, "tagger": str(tmp_path / "none")})
     assert "has no trained head" in refused({"samples": 1, "tagger": str(bert)})
-    with pytest.raises(PotstillError, match="--augment makes no text from these 1 rows"):
+    with pytest.raises(PotstillError, match="--augment makes no new text from 1 row"):
         made(datasets.Dataset.from_dict({"text": ["a"]}), samples=1, mask=0, ngram=0.5)

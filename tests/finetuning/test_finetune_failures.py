@@ -86,7 +86,7 @@ def test_data(refused: Refused, tmp_path: Path) -> None:
     write(file, "sentence\tlabel\nbo\t1\ndo\t3\n")
     assert f"{file}, row 3: the label is '3', but SST-2 has 0, 1" in refused(task_data=data)
     write(file, "sentence\tlabel\nbo\t1\ndo\n")
-    assert f"{file}, line 3, has 1 columns but needs 2" in refused(task_data=data)
+    assert f"{file}, line 3, has 1 column but needs 2" in refused(task_data=data)
     write(file, "sentence\tlabel\n")
     assert "The train set of SST-2 is empty" in refused(task_data=data)
     write_sst2(data)
@@ -102,7 +102,7 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_recorded(
     for split, broken in (("train", "bol\nkim\t1\nlum\t9\n\n"), ("dev", "kim\t1\t0\n")):
         file = data / "SST-2" / f"{split}.tsv"
         write(file, file.read_text() + broken)
-    assert "train.tsv, line 14, has 1 columns but needs 2" in refused(task_data=data)
+    assert "train.tsv, line 14, has 1 column but needs 2" in refused(task_data=data)
     assert refused(task_data=data).endswith("or leave such rows out with --on_bad_rows skip.\n")
     assert "--on_bad_rows is 'maybe'" in refused_by_value("maybe")
     options: dict[str, Any] = {"model": distilbert, "task": "sst2", "task_data": data, "max_steps": 1}
@@ -185,7 +185,7 @@ def test_models(refused: Refused, distilbert: Path, tmp_path: Path) -> None:
     assert "has only pickled weights" in changed(pickled)
     assert "has no tokenizer: put its tokenizer.json and" in changed(no_tokenizer)
     assert "cannot be loaded" in changed(lambda place: (place / "model.safetensors").write_bytes(b"no"))
-    assert f"1 tensors of its encoder are not in its files, for example {layer}" in changed(
+    assert f"1 tensor of its encoder is not in its files, for example {layer}" in changed(
         tensors(lambda found: found.pop(layer))
     )
     assert "do not fit its config" in changed(tensors(lambda found: found.update({layer: torch.zeros(5)})))

@@ -232,7 +232,7 @@ def test_lists_of_one_passage(bert: Path, data: Path, tmp_path: Path, capsys: py
     assert main(flags(**options, train_data=tmp_path / "lone.jsonl")) != 0
     assert "has one passage for each query, and margin_mse compares passages" in capsys.readouterr().err
     assert main(flags(**options, train_data=tmp_path / "some.jsonl")) != 0  # for its teacher has no head
-    assert "2 of 3 queries have one passage; margin_mse skip them." in capsys.readouterr().err
+    assert "2 of 3 queries have one passage; margin_mse skips them." in capsys.readouterr().err
 
 
 def test_a_teacher_worse_than_chance_is_refused(

@@ -42,7 +42,7 @@ def test_every_format_is_read_and_what_is_left_out_is_counted(
     assert found.rows["text"][:] == ["one", "two", "three", "four, quoted", "five"]
     expected = {"texts": 5, "empty": 2, "duplicates": 2, "in_training_rows": 1, "in_scored_rows": 1, "bad": 0}
     assert found.counts == expected
-    left_out = "left out: 2 are empty, 2 occur twice, 1 are training rows, 1 are scored rows."
+    left_out = "left out: 2 are empty, 2 occur twice, 1 is a training row, 1 is a scored row."
     assert f"5 unlabelled texts from 4 files; {left_out}" in capsys.readouterr().err
 
 
@@ -71,7 +71,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match=r"no text is left of .*empty.txt, because it is empty: give other texts"):
         read(tmp_path / "empty.txt")
     (tmp_path / "known.txt").write_text("known\nscored\n")
-    with pytest.raises(PotstillError, match="because of its texts 1 are training rows, 1 are scored rows"):
+    with pytest.raises(PotstillError, match="because of its texts 1 is a training row, 1 is a scored row"):
         read(tmp_path / "known.txt")
     write_lines(tmp_path / "bad.jsonl", [{"text": 7}, {"text": "fine"}])
     with pytest.raises(PotstillError, match="row 1: a text was expected, not 7; correct the row"):

@@ -81,12 +81,12 @@ def test_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("a.txt", "one\ttwo\n" * 6, "a.txt seems to have a word on each line, but a line of a .txt file is a text"),
         ("a.txt", "one\ntwo\n\nthree\nfour\nfive\n", "a.txt seems to have a word on each line"),
         ("a.conllu", "1\ta\tNOUN\n", "a.conllu, line 1, has 3 columns instead of 10"),
-        ("a.conll", "a\tO\nb\n", "a.conll, line 2, has 1 columns instead of 2"),
+        ("a.conll", "a\tO\nb\n", "a.conll, line 2, has 1 column instead of 2"),
         ("a.jsonl", '{"body": "x"}\n', "has no column 'tokens', only 'body'"),
         ("a.jsonl", '{"tokens": ["a", null]}\n', "row 1: a word was expected, not None"),
         ("a.jsonl", '{"text": 7}\n', "row 1: a list of words, or a text, was expected, not 7"),
         ("a.docx", "x", "has a kind that cannot be read: give .conll, .conllu, "),
-        ("a.txt", "Go!\n", "no text is left of .*a.txt, because of its texts 1 are scored rows"),
+        ("a.txt", "Go!\n", "no text is left of .*a.txt, because of its texts 1 is a scored row"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, text: str, said: str) -> None:

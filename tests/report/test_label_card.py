@@ -46,7 +46,7 @@ def test_a_matrix_of_too_many_labels_is_not_drawn() -> None:
     section = "\n\n".join(label_section(details))
     assert not is_drawn(details["confusion"])
     assert PICTURE not in section
-    assert "label 0 is taken for label 1 in 1 rows" in section
+    assert "label 0 is taken for label 1 in 1 row" in section
     assert PICTURE in "\n\n".join(label_section(class_details(names[:2], [1, 1], [0, 1])))
 
 
@@ -54,7 +54,7 @@ def test_a_matrix_of_too_many_labels_is_not_drawn() -> None:
 def test_names_are_shown_as_they_are(name: str) -> None:
     page = rendered("\n\n".join(label_section(class_details([name, "b"], [1, 1], [0, 1]))))
     assert page.tables[0][1][0] == visible(name)
-    assert f"{visible(name)} is taken for b in 1 rows" in page.text
+    assert f"{visible(name)} is taken for b in 1 row" in page.text
 
 
 @pytest.mark.parametrize("count", [2, 25])

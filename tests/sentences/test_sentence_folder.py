@@ -100,6 +100,7 @@ def test_a_model_alone(teacher_folder: Path, tmp_path: Path, caplog: pytest.LogC
     np.testing.assert_array_equal(SentenceEncoder.load(tmp_path / "saved").encode(TEXTS), encoder.encode(TEXTS))
 
 
+@pytest.mark.usefixtures("network")
 def test_what_is_fetched_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = ["0_Transformer/model.safetensors", "0_Transformer/config.json", "0_Transformer/tokenizer.json"]
     left = ["pytorch_model.bin", "2_Dense/pytorch_model.bin", "onnx/model.onnx", "openvino/openvino_tokenizer.bin"]
@@ -209,7 +210,7 @@ def test_weights_of_the_model(folder: Path) -> None:
     weights = load_file(file)
     name = "encoder.layer.2.output.dense.weight"
     save_file({key: tensor for key, tensor in weights.items() if key != name}, file, metadata={"format": "pt"})
-    assert f"are incomplete: 1 tensors of the model are not in its files, {name} among them" in refusal(folder)
+    assert f"are incomplete: 1 tensor of the model is not in its files, {name} among them" in refusal(folder)
     save_file(weights | {name: weights[name] * torch.nan}, file, metadata={"format": "pt"})
     assert f"{name} has 960 weights that are not a finite number" in refusal(folder)
 

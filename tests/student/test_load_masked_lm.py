@@ -272,7 +272,7 @@ def test_weights_that_do_not_fit_the_config(folder: Path) -> None:
 
 def test_a_missing_tensor_of_the_encoder(folder: Path) -> None:
     edit_weights(folder, lambda weights: weights.pop("bert.embeddings.LayerNorm.weight"))
-    assert "1 tensors of the model are not in its files, bert.embeddings.LayerNorm.weight" in refusal(folder)
+    assert "1 tensor of the model is not in its files, bert.embeddings.LayerNorm.weight" in refusal(folder)
 
 
 def test_a_distilbert_without_its_head(make_bert: MakeBert, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def test_a_row_of_a_table_that_is_broken(case: str, tmp_path: Path, capsys: pyte
     assert bad.count == count
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert f"train.tsv: {count} bad rows are left out. " in told
+    left_out = "1 bad row is left out" if count == 1 else f"{count} bad rows are left out"
+    assert f"train.tsv: {left_out}. " in told
     assert said in told
 
 

@@ -107,7 +107,7 @@ def test_several_labels_stand_in_a_field_or_in_a_list(tmp_path: Path, capsys: py
     found = read("multilabel", train=fields, eval=fields, columns=("text", "label", "key"), label_names=names)
     assert found.labels == ("joy", "anger", "fear")
     assert found.splits["dev"]["label"][:] == [[0, 2], [1], []]
-    assert "1 of 3 rows have no label: examples of none" in capsys.readouterr().err
+    assert "1 of 3 rows has no label: an example of none" in capsys.readouterr().err
     lists = [{"text": "a", "label": ["fear", "joy"]}, {"text": "b", "label": ["anger"]}, {"text": "c", "label": []}]
     path = write_as(tmp_path, ".jsonl", lists)
     assert read("multilabel", train=path, eval=path).splits["dev"]["label"][:] == [[1, 2], [0], []]

@@ -111,7 +111,7 @@ def test_conllu_as_people_write_it(tmp_path: Path, text: str) -> None:
         (CONLLU.replace("3\tgo\tgo", "3\tgo"), "line 6, has 9 columns instead of 10"),
         (CONLLU.replace("1-2\tDon't", "1-2\tDon't\t_"), "line 2, has 11 columns instead of 10"),
         (CONLLU.replace("2\tn't", "2 n't"), "line 4, has 9 columns instead of 10"),
-        ("a comment without its sign\n" + CONLLU, "line 1, has 1 columns instead of 10"),
+        ("a comment without its sign\n" + CONLLU, "line 1, has 1 column instead of 10"),
         (CONLLU.rstrip("\n") + "\n" + ONE, "line 7, has the number '1', where word 4 of the sentence should be"),
         (CONLLU.replace("3\tgo", "4\tgo"), "line 6, has the number '4', where word 3 of the sentence should be"),
         (CONLLU.replace("\tVERB", "\t_"), r"line 6, has no part of speech \(upos is _\)"),
@@ -128,7 +128,7 @@ def test_iob1_becomes_iob2_and_bioes_stays(tmp_path: Path, capsys: pytest.Captur
     words = list("abcdef")
     first = written(tmp_path / "1.conll", conll([(words, ["I-X", "I-X", "B-X", "I-Y", "O", "I-X"])]))
     assert sentences_in(read(first)) == [(words, ["B-X", "I-X", "B-X", "B-Y", "O", "B-X"])]
-    assert "entities begin with I- in 1 of 1 sentences, as in IOB1" in capsys.readouterr().err
+    assert "entities begin with I- in 1 of 1 sentence, as in IOB1" in capsys.readouterr().err
     for tags in (["B-X", "E-X", "S-X", "S-Y", "O", "S-X"], ["B-X", "I-X", "B-X", "B-Y", "O", "B-X"]):
         file = written(tmp_path / "2.conll", conll([(words, tags)]))
         assert sentences_in(read(file)) == [(words, tags)]
@@ -139,7 +139,7 @@ def test_iob1_becomes_iob2_and_bioes_stays(tmp_path: Path, capsys: pytest.Captur
     ("name", "text", "said"),
     [
         ("a.conll", "a\tO\nb\tx\tB-X\n", "a.conll, line 2, has 3 columns instead of 2"),
-        ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', "row 1, has 2 words and 1 tags: give one for each"),
+        ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', "row 1, has 2 words and 1 tag: give one for each"),
         (
             "a.jsonl",
             '{"tokens": ["a"], "tags": [null]}',

@@ -68,14 +68,14 @@ def test_lists(write: Write, ending: str) -> None:
     assert read_lists(write(ending, rows), None, BadRows()) == [PassageList("a?", ("one", "two"), (False, True))]
     rows = [{"query": "a?", "passages": ["one", "two"]}]
     assert read_lists(write(ending, rows), None, BadRows()) == [PassageList("a?", ("one", "two"), None)]
-    with pytest.raises(PotstillError, match="has 1 queries without labels"):
+    with pytest.raises(PotstillError, match="has 1 query without labels"):
         read_lists(write(ending, rows), None, BadRows(), labelled=True)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"query": "b?", "passages": ["one", "two"], "labels": [1]}, "has 2 passages and 1 labels"),
+        ({"query": "b?", "passages": ["one", "two"], "labels": [1]}, "has 2 passages and 1 label"),
         ({"query": "b?", "passages": ["one"], "labels": ["x"]}, "has the label 'x', which is not a finite number"),
         ({"query": "b?", "passages": ["one", " "], "labels": [1, 0]}, "has an empty text"),
         ({"query": "", "passages": ["one"], "labels": [1]}, "has an empty text"),
@@ -95,12 +95,12 @@ def test_lists_that_cannot_be_used_are_refused_or_counted(
     bad = BadRows("skip")
     assert len(read_lists(file, None, bad)) == 1
     assert bad.count == 1
-    assert "1 bad rows are left out" in capsys.readouterr().err
+    assert "1 bad row is left out" in capsys.readouterr().err
 
 
 def test_some_lists_with_labels_and_some_without_are_refused(write: Write) -> None:
     good = {"query": "a?", "passages": ["one", "two"], "labels": [0, 1]}
-    with pytest.raises(PotstillError, match="has labels for 1 queries and none for 1"):
+    with pytest.raises(PotstillError, match="has labels for 1 query and none for 1"):
         read_lists(write("jsonl", [good, {"query": "b?", "passages": ["one"]}]), None, BadRows())
 
 
@@ -117,7 +117,7 @@ def test_equal_passages_are_used_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert without_duplicates("file", [one], bad) == [PassageList("a?", ("x", "y"), (True, False))]
     assert bad.count == 1
     printed = capsys.readouterr().err
-    assert "file: 1 passages stand more than once under their query" in printed
+    assert "file: 1 passage stands more than once under its query; it is used once." in printed
     with pytest.raises(PotstillError, match="of the query 'a\\?' is relevant and not relevant: 'z'"):
         without_duplicates("file", [one], BadRows())
     assert without_duplicates("f", [PassageList("a?", ("x", "x"), None)], bad) == [PassageList("a?", ("x",), None)]

@@ -115,6 +115,7 @@ def test_the_hub_s_columns_in_jsonl_and_parquet(name: str, write_split: WriteSpl
     assert rows_of(load_split(task, task.dev[0], str(table))) == expected
 
 
+@pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task, expected = GLUE[name], OFFICIAL[name][1]
@@ -132,6 +133,7 @@ def test_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[1][2] == ("validation_mismatched" if name == "mnli" else "validation")
 
 
+@pytest.mark.usefixtures("network")
 def test_an_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*where: object, **options: object) -> None:
         raise ConnectionError("no route\nto host")
@@ -150,7 +152,7 @@ def test_imdb(write_split: WriteSplit) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("sst2", "sentence\tlabel\nfine\t1\nlabel forgotten\n", r"train.tsv, line 3, has 1 columns but needs 2"),
+        ("sst2", "sentence\tlabel\nfine\t1\nlabel forgotten\n", r"train.tsv, line 3, has 1 column but needs 2"),
         ("cola", "gj04\t1\t\tFine.\ngj04\t1\t\n", r"line 2, has 3 columns but needs 4"),
         ("sst2", "sentence\tlabel\nfine\t2\n", r"row 2: the label is '2', but SST-2 has 0, 1"),
         ("rte", "index\tsentence1\tsentence2\tlabel\n0\tA\tB\tmaybe\n", r"'maybe', but RTE has entailment"),

@@ -281,7 +281,7 @@ def test_the_hub_s_files_are_found_in_a_folder(tmp_path: Path) -> None:
         ({"context": "\ud800"}, "row 2: 'context' holds half a surrogate pair"),
         ({"answers": None}, "row 2: 'answers' must be a pair of lists, not NoneType"),
         ({"answers": {"text": ["x"]}}, "row 2 has no 'answer_start', only 'text'"),
-        ({"answers": {"text": ["x"], "answer_start": []}}, "row 2 has 1 texts and 0 places of answers"),
+        ({"answers": {"text": ["x"], "answer_start": []}}, "row 2 has 1 text and 0 places of answers"),
         ({"answers": {"text": ["x"], "answer_start": [1.5]}}, "row 2: 'answer_start' must be a whole number"),
         ({"is_impossible": True}, "row 2, has answers but is marked is_impossible"),
         ({"id": "s1"}, "row 2: the id 's1' occurs a second time"),

@@ -89,16 +89,28 @@ def test_a_resumed_run_is_the_same_run(mean: str, teachers: list[str], corpus_fo
     assert_same_tensors(tensors(resumed), whole)
 
 
-def test_one_teacher_named_twice_teaches_as_it_does_alone(
+def test_two_equal_teachers_teach_as_one_does_alone(
     teacher_without_dropout: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     name = str(teacher_without_dropout)
+    copy = str(shutil.copytree(name, tmp_path / "copy"))
     alone = learned(distill(run_of([name], corpus_folder, tmp_path / "one", max_steps=2)))
     twice = learned(
-        distill(run_of([name, name], corpus_folder, tmp_path / "twice", max_steps=2, teacher_weights=[1, 5]))
+        distill(run_of([name, copy], corpus_folder, tmp_path / "twice", max_steps=2, teacher_weights=[1, 5]))
     )
     for mine, other in zip(twice[1].values(), alone[1].values(), strict=True):
         torch.testing.assert_close(mine, other, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("again", ["{0}", "{0}/", "{0}/../teacher"])
+def test_one_teacher_named_twice_is_refused(
+    again: str, teacher_folder: Path, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--corpus", str(corpus_folder), "--output_dir", str(tmp_path / "student"), "--use_cpu"]
+    assert main(["distill", "--teacher", str(teacher_folder), again.format(teacher_folder), *where]) == 1
+    printed = capsys.readouterr().err
+    assert f"names '{teacher_folder}' twice: name it once, and let it count for more with --teacher_weights" in printed
+    assert not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from potstill.bench.flops import StepFlops
 from potstill.files import write_text
 from potstill.json_files import json_text
 from potstill.training.part_clock import PartClock
+from potstill.wording import counted
 
 _PART_TITLES = {
     "data": "waiting for data",
@@ -160,7 +161,7 @@ class TrainBench:
             _shape(self.model) + (f" ← teacher {_shape(self.teacher)}" if self.teacher else ", no teacher"),
             " · ".join(_loss(name, options) for name, options in self.objective.items()),
             f"{self.speed.batch_size} × {self.block_size} tokens a device, {read} · {accumulated} · "
-            f"{self.measured_steps} steps measured after {self.warmup_steps} to warm up",
+            f"{counted(self.measured_steps, 'step')} measured after {self.warmup_steps} to warm up",
         ]
         columns = [self.speed] if self.baseline is None else [self.speed, self.baseline]
         rows = [] if self.baseline is None else [("", ["potstill", "plain"])]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from potstill.errors import PotstillError
 from potstill.student.parts import Located
+from potstill.wording import agreeing
 
 Scores = Sequence[Tensor]
 """For each layer, how much each of its heads or neurons matters, (A,) or (I,)."""
@@ -124,8 +125,9 @@ def number_to_remove(asked: float, numbers: Sequence[int], what: str, uniform: b
         raise PotstillError(f"--{what} is {asked:g}, but the model has only {total:,} {what}: lower it.")
     if count > total - layers:
         raise PotstillError(
-            f"--{what} is {asked:g}, which would remove {count:,} of {total:,} {what}, but each of the {layers} layers "
-            f"keeps at least one: at most {total - layers:,} can be removed."
+            f"--{what} is {asked:g}, which would remove {count:,} of {total:,} {what}, but "
+            f"{agreeing(layers, 'the only layer', f'each of the {layers} layers')} keeps at least one: at most "
+            f"{total - layers:,} can be removed."
         )
     if count % layers and uniform:
         below = math.floor(count / layers) * layers

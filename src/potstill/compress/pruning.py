@@ -21,6 +21,7 @@ from potstill.errors import PotstillError
 from potstill.finetuning.step import run
 from potstill.live_line import duration, say
 from potstill.student.parts import Located
+from potstill.wording import counted
 
 AGREEMENT = 1e-3
 """Largest difference between the logits of the cut model and of the masked one, as a share of the largest logit. In
@@ -232,9 +233,9 @@ def progress(number: int, steps: int, point: Point, started: float, done: int) -
     left = (time.monotonic() - started) / max(done, 1) * (steps - number)
     parts = [f"step {number}/{steps}"]
     if point.heads:
-        parts.append(f"{point.heads:,} heads removed ({point.heads_share:.0%})")
+        parts.append(f"{counted(point.heads, 'head')} removed ({point.heads_share:.0%})")
     if point.neurons:
-        parts.append(f"{point.neurons:,} neurons removed ({point.neurons_share:.0%})")
+        parts.append(f"{counted(point.neurons, 'neuron')} removed ({point.neurons_share:.0%})")
     parts.append(f"score {point.score:.1f}")
     if point.speed is not None:
         parts.append(f"{point.milliseconds:.2f} ms a text ({point.speed:.2f} × as fast)")

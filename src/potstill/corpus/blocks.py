@@ -19,6 +19,7 @@ from potstill.corpus.integrity import check_files, check_ids, checksums, fingerp
 from potstill.corpus.manifest import Manifest
 from potstill.corpus.tokenizer import load_tokenizer, placeholders, warn_once
 from potstill.errors import PotstillError
+from potstill.wording import counted
 
 
 class Blocks(Dataset[dict[str, torch.Tensor]]):
@@ -140,8 +141,8 @@ class ShuffledSampler(Sampler[int]):
     def __init__(self, blocks: int, global_batch: int, seed: int) -> None:
         if blocks < global_batch:
             raise PotstillError(
-                f"The corpus has {blocks} blocks, fewer than the {global_batch} of one optimiser step: lower "
-                "--per_device_train_batch_size or --gradient_accumulation_steps, or prepare more text."
+                f"The corpus has {counted(blocks, 'block')}, fewer than the {global_batch} of one optimiser step: "
+                "lower --per_device_train_batch_size or --gradient_accumulation_steps, or prepare more text."
             )
         self.blocks = blocks
         self.global_batch = global_batch
@@ -226,14 +227,16 @@ class Corpus:
         parts = [f"{self.folder} · blocks of {self.manifest.block_size} tokens"]
         for name, split in self.manifest.splits.items():
             parts.append(
-                f"{name}: {_counted(split.blocks, 'block')} of {_counted(split.documents, 'document')}, "
-                f"{split.tokens:,} tokens ({split.dropped_tokens:,} dropped)"
+                f"{name}: {counted(split.blocks, 'block')} of {counted(split.documents, 'document')}, "
+                f"{counted(split.tokens, 'token')} ({split.dropped_tokens:,} dropped)"
             )
         if (whole := self.manifest.whole_tokenizer) is not None:
             parts.append(f"vocabulary: {self.manifest.tokenizer.vocab_size:,} of {whole.vocab_size:,} tokens kept")
         if self.manifest.language_exponent is not None:
             exponent = self.manifest.language_exponent
-            parts.append(f"{len(self.manifest.languages):,} languages by their size to the power of {exponent:g}")
+            parts.append(
+                f"{counted(len(self.manifest.languages), 'language')} by their size to the power of {exponent:g}"
+            )
         skipped = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in self.manifest.skipped.items())
         what = "documents" if self.manifest.unit == "blocks" else "documents and texts"
         return " · ".join([*parts, f"skipped {what}: {skipped}"])
@@ -359,7 +362,3 @@ class Corpus:
             return self.kept_tokens
         self.check_tokenizer(tokenizer, name)
         return None
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

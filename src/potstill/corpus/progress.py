@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from potstill.live_line import LiveLine
+from potstill.wording import counted
 
 
 class PrepareProgress(LiveLine):
@@ -36,7 +37,7 @@ class PrepareProgress(LiveLine):
         self.update(
             share,
             [
-                f"{self.documents:,} documents",
+                counted(self.documents, "document"),
                 f"{self.bytes / 1e6:,.1f} MB",
                 f"{self.tokens:,} tokens",
                 "" if share is None else self.left(share),

@@ -24,6 +24,7 @@ from potstill.corpus.tables import (
 )
 from potstill.errors import PotstillError, first_line
 from potstill.json_files import loads
+from potstill.wording import counted
 
 SampleBy = Literal["line", "paragraph", "document"]
 OnBadText = Literal["error", "skip"]
@@ -203,7 +204,7 @@ def _field_values(
             header = fields
         elif len(fields) != len(header):
             raise PotstillError(
-                f"{path}, line {number} has {len(fields)} columns instead of {len(header)}: correct the row."
+                f"{path}, line {number} has {counted(len(fields), 'column')} instead of {len(header)}: correct the row."
             )
         else:
             yield number, fields[header.index(column)]

@@ -12,7 +12,9 @@ from potstill.corpus.arrow_files import check_dataset_folder, check_offsets
 from potstill.corpus.lines import BYTES_PER_LINE, MAX_DOCUMENT_BYTES, check_unpacked, too_long, unreadable
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.hub_access import hub_or_cache
 from potstill.small_files import check_regular
+from potstill.wording import counted
 
 ROWS = 64
 """The largest number of rows decoded at a time. It is small, because one row may hold megabytes."""
@@ -151,7 +153,7 @@ def hub_values(name: str, config: str | None, split: str, column: str) -> Iterat
 
     where = f"the dataset {name}" + (f" ({config})" if config else "")
     try:
-        with quiet_hub():
+        with quiet_hub(), hub_or_cache():
             rows = iter(datasets.load_dataset(name, config, split=split, streaming=True))
     except Exception as error:  # of almost any type
         raise PotstillError(
@@ -163,7 +165,9 @@ def hub_values(name: str, config: str | None, split: str, column: str) -> Iterat
             with quiet_hub():
                 row = next(rows, None)
         except Exception as error:
-            raise PotstillError(f"Reading {where} failed after {number} rows: {first_line(error)}.") from error
+            raise PotstillError(
+                f"Reading {where} failed after {counted(number, 'row')}: {first_line(error)}."
+            ) from error
         if row is None:
             return
         number += 1

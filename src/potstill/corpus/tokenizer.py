@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from potstill.corpus.casing import contradiction, unstated_options
 from potstill.corpus.tokenizer_limits import check_limits
 from potstill.errors import PotstillError, first_line
+from potstill.hub_access import hub_or_cache
 from potstill.json_files import read_object
 from potstill.panics import panics_as_errors
 from potstill.small_files import check_model_folder, check_parts
@@ -163,7 +164,7 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
             check_parts(_object_or_none(folder / CONFIG), f"the {CONFIG} of the {role} {name!r}")
     options = {} if token_types else {"model_input_names": ["input_ids", "attention_mask"]}
     try:
-        with quiet_hub(), panics_as_errors():
+        with quiet_hub(), nullcontext() if Path(name).exists() else hub_or_cache(), panics_as_errors():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
             unstated, decision = unstated_options(name, tokenizer) if tokenizer.is_fast else ({}, "")
             if unstated:
@@ -189,6 +190,8 @@ def load_tokenizer(name: str, token_types: bool = True, role: str = "tokenizer")
             f"The {role} {name!r} has no tokenizer: put its tokenizer.json and tokenizer_config.json there."
         )
     check_limits(tokenizer, name)
+    if "local_files_only" in tokenizer.init_kwargs:  # is saved too, and a student should not tell of the network
+        tokenizer.init_kwargs["local_files_only"] = False
     for line in (decision, contradiction(name, tokenizer)):
         if line:
             warn_once(line)

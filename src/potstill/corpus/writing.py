@@ -28,6 +28,7 @@ from potstill.corpus.tokenizer import TokenizerSpec, save_tokenizer
 from potstill.errors import PotstillError, advice, first_line
 from potstill.files import complete_folder
 from potstill.versions import version
+from potstill.wording import agreeing, counted
 
 logger = logging.getLogger(__name__)
 
@@ -205,9 +206,10 @@ def _write_blocks(
 def _check_splits(splits: dict[str, SplitRecord], content: int, validation_fraction: float) -> None:
     train, validation = splits["train"], splits["validation"]
     if train.blocks == 0:
-        held_out = f"{validation.documents:,} documents with {validation.tokens:,} tokens are held out"
+        documents, tokens = counted(validation.documents, "document"), counted(validation.tokens, "token")
+        held_out = f"{documents} with {tokens} {agreeing(validation.documents, 'is', 'are')} held out"
         raise PotstillError(
-            f"The text gives {train.tokens} tokens to train on, fewer than the {content} of one block: "
+            f"The text gives {counted(train.tokens, 'token')} to train on, fewer than the {content} of one block: "
             "give more text or a smaller --block_size"
             + (f", or a lower --validation_fraction: {held_out}." if validation.tokens else ".")
         )

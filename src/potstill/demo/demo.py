@@ -29,6 +29,7 @@ from potstill.training.distill import distill_language_model
 from potstill.training.hardware import multiplies_bfloat16
 from potstill.training.layer_search import blocks_to_read
 from potstill.training.output import RESULTS
+from potstill.wording import counted
 
 SENTENCES = (
     "Paris is the capital of {mask}.",
@@ -206,8 +207,8 @@ def _report(rows: list[_Row], filled: list[list[str]], results: dict[str, Any], 
     """Return the HTML report of the demo: its own tables, and then what `potstill report` shows of both runs."""
     cost, alone = results["student"]["cost"], results["alone"]["cost"]
     what = (
-        f"{cost['steps']} steps, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds with the teacher and "
-        f"{alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that "
+        f"{counted(cost['steps'], 'step')}, {cost['tokens']:,} tokens, {cost['seconds']:.0f} seconds with the teacher "
+        f"and {alone['seconds']:.0f} without, on {cost['hardware']}. Held-out: masked LM on articles that "
         "neither teacher nor students trained on. Both students started from the teacher's layers "
         f"{_listed_layers(results['student'])}, counted from 0: the best of "
         f"{len(results['student']['layer_search']['tried'])} choices that were measured before training."

@@ -13,6 +13,7 @@ from potstill.evaluation.results import RunResult
 from potstill.evaluation.statistics import Comparison, Scores, beyond_spread
 from potstill.evaluation.tables import BEYOND, Grid
 from potstill.report.markdown import NOTHING, visible
+from potstill.wording import agreeing, counted
 
 FIGURES = ("precision", "recall", "f1")
 FEW = 30
@@ -125,13 +126,13 @@ def label_notes(tables: Sequence[LabelTable], reference: str) -> list[str]:
         marked = sum(bool(one.beyond_spread) for one in table.labels)
         beyond = f", {marked} of these beyond the spread ({BEYOND})" if marked else ""
         middle = f"; the median difference is {statistics.median(changes):+.1f}" if changes else ""
-        of = f"{table.title}, {table.model}: of {len(table.labels)} labels"
+        of = f"{table.title}, {table.model}: of {counted(len(table.labels), 'label')}"
         notes.append(f"{of} {lost} lose and {gained} gain{beyond}{middle}.")
         few = sum(one.support < FEW for one in table.labels)
         if few:
             notes.append(
-                f"{table.title}: {few} labels have fewer than {FEW} rows, so that a single row moves their F1 by about "
-                f"{100 / FEW / 2:.0f} points or more."
+                f"{table.title}: {counted(few, 'label')} {agreeing(few, 'has', 'have')} fewer than {FEW} rows, so "
+                f"that a single row moves the F1 by about {100 / FEW / 2:.0f} points or more."
             )
         alone = sorted({one.label for one in table.labels if one.model is None or one.reference is None})
         if alone:

@@ -24,6 +24,7 @@ from potstill.json_files import check_finite
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.training.hardware import hardware
 from potstill.versions import versions
+from potstill.wording import counted
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class EncoderRuns:
         size = float(sum(_size(one) for *_, sets in cells for _, one in sets))
         progress = EvaluationProgress(size, count, count - missing)
         before = f", {count - missing} of them done before" if missing < count else ""
-        print(f"{count} run{'' if count == 1 else 's'} without training{before}", file=sys.stderr, flush=True)
+        print(f"{counted(count, 'run')} without training{before}", file=sys.stderr, flush=True)
         with progress:
             for model, seed, sets in cells:
                 if sets:

@@ -30,6 +30,7 @@ from potstill.student.model_files import model_folder
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.registry import title_of
 from potstill.training.run_record import model_fingerprint
+from potstill.wording import counted
 
 SMALL = 50_000_000
 """A run of a model with fewer parameters leaves most of a GPU idle."""
@@ -244,7 +245,7 @@ class _Evaluation:
         self._run_teachers(list(dict.fromkeys(run.task for run in missing if run.options["teacher"])))
         done = len(planned) - len(missing)
         before = f", {done} of them done before" if done else ""
-        runs = " ".join(part for part in (f"{len(planned)} runs", purpose) if part)
+        runs = " ".join(part for part in (counted(len(planned), "run"), purpose) if part)
         print(runs + before, file=sys.stderr, flush=True)
         self._run_all(missing, len(planned))
 

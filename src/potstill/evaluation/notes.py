@@ -14,6 +14,7 @@ from potstill.tasks.glue import SUITE
 from potstill.tasks.metrics import UNITS
 from potstill.tasks.own import OWN
 from potstill.tasks.registry import suites
+from potstill.wording import agreeing, counted
 
 LEARNED = 20.0
 """Score in percent from which a model has learned a task for certain. Below it, scores of small sets jump by chance."""
@@ -121,7 +122,10 @@ def _missing(comparison: Comparison) -> list[str]:
             models.append(f"{model} on {', '.join(tasks)}")
     planned = len(plan.runs())
     if models:
-        messages.append(f"{planned - len(comparison.runs)} of {planned} runs are missing: {'; '.join(models)}.")
+        messages.append(
+            f"{planned - len(comparison.runs)} of {counted(planned, 'run')} "
+            f"{agreeing(planned - len(comparison.runs), 'is', 'are')} missing: {'; '.join(models)}."
+        )
     partial = [key for key in comparison.scores if comparison.missing(*key)]
     if partial:
         single = [
@@ -228,7 +232,10 @@ def _teachers(comparison: Comparison) -> list[str]:
         counts = [run.unlabelled["texts"] for run in comparison.runs if run.model == model and run.unlabelled]
         if counts:
             texts = _distinct(f"{count:,}" for count in counts)
-            messages.append(f"{model} learned from {texts} unlabelled texts too, by the soft targets of its teacher.")
+            messages.append(
+                f"{model} learned from {texts} unlabelled "
+                f"{agreeing(max(counts), 'text', 'texts')} too, by the soft targets of its teacher."
+            )
     return messages
 
 

@@ -17,6 +17,7 @@ from potstill.tasks.labels import score_of
 from potstill.tasks.pairs import fingerprint_of
 from potstill.tasks.ranking import ndcg, recall, reciprocal_rank
 from potstill.tasks.rows import PACKED, BadRows, NumberedRow, OnBadRows, json_rows, text_fault, text_lines
+from potstill.wording import counted
 
 PASSAGES_AT_A_TIME = 2**16
 """Passages whose embeddings are in memory at the same time."""
@@ -180,7 +181,7 @@ def _judgement_rows(file: Path, bad: BadRows) -> Iterator[NumberedRow]:
                     f"{file}, line 1, is neither the header {' '.join(JUDGEMENTS)} nor such a row, with tabs between"
                 )
         elif len(fields) != 3:
-            bad.add(f"{file}, line {number}, has {len(fields)} columns instead of 3: tabs separate them")
+            bad.add(f"{file}, line {number}, has {counted(len(fields), 'column')} instead of 3: tabs separate them")
         else:
             yield number, dict(zip(JUDGEMENTS, fields, strict=True))
 

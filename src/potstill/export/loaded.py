@@ -17,6 +17,7 @@ from potstill.sentences.encoder import SentenceEncoder, load_encoder_tokenizer
 from potstill.sentences.folder import MODULES, read_layout
 from potstill.sentences.reranker import Reranker
 from potstill.student.loading import check_vocabulary
+from potstill.wording import counted
 
 
 class RuntimeModel(nn.Module):
@@ -72,7 +73,7 @@ def load_exported(exported: ExportedFolder, threads: int | None = None) -> Expor
         return _encoder(exported, threads, folder, model_is)
     config = exported.config()
     if exported.task != "text-classification" or config.num_labels != 1:
-        labels = f" with {config.num_labels} labels" if exported.task == "text-classification" else ""
+        labels = f" with {counted(config.num_labels, 'label')}" if exported.task == "text-classification" else ""
         raise PotstillError(
             f"{model_is} is for {exported.task}{labels}, so it is neither a sentence encoder nor a reranker: export "
             "one of these"

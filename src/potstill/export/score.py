@@ -33,6 +33,7 @@ from potstill.tasks.squad_answers import find_answers
 from potstill.tasks.squad_score import score_answers
 from potstill.tasks.squad_windows import make_windows
 from potstill.tasks.sts import read_sts
+from potstill.wording import counted
 
 ROWS_AT_A_TIME = 8
 MASKED_SHARE = 0.15
@@ -63,7 +64,7 @@ class Scores:
     def __str__(self) -> str:
         names = [name for name in self.before if name != "score"]
         metrics = ", ".join(f"{name} {self.before[name]:.2f} → {self.after[name]:.2f}" for name in names)
-        left_out = f"; {self.bad_rows:,} bad rows left out" * bool(self.bad_rows)
+        left_out = f"; {counted(self.bad_rows, 'bad row')} left out" * bool(self.bad_rows)
         return f"{metrics}; {self.agreement}{left_out}"
 
 
@@ -212,7 +213,7 @@ def _sentence_task(source: Source, name: str | None) -> SentenceTask:
     if config.num_labels != max(1, len(task.labels)):
         raise PotstillError(
             f"The model {source.name!r} is not for {task.title}: it is for {source.head.task} with "
-            f"{config.num_labels} label{'s' * (config.num_labels > 1)}. Name its own task with --task."
+            f"{counted(config.num_labels, 'label')}. Name its own task with --task."
         )
     return task
 

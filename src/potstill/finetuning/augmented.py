@@ -27,6 +27,7 @@ from potstill.live_line import LiveLine
 from potstill.student.model_files import model_folder
 from potstill.tasks.rows import print_message
 from potstill.training.run_record import model_fingerprint
+from potstill.wording import counted
 
 VERSION = 1
 """Of the way in which texts are made. After a change here, no earlier texts are used."""
@@ -82,12 +83,10 @@ def augmented(
     counts = read_object(folder / COUNTS, "The file", "delete its folder")
     left_out = counts["duplicates"] + counts["in_training_rows"] + counts["in_scored_rows"]
     if not counts["texts"]:
-        raise PotstillError(
-            f"--augment makes no text from these {len(train):,} rows that is not one of them: raise its probabilities."
-        )
+        raise PotstillError(f"--augment makes no new text from {counted(len(train), 'row')}: raise its probabilities.")
     print_message(
-        f"{counts['texts']:,} synthetic texts from {len(train):,} rows; left out: {left_out:,} that occur twice or are "
-        f"rows of the task, {counts['empty']:,} that are empty."
+        f"{counted(counts['texts'], 'synthetic text')} from {counted(len(train), 'row')}; left out: {left_out:,} that "
+        f"occur twice or are rows of the task, {counts['empty']:,} that are empty."
     )
     return Unlabelled(_open(folder / TEXTS), counts, mask)
 

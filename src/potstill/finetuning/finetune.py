@@ -28,6 +28,7 @@ from potstill.training.control import TrainingInterrupted
 from potstill.training.emissions import measured_emissions
 from potstill.training.hub import upload
 from potstill.training.output import atomic_output, claimed_output_dir
+from potstill.wording import agreeing, counted
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Finetuned:
         if left_out:
             lines.append(f"bad rows left out: {', '.join(left_out)}")
         if results["bad_answers"]:
-            lines.append(f"{results['bad_answers']} answers left out because their context does not contain them")
+            count = results["bad_answers"]
+            its, it = agreeing(count, "its", "their"), agreeing(count, "it", "them")
+            lines.append(f"{counted(count, 'answer')} left out because {its} context does not contain {it}")
         return "\n".join([*lines, f"wrote {self.folder}/"])
 
 
@@ -186,12 +189,12 @@ def _metrics(results: dict[str, Any]) -> str:
 
 
 def _stage(stage: dict[str, Any]) -> str:
-    figure = f"score {stage['score']:.1f}" if "score" in stage else f"{stage['steps']:,} steps"
+    figure = f"score {stage['score']:.1f}" if "score" in stage else counted(stage["steps"], "step")
     return f"{stage['stage']} ({figure})"
 
 
 def _rows(results: dict[str, Any]) -> str:
     rows, unlabelled = results["rows"], results["unlabelled"]
-    taught = f"{unlabelled['texts']:,} unlabelled texts" if unlabelled else ""
-    train = taught if taught and not rows["train"] else f"{rows['train']:,} training rows"
+    taught = counted(unlabelled["texts"], "unlabelled text") if unlabelled else ""
+    train = taught if taught and not rows["train"] else counted(rows["train"], "training row")
     return f"{train}, {sum(rows.values()) - rows['train']:,} scored"

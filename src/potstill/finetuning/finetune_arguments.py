@@ -127,9 +127,7 @@ class FinetuneArguments(FinetuneOptions):
             )
         if count < 2:
             return
-        twice = next((name for name in self.teachers if self.teachers.count(name) > 1), None)
-        rule = f"names {twice!r} twice: name it once, and let it count for more with --teacher_weights"
-        self._check("teacher", twice is None, rule)
+        self._check_teachers(self.teachers)
         self.teacher_heads = self.teacher_heads or "average"
         kinds = ("average", "separate")
         self._check("teacher_heads", self.teacher_heads in kinds, "must be 'average' or 'separate'")

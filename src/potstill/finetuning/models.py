@@ -27,6 +27,7 @@ from potstill.student.loading import from_files
 from potstill.student.model_files import check_model_files, model_folder
 from potstill.student.quiet import quiet_loading
 from potstill.student.weights import Weights, check_finite
+from potstill.wording import agreeing, counted
 
 _GIVES = {"single_label_classification": "one label", "multi_label_classification": "any number of labels"}
 """`problem_type` in a config → what such a model gives a text."""
@@ -98,8 +99,8 @@ def load_with_head(
     missing = sorted(key for key in report["missing_keys"] if key.startswith(inner) and ".pooler." not in key)
     if missing:
         raise PotstillError(
-            f"the weights of the model {name!r} are incomplete: {len(missing)} tensors of its encoder are not in its "
-            f"files, for example {missing[0]}"
+            f"the weights of the model {name!r} are incomplete: {counted(len(missing), 'tensor')} of its encoder "
+            f"{agreeing(len(missing), 'is', 'are')} not in its files, for example {missing[0]}"
         )
     reason = fit_head(model, report, before, [*shape.get("id2label", {}).values()], seed)
     if reason is not None and tell is not None:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
 from potstill.finetuning.rows import Array, Rows, sample_rows
+from potstill.hub_access import hub_or_cache
 from potstill.tasks.load import no_dataset
 from potstill.tasks.questions import QuestionTask
 from potstill.tasks.rows import BadRows, OnBadRows, print_message
@@ -165,7 +166,7 @@ class QuestionData:
 
 def _of_hub(name: str, split: str) -> datasets.Dataset:
     try:
-        with quiet_hub():
+        with quiet_hub(), hub_or_cache():
             return datasets.load_dataset(name, split=split)
     except Exception as error:  # of almost any type
         raise PotstillError(

@@ -18,6 +18,7 @@ from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.ranking import rank_measures
 from potstill.tasks.rerank_lists import PassageList, find_file, read_lists, without_duplicates
 from potstill.tasks.rows import BadRows, OnBadRows, print_message
+from potstill.wording import agreeing, counted
 
 TRAIN, DEV = "train", "dev"
 
@@ -75,10 +76,10 @@ class RerankData:
             raise PotstillError(
                 f"{files[1]} has no query with both a relevant and an irrelevant passage: check its labels."
             )
-        if len(dev) < len(scored):
+        if count := len(scored) - len(dev):
             print_message(
-                f"{files[1]}: {len(scored) - len(dev):,} of {len(scored):,} queries are not scored, because all or "
-                "none of their passages are relevant."
+                f"{files[1]}: {count:,} of {len(scored):,} queries {agreeing(count, 'is', 'are')} not scored, because "
+                f"all or none of {agreeing(count, 'its', 'their')} passages are relevant."
             )
         self.bad_rows = {name: rows.count for name, rows in bad.items()}
         self.train = _dataset(_sample(train, max_train_samples))
@@ -114,7 +115,8 @@ class RerankData:
         wrong = int((~np.isfinite(scores)).sum())
         if wrong:
             raise PotstillError(
-                f"The model's scores of {wrong} of the {len(scores)} passages of dev are not finite, so the model "
+                f"The model's scores of {wrong} of the {counted(len(scores), 'passage')} of dev are not finite, so "
+                "the model "
                 "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
             )
         return {**rank_measures(scores, marks_of(dev[DEV]))}
@@ -165,7 +167,10 @@ def _check_train(path: str, lists: Sequence[PassageList], objective: RankingObje
             f"{path} has one passage for each query, and {' and '.join(comparing)} compare{'s' * (len(comparing) == 1)}"
             " passages: give several passages for a query, or the loss score_mse."
         )
-    print_message(f"{path}: {lone:,} of {len(lists):,} queries have one passage; {' and '.join(comparing)} skip them.")
+    print_message(
+        f"{path}: {lone:,} of {counted(len(lists), 'query', 'queries')} {agreeing(lone, 'has', 'have')} one passage; "
+        f"{' and '.join(comparing)} skip{'s' * (len(comparing) == 1)} {agreeing(lone, 'it', 'them')}."
+    )
 
 
 def _sample(lists: Sequence[PassageList], limit: int | None) -> list[PassageList]:

@@ -16,6 +16,7 @@ from potstill.tasks.load import load_split
 from potstill.tasks.per_label import class_details
 from potstill.tasks.rows import BadRows, OnBadRows
 from potstill.tasks.sentence import SentenceTask
+from potstill.wording import counted
 
 TOKENISED_AT_A_TIME = 10_000
 
@@ -134,8 +135,8 @@ def check_logits(logits: Array, split: str) -> None:
     wrong = int((~np.isfinite(logits).all(axis=1)).sum())
     if wrong:  # argmax would choose NaN
         raise PotstillError(
-            f"The model's logits for {wrong} of the {len(logits)} rows of {split} are not finite, so the model "
-            "cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
+            f"The model's logits for {wrong} of the {counted(len(logits), 'row')} of {split} are not finite, so the "
+            "model cannot be scored: train with a lower --learning_rate, or in float32 (--bf16 false --fp16 false)."
         )
 
 

@@ -40,6 +40,7 @@ from potstill.training.memory import fitting_memory
 from potstill.training.resumable import ResumableTrainer
 from potstill.training.run_record import model_fingerprint, table_hash
 from potstill.versions import versions
+from potstill.wording import counted
 
 
 class FinetuneTrainer(ResumableTrainer):
@@ -64,7 +65,7 @@ class FinetuneTrainer(ResumableTrainer):
         rows = job.drawn + (len(job.train) if job.train.labelled is None else job.train.labelled)
         if args.dataloader_drop_last and rows < self._rows_of(args):
             raise PotstillError(
-                f"--dataloader_drop_last leaves nothing of {rows} rows, because a batch has "
+                f"--dataloader_drop_last leaves nothing of {counted(rows, 'row')}, because a batch has "
                 f"{self._rows_of(args)}: leave it out."
             )
         self.job = job
@@ -364,13 +365,13 @@ def _headline(model: PreTrainedModel, job: Job) -> str:
         heads = ", a head for each" if args.teacher_heads == "separate" else ""
         teacher = f" ← soft targets of {count} teachers{heads}"
     batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    rows = f"{len(job.train):,}"
+    rows = counted(len(job.train), "row")
     if (labelled := job.train.labelled) is not None:
-        rows = f"{job.drawn:,} of {len(job.train) - labelled:,} unlabelled"
+        rows = f"{job.drawn:,} of {counted(len(job.train) - labelled, 'unlabelled row')}"
         rows = f"{labelled:,} labelled and {rows}" if labelled else rows
-    rows = f"{rows} rows, {job.train.lengths.mean():.0f} tokens each"
+    rows = f"{rows}, {job.train.lengths.mean():.0f} tokens each"
     if args.ranks:
-        rows = f"{len(set(job.train.values['lists'].tolist())):,} lists of {rows}"
+        rows = f"{counted(len(set(job.train.values['lists'].tolist())), 'list')} of {rows}"
     return (
         f"{args.declared_task.name} · {model.config.model_type}, {parameters:,} parameters{frozen}{teacher} · {rows}, "
         f"{batch:,} a step · {precision} on {devices}{hardware(args.device)}"

@@ -20,6 +20,7 @@ from potstill.tasks.own import OwnTask
 from potstill.tasks.own_tables import TRAIN, open_table
 from potstill.tasks.rows import BadRows, OnBadRows, print_message, text_fault, text_lines
 from potstill.tasks.task import OwnFiles, Task
+from potstill.wording import agreeing, counted
 
 OPTION = "--unlabelled"
 
@@ -200,19 +201,21 @@ class Sieve:
         """
         counts = {"texts": len(self._kept), **self._left_out, "bad": bad.count}
         words = {
-            "empty": "are empty",
-            "duplicates": "occur twice",
-            "in_training_rows": "are training rows",
-            "in_scored_rows": "are scored rows",
-            "bad": "cannot be read",
+            "empty": ("is empty", "are empty"),
+            "duplicates": ("occurs twice", "occur twice"),
+            "in_training_rows": ("is a training row", "are training rows"),
+            "in_scored_rows": ("is a scored row", "are scored rows"),
+            "bad": ("cannot be read", "cannot be read"),
         }
-        left_out = ", ".join(f"{counts[name]:,} {what}" for name, what in words.items() if counts[name])
+        left_out = ", ".join(
+            f"{counts[name]:,} {agreeing(counts[name], *what)}" for name, what in words.items() if counts[name]
+        )
         where = sources[0].name if len(sources) == 1 else f"{len(sources):,} files"
         if not self._kept:
             reason = f"of its texts {left_out}" if left_out else "it is empty"
             raise PotstillError(f"{OPTION}: no text is left of {where}, because {reason}: give other texts.")
         more = f"; left out: {left_out}" if left_out else ""
-        print_message(f"{len(self._kept):,} unlabelled texts from {where}{more}.")
+        print_message(f"{counted(len(self._kept), 'unlabelled text')} from {where}{more}.")
         return counts
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from potstill.errors import PotstillError
 from potstill.objective.chunks import Projection, Targets, softmax
 from potstill.objective.softmax import softmax_losses_
+from potstill.wording import counted
 
 Mean = Literal["probabilities", "logits"]
 
@@ -52,7 +53,7 @@ class Ensemble:
         given = [1.0] * count if weights is None else list(weights)
         if len(given) != count:
             raise PotstillError(
-                f"--teacher_weights has {len(given)} number{'s' * (len(given) != 1)}, but there "
+                f"--teacher_weights has {counted(len(given), 'number')}, but there "
                 f"{'is 1 teacher' if count == 1 else f'are {count} teachers'}: give one weight for each, in the order "
                 "of --teacher."
             )

@@ -19,6 +19,7 @@ from potstill.objective.parts import LogitsMSE, MaskedLM, SoftTargets
 from potstill.objective.term import Batch, Encoded, Flops, Term, Weighted
 from potstill.objective.vocabulary import Vocabulary
 from potstill.student import Reads, family_of
+from potstill.wording import counted
 
 Value = Callable[[Batch], Tensor]
 _PARTS = (SoftTargets, MaskedLM, LogitsMSE)
@@ -181,8 +182,8 @@ class Objective:
                 for layer in reads.hidden | reads.attention:
                     if not -depth <= layer < depth:
                         raise PotstillError(
-                            f"The loss {term.name} reads layer {layer} of the {role}, which has {depth} layers, "
-                            f"counted from 0: give a number from 0 to {depth - 1}."
+                            f"The loss {term.name} reads layer {layer} of the {role}, which has "
+                            f"{counted(depth, 'layer')}, counted from 0: give a number from 0 to {depth - 1}."
                         )
 
     def flops(self, teacher: PreTrainedConfig | None, student: PreTrainedConfig, block_size: int) -> Flops:

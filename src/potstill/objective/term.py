@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from potstill.errors import PotstillError
 from potstill.objective.ensemble import Ensemble
 from potstill.student import Reads, Rows, States, VocabularyHead, at_tokens
+from potstill.wording import counted
 
 
 @dataclass(frozen=True)
@@ -292,8 +293,8 @@ def check_layer(term: Weighted, option: str, layer: int, role: str, config: PreT
     depth = config.num_hidden_layers
     if not -depth <= layer < depth:
         raise PotstillError(
-            f"losses: {option} of {term.name} names layer {layer} of the {role}, which has {depth} layers: give a "
-            f"number from 0 to {depth - 1}, or -1 for the last."
+            f"losses: {option} of {term.name} names layer {layer} of the {role}, which has {counted(depth, 'layer')}: "
+            f"give a number from 0 to {depth - 1}, or -1 for the last."
         )
 
 

@@ -13,6 +13,7 @@ from potstill.pages.folders import Found
 from potstill.pages.tasks import grid_table
 from potstill.report import html
 from potstill.report.markdown import NOTHING
+from potstill.wording import counted
 
 
 def exports(found: Sequence[Found]) -> list[str]:
@@ -54,7 +55,10 @@ def inference(one: Found) -> list[str]:
     machine = Machine(**one.record["machine"])
     return [
         html.subheading(one.name),
-        html.paragraph(f"{bench.data}. {bench.requests:,} requests, {bench.threads} threads each, on {bench.date}."),
+        html.paragraph(
+            f"{bench.data}. {counted(bench.requests, 'request')}, {counted(bench.threads, 'thread')} each, on "
+            f"{bench.date}."
+        ),
         html.subheading("Median latency of a request"),
         html.bars(latency),
         *map(grid_table, tables(bench.rows, bench.energy is not None)),

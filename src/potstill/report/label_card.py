@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from potstill.report.markdown import plain, table
+from potstill.wording import agreeing, counted
 
 PICTURE = "confusion.png"
 """The file beside a card with the picture of the confusion matrix."""
@@ -76,7 +77,11 @@ def label_section(results: Mapping[str, Any]) -> list[str]:
         for label in order[:MOST_ROWS]
     ]
     left_out = len(order) - len(rows)
-    more = f" The {left_out:,} labels with a higher F1 are in `results.json`." if left_out else ""
+    more = (
+        f" The {counted(left_out, 'label')} with a higher F1 {agreeing(left_out, 'is', 'are')} in `results.json`."
+        if left_out
+        else ""
+    )
     parts = [
         "## Labels",
         f"The lowest F1 first; support is the number of rows, words or entities.{more}",
@@ -88,7 +93,7 @@ def label_section(results: Mapping[str, Any]) -> list[str]:
         pairs = confused_pairs(confusion["labels"], confusion["counts"])
         if pairs:
             lines = [
-                f"- {plain(pair.correct)} is taken for {plain(pair.predicted)} in {pair.rows:,} rows "
+                f"- {plain(pair.correct)} is taken for {plain(pair.predicted)} in {counted(pair.rows, 'row')} "
                 f"({pair.share:.1f} %)."
                 for pair in pairs
             ]

@@ -14,6 +14,7 @@ from potstill.report.held_out import held_out_section, layer_search_section, nea
 from potstill.report.hub_metadata import emissions_field, licence_of, model_index
 from potstill.report.markdown import code, front_matter, name_of, names_of, plain, table
 from potstill.student import family_of
+from potstill.wording import counted
 
 
 def model_card(
@@ -242,6 +243,6 @@ def _cost(results: dict[str, Any]) -> str:
     cost, versions = results["cost"], results["versions"]
     hardware = plain(f"{cost['hardware']}; {', '.join(f'{name} {number}' for name, number in versions.items())}.")
     return (
-        f"## Cost\n\n{cost['steps']:,} steps, {cost['tokens']:,} tokens, {cost['seconds']:,.0f} seconds on "
+        f"## Cost\n\n{counted(cost['steps'], 'step')}, {cost['tokens']:,} tokens, {cost['seconds']:,.0f} seconds on "
         f"{cost['processes']} × {hardware}"
     )

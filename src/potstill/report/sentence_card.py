@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from potstill.report.hub_metadata import emissions_field, licence_of, model_index
 from potstill.report.markdown import code, front_matter, name_of, plain, table
 from potstill.report.model_card import recipe_table
+from potstill.wording import counted
 
 if TYPE_CHECKING:
     from potstill.sentences.encoder import SentenceEncoder
@@ -63,7 +64,7 @@ def _summary(encoder: SentenceEncoder, distilled: bool) -> str:
     if encoder.normalize:
         steps.append("normalisation to length 1")
     return (
-        f"A {code(config.model_type)} of {config.num_hidden_layers} layers, {config.hidden_size} wide, "
+        f"A {code(config.model_type)} of {counted(config.num_hidden_layers, 'layer')}, {config.hidden_size} wide, "
         f"{parameters:,} parameters{', distilled with potstill' if distilled else ''}. It turns a text of up to "
         f"{encoder.max_length:,} tokens into a vector of {encoder.width:,} numbers: {plain(', then '.join(steps))}."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from potstill.report.markdown import NOTHING, figure, name_of, names_of, plain, table
+from potstill.wording import counted
 
 
 def how_in_stages(recipe: dict[str, Any], results: dict[str, Any]) -> str:
@@ -40,6 +41,6 @@ def _row(stage: dict[str, Any]) -> list[str]:
         read, held_out = f"{stage['tokens']:,} tokens", stage["held_out"]
         after = f"held-out loss {figure(held_out['loss'], '.2f')}" if "loss" in held_out else NOTHING
     else:
-        read = f"{stage['texts']:,} texts" if "texts" in stage else f"{stage['rows']:,} rows"
+        read = counted(stage["texts"], "text") if "texts" in stage else counted(stage["rows"], "row")
         after = f"score {figure(stage['score'], '.2f')}"
     return [plain(stage["stage"]), read, f"{stage['steps']:,}", f"{stage['seconds']:,.0f}", after]

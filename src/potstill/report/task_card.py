@@ -16,6 +16,7 @@ from potstill.report.stages_card import how_in_stages, stages_section
 from potstill.student.pruned import IMPORT
 from potstill.tasks.own import is_task_file
 from potstill.tasks.task import Task
+from potstill.wording import counted
 
 
 def task_card(
@@ -122,7 +123,7 @@ def _how(recipe: dict[str, Any], results: dict[str, Any], frozen: bool, bilstm: 
         if recipe.get("teacher_heads") == "separate":
             what += ", each by a head of its own; the head of this model is the mean of all heads"
         if texts:
-            what += f", of {texts['texts']:,} unlabelled texts" + (" too" if labels else "")
+            what += f", of {counted(texts['texts'], 'unlabelled text')}" + (" too" if labels else "")
         if texts and texts.get("synthetic"):
             what += f" ({texts['synthetic']:,} of them synthetic texts, made from labelled rows)"
         if recipe["alpha_cos"]:
@@ -147,7 +148,7 @@ def _cost(results: dict[str, Any]) -> str:
     stages = results.get("stages") or [{"steps": results["steps"], "seconds": results["seconds"]["training"]}]
     steps, seconds = (sum(stage[name] for stage in stages) for name in ("steps", "seconds"))
     hardware = plain(f"{results['hardware']}; {versions}.")
-    return f"## Cost\n\n{steps:,} steps, {seconds:,.0f} seconds on {hardware}"
+    return f"## Cost\n\n{counted(steps, 'step')}, {seconds:,.0f} seconds on {hardware}"
 
 
 def _usage(pipeline: str, frozen: bool, metrics: dict[str, Any]) -> str:

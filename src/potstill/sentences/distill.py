@@ -30,6 +30,7 @@ from potstill.training.compile_workers import start_compile_workers
 from potstill.training.hub import upload
 from potstill.training.layer_search import Choices, LayerSearch
 from potstill.training.output import RESULTS, atomic_output, claimed_output_dir, compared_size, run_results
+from potstill.wording import counted
 
 OF_LANGUAGE_MODELS = (
     *("masking", "mlm_probability", "mlm_smoothing", "short_block_size", "short_share", "short_first"),
@@ -153,8 +154,8 @@ def _write_output(trainer: SentenceTrainer, folder: Path, estimate: Estimate | N
 def _held_out(results: dict[str, Any]) -> str:
     final, initial, cost = results["held_out"]["final"], results["held_out"]["initial"], results["cost"]
     sentences = [
-        f"{cost['steps']:,} steps, {cost['tokens']:,} tokens, {cost['seconds']:,.0f} seconds on {cost['processes']} × "
-        f"{cost['hardware']}."
+        f"{counted(cost['steps'], 'step')}, {cost['tokens']:,} tokens, {cost['seconds']:,.0f} seconds on "
+        f"{cost['processes']} × {cost['hardware']}."
     ]
     if final and "distance" in final:
         before = f" before training and {final['distance']:.4f} after" if initial else ""

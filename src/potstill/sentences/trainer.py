@@ -29,6 +29,7 @@ from potstill.training.evaluation import evaluated_batches
 from potstill.training.hardware import hardware
 from potstill.training.objective_step import autocast_dtype
 from potstill.training.run_record import weights_hash
+from potstill.wording import counted
 
 COUNTED_BLOCKS = 4096
 """Blocks from which the average number of texts in a block is estimated."""
@@ -254,8 +255,9 @@ def check_encoders(student: SentenceEncoder, teacher: SentenceEncoder, corpus: C
 def _headline(step: SentenceStep, corpus: Corpus, args: DistillationArguments) -> str:
     student, teacher = step.student.model.config, step.teacher.model.config
     return (
-        f"{student.model_type}, {student.num_hidden_layers} layers, {student.hidden_size} wide · learns from "
-        f"{teacher.num_hidden_layers} layers by {' + '.join(step.objective.losses)} · {len(corpus.train):,} blocks of "
+        f"{student.model_type}, {counted(student.num_hidden_layers, 'layer')}, {student.hidden_size} wide · learns "
+        f"from {counted(teacher.num_hidden_layers, 'layer')} by {' + '.join(step.objective.losses)} · "
+        f"{counted(len(corpus.train), 'block')} of "
         f"{corpus.train.block_size} tokens, {step.rows.per_block:.1f} texts each · {args.world_size} × "
         f"{hardware(args.device)}"
     )

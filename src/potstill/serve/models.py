@@ -15,6 +15,7 @@ from potstill.export.formats import FORMATS
 from potstill.json_files import read_object
 from potstill.serve.onnx_file import is_complete
 from potstill.small_files import check_model_folder, check_parts
+from potstill.wording import counted
 
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -168,7 +169,7 @@ def check_pair(model: ServedModel, other: ServedModel) -> None:
             "Give two of one task."
         )
     if len(model.labels) != len(other.labels):
-        sizes = [f"{len(one.labels)} labels" if one.labels else "a score" for one in (model, other)]
+        sizes = [counted(len(one.labels), "label") if one.labels else "a score" for one in (model, other)]
         raise PotstillError(
             f"The two models do different tasks: {model.folder} answers with {sizes[0]}, "
             f"{other.folder} answers with {sizes[1]}. Give two of one task."

@@ -11,6 +11,7 @@ from potstill.errors import PotstillError
 from potstill.student.family import family_of
 from potstill.student.pruned import check_uniform
 from potstill.student.tensors import cast_parameters
+from potstill.wording import counted
 
 
 def grow(model: PreTrainedModel, num_hidden_layers: int) -> PreTrainedModel:
@@ -35,7 +36,9 @@ def grow(model: PreTrainedModel, num_hidden_layers: int) -> PreTrainedModel:
     family = family_of(model)
     depth = model.config.num_hidden_layers
     if num_hidden_layers < depth:
-        raise PotstillError(f"a model of {depth} layers cannot grow to {num_hidden_layers}: give {depth} or more")
+        raise PotstillError(
+            f"a model of {counted(depth, 'layer')} cannot grow to {num_hidden_layers}: give {depth} or more"
+        )
     config = family.grown_config(model.config, num_hidden_layers)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         grown = type(model)(config)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from potstill.errors import PotstillError
+from potstill.wording import agreeing, counted
 
 LAYER_RULES = ("alternate", "first", "last", "even")
 AUTO = "auto"
@@ -46,8 +47,8 @@ def choose_layers(teacher_layers: int, student_layers: int, rule: str | Sequence
         return _checked(explicit, teacher_layers, student_layers)
     if student_layers > teacher_layers:
         raise PotstillError(
-            f"the rule {rule!r} cannot fill {student_layers} student layers from a teacher of {teacher_layers}: "
-            f"ask for at most {teacher_layers}, or list the layers to copy (repeats are allowed)"
+            f"the rule {rule!r} cannot fill {counted(student_layers, 'student layer')} from a teacher of "
+            f"{teacher_layers}: ask for at most {teacher_layers}, or list the layers to copy (repeats are allowed)"
         )
     if rule == "alternate":
         return _evenly_spaced(teacher_layers, student_layers)
@@ -109,13 +110,14 @@ def explicit_layers(rule: str | Sequence[int]) -> list[int] | None:
 def _checked(layers: list[int], teacher_layers: int, student_layers: int) -> list[int]:
     if len(layers) != student_layers:
         raise PotstillError(
-            f"{len(layers)} teacher layers are listed ({', '.join(map(str, layers))}) for a student of "
+            f"{counted(len(layers), 'teacher layer')} {agreeing(len(layers), 'is', 'are')} listed "
+            f"({', '.join(map(str, layers))}) for a student of "
             f"{student_layers}: list exactly one for each student layer"
         )
     for layer in layers:
         if not 0 <= layer < teacher_layers:
             raise PotstillError(
-                f"teacher layer {layer} does not exist: the teacher has {teacher_layers} layers, "
+                f"teacher layer {layer} does not exist: the teacher has {counted(teacher_layers, 'layer')}, "
                 f"numbered 0 to {teacher_layers - 1}"
             )
     return layers

@@ -17,6 +17,7 @@ from potstill.student.interface import Family
 from potstill.student.model_files import CONFIG, check_model_files, model_folder, refuse_task_models
 from potstill.student.quiet import quiet_loading
 from potstill.student.weights import Weights, check_finite
+from potstill.wording import agreeing, counted
 
 logger = logging.getLogger(__name__)
 
@@ -230,8 +231,8 @@ def _check_surplus(report: dict[str, Any], prefix: str | None, model_is: str) ->
 
 def _incomplete(missing: list[str], model_is: str) -> PotstillError:
     return PotstillError(
-        f"the weights of {model_is} are incomplete: {len(missing)} tensors of the model are not in its files, "
-        f"{missing[0]} among them"
+        f"the weights of {model_is} are incomplete: {counted(len(missing), 'tensor')} of the model "
+        f"{agreeing(len(missing), 'is', 'are')} not in its files, {missing[0]} among them"
     )
 
 

@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from potstill.errors import PotstillError, first_line
+from potstill.hub_access import hub_or_cache
 from potstill.json_files import parse_json
 from potstill.small_files import check_model_folder, check_parts, read_small
 from potstill.student.pruned import register_of
@@ -41,7 +42,8 @@ def model_folder(name_or_path: str, role: str, also: Sequence[str] = ()) -> Path
     if path.is_absolute() or name_or_path[0] in ".~" or name_or_path.count("/") > 1:
         raise PotstillError(f"the {role} folder {name_or_path!r} does not exist: give a model folder or a hub name")
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, CARD, *WEIGHTS, WEIGHT_SHARDS, *also]))
+        with hub_or_cache():
+            return Path(snapshot_download(name_or_path, allow_patterns=[CONFIG, CARD, *WEIGHTS, WEIGHT_SHARDS, *also]))
     except RepositoryNotFoundError as error:
         raise PotstillError(
             f"the {role} {name_or_path!r} is neither a folder here nor a model on the Hugging Face hub that you may "

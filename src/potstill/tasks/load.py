@@ -10,6 +10,7 @@ import datasets
 
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.hub_access import hub_or_cache
 from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.labels import in_words, match_names
 from potstill.tasks.rows import (
@@ -24,6 +25,7 @@ from potstill.tasks.rows import (
 )
 from potstill.tasks.sentence import Row, SentenceTask, Table, parse_rows
 from potstill.tasks.task import Task
+from potstill.wording import counted
 
 ENDINGS = (*(f"{kind}{packed}" for kind in (".tsv", ".jsonl") for packed in PACKED), ".parquet")
 PARQUET_OF_HUB = "-00000-of-00001.parquet"
@@ -163,10 +165,14 @@ def tsv_rows(path: str, table: Table, bad: BadRows) -> Iterator[NumberedRow]:
                 continue
         needed = max(places.values()) + 1
         if len(fields) < needed:
-            bad.add(f"{path}, line {number}, has {len(fields)} columns but needs {needed}: tabs separate them")
+            bad.add(
+                f"{path}, line {number}, has {counted(len(fields), 'column')} but needs {needed}: tabs separate them"
+            )
         elif any(field.strip() for field in fields[max(columns, needed) :]):
             # A tab inside a sentence moves all later fields to the next column.
-            bad.add(f"{path}, line {number}, has {len(fields)} columns instead of {columns}: tabs separate them")
+            bad.add(
+                f"{path}, line {number}, has {counted(len(fields), 'column')} instead of {columns}: tabs separate them"
+            )
         else:
             yield number, {column: fields[place] for column, place in places.items()}
 
@@ -199,7 +205,7 @@ def _hub_rows(task: SentenceTask, split: str, option: str, bad: BadRows) -> list
     name = (task.hub_splits or {}).get(split, split)
     where = f"the dataset {task.hub_name}" + (f" ({task.hub_config})" if task.hub_config else "")
     try:
-        with quiet_hub():
+        with quiet_hub(), hub_or_cache():
             dataset = datasets.load_dataset(task.hub_name, task.hub_config, split=name)
     except Exception as error:  # of almost any type
         raise PotstillError(

@@ -39,6 +39,7 @@ from potstill.tasks.own_tables import (
 from potstill.tasks.rows import BadRows, OnBadRows, print_message, report_unread, text_fault
 from potstill.tasks.stratified import stratified
 from potstill.tasks.task import OwnFiles
+from potstill.wording import agreeing, counted
 
 TEXTS = ("text", "sentence")
 LABELS = ("label", "labels")
@@ -176,7 +177,8 @@ def _tell_known(splits: Mapping[str, datasets.Dataset]) -> None:
         known = 0 if name == TRAIN else sum(one in learned for one in texts(split))
         if known:
             print_message(
-                f"{known:,} of the {len(split):,} rows of {name} have a text that is among the rows to train on."
+                f"{known:,} of the {counted(len(split), 'row')} of {name} {agreeing(known, 'has', 'have')} a text "
+                "that is among the rows to train on."
             )
 
 
@@ -262,7 +264,10 @@ def _read(task: OwnTask, files: OwnFiles, name: str, source: str, on_bad_rows: O
         split.labels.append(value)
     faults.report()
     if without:
-        print_message(f"{table.where}: {without:,} of {len(table.rows):,} rows have no label: examples of none.")
+        print_message(
+            f"{table.where}: {without:,} of {counted(len(table.rows), 'row')} {agreeing(without, 'has', 'have')} no "
+            f"label: {agreeing(without, 'an example', 'examples')} of none."
+        )
     return split
 
 
@@ -284,11 +289,13 @@ class _Faults:
         count = sum(map(len, self.rows.values()))
         shown = list(self.rows.items())[:SHOWN]
         parts = [
-            f"{len(numbers):,} row{'s' * (len(numbers) > 1)} {fault} (the first is {self.table.unit} {numbers[0]:,})"
+            f"{counted(len(numbers), 'row')} {fault} (the first is {self.table.unit} {numbers[0]:,})"
             for fault, numbers in shown
         ]
         if len(self.rows) > SHOWN:
-            parts.append(f"{count - sum(len(numbers) for _, numbers in shown):,} other rows with faults of these kinds")
+            parts.append(
+                f"{counted(count - sum(len(numbers) for _, numbers in shown), 'other row')} with faults of these kinds"
+            )
         self.bad.add(f"{self.table.where} has {', and '.join(parts)}", count)
 
 
@@ -387,8 +394,9 @@ def _held_out(task: OwnTask, rows: datasets.Dataset, share: float, where: str) -
                 f"{where} has {len(rows):,} rows and each has another label, so none can be held out: give "
                 "--eval_data, or check that --label_column names the column of the labels."
             )
-        raise PotstillError(f"{where} has {len(rows):,} rows, which are too few to hold out a part: give --eval_data.")
+        raise PotstillError(f"{where} has {counted(len(rows), 'row')}, too few to hold out a part: give --eval_data.")
     print_message(
-        f"{where}: {len(dev):,} of {len(rows):,} rows are held out and scored ({how}; the same rows for every seed)."
+        f"{where}: {len(dev):,} of {len(rows):,} rows {agreeing(len(dev), 'is', 'are')} held out and scored ({how}; "
+        f"the same {agreeing(len(dev), 'row', 'rows')} for every seed)."
     )
     return {TRAIN: rows.select(train), DEV: rows.select(dev)}

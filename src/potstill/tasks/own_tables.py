@@ -6,6 +6,7 @@ import difflib
 import glob
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from potstill.corpus.sources import compression_of
 from potstill.corpus.tables import checked_tables, saved_dataset
 from potstill.corpus.tokenizer import quiet_hub
 from potstill.errors import PotstillError, first_line
+from potstill.hub_access import hub_or_cache
 from potstill.tasks.rows import (
     PACKED,
     BadRows,
@@ -29,6 +31,7 @@ from potstill.tasks.rows import (
     rows_of,
 )
 from potstill.tasks.task import OwnFiles
+from potstill.wording import counted
 
 TRAIN, DEV = "train", "dev"
 HUB_SPLITS = {TRAIN: ("train",), DEV: ("validation", "dev", "test")}
@@ -208,7 +211,7 @@ def split_names(sources: Sequence[str]) -> list[str]:
 def all_of(sources: Sequence[str]) -> str:
     """Return how messages call several sources."""
     more = len(sources) - 1
-    return sources[0] + (f" and {more:,} more file{'s' * (more > 1)}" if more else "")
+    return sources[0] + (f" and {counted(more, 'more file')}" if more else "")
 
 
 def check_file(path: Path, endings: Sequence[str], what: str, in_words: str) -> None:
@@ -245,7 +248,7 @@ def _of_dataset(source: str, path: Path, split: str, columns: Sequence[str] | No
     if path.is_dir() and not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise PotstillError(f"{path} is a folder that datasets did not save: name a file in it.")
     try:
-        with quiet_hub():
+        with quiet_hub(), nullcontext() if path.is_dir() else hub_or_cache():
             found = saved_dataset(path) if path.is_dir() else datasets.load_dataset(source)
     except PotstillError:
         raise

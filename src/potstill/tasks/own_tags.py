@@ -30,6 +30,7 @@ from potstill.tasks.rows import PACKED, BadRows, OnBadRows, print_message, repor
 from potstill.tasks.stratified import stratified
 from potstill.tasks.tagged import TAGS, UNUSED, Tagged, conll_sentences, row_sentences
 from potstill.tasks.task import OwnFiles
+from potstill.wording import agreeing, counted
 
 WORDS = ("tokens", "words")
 KINDS = (".conll", ".conllu", ".tsv", ".txt", ".bio", ".iob", ".iob2", ".bioes", ".ner", ".pos")
@@ -78,10 +79,12 @@ def read_own_tags(files: OwnFiles, on_bad_rows: OnBadRows = "stop") -> OwnRows:
         every = sentences[TRAIN]
         held_out = {*stratified([0] * len(every), files.dev_share)}
         if not held_out:
-            raise PotstillError(f"{where} has {len(every):,} sentences, too few to hold out a part: give --eval_data.")
+            raise PotstillError(
+                f"{where} has {counted(len(every), 'sentence')}, too few to hold out a part: give --eval_data."
+            )
         print_message(
-            f"{where}: {len(held_out):,} of {len(every):,} sentences are held out and scored (at random; the same for "
-            "every seed)."
+            f"{where}: {len(held_out):,} of {len(every):,} sentences {agreeing(len(held_out), 'is', 'are')} held out "
+            "and scored (at random; the same for every seed)."
         )
         sentences[DEV] = [one for place, one in enumerate(every) if place in held_out]
         sentences[TRAIN] = [one for place, one in enumerate(every) if place not in held_out]
@@ -170,8 +173,8 @@ def _begun(sentences: list[Tagged], where: str) -> list[Tagged]:
         found.append(Tagged(one.words, tags, one.places))
     if changed:
         print_message(
-            f"{where}: entities begin with I- in {changed:,} of {len(sentences):,} sentences, as in IOB1: they "
-            "now begin with B-."
+            f"{where}: entities begin with I- in {changed:,} of {counted(len(sentences), 'sentence')}, as in IOB1: "
+            "they now begin with B-."
         )
     return found
 
@@ -187,7 +190,7 @@ def _with_known(sentences: list[Tagged], known: set[str], by: str, bad: BadRows)
     count = len(sentences) - len(kept)
     bad.add(
         f"{first.places[place]}, has the tag {first.tags[place]!r}; {by} does not have {some(unknown)} ("
-        f"{count:,} sentence{'s' * (count > 1)})",
+        f"{counted(count, 'sentence')})",
         count,
     )
     return kept

@@ -13,6 +13,7 @@ from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.pairs import ENDINGS, scored_pairs, stem, table_rows
 from potstill.tasks.rows import BadRows, NumberedRow, print_message, text_fault
 from potstill.tasks.sentence import SentenceTask, Table
+from potstill.wording import agreeing, counted
 
 NAMES = (("query", "passage"), ("qtext", "atext"), ("question", "answer"), ("query", "text"))
 COLUMNS = tuple(Table(query, passage, "label", None) for query, passage in NAMES)
@@ -114,11 +115,13 @@ def read_lists(
         raise PotstillError(f"{path} holds no query with a passage: check that it is the right file.")
     without = sum(one.relevant is None for one in found)
     if labelled and without:
-        raise PotstillError(f"{path} has {without:,} queries without labels: it is scored by them, so add them.")
+        raise PotstillError(
+            f"{path} has {counted(without, 'query', 'queries')} without labels: it is scored by them, so add them."
+        )
     if 0 < without < len(found):
         raise PotstillError(
-            f"{path} has labels for {len(found) - without:,} queries and none for {without:,}: give labels for all of "
-            "them or for none."
+            f"{path} has labels for {counted(len(found) - without, 'query', 'queries')} and none for {without:,}: "
+            "give labels for all of them or for none."
         )
     return found
 
@@ -142,9 +145,15 @@ def without_duplicates(path: str, lists: Sequence[PassageList], bad: BadRows) ->
             relevant = None if one.relevant is None else tuple(values == {True} for values in marks.values())
             found.append(PassageList(one.query, tuple(marks), relevant))
     if twice:
-        print_message(f"{path}: {twice:,} passages stand more than once under their query; each is used once.")
+        single = "1 passage stands more than once under its query; it is used once."
+        several = f"{twice:,} passages stand more than once under their query; each is used once."
+        print_message(f"{path}: {agreeing(twice, single, several)}")
     if bad.count > before:
-        print_message(f"{path}: {bad.count - before:,} passages are left out, because their labels contradict.")
+        count = bad.count - before
+        why = agreeing(
+            count, "is left out, because its labels contradict", "are left out, because their labels contradict"
+        )
+        print_message(f"{path}: {counted(count, 'passage')} {why}.")
     return found
 
 
@@ -208,7 +217,7 @@ def _lists(path: str, rows: Sequence[NumberedRow], bad: BadRows) -> list[Passage
         if fault is None and labels is not None:
             marks = [score_of(label) for label in labels] if isinstance(labels, list) else []
             if len(marks) != len(passages):
-                fault = f"has {len(passages)} passages and {len(marks)} labels"
+                fault = f"has {counted(len(passages), 'passage')} and {counted(len(marks), 'label')}"
             elif None in marks:
                 fault = f"has the label {labels[marks.index(None)]!r}, which is not a finite number"
         if fault is not None:

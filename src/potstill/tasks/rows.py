@@ -19,6 +19,7 @@ from potstill.corpus.tables import rows_at_a_time
 from potstill.errors import PotstillError, first_line, shown
 from potstill.json_files import loads
 from potstill.small_files import check_regular
+from potstill.wording import agreeing, counted
 
 OnBadRows = Literal["stop", "skip"]
 ON_BAD_ROWS: tuple[OnBadRows, ...] = get_args(OnBadRows)
@@ -72,9 +73,12 @@ class BadRows:
             PotstillError: all rows of the file are bad.
         """
         if self.count and not left:
-            raise PotstillError(f"{where}: all {self.count:,} rows are bad. {self.first}.")
+            which = agreeing(self.count, "the only row is", f"all {self.count:,} rows are")
+            raise PotstillError(f"{where}: {which} bad. {self.first}.")
         if self.count:
-            print_message(f"{where}: {self.count:,} bad rows are left out. {self.first}.")
+            print_message(
+                f"{where}: {counted(self.count, 'bad row')} {agreeing(self.count, 'is', 'are')} left out. {self.first}."
+            )
 
 
 def print_message(text: str) -> None:
@@ -168,7 +172,7 @@ def csv_rows(
             if twice is not None:
                 raise PotstillError(f"{path} has {header.count(twice)} columns {twice!r}: keep only one of them.")
         elif len(fields) != len(header):
-            columns_of_row = f"{len(fields)} column{'s' * (len(fields) > 1)}"
+            columns_of_row = counted(len(fields), "column")
             bad.add(f"{path}, line {number}, has {columns_of_row} instead of {len(header)}")
         else:
             yield number, dict(zip(header, fields, strict=True))

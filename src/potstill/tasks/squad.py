@@ -17,6 +17,7 @@ from potstill.json_files import loads
 from potstill.tasks.in_memory import dataset_of
 from potstill.tasks.load import TaskDataAbsentError
 from potstill.tasks.rows import PACKED, BadRows, columns_of, report_unread, rows_of, text_fault
+from potstill.wording import agreeing, counted
 
 OnBadAnswer = Literal["error", "skip"]
 
@@ -111,7 +112,8 @@ def read_squad(
             values.append(row[name])
     if wrong and on_bad_answer == "error":
         raise PotstillError(
-            f"{path}: {wrong} answers are not in their context at answer_start, the first one at question "
+            f"{path}: {counted(wrong, 'answer')} {agreeing(wrong, 'is', 'are')} not in "
+            f"{agreeing(wrong, 'its', 'their')} context at answer_start, the first one at question "
             f"{first_wrong!r}: correct the file, or leave such answers out with --on_bad_answer skip."
         )
     bad.report(str(path), len(columns["id"]) + dropped)
@@ -231,7 +233,9 @@ def _flat_questions(path: Path, bad: BadRows) -> Iterator[Question]:
             if isinstance(answers, dict):  # the hub's table has two lists, SQuAD's file has one list of pairs
                 texts, starts = (_list(answers, name, where) for name in ("text", "answer_start"))
                 if len(texts) != len(starts):
-                    raise _BadValueError(f"{where} has {len(texts)} texts and {len(starts)} places of answers")
+                    raise _BadValueError(
+                        f"{where} has {counted(len(texts), 'text')} and {counted(len(starts), 'place')} of answers"
+                    )
                 answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
             mark = {"is_impossible": not answers} if record.get("is_impossible") is None else record
             found = row | _answers({"answers": answers, "is_impossible": mark["is_impossible"]}, where)

@@ -11,6 +11,7 @@ from potstill.corpus.lines import decoded_lines, open_hashed
 from potstill.corpus.sources import compression_of
 from potstill.errors import PotstillError
 from potstill.tasks.rows import BadRows, NumberedRow, text_fault
+from potstill.wording import counted
 
 TAGS = ("ner_tags", "pos_tags", "tags", "labels")
 """Names of the column of tags in data sets."""
@@ -117,7 +118,7 @@ def conll_sentences(
                 continue
             expected = expected or len(fields)
             if len(fields) != expected:
-                fault = fault or f"{where}, has {len(fields)} columns instead of {expected}"
+                fault = fault or f"{where}, has {counted(len(fields), 'column')} instead of {expected}"
                 continue
             if conllu and _NO_WORD.fullmatch(fields[0]):
                 continue
@@ -168,7 +169,7 @@ def row_sentences(
         if fault is not None:
             bad.add(f"{where}: {fault}")
         elif not words or len(words) != len(tags):
-            bad.add(f"{where}, has {len(words)} words and {len(tags)} tags: give one for each")
+            bad.add(f"{where}, has {counted(len(words), 'word')} and {counted(len(tags), 'tag')}: give one for each")
         else:
             found.append(Tagged(words, tags, [where] * len(words)))
     return found

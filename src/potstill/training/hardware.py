@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
+from potstill.wording import counted
+
 
 def hardware(device: torch.device) -> str:
     """Return the name of the accelerator, or the name of the processor and the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{processor()}, {counted(threads, 'thread')}"
 
 
 def processor() -> str:

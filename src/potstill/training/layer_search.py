@@ -25,6 +25,7 @@ from potstill.training.compatibility import check_reading
 from potstill.training.evaluation import evaluated_blocks
 from potstill.training.layer_scores import LayerScore, UntrainedStudents
 from potstill.training.parts import load_teachers
+from potstill.wording import counted
 
 FEWEST_BLOCKS, FEWEST_TOKENS = 16, 4096
 MASK_SEED = 1  # the masks differ from those of the evaluation, which has seed 0
@@ -159,7 +160,8 @@ def search_layers(
         teacher.train(was_training)
     taken = round(time.monotonic() - started, 1)
     report(
-        f"layers {_listed(tried[0].layers)} chosen of {len(tried):,} choices on {len(chosen)} held-out blocks in "
+        f"layers {_listed(tried[0].layers)} chosen of {counted(len(tried), 'choice')} on "
+        f"{counted(len(chosen), 'held-out block')} in "
         f"{taken:.1f} seconds{'' if finished else ', when the time was over'}"
     )
     return LayerSearch(tried, finished, taken, len(chosen), number, evaluated_too, unit)

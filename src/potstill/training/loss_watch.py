@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from potstill.errors import PotstillError
+from potstill.wording import counted
 
 RECENT = 200
 """Steps that a loss is compared with."""
@@ -211,7 +212,8 @@ def check_skips(skipped: list[int], most: int, last: Path | None) -> None:
     recent = ", ".join(map(str, skipped[-3:]))
     remedy = "start again" if last is None else f"resume from the last good checkpoint, {last},"
     raise PotstillError(
-        f"{len(skipped)} steps had a loss or gradient that is not a finite number (the last ones: {recent}), more than "
+        f"{counted(len(skipped), 'step')} had a loss or gradient that is not a finite number (the last ones: "
+        f"{recent}), more than "
         f"the {most} of --max_skipped_steps, so training stopped: {remedy} with a lower --learning_rate, or look for "
         "such numbers in the data."
     )

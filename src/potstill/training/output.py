@@ -38,6 +38,7 @@ from potstill.training.run_record import RunRecord
 from potstill.training.teachers import name_of_teacher
 from potstill.training.trainer import DistillationTrainer
 from potstill.versions import versions
+from potstill.wording import counted
 
 RESULTS = "results.json"
 
@@ -108,8 +109,9 @@ def _keep_batch(args: RunArguments, checkpoint: Path) -> None:
     args.keep_batch(before.batch)
     if _is_first_process():
         say(
-            f"The run continues on {args.world_size} processes instead of {before.processes}. A step still takes "
-            f"{before.batch} rows: each process takes {args.gradient_accumulation_steps} times "
+            f"The run continues on {counted(args.world_size, 'process', 'processes')} instead of {before.processes}. "
+            "A step still takes "
+            f"{counted(before.batch, 'row')}: each process takes {args.gradient_accumulation_steps} times "
             f"{args.train_batch_size}."
         )
 

@@ -22,6 +22,7 @@ from potstill.training.hub import upload
 from potstill.training.output import claimed_output_dir, write_output
 from potstill.training.run_record import model_fingerprint
 from potstill.training.trainer import DistillationTrainer
+from potstill.wording import counted
 
 
 def pretrain(args: PretrainingArguments) -> Path:
@@ -58,8 +59,8 @@ def pretrain(args: PretrainingArguments) -> Path:
             depth = AutoConfig.from_pretrained(checkpoint).num_hidden_layers
             if depth not in depths:
                 raise PotstillError(
-                    f"{checkpoint} has {depth} layers, which is not one of the depths {depths} of this run: give "
-                    "the --grow that the run began with."
+                    f"{checkpoint} has {counted(depth, 'layer')}, which is not one of the depths {depths} of this "
+                    "run: give the --grow that the run began with."
                 )
             done = depths.index(depth)
             depths, shares = depths[done:], shares[done:]
@@ -110,8 +111,8 @@ def initial_model(
         model = load_masked_lm(args.model, role="model")
         if model.config.num_hidden_layers > depth:
             raise PotstillError(
-                f"--model {args.model} has {model.config.num_hidden_layers} layers, more than the {depth} asked for: "
-                "set --num_hidden_layers."
+                f"--model {args.model} has {counted(model.config.num_hidden_layers, 'layer')}, more than the {depth} "
+                "asked for: set --num_hidden_layers."
             )
         if args.dropout is not None:
             for name in family_of(model).dropouts:  # `grow` makes new layers from the config

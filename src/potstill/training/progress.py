@@ -15,6 +15,7 @@ from potstill.student.fp8 import Fp8
 from potstill.training.fixed_point import SATURATED
 from potstill.training.hardware import hardware
 from potstill.training.step import DistillationStep
+from potstill.wording import counted
 
 
 class ProgressLines(TrainerCallback):
@@ -129,8 +130,8 @@ def headline(step: DistillationStep, blocks: Blocks, args: Recipe) -> str:
     if args.short_first:
         cut += f", all of them in the first {args.short_first:.0%} of the training"
     return (
-        f"{models} · {len(blocks):,} blocks of {blocks.block_size} tokens, {args.blocks_per_step:,} a step{cut} · "
-        f"{precision} on {devices}{hardware(args.device)}"
+        f"{models} · {counted(len(blocks), 'block')} of {blocks.block_size} tokens, {args.blocks_per_step:,} a "
+        f"step{cut} · {precision} on {devices}{hardware(args.device)}"
     )
 
 
@@ -158,4 +159,4 @@ def held_out_line(logs: dict[str, float]) -> str:
 
 
 def _shape(model: PreTrainedModel) -> str:
-    return f"{model.config.model_type}, {model.config.num_hidden_layers} layers"
+    return f"{model.config.model_type}, {counted(model.config.num_hidden_layers, 'layer')}"

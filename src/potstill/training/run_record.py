@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 
 from potstill.arguments import RunArguments
 from potstill.errors import PotstillError
+from potstill.wording import counted
 
 PLACES = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "corpus", "teacher", "tokenizer", "task_data"}
 PLACES |= {"model", "bilstm", "augment", "train_data", "eval_data", "unlabelled"}
@@ -122,7 +123,8 @@ class RunRecord:
         """
         if self.batch != before.batch:
             raise PotstillError(
-                f"Cannot resume from {where}: a step took {before.batch} rows and would now take {self.batch}. Keep "
+                f"Cannot resume from {where}: a step took {counted(before.batch, 'row')} and would now take "
+                f"{self.batch}. Keep "
                 "the product of --per_device_train_batch_size, --gradient_accumulation_steps and the number of "
                 f"processes, which was {before.processes} and is {self.processes}."
             )

@@ -14,6 +14,7 @@ from potstill.evaluation.tables import Grid, text
 from potstill.files import write_text
 from potstill.json_files import json_text
 from potstill.report.markdown import NOTHING, visible
+from potstill.wording import counted
 
 BUSY = 0.05
 
@@ -76,7 +77,7 @@ def _head(bench: InferenceBench) -> list[str]:
     passes = f", {bench.passes} times" if bench.passes > 1 else ""
     cut = f", cut to {bench.max_length} tokens" if bench.max_length else ""
     lines = [
-        f"{bench.machine} · {bench.threads} thread{'s' if bench.threads > 1 else ''} a request",
+        f"{bench.machine} · {counted(bench.threads, 'thread')} a request",
         ", ".join(f"{name} {number}" for name, number in bench.versions.items()),
         f"{bench.data}{cut}{passes} · {bench.disturbance}",
     ]
@@ -159,9 +160,11 @@ def _energy(rows: list[Row]) -> Grid:
 def _notes(bench: InferenceBench) -> list[str]:
     first, limits = bench.rows[0], bench.limits
     notes = [
-        f"Latency was measured in {bench.turns:,} turns. All forms run in each turn, and each turn starts with another "
+        f"Latency was measured in {counted(bench.turns, 'turn')}. All forms run in each turn, and each turn starts "
+        "with another "
         f"form. A form first runs requests for {SECONDS_TO_SETTLE} s that do not count. To warm up, each form ran "
-        f"{bench.warmup} requests, the longest and the shortest. Ratios are to {first.model}, {first.form}. They are "
+        f"{counted(bench.warmup, 'request')}, the longest and the shortest. Ratios are to {first.model}, "
+        f"{first.form}. They are "
         "medians over turns. Of the two numbers under a ratio, a tenth of the turns are below the first and a tenth "
         "above the second.",
         f"Limit: {limits.bytes_per_second / 1e9:,.1f} GB/s read from memory, products of "
