@@ -1,5 +1,6 @@
 """What does not fit a sentence encoder is refused in one sentence, before anything is written."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ def test_options_that_do_not_fit(
 
 
 def test_several_teachers(encoder_folder: Path, texts_corpus: Path, tmp_path: Path) -> None:
+    teachers = [str(encoder_folder), str(shutil.copytree(encoder_folder, tmp_path / "copy"))]
     args = DistillationArguments(
-        teacher=[str(encoder_folder)] * 2, corpus=str(texts_corpus), output_dir=str(tmp_path / "out"), use_cpu=True
+        teacher=teachers, corpus=str(texts_corpus), output_dir=str(tmp_path / "out"), use_cpu=True
     )
     with pytest.raises(PotstillError, match="A sentence encoder learns from one teacher"):
         distill(args)
